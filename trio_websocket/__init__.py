@@ -1,0 +1,23 @@
+"""A WebSocket library for Trio: client and server (RFC 6455), over wsproto."""
+
+from ._impl import (
+    CloseReason as CloseReason,
+    ConnectionClosed as ConnectionClosed,
+    ConnectionFailed as ConnectionFailed,
+    ConnectionRejected as ConnectionRejected,
+    ConnectionTimeout as ConnectionTimeout,
+    DisconnectionTimeout as DisconnectionTimeout,
+    Endpoint as Endpoint,
+    HandshakeError as HandshakeError,
+    WebSocketConnection as WebSocketConnection,
+    WebSocketRequest as WebSocketRequest,
+    WebSocketServer as WebSocketServer,
+    connect_websocket as connect_websocket,
+    connect_websocket_url as connect_websocket_url,
+    open_websocket as open_websocket,
+    open_websocket_url as open_websocket_url,
+    serve_websocket as serve_websocket,
+    wrap_client_stream as wrap_client_stream,
+    wrap_server_stream as wrap_server_stream,
+)
+from ._version import __version__ as __version__

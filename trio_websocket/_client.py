@@ -1,0 +1,367 @@
+"""Opening a connection as a client: TCP, TLS, the opening handshake, and who cleans up."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import ssl
+import sys
+from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable
+
+import trio
+
+from ._connection import WebSocketConnection, conclude
+from ._errors import ConnectionFailed, ConnectionTimeout
+from ._handshake import ClientHandshake, ExtraHeaders
+from ._options import OptionKeywords, Options, takes_options
+from ._transport import Transport, cause_of
+from ._url import ascii_host, host_header, parse_url, request_target
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from typing_extensions import Unpack
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
+# The keywords of 0.12. Dependents replace the functions below in tests by ones that take no others.
+_OLD_LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
+_OLD_TIMEOUTS = ("connect_timeout", "disconnect_timeout")
+
+
+@takes_options
+def open_websocket(
+    host: str,
+    port: int,
+    resource: str,
+    *,
+    use_ssl: bool | ssl.SSLContext,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> AbstractAsyncContextManager[WebSocketConnection]:
+    """Open a connection for the time of an ``async with`` block.
+
+    At the end of the block the connection is closed with code 1000, or 1011 if the block raised;
+    the exception comes out as it is. If the block was cancelled, the peer is sent code 1001, and
+    nobody waits.
+
+    If cancelled while it opens, nothing is left behind.
+
+    :param host: A host name or an IP address.
+    :param port: A TCP port.
+    :param resource: The path and the query.
+    :param use_ssl: False for ``ws:``; True for ``wss:`` with the system's certificates; or the
+        SSL context to use.
+    :param subprotocols: Names of subprotocols to offer, the preferred one first.
+    :param extra_headers: Pairs of name and value. They take the place of headers of that name
+        which the handshake would send.
+    :param options: See :ref:`options`.
+    :raises ConnectionFailed: The network prevented it.
+    :raises ConnectionTimeout: It took longer than ``connect_timeout``.
+    :raises ConnectionRejected: The server answered with another HTTP status.
+    :raises HandshakeError: The server's answer is no valid one.
+    :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close within
+        ``disconnect_timeout``.
+    """
+    _ssl_context(use_ssl)
+    Options(**options)
+    return _open(host, port, resource, use_ssl, subprotocols, extra_headers, options)
+
+
+@contextlib.asynccontextmanager
+async def _open(
+    host: str,
+    port: int,
+    resource: str,
+    use_ssl: bool | ssl.SSLContext,
+    subprotocols: Iterable[str] | None,
+    extra_headers: ExtraHeaders | None,
+    options: OptionKeywords,
+) -> AsyncIterator[WebSocketConnection]:
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            connection = await _public("connect_websocket")(
+                nursery,
+                host,
+                port,
+                resource,
+                use_ssl=use_ssl,
+                subprotocols=subprotocols,
+                extra_headers=extra_headers,
+                **_with_defaults(_OLD_LIMITS, options),
+            )
+        except BaseException as exc:
+            error = exc
+        else:
+            try:
+                yield connection
+            except BaseException as exc:
+                error = exc
+            error = await conclude(connection, error)
+        # What runs in the nursery ends by itself now; a cancellation would only make a group of it.
+        nursery.cancel_scope.shield = True
+    if error is not None:
+        raise error
+
+
+@takes_options
+async def connect_websocket(
+    nursery: trio.Nursery,
+    host: str,
+    port: int,
+    resource: str,
+    *,
+    use_ssl: bool | ssl.SSLContext,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> WebSocketConnection:
+    """Open a connection whose background work runs in a nursery of the caller.
+
+    The caller closes it; the nursery stays open until then. If cancelled, nothing is left behind.
+
+    :param nursery: The nursery.
+    :param host: A host name or an IP address.
+    :param port: A TCP port.
+    :param resource: The path and the query.
+    :param use_ssl: As in :func:`open_websocket`.
+    :param subprotocols: As in :func:`open_websocket`.
+    :param extra_headers: As in :func:`open_websocket`.
+    :param options: See :ref:`options`.
+    :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
+    """
+    context = _ssl_context(use_ssl)
+    bounds = Options(**options)
+    name = host_header(ascii_host(host), port, context is not None)
+    handshake = ClientHandshake(name, request_target(resource), subprotocols, extra_headers, bounds)
+    with _connect_timeout(bounds, name):
+        stream = await _open_stream(host, port, context)
+        return await _shake_hands(nursery, stream, handshake, bounds, options)
+    raise AssertionError  # _connect_timeout() raises
+
+
+def open_websocket_url(
+    url: object,
+    ssl_context: ssl.SSLContext | None = None,
+    *,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> AbstractAsyncContextManager[WebSocketConnection]:
+    """Open a connection to a URL for the time of an ``async with`` block.
+
+    :param url: A ``ws:`` or ``wss:`` URL, or an object whose ``str()`` is one. A user name and
+        password in it become an ``Authorization: Basic`` header.
+    :param ssl_context: The SSL context for ``wss:``; by default, the system's certificates count.
+    :param subprotocols: As in :func:`open_websocket`.
+    :param extra_headers: As in :func:`open_websocket`.
+    :param options: See :ref:`options`.
+    :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
+    """
+    Options(**options)
+    target = _Target(url, ssl_context, subprotocols, extra_headers)
+    manager: AbstractAsyncContextManager[WebSocketConnection] = _public("open_websocket")(
+        *target.args, **target.keywords, **_with_defaults(_OLD_LIMITS + _OLD_TIMEOUTS, options)
+    )
+    return manager
+
+
+async def connect_websocket_url(
+    nursery: trio.Nursery,
+    url: object,
+    ssl_context: ssl.SSLContext | None = None,
+    *,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> WebSocketConnection:
+    """Open a connection to a URL, with background work in a nursery of the caller.
+
+    The caller closes it; the nursery stays open until then. If cancelled, nothing is left behind.
+
+    :param nursery: The nursery.
+    :param url: As in :func:`open_websocket_url`.
+    :param ssl_context: As in :func:`open_websocket_url`.
+    :param subprotocols: As in :func:`open_websocket`.
+    :param extra_headers: As in :func:`open_websocket`.
+    :param options: See :ref:`options`.
+    :raises ValueError: As in :func:`open_websocket_url`.
+    :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
+    """
+    Options(**options)
+    target = _Target(url, ssl_context, subprotocols, extra_headers)
+    connection: WebSocketConnection = await _public("connect_websocket")(
+        nursery, *target.args, **target.keywords, **_with_defaults(_OLD_LIMITS, options)
+    )
+    return connection
+
+
+@takes_options
+async def wrap_client_stream(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    host: str,
+    resource: str,
+    *,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> WebSocketConnection:
+    """Open a connection over a stream that exists already.
+
+    The caller closes it; the nursery stays open until then. If it fails, or is cancelled, the
+    stream is closed.
+
+    :param nursery: The nursery for background work.
+    :param stream: The stream. The connection closes it.
+    :param host: The value of the Host header.
+    :param resource: The path and the query.
+    :param subprotocols: As in :func:`open_websocket`.
+    :param extra_headers: As in :func:`open_websocket`.
+    :param options: See :ref:`options`.
+    :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
+    """
+    bounds = Options(**options)
+    handshake = ClientHandshake(
+        ascii_host(host), request_target(resource), subprotocols, extra_headers, bounds
+    )
+    with _connect_timeout(bounds, host):
+        return await _shake_hands(nursery, stream, handshake, bounds, options)
+    raise AssertionError  # _connect_timeout() raises
+
+
+class _Target:
+    """A URL, as arguments of `open_websocket` and `connect_websocket`."""
+
+    def __init__(
+        self,
+        url: object,
+        ssl_context: ssl.SSLContext | None,
+        subprotocols: Iterable[str] | None,
+        extra_headers: ExtraHeaders | None,
+    ) -> None:
+        parts = parse_url(url)
+        if ssl_context is not None and not parts.is_secure:
+            raise ValueError(f"an SSL context goes with wss:, and the URL is {str(url)!r}")
+        if parts.credentials is not None:
+            given = list(extra_headers or ())
+            if not any(_lower(name) == b"authorization" for name, _ in given):
+                given.append((b"Authorization", parts.credentials))
+            extra_headers = given
+        self.args = (parts.host, parts.port, parts.resource)
+        self.keywords: dict[str, Any] = {
+            "use_ssl": parts.is_secure if ssl_context is None else ssl_context,
+            "subprotocols": subprotocols,
+            "extra_headers": extra_headers,
+        }
+
+
+def _lower(name: bytes | str) -> bytes:
+    return (name.encode() if isinstance(name, str) else name).lower()
+
+
+def _public(name: str) -> Any:
+    """A function of the library as it is now: dependents replace them in their tests."""
+    return getattr(importlib.import_module("trio_websocket._impl"), name)
+
+
+def _with_defaults(names: tuple[str, ...], options: OptionKeywords) -> dict[str, Any]:
+    return {**{name: _DEFAULTS[name] for name in names}, **options}
+
+
+def _ssl_context(use_ssl: bool | ssl.SSLContext) -> ssl.SSLContext | None:
+    if isinstance(use_ssl, ssl.SSLContext):
+        return use_ssl
+    if not isinstance(use_ssl, bool):
+        raise TypeError(f"use_ssl is a bool or an SSLContext, not {use_ssl!r}")
+    return ssl.create_default_context() if use_ssl else None
+
+
+@contextlib.contextmanager
+def _connect_timeout(options: Options, name: str) -> Any:
+    timeout = options.connect_timeout
+    with trio.move_on_after(timeout) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise ConnectionTimeout(f"no connection to {name} within {timeout} s")
+
+
+async def _open_stream(host: str, port: int, context: ssl.SSLContext | None) -> trio.abc.Stream:
+    try:
+        stream = await trio.open_tcp_stream(host, port)
+    except OSError as exc:
+        raise _failed(f"can't connect to {host}, port {port}", exc) from exc
+    if context is None:
+        return stream
+    # Not every server ends TLS in form; that the WebSocket ended in form is what counts.
+    tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+    try:
+        await tls.do_handshake()
+    except BaseException as exc:
+        await trio.aclose_forcefully(stream)
+        if not isinstance(exc, (OSError, trio.BrokenResourceError, ssl.CertificateError)):
+            raise
+        raise _failed(f"no TLS with {host}, port {port}", exc) from exc
+    return tls
+
+
+async def _shake_hands(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    handshake: ClientHandshake,
+    bounds: Options,
+    options: OptionKeywords,
+) -> WebSocketConnection:
+    transport = Transport(stream, bounds.receive_buffer_size)
+    try:
+        opened = None
+        try:
+            await transport.write(handshake.request)
+        except (OSError, trio.BrokenResourceError):
+            pass  # the server may have answered before it left
+        while opened is None:
+            try:
+                data = await transport.read()
+            except (OSError, trio.BrokenResourceError) as exc:
+                raise _failed("the connection was lost before the server answered", exc) from exc
+            handshake.receive_data(data)
+            opened = handshake.result()
+        connection = WebSocketConnection(stream, opened.ws, **options)
+        connection._start(nursery, opened)
+        return connection
+    except BaseException:
+        await transport.close_now()
+        raise
+
+
+def _failed(what: str, exc: BaseException) -> ConnectionFailed:
+    """The error to raise for one of the network, in words that name the reason."""
+    causes = [cause_of(leaf) for leaf in _leaves(exc)]
+    reasons = dict.fromkeys(_reason(cause) for cause in causes)
+    failed = ConnectionFailed(f"{what}: {', '.join(reasons)}")
+    errnos = {cause.errno for cause in causes if isinstance(cause, OSError)}
+    if len(errnos) == 1:
+        failed.errno = errnos.pop()
+    return failed
+
+
+def _leaves(exc: BaseException) -> list[Exception]:
+    """The network errors behind the one that Trio made of several attempts."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for member in exc.exceptions for leaf in _leaves(member)]
+    if type(exc) is OSError and exc.errno is None and exc.__cause__ is not None:
+        return _leaves(exc.__cause__)
+    return [exc] if isinstance(exc, Exception) else []
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {exc.verify_message}"
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
+    return str(exc) or type(exc).__name__

@@ -1,0 +1,431 @@
+"""`WebSocketConnection`: one side of an open connection.
+
+The connection's own task runs in the nursery that the connection was opened with, and ends when the
+stream is closed. It reads when nobody else does (`_inbox`), and closes the stream in the end. Tasks
+of the library never raise: they leave the reason in `_protocol`, where the next call finds it.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import trio
+from wsproto.events import Ping, Pong
+
+from ._errors import (
+    CloseReason,
+    DisconnectionTimeout,
+    MessageTypeError,
+    check_close_code,
+    without_lost_connections,
+)
+from ._inbox import Inbox
+from ._options import OptionKeywords, Options, takes_options
+from ._outbox import Outbox
+from ._pace import Pacer
+from ._protocol import Protocol
+from ._transport import LINGER, Address, Transport
+
+if TYPE_CHECKING:
+    from typing import Iterable
+
+    import wsproto
+    from typing_extensions import Unpack
+
+    from ._handshake import ExtraHeaders, Opened
+
+logger = logging.getLogger("trio-websocket")
+
+# Seconds that a cancelled connection may take to write its Close frame: the kernel takes it at
+# once, unless the peer does not read.
+_GOODBYE = 0.05
+_MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
+_MAX_REASON = _MAX_CONTROL_PAYLOAD - 2
+
+
+class _Ping:
+    """A Ping that waits for its Pong."""
+
+    def __init__(self) -> None:
+        self.sent_at = trio.current_time()
+        self.round_trip: float | None = None
+        self.is_over = trio.Event()
+
+
+class WebSocketConnection(trio.abc.AsyncResource):
+    """A WebSocket connection, of a client or of a server.
+
+    It comes out of the opening functions and of :meth:`WebSocketRequest.accept`. Any number of
+    tasks may send and receive at the same time. As an async context manager it closes itself.
+    """
+
+    CONNECTION_ID = itertools.count()
+
+    @takes_options
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        ws_connection: wsproto.WSConnection,
+        *,
+        host: str | None = None,
+        path: str | None = None,
+        client_subprotocols: Iterable[str] | None = None,
+        client_extra_headers: ExtraHeaders | None = None,
+        **options: Unpack[OptionKeywords],
+    ) -> None:
+        """
+        Applications use the opening functions instead: the connection needs a task of its own,
+        which those start.
+
+        :param stream: The stream that the connection is on.
+        :param ws_connection: The state machine.
+        :param host: Not used; the opening handshake comes before the connection.
+        :param path: The request target.
+        :param client_subprotocols: Not used.
+        :param client_extra_headers: Not used.
+        """
+        del host, client_subprotocols, client_extra_headers
+        self._options = Options(**options)
+        self._id = next(self.CONNECTION_ID)
+        self._is_client = ws_connection.client
+        self._path = path
+        self._subprotocol: str | None = None
+        self._handshake_headers: tuple[tuple[bytes, bytes], ...] = ()
+        self._transport = Transport(stream, self._options.receive_buffer_size)
+        self._protocol = Protocol(ws_connection, self._options)
+        self._outbox = Outbox(self._transport, self._on_write_error)
+        self._inbox = Inbox(
+            self._transport,
+            self._protocol,
+            size=self._options.message_queue_size,
+            on_control=self._on_control,
+            on_ended=self._on_ended,
+            is_urgent=self._waits_for_peer,
+        )
+        self._sender = trio.StrictFIFOLock()  # of the tasks that wait for room in the outbox
+        self._pings: collections.OrderedDict[bytes, _Ping] = collections.OrderedDict()
+        self._scope = trio.CancelScope()  # of the connection's task
+        self._is_started = False
+        self._gone = trio.Event()  # the stream is closed
+        self._pacer = Pacer()
+
+    def __str__(self) -> str:
+        return f"{'client' if self._is_client else 'server'}-{self._id}"
+
+    # -- facts
+
+    @property
+    def closed(self) -> CloseReason | None:
+        """Why the connection was closed, or None while messages can be sent."""
+        return self._protocol.reason
+
+    @property
+    def is_client(self) -> bool:
+        """Whether this is the client's side."""
+        return self._is_client
+
+    @property
+    def is_server(self) -> bool:
+        """Whether this is the server's side."""
+        return not self._is_client
+
+    @property
+    def local(self) -> Address:
+        """Our end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
+        return self._transport.local
+
+    @property
+    def remote(self) -> Address:
+        """The peer's end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
+        return self._transport.remote
+
+    @property
+    def path(self) -> str | None:
+        """The request target of the opening handshake: the path and the query."""
+        return self._path
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that both sides speak, or None (RFC 6455, 1.9)."""
+        return self._subprotocol
+
+    @property
+    def handshake_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers that the peer sent in the opening handshake, with names in lower case.
+
+        On a client, those that make the handshake come last.
+        """
+        return self._handshake_headers
+
+    # -- messages
+
+    async def send_message(self, message: str | bytes | bytearray | memoryview) -> None:
+        """Send a message: str as text, bytes as binary.
+
+        It waits while more than 64 KiB wait for a peer that does not read. If cancelled before the
+        message was accepted, nothing is sent; after, the message still goes out whole. The
+        connection works on either way.
+
+        :param message: The message.
+        :raises ConnectionClosed: The connection is closed, or is being closed.
+        :raises TypeError: The message is neither str nor bytes-like. (0.12 raised a ValueError;
+            this is one, too.)
+        """
+        is_text = isinstance(message, str)
+        if isinstance(message, str):
+            payload = message.encode()
+        elif isinstance(message, (bytes, bytearray, memoryview)):
+            payload = bytes(message)
+        else:
+            raise MessageTypeError(f"a message is str or bytes-like, not {message!r:.100}")
+        await self._pacer.checkpoint()
+        if self._outbox.is_full or self._sender.locked():
+            async with self._sender:
+                await self._outbox.wait_room()
+                self._append_message(is_text, payload)
+        else:
+            self._append_message(is_text, payload)
+        if self._outbox.is_full:
+            await self._outbox.wait_room()
+        if self._outbox.broken is not None:
+            await self._wait_for_facts()
+
+    def _append_message(self, is_text: bool, payload: bytes) -> None:
+        self._check_open()
+        self._outbox.append(self._protocol.message(is_text, payload))
+
+    async def get_message(self) -> str | bytes:
+        """The next message that the peer sent: str if it is text, bytes if it is binary.
+
+        Messages that came before the end of the connection are still given out, unless it was
+        closed from here. If cancelled, no message is lost.
+
+        :raises ConnectionClosed: There is no further message.
+        """
+        return await self._inbox.get()
+
+    async def ping(self, payload: bytes | None = None) -> float:
+        """Send a Ping and wait for its Pong, or for the Pong of a later Ping (RFC 6455, 5.5.2).
+
+        If cancelled, the payload is forgotten, and may be used again.
+
+        :param payload: Up to 125 bytes; by default, random ones.
+        :returns: The round-trip time in seconds.
+        :raises ConnectionClosed: The connection is closed, or was closed before the Pong came.
+        :raises ValueError: A Ping with this payload is under way, or it is too long.
+        """
+        payload = os.urandom(4) if payload is None else _control_payload(payload)
+        self._check_unused(payload)
+        await self._wait_turn()
+        self._check_unused(payload)
+        ping = self._pings[payload] = _Ping()
+        try:
+            self._outbox.append(self._protocol.ping(payload))
+            self._inbox.tend()
+            await ping.is_over.wait()
+        finally:
+            if self._pings.get(payload) is ping:
+                del self._pings[payload]
+        if ping.round_trip is None:
+            raise self._protocol.closed_error()
+        return ping.round_trip
+
+    async def pong(self, payload: bytes | None = None) -> None:
+        """Send a Pong that nobody asked for, as a sign of life (RFC 6455, 5.5.3).
+
+        If cancelled, nothing is sent.
+
+        :param payload: Up to 125 bytes; by default, none.
+        :raises ConnectionClosed: The connection is closed, or is being closed.
+        :raises ValueError: The payload is too long.
+        """
+        payload = b"" if payload is None else _control_payload(payload)
+        await self._wait_turn()
+        self._outbox.append(self._protocol.pong(payload))
+
+    # -- the end
+
+    async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
+        """Close the connection: send a Close frame, wait for the peer's, and close the stream.
+
+        Messages that were not read are thrown away. If the connection is closed already, or is
+        being closed, it waits for the end of that. If cancelled, the Close frame is written, as
+        far as the peer lets us, and the stream is closed at once.
+
+        :param code: The close code: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
+        :param reason: A text of up to 123 bytes of UTF-8; a longer one is cut.
+        :raises DisconnectionTimeout: The peer did not answer within ``disconnect_timeout``. The
+            stream is closed.
+        :raises ValueError: The code must not be sent.
+        """
+        check_close_code(code)
+        reason = _cut(reason)
+        if not self._is_started:
+            await self._transport.close_now()
+            return
+        if self._protocol.is_open:
+            self._outbox.append(self._protocol.close(code, reason))
+            self._inbox.discard()
+            self._inbox.tend()
+        timeout = self._options.disconnect_timeout
+        try:
+            with trio.move_on_after(timeout) as scope:
+                await self._gone.wait()
+        finally:
+            if not self._gone.is_set():
+                await self._abort()
+        if scope.cancelled_caught:
+            raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")
+
+    async def _abort(self) -> None:
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):  # it takes no longer than a goodbye
+            await self._gone.wait()
+
+    # -- the connection's task
+
+    def _start(self, nursery: trio.Nursery, opened: Opened, response: bytes = b"") -> None:
+        """Begin to work, with what the opening handshake left.
+
+        :param nursery: Where the connection's tasks run.
+        :param opened: The outcome of the opening handshake.
+        :param response: What is to be written first.
+        """
+        nursery.start_soon(self._run)
+        self._is_started = True
+        self._path = opened.path
+        self._subprotocol = opened.subprotocol
+        self._handshake_headers = opened.headers
+        self._outbox.start(nursery)
+        if response:
+            self._outbox.append(response)
+        self._protocol.receive_data(opened.trailing)
+        self._inbox.start()
+
+    async def _run(self) -> None:
+        with self._scope:
+            try:
+                await self._inbox.run()
+                with trio.move_on_after(self._options.disconnect_timeout):
+                    await self._outbox.flush()
+                await self._transport.hang_up(peer_may_send=self._protocol.rcvd is None)
+            except trio.Cancelled:
+                # Nothing is gained by raising it again: the task ends here. And a nursery would
+                # make a group of it.
+                await self._say_goodbye()
+            finally:
+                self._outbox.stop()
+                await self._transport.close_now()
+                self._finish()
+
+    async def _say_goodbye(self) -> None:
+        if self._protocol.is_open:
+            self._outbox.append(self._protocol.close(1001, None))
+        with trio.move_on_after(_GOODBYE) as scope:
+            scope.shield = True
+            await self._outbox.flush()
+
+    def _finish(self) -> None:
+        if not self._protocol.ended:
+            cause = self._outbox.broken
+            self._protocol.lose(cause or ConnectionAbortedError("closed without the peer's Close"))
+            self._on_ended()
+        self._gone.set()
+        logger.debug("%s is closed: %r", self, self._protocol.reason)
+
+    def _on_control(self, event: Ping | Pong) -> None:
+        payload = bytes(event.payload)
+        if isinstance(event, Ping):
+            self._outbox.append_pong(self._protocol.pong(payload))
+        elif payload in self._pings:
+            # It answers the Pings before as well (RFC 6455, 5.5.3).
+            now = trio.current_time()
+            answered = b""
+            ping: _Ping | None = None
+            while ping is None or answered != payload:
+                answered, ping = self._pings.popitem(last=False)
+                ping.round_trip = now - ping.sent_at
+                ping.is_over.set()
+
+    def _on_ended(self) -> None:
+        farewell = self._protocol.take_farewell()
+        if farewell:
+            self._outbox.append(farewell)
+        for ping in self._pings.values():
+            ping.is_over.set()
+        self._inbox.wake()
+
+    def _on_write_error(self) -> None:
+        # What the peer sent before it left may say why, so it is read, for a short while.
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + LINGER)
+        self._inbox.tend()
+
+    def _waits_for_peer(self) -> bool:
+        return bool(self._pings) or not self._protocol.is_open or self._outbox.broken is not None
+
+    # -- helpers
+
+    def _check_open(self) -> None:
+        if not self._protocol.is_open:
+            raise self._protocol.closed_error()
+
+    def _check_unused(self, payload: bytes) -> None:
+        if payload in self._pings:
+            raise ValueError(f"a ping with the payload {payload!r} is under way")
+
+    async def _wait_turn(self) -> None:
+        """Wait until a control frame of the application may be sent."""
+        await self._pacer.checkpoint()
+        self._check_open()
+        if self._outbox.is_full:
+            async with self._sender:
+                await self._outbox.wait_room()
+        if self._outbox.broken is not None:
+            await self._wait_for_facts()
+        self._check_open()
+
+    async def _wait_for_facts(self) -> None:
+        """A write has failed: once the peer's last words are read, say what has happened."""
+        await self._gone.wait()
+        raise self._protocol.closed_error()
+
+
+async def conclude(
+    connection: WebSocketConnection, error: BaseException | None
+) -> BaseException | None:
+    """Close a connection whose block, or handler, is done.
+
+    :param error: What the block raised.
+    :returns: What is to be raised.
+    """
+    try:
+        if error is None:
+            await connection.aclose(1000)
+        elif isinstance(error, Exception):
+            await connection.aclose(1000 if without_lost_connections(error) is None else 1011)
+        else:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await connection.aclose(1001)
+    except BaseException as exc:
+        return error or exc
+    return error
+
+
+def _control_payload(payload: Any) -> bytes:
+    if not isinstance(payload, (bytes, bytearray, memoryview)):
+        raise TypeError(f"the payload of a ping or pong is bytes, not {payload!r:.100}")
+    if len(payload) > _MAX_CONTROL_PAYLOAD:
+        raise ValueError(f"the payload of a ping or pong is up to 125 bytes, not {len(payload)}")
+    return bytes(payload)
+
+
+def _cut(reason: str | None) -> str | None:
+    """The part of the text that fits in a Close frame."""
+    if reason is None:
+        return None
+    return reason.encode()[:_MAX_REASON].decode(errors="ignore")

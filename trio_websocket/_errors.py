@@ -1,0 +1,194 @@
+"""The exceptions of the library, and what a Close frame says.
+
+A failed opening is a :exc:`HandshakeError`; where the network is at fault it is an :exc:`OSError`
+as well. An open connection that ends is a :exc:`ConnectionClosed`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+# RFC 6455, 7.4.1, and the IANA WebSocket Close Code Number Registry.
+_NAMES = {
+    1000: "NORMAL_CLOSURE",
+    1001: "GOING_AWAY",
+    1002: "PROTOCOL_ERROR",
+    1003: "UNSUPPORTED_DATA",
+    1005: "NO_STATUS_RCVD",
+    1006: "ABNORMAL_CLOSURE",
+    1007: "INVALID_FRAME_PAYLOAD_DATA",
+    1008: "POLICY_VIOLATION",
+    1009: "MESSAGE_TOO_BIG",
+    1010: "MANDATORY_EXT",
+    1011: "INTERNAL_ERROR",
+    1012: "SERVICE_RESTART",
+    1013: "TRY_AGAIN_LATER",
+    1014: "BAD_GATEWAY",
+    1015: "TLS_HANDSHAKE_FAILED",
+}
+_RANGES = (
+    (range(1000, 3000), "RFC_RESERVED"),
+    (range(3000, 4000), "IANA_RESERVED"),
+    (range(4000, 5000), "PRIVATE_RESERVED"),
+)
+# These describe how a connection ended, and never stand in a frame (RFC 6455, 7.4.1).
+_LOCAL_ONLY = frozenset({1005, 1006, 1015})
+
+
+class CloseReason:
+    """Why a connection was closed: a close code and a text (RFC 6455, 7.4).
+
+    Two reasons are equal if their codes and texts are.
+    """
+
+    def __init__(self, code: int, reason: str | None) -> None:
+        """
+        :param code: The close code.
+        :param reason: The text of the Close frame, or None. For code 1006, which stands in no
+            frame, the text tells how the connection was lost.
+        """
+        self._code = int(code)
+        self._reason = reason
+
+    @property
+    def code(self) -> int:
+        """The close code: 1000 for a normal close, 1006 if there was no Close frame."""
+        return self._code
+
+    @property
+    def name(self) -> str:
+        """The name of the code in the IANA registry, or else that of the range it is in."""
+        if self._code in _NAMES:
+            return _NAMES[self._code]
+        return next((name for codes, name in _RANGES if self._code in codes), "INVALID_CODE")
+
+    @property
+    def reason(self) -> str | None:
+        """The text that came with the code, or None."""
+        return self._reason
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CloseReason):
+            return NotImplemented
+        return (self._code, self._reason) == (other._code, other._reason)
+
+    def __hash__(self) -> int:
+        return hash((self._code, self._reason))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}<code={self._code}, name={self.name}, reason={self._reason}>"
+
+
+def check_close_code(code: object) -> None:
+    """Raise if ``code`` must not stand in a Close frame (RFC 6455, 7.4)."""
+    if not isinstance(code, int):
+        raise TypeError(f"a close code is an int, not {code!r}")
+    registered = code in _NAMES and code not in _LOCAL_ONLY
+    if not (registered or 3000 <= code <= 4999):
+        raise ValueError(
+            f"close code {code} must not be sent: "
+            "use 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, 7.4)"
+        )
+
+
+class HandshakeError(Exception):
+    """The opening or the closing handshake failed. The base class of the errors below."""
+
+
+class ConnectionFailed(HandshakeError, OSError):
+    """The network, or TLS, prevented the opening handshake.
+
+    The name was not found, the connection was refused, reset or ended, the certificate did not
+    verify. What happened is the ``__cause__``; its ``errno`` is kept where there is one.
+    """
+
+
+class ConnectionTimeout(HandshakeError, TimeoutError):
+    """The connection was not open within ``connect_timeout``."""
+
+
+class DisconnectionTimeout(HandshakeError):
+    """The closing handshake did not end within ``disconnect_timeout``; the stream is closed."""
+
+
+class ConnectionRejected(HandshakeError):
+    """The server answered the opening handshake with something else than 101."""
+
+    def __init__(
+        self, status_code: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes | None
+    ) -> None:
+        """
+        :param status_code: The HTTP status.
+        :param headers: The headers of the response, their names in lower case.
+        :param body: The body, as far as ``max_rejection_body`` and the connection allowed; None
+            after an unexpected 1xx status.
+        """
+        super().__init__(status_code, headers, body)
+        #: The HTTP status.
+        self.status_code = status_code
+        #: The headers of the response.
+        self.headers = headers
+        #: The body of the response, or None.
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}<status_code={self.status_code}>"
+
+    def __str__(self) -> str:
+        return f"the server rejected the connection with HTTP status {self.status_code}"
+
+
+class ConnectionClosed(Exception):
+    """The connection is closed, or closing, and can't do what was asked.
+
+    After anything but a normal close, ``__cause__`` is the network's or the protocol's error.
+    """
+
+    def __init__(
+        self,
+        reason: CloseReason | None,
+        *,
+        rcvd: CloseReason | None = None,
+        sent: CloseReason | None = None,
+    ) -> None:
+        """
+        :param reason: Why the connection was closed.
+        :param rcvd: The Close frame that the peer sent, or None.
+        :param sent: The Close frame that we sent, or None.
+        """
+        super().__init__(reason)
+        #: Why the connection was closed.
+        self.reason = reason
+        #: What the peer's Close frame said, or None if there was none.
+        self.rcvd = rcvd
+        #: What our Close frame said, or None if there was none.
+        self.sent = sent
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}<{self.reason!r}>"
+
+    def __str__(self) -> str:
+        if self.reason is None:
+            return "the connection is closed"
+        text = f"{self.reason.code} {self.reason.name}"
+        return f"{text}: {self.reason.reason}" if self.reason.reason else text
+
+
+class MessageTypeError(TypeError, ValueError):
+    """A message is neither str nor bytes-like.
+
+    By its kind a TypeError; trio-websocket 0.12 documented a ValueError.
+    """
+
+
+def without_lost_connections(exc: BaseException) -> BaseException | None:
+    """What is left of ``exc``, or of the group it is, without the news of a lost connection."""
+    lost = (ConnectionClosed, DisconnectionTimeout)
+    if isinstance(exc, BaseExceptionGroup):
+        rest: Any = exc.split(lost)[1]
+        return rest  # type: ignore[no-any-return] # split() has no precise type before 3.11
+    return None if isinstance(exc, lost) else exc

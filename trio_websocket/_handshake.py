@@ -1,0 +1,361 @@
+"""The opening handshake over HTTP/1.1, both sides (RFC 6455, 4): bytes in, bytes out.
+
+h11, the engine of wsproto's own handshake, parses and writes HTTP. The rules of RFC 6455 are
+checked here, and not by wsproto, because it takes what it must refuse (a bad key), refuses what it
+must take (a header in two lines), fails on bytes outside ASCII, and can't bound the size of a head.
+What comes out is an open ``wsproto.WSConnection``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Iterable, List, Sequence, Tuple, Union
+
+import h11
+import wsproto
+import wsproto.connection
+import wsproto.utilities
+
+from ._errors import ConnectionFailed, ConnectionRejected, HandshakeError
+from ._options import Options
+
+Headers = List[Tuple[bytes, bytes]]
+#: Headers as users give them. 0.12 took str as well, so we do.
+ExtraHeaders = Iterable[Tuple[Union[bytes, str], Union[bytes, str]]]
+
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64 (RFC 6455, 4.1)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_VERSION = b"13"
+# The headers of a response that belong to the handshake rather than to the application.
+_UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """The outcome of an opening handshake."""
+
+    #: The state machine of the open connection.
+    ws: wsproto.WSConnection
+    #: The request target.
+    path: str
+    #: The subprotocol that the server chose.
+    subprotocol: str | None
+    #: The headers that the peer sent, with names in lower case.
+    headers: tuple[tuple[bytes, bytes], ...]
+    #: What came behind the peer's head: the first frames.
+    trailing: bytes
+
+
+class BadRequest(Exception):
+    """A request that is no WebSocket handshake. ``response`` is the answer to it."""
+
+    def __init__(self, text: str, response: bytes) -> None:
+        super().__init__(text)
+        self.response = response
+
+
+class ClientHandshake:
+    """The client's side: sends ``request``, then takes the response."""
+
+    def __init__(
+        self,
+        host: str,
+        resource: str,
+        subprotocols: Iterable[str] | None,
+        extra_headers: ExtraHeaders | None,
+        options: Options,
+    ) -> None:
+        """
+        :param host: The value of the Host header.
+        :param resource: The request target, with the query.
+        :param subprotocols: The subprotocols to offer, the preferred one first.
+        :param extra_headers: Headers that are added, or take the place of those of that name.
+        :param options: The bounds.
+        """
+        offered = _subprotocols(subprotocols)
+        headers = [
+            (b"Host", host.encode("ascii")),
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Key", wsproto.utilities.generate_nonce()),
+            (b"Sec-WebSocket-Version", _VERSION),
+        ]
+        if offered:
+            headers.append((b"Sec-WebSocket-Protocol", ", ".join(offered).encode("ascii")))
+        try:
+            request = h11.Request(
+                method="GET", target=resource, headers=_merged(headers, extra_headers)
+            )
+        except h11.LocalProtocolError as exc:
+            raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
+        self._path = resource
+        self._key = _values(request.headers, b"sec-websocket-key")[0]
+        self._offered = _tokens(request.headers, b"sec-websocket-protocol")
+        self._max_body = options.max_rejection_body
+        self._rejection: h11.Response | None = None
+        self._body = b""
+        #: The bytes of the request.
+        self.request = (self._http.send(request) or b"") + (
+            self._http.send(h11.EndOfMessage()) or b""
+        )
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes of the response; ``b""`` is the end of the stream."""
+        if not data and self._rejection is None:
+            raise ConnectionFailed("the server closed the connection before it answered")
+        self._http.receive_data(data)
+
+    def result(self) -> Opened | None:
+        """The outcome, or None while more data is needed.
+
+        :raises ConnectionRejected: The server answered with another status than 101.
+        :raises HandshakeError: The answer is no valid one.
+        """
+        while True:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as exc:
+                if self._rejection is None:
+                    raise HandshakeError(f"the server did not answer in HTTP: {exc}") from exc
+                raise self._rejected() from None  # its body is cut off; what it says still counts
+            if event is h11.NEED_DATA:
+                return None
+            if isinstance(event, h11.InformationalResponse):
+                if event.status_code != 101:
+                    headers = tuple(event.headers)
+                    raise ConnectionRejected(event.status_code, headers, None)
+                return self._accepted(event)
+            if isinstance(event, h11.Response):
+                self._rejection = event
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+                if len(self._body) >= self._max_body:
+                    raise self._rejected()
+            else:
+                raise self._rejected()
+
+    def _rejected(self) -> ConnectionRejected:
+        assert self._rejection is not None
+        headers = tuple(self._rejection.headers)
+        return ConnectionRejected(
+            self._rejection.status_code, headers, bytes(self._body[: self._max_body])
+        )
+
+    def _accepted(self, response: h11.InformationalResponse) -> Opened:
+        # RFC 6455, 4.1, the client's checks of the response
+        headers = list(response.headers)
+        if response.http_version < b"1.1":
+            raise HandshakeError("the server answered 101 in HTTP/1.0")
+        if _lower_tokens(headers, b"upgrade") != [b"websocket"]:
+            raise HandshakeError("the server's response lacks 'Upgrade: websocket'")
+        if b"upgrade" not in _lower_tokens(headers, b"connection"):
+            raise HandshakeError("the server's response lacks 'Connection: Upgrade'")
+        if _values(headers, b"sec-websocket-accept") != [
+            wsproto.utilities.generate_accept_token(self._key)
+        ]:
+            raise HandshakeError("the server's Sec-WebSocket-Accept does not match our key")
+        if any(_tokens(headers, b"sec-websocket-extensions")):
+            raise HandshakeError("the server chose an extension that was not offered")
+        chosen = _values(headers, b"sec-websocket-protocol")
+        if chosen and (len(chosen) > 1 or chosen[0] not in self._offered):
+            names = b", ".join(chosen).decode("latin-1")
+            raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
+        return Opened(
+            ws=_open_connection(wsproto.ConnectionType.CLIENT),
+            path=self._path,
+            subprotocol=chosen[0].decode("ascii") if chosen else None,
+            headers=tuple(sorted(headers, key=_is_handshake_header)),
+            trailing=bytes(self._http.trailing_data[0]),
+        )
+
+
+class ServerHandshake:
+    """The server's side: takes a request, then accepts or rejects it."""
+
+    def __init__(self, options: Options) -> None:
+        """:param options: The bounds."""
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=options.max_header_size)
+        self._method = b""
+        #: The headers of the request, with names in lower case.
+        self.headers: Headers = []
+        #: The request target.
+        self.path = ""
+        #: The subprotocols that the client offers, the preferred one first.
+        self.proposed_subprotocols: tuple[str, ...] = ()
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes of the request; ``b""`` is the end of the stream."""
+        if not data:
+            raise ConnectionFailed("the client closed the connection before its request was whole")
+        self._http.receive_data(data)
+
+    def has_request(self) -> bool:
+        """Whether the request is there, whole and valid.
+
+        :raises BadRequest: It is no WebSocket handshake.
+        """
+        try:
+            event = self._http.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise self._refuse(exc.error_status_hint, f"not an HTTP request: {exc}") from exc
+        if event is h11.NEED_DATA:
+            return False
+        assert isinstance(event, h11.Request)
+        self._method = event.method
+        self.headers = list(event.headers)
+        self.path = event.target.decode("ascii")
+        self._check(event)
+        return True
+
+    def _check(self, request: h11.Request) -> None:
+        # RFC 6455, 4.2.1. h11 has seen to it that there is one Host header.
+        headers = self.headers
+        if request.method != b"GET":
+            raise self._refuse(405, "the method must be GET", (b"Allow", b"GET"))
+        if request.http_version < b"1.1":
+            raise self._refuse(400, "WebSocket needs HTTP/1.1")
+        if _values(headers, b"transfer-encoding") or any(
+            int(length) for length in _values(headers, b"content-length")
+        ):
+            raise self._refuse(400, "a WebSocket handshake has no body")
+        if b"websocket" not in _lower_tokens(headers, b"upgrade"):
+            text = "this is a WebSocket server, and the request lacks 'Upgrade: websocket'"
+            raise self._refuse(426, text, (b"Upgrade", b"websocket"))
+        if b"upgrade" not in _lower_tokens(headers, b"connection"):
+            raise self._refuse(400, "the request lacks 'Connection: Upgrade'")
+        versions = _values(headers, b"sec-websocket-version")
+        if versions != [_VERSION]:
+            status = 426 if versions else 400
+            text = "the request lacks 'Sec-WebSocket-Version: 13'"
+            raise self._refuse(status, text, (b"Sec-WebSocket-Version", _VERSION))
+        keys = _values(headers, b"sec-websocket-key")
+        if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
+            raise self._refuse(400, "a Sec-WebSocket-Key has 16 bytes in base64")
+        if not all(value.isascii() for value in _values(headers, b"host")):
+            raise self._refuse(400, "the Host header has characters outside ASCII")
+        try:
+            self.proposed_subprotocols = tuple(
+                token.decode("ascii") for token in _tokens(headers, b"sec-websocket-protocol")
+            )
+        except UnicodeDecodeError:
+            raise self._refuse(400, "a subprotocol has characters outside ASCII") from None
+
+    def accept(
+        self, subprotocol: str | None, extra_headers: ExtraHeaders | None
+    ) -> tuple[bytes, Opened]:
+        """The bytes of the response, and the open connection.
+
+        :raises ValueError: The arguments can't be sent. The request can still be answered.
+        """
+        if subprotocol is not None and subprotocol not in self.proposed_subprotocols:
+            offers = ", ".join(self.proposed_subprotocols) or "none"
+            raise ValueError(f"subprotocol {subprotocol!r} is not among those offered: {offers}")
+        key = _values(self.headers, b"sec-websocket-key")[0]
+        headers = [
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", wsproto.utilities.generate_accept_token(key)),
+        ]
+        if subprotocol is not None:
+            headers.append((b"Sec-WebSocket-Protocol", subprotocol.encode("ascii")))
+        try:
+            response = h11.InformationalResponse(
+                status_code=101,
+                headers=_merged(headers, extra_headers),
+                reason=b"Switching Protocols",
+            )
+        except h11.LocalProtocolError as exc:
+            raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
+        while self._http.next_event() is not h11.PAUSED:
+            pass  # the end of the request, which has no body
+        opened = Opened(
+            ws=_open_connection(wsproto.ConnectionType.SERVER),
+            path=self.path,
+            subprotocol=subprotocol,
+            headers=tuple(self.headers),
+            trailing=bytes(self._http.trailing_data[0]),
+        )
+        return self._http.send(response) or b"", opened
+
+    def reject(
+        self, status_code: int, extra_headers: ExtraHeaders | None = None, body: bytes | None = None
+    ) -> bytes:
+        """The bytes of a response that ends the connection.
+
+        :raises ValueError: The arguments can't be sent. The request can still be answered.
+        """
+        if not 200 <= status_code <= 999:
+            raise ValueError(f"a rejection has a status from 200 to 999, not {status_code!r}")
+        body = body or b""
+        headers = _merged([(b"Connection", b"close")], extra_headers)
+        names = {name.lower() for name, _ in headers}
+        if not names & {b"content-length", b"transfer-encoding"}:
+            headers.append((b"Content-Length", b"%d" % len(body)))
+        try:
+            data = self._http.send(h11.Response(status_code=status_code, headers=headers)) or b""
+            if body and self._method != b"HEAD":
+                data += self._http.send(h11.Data(data=body)) or b""
+            return data + (self._http.send(h11.EndOfMessage()) or b"")
+        except h11.LocalProtocolError as exc:
+            raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
+
+    def _refuse(self, status_code: int, text: str, *headers: tuple[bytes, bytes]) -> BadRequest:
+        response = self.reject(
+            status_code,
+            [*headers, (b"Content-Type", b"text/plain; charset=utf-8")],
+            text.encode() + b"\n",
+        )
+        return BadRequest(text, response)
+
+
+def _open_connection(side: wsproto.ConnectionType) -> wsproto.WSConnection:
+    ws = wsproto.WSConnection(side)
+    ws.connection = wsproto.connection.Connection(side)
+    return ws
+
+
+def _merged(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
+    # What the user gives takes the place of ours: HTTP has one Host and one Authorization.
+    extra = [(_header_bytes(name), _header_bytes(value)) for name, value in extra_headers or ()]
+    replaced = {name.lower() for name, _ in extra}
+    return [pair for pair in headers if pair[0].lower() not in replaced] + extra
+
+
+def _header_bytes(text: bytes | str) -> bytes:
+    if isinstance(text, str):
+        return text.encode("ascii")
+    if isinstance(text, bytes):
+        return text
+    raise TypeError(f"a header's name and value are bytes, not {text!r}")
+
+
+def _subprotocols(subprotocols: Iterable[str] | None) -> list[str]:
+    if isinstance(subprotocols, (str, bytes)):
+        raise TypeError(f"subprotocols is a list of str, not {subprotocols!r}")
+    offered = list(dict.fromkeys(subprotocols or ()))  # each once (RFC 6455, 4.1)
+    for name in offered:
+        if not isinstance(name, str):
+            raise TypeError(f"a subprotocol is a str, not {name!r}")
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} can't be the name of a subprotocol (RFC 6455, 4.1)")
+    return offered
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    return [value for key, value in headers if key == name]
+
+
+def _tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    # A list may stand in one line or in several (RFC 9110, 5.3), and have empty elements.
+    pieces = b",".join(_values(headers, name)).split(b",")
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def _lower_tokens(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    return [token.lower() for token in _tokens(headers, name)]
+
+
+def _is_handshake_header(header: tuple[bytes, bytes]) -> bool:
+    return header[0] in _UPGRADE_HEADERS or header[0].startswith(b"sec-websocket-")

@@ -1,0 +1,26 @@
+"""The import path of 0.12, which dependents use and replace names of in their tests."""
+
+from ._client import (
+    connect_websocket as connect_websocket,
+    connect_websocket_url as connect_websocket_url,
+    open_websocket as open_websocket,
+    open_websocket_url as open_websocket_url,
+    wrap_client_stream as wrap_client_stream,
+)
+from ._connection import WebSocketConnection as WebSocketConnection
+from ._errors import (
+    CloseReason as CloseReason,
+    ConnectionClosed as ConnectionClosed,
+    ConnectionFailed as ConnectionFailed,
+    ConnectionRejected as ConnectionRejected,
+    ConnectionTimeout as ConnectionTimeout,
+    DisconnectionTimeout as DisconnectionTimeout,
+    HandshakeError as HandshakeError,
+)
+from ._server import (
+    WebSocketRequest as WebSocketRequest,
+    WebSocketServer as WebSocketServer,
+    serve_websocket as serve_websocket,
+    wrap_server_stream as wrap_server_stream,
+)
+from ._url import Endpoint as Endpoint

@@ -1,0 +1,103 @@
+"""The limits and time-outs of a connection: every one has a default, a unit and a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, Callable, TypedDict, TypeVar
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options that every opening function and the server take as keywords.
+
+    ``math.inf`` means no limit, except for `receive_buffer_size`.
+    """
+
+    #: Messages that were received and wait for ``get_message``. When so many wait, no more is
+    #: read, and TCP stops the peer; a small queue bounds memory and shows that the
+    #: application is slow. 0 counts as 1.
+    message_queue_size: float = 1
+    #: Bytes of payload of one received message. A larger one is refused with close code 1009 when
+    #: its frame header is seen, before its payload is kept. 1 MiB holds what applications
+    #: usually send, and a thousand connections can't take more than a gigabyte.
+    max_message_size: float = 2**20
+    #: Bytes that one read asks of the stream; None, and the default, let the library choose.
+    receive_buffer_size: int | None = 4096
+    #: Frames of one received message. Each costs time even if it is empty; more are refused with
+    #: close code 1009. The default lets 8 MiB through in pieces of 64 bytes.
+    max_fragments: float = 2**17
+    #: Bytes of the head of an HTTP request or response, that is, of what must be kept before a
+    #: peer has shown to speak WebSocket. A longer request gets status 431.
+    max_header_size: int = 2**16
+    #: Bytes of the body of a rejection that are kept for :exc:`ConnectionRejected`: enough for an
+    #: error page. The rest is not read.
+    max_rejection_body: int = 2**16
+    #: Seconds that a client gives name look-up, TCP, TLS and the opening handshake together, and a
+    #: server TLS and the request. Slow networks need some of it; nobody waits longer than a minute.
+    connect_timeout: float = 60
+    #: Seconds that the closing handshake may take. The stream is closed after it in any case.
+    disconnect_timeout: float = 60
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "receive_buffer_size":
+                if value is not None:
+                    _check_integer(field.name, value, 1)
+            elif field.name in ("max_header_size", "max_rejection_body"):
+                _check_integer(field.name, value, 0)
+            else:
+                _check_number(field.name, value)
+
+
+class NewerOptionKeywords(TypedDict, total=False):
+    """The fields of :class:`Options` that are nowhere positional, for type checkers."""
+
+    max_fragments: float
+    max_header_size: int
+    max_rejection_body: int
+    connect_timeout: float
+    disconnect_timeout: float
+
+
+class OptionKeywords(NewerOptionKeywords, total=False):
+    """The fields of :class:`Options` as keywords, for type checkers."""
+
+    message_queue_size: float
+    max_message_size: float
+    receive_buffer_size: int | None
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a number, not {value!r}")
+    if not value >= 0:  # written so that NaN is refused, too
+        raise ValueError(f"{name} is 0 or more, or math.inf, not {value!r}")
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} is {least} or more, not {value!r}")
+
+
+def takes_options(function: _F) -> _F:
+    """Show the options by name and default in the signature, in place of ``**options``."""
+    signature = inspect.signature(function)
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=field.type,
+        )
+        for field in dataclasses.fields(Options)
+        if field.name not in signature.parameters
+    ]
+    function.__dict__["__signature__"] = signature.replace(parameters=named + options)
+    return function

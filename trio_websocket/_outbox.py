@@ -1,0 +1,141 @@
+"""The only code that writes to the stream of an open connection.
+
+Frames are appended without awaiting, in the order of the calls. On a plain socket the kernel gets
+at once what it takes; the rest, and everything on other streams, is written by one task of the
+connection, which no user's cancel scope reaches: no frame is ever torn.
+"""
+
+from __future__ import annotations
+
+import collections
+from typing import Callable
+
+import trio
+
+from ._transport import Transport, cause_of
+
+# Bytes that wait to be written, above which a sender waits. Enough to keep a fast network busy for
+# a turn of the scheduler, small enough for a thousand slow peers.
+HIGH_WATER = 2**16
+
+
+class Outbox:
+    """Bytes on their way to the peer."""
+
+    def __init__(self, transport: Transport, on_broken: Callable[[], object]) -> None:
+        """
+        :param transport: Where the bytes go.
+        :param on_broken: Called, once, when a write has failed.
+        """
+        self._transport = transport
+        self._on_broken = on_broken
+        self._nursery: trio.Nursery | None = None
+        self._chunks: collections.deque[bytes] = collections.deque()
+        self._size = 0  # of the chunks, and of what the writer is at
+        self._late_pong: bytes | None = None
+        self._writer = trio.CancelScope(shield=True)
+        self._has_writer = False
+        self._idle = trio.lowlevel.ParkingLot()
+        self._progress = trio.lowlevel.ParkingLot()
+        #: The error of the write that failed.
+        self.broken: Exception | None = None
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Let the writer run in ``nursery``."""
+        self._nursery = nursery
+        if not self._transport.is_socket:
+            self._start_writer()
+
+    def stop(self) -> None:
+        """Write nothing more. The stream may have a part of a frame."""
+        self._discard()
+        self._writer.cancel()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a sender has to wait."""
+        return self._size > HIGH_WATER
+
+    def append(self, data: bytes) -> None:
+        """Write the data now, or as soon as the peer lets us."""
+        if self.broken is not None or self._writer.cancel_called:
+            return
+        if self._transport.is_socket and not self._size:
+            try:
+                written = self._transport.write_now(data)
+            except OSError as exc:
+                self._break(exc)
+                return
+            if written == len(data):
+                return
+            data = data[written:]
+        self._chunks.append(data)
+        self._size += len(data)
+        if not self._has_writer:
+            self._start_writer()
+        self._idle.unpark()
+
+    def append_pong(self, data: bytes) -> None:
+        """Write a Pong; if another one waits still, in its place.
+
+        Only the latest Ping needs an answer (RFC 6455, 5.5.3), so that a peer that sends Pings and
+        does not read costs one Pong.
+        """
+        if self._chunks:
+            self._late_pong = data
+        else:
+            self.append(data)
+
+    async def wait_room(self) -> None:
+        """Wait until a sender need not wait. If cancelled, nothing has happened."""
+        while self.is_full:
+            await self._progress.park()
+
+    async def flush(self) -> None:
+        """Wait until all is written, or can't be. If cancelled, the rest is still written."""
+        while self._size:
+            await self._progress.park()
+
+    def _start_writer(self) -> None:
+        assert self._nursery is not None
+        self._has_writer = True
+        self._nursery.start_soon(self._write)
+
+    async def _write(self) -> None:
+        with self._writer:
+            try:
+                while self._chunks or not self._transport.is_socket:
+                    if not self._chunks:
+                        await self._idle.park()
+                        continue
+                    data = self._take_batch()
+                    await self._transport.write(data)
+                    self._size -= len(data)
+                    self._progress.unpark_all()
+            except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
+                self._break(cause_of(exc))
+        self._has_writer = False
+
+    def _take_batch(self) -> bytes:
+        """What goes out in one write: small frames together, a large one by itself."""
+        batch = [self._chunks.popleft()]
+        size = len(batch[0])
+        while self._chunks and size + len(self._chunks[0]) <= HIGH_WATER:
+            size += len(self._chunks[0])
+            batch.append(self._chunks.popleft())
+        if self._late_pong is not None:
+            batch.append(self._late_pong)
+            self._size += len(self._late_pong)
+            self._late_pong = None
+        return b"".join(batch)
+
+    def _break(self, exc: Exception) -> None:
+        self.broken = exc
+        self._discard()
+        self._on_broken()
+
+    def _discard(self) -> None:
+        self._chunks.clear()
+        self._late_pong = None
+        self._size = 0
+        self._progress.unpark_all()

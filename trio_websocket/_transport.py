@@ -1,0 +1,101 @@
+"""What the library needs of a Trio stream."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Union
+
+import trio
+
+from ._url import Endpoint
+
+# A peer that has been told that the connection is over gets this many seconds to end its side.
+# It takes the peer one round trip; closing earlier may reset the connection, and a reset may
+# overtake our last frame (RFC 6455, 7.1.1).
+LINGER = 2.0
+
+#: What a stream's end is called: streams other than TCP sockets have no address.
+Address = Union[Endpoint, str]
+
+_DEFAULT_RECEIVE_SIZE = 4096
+_LARGE_RECEIVE_SIZE = 65536
+
+
+class Transport:
+    """A stream, read by one task and written by one task at a time."""
+
+    def __init__(self, stream: trio.abc.Stream, receive_size: int | None) -> None:
+        """
+        :param stream: The stream; from now on nobody else uses it.
+        :param receive_size: How many bytes to read at a time; by default, we choose.
+        """
+        self.stream = stream
+        #: The two ends, kept for when the socket is closed.
+        self.local = _address(stream, "getsockname")
+        self.remote = _address(stream, "getpeername")
+        if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
+            receive_size = _LARGE_RECEIVE_SIZE
+        self._receive_size = receive_size
+        #: Whether a read can be cancelled and loses nothing, and `write_now` works: a plain socket.
+        self.is_socket = type(stream) is trio.SocketStream and os.name == "posix"
+
+    def write_now(self, data: bytes) -> int:
+        """Write what the socket takes without blocking; say how much it was. Sockets only."""
+        assert isinstance(self.stream, trio.SocketStream)
+        try:
+            return os.write(self.stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it. A cancelled write leaves the stream useless."""
+        await self.stream.send_all(data)
+
+    async def read(self) -> bytes:
+        """Read some bytes; ``b""`` is the end."""
+        return bytes(await self.stream.receive_some(self._receive_size))
+
+    async def hang_up(self, *, peer_may_send: bool) -> None:
+        """End our side, wait a short while for the peer to end its own, and close.
+
+        A stream that can't end one side waits only where the peer may not know of the end yet.
+        Never raises because of the peer. If cancelled, it closes at once.
+        """
+        try:
+            with trio.move_on_after(LINGER), contextlib.suppress(Exception):
+                if isinstance(self.stream, trio.abc.HalfCloseableStream):
+                    await self.stream.send_eof()
+                    peer_may_send = True
+                while peer_may_send and await self.stream.receive_some():
+                    pass  # what still comes is nobody's any more
+                await self.stream.aclose()
+        finally:
+            await self.close_now()
+
+    async def close_now(self) -> None:
+        """Close without waiting for anything, and without an error: nobody could act on it."""
+        with contextlib.suppress(Exception):
+            await trio.aclose_forcefully(self.stream)
+
+
+def cause_of(exc: Exception) -> Exception:
+    """The network's error behind the one that Trio makes of it."""
+    if isinstance(exc, trio.BrokenResourceError) and isinstance(exc.__cause__, Exception):
+        return exc.__cause__
+    return exc
+
+
+def _address(stream: trio.abc.AsyncResource, get_name: str) -> Address:
+    is_ssl = isinstance(stream, trio.SSLStream)
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if isinstance(transport, trio.SocketStream):
+        sock = transport.socket
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                host, port = getattr(sock, get_name)()[:2]
+            except OSError:  # the peer is gone already
+                return repr(stream)
+            return Endpoint(host.partition("%")[0], port, is_ssl)
+    return repr(stream)

@@ -1,0 +1,109 @@
+"""WebSocket URLs (RFC 6455, 3), the Host header (RFC 9110, 7.2), and endpoints."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+import urllib.parse
+from typing import NamedTuple
+
+_DEFAULT_PORTS = {False: 80, True: 443}
+_NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]")
+
+
+class Endpoint:
+    """One end of a TCP connection."""
+
+    def __init__(self, address: str | int, port: int, is_ssl: bool) -> None:
+        """
+        :param address: An IP address, as :func:`ipaddress.ip_address` takes it.
+        :param port: The port number.
+        :param is_ssl: Whether the connection uses TLS.
+        """
+        #: The address, an :class:`ipaddress.IPv4Address` or :class:`ipaddress.IPv6Address`.
+        self.address = ipaddress.ip_address(address)
+        #: The port number.
+        self.port = port
+        #: Whether the connection uses TLS.
+        self.is_ssl = is_ssl
+
+    @property
+    def url(self) -> str:
+        """The WebSocket URL of this endpoint, without a path."""
+        scheme = "wss" if self.is_ssl else "ws"
+        return f"{scheme}://{host_header(str(self.address), self.port, self.is_ssl)}"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Endpoint):
+            return NotImplemented
+        return (self.address, self.port, self.is_ssl) == (other.address, other.port, other.is_ssl)
+
+    def __hash__(self) -> int:
+        return hash((self.address, self.port, self.is_ssl))
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(address="{self.address}", port={self.port}, '
+            f"is_ssl={self.is_ssl})"
+        )
+
+
+class URL(NamedTuple):
+    """The parts of a WebSocket URL that are needed to open a connection."""
+
+    host: str
+    port: int
+    resource: str
+    is_secure: bool
+    credentials: bytes | None  # the value of an Authorization header
+
+
+def parse_url(url: object) -> URL:
+    """Take a ``ws:`` or ``wss:`` URL apart; any object whose ``str()`` is one will do.
+
+    The fragment is dropped, as it means nothing here (RFC 6455, 3).
+    """
+    text = str(url)
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("ws", "wss"):
+        raise ValueError(f"a WebSocket URL begins with ws: or wss:, unlike {text!r}")
+    if not parts.hostname:
+        raise ValueError(f"the URL {text!r} has no host")
+    is_secure = parts.scheme == "wss"
+    resource = parts.path
+    if "?" in text.partition("#")[0]:  # urlsplit() does not tell an empty query from none
+        resource += "?" + parts.query
+    credentials = None
+    if parts.username is not None:
+        pair = f"{parts.username}:{parts.password or ''}"
+        token = base64.b64encode(urllib.parse.unquote(pair).encode())
+        credentials = b"Basic " + token
+    return URL(
+        host=ascii_host(urllib.parse.unquote(parts.hostname)),
+        port=_DEFAULT_PORTS[is_secure] if parts.port is None else parts.port,
+        resource=resource,
+        is_secure=is_secure,
+        credentials=credentials,
+    )
+
+
+def ascii_host(host: str) -> str:
+    """The host as ASCII: a name that has other characters by IDNA."""
+    try:
+        return host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError as exc:
+        raise ValueError(f"{host!r} is not a host name: {exc}") from exc
+
+
+def request_target(resource: str) -> str:
+    """The request target (RFC 9112, 3.2.1): what can't stand in one is percent-encoded."""
+    encoded = _NOT_IN_TARGET.sub(lambda m: b"%%%02X" % ord(m[0]), resource.encode())
+    target = encoded.decode("ascii")
+    return target if target.startswith("/") else "/" + target
+
+
+def host_header(host: str, port: int, is_secure: bool) -> str:
+    """The value of the Host header: the port only where it is not the scheme's default."""
+    name = f"[{host.partition('%')[0]}]" if ":" in host else host  # no zone: it is our own
+    return name if port == _DEFAULT_PORTS[is_secure] else f"{name}:{port}"
