@@ -192,7 +192,7 @@ class Protocol:
                 return message if self.sent is None else PROGRESS
         size = self._next_piece()
         if size:
-            return self._feed(size) or PROGRESS
+            return self._feed(size)
         if self.ended:
             return ENDED
         if self._eof is None:
@@ -298,7 +298,8 @@ class Protocol:
             frames[start + 1] ^= _UNKNOWN_TO_WSPROTO ^ _STAND_IN  # masked or not
             self._buffer = bytes(frames)
 
-    def _feed(self, size: int) -> Event | None:
+    def _feed(self, size: int) -> Event:
+        """Give wsproto the next bytes, which are of one frame: they make one event at the most."""
         self._ws.receive_data(self._buffer[self._at : self._at + size])
         self._at += size
         for event in self._ws.events():
@@ -308,11 +309,11 @@ class Protocol:
                     return message
             elif isinstance(event, CloseConnection):
                 self._receive_close(event)
-                return ENDED if self.ended else None
+                return ENDED
             elif isinstance(event, Pong) or self.sent is None:
                 assert isinstance(event, (Ping, Pong))
                 return event
-        return None
+        return PROGRESS
 
     def _join(self, event: TextMessage | BytesMessage) -> str | bytes | None:
         if event.message_finished:
