@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import os
 import ssl
 import sys
 from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable
@@ -67,7 +68,7 @@ def open_websocket(
     :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close within
         ``disconnect_timeout``.
     """
-    _ssl_context(use_ssl)
+    _check_use_ssl(use_ssl)
     Options(**options)
     return _open(host, port, resource, use_ssl, subprotocols, extra_headers, options)
 
@@ -135,16 +136,18 @@ async def connect_websocket(
     :param options: See :ref:`options`.
     :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
     """
-    context = _ssl_context(use_ssl)
+    _check_use_ssl(use_ssl)
     bounds = Options(**options)
-    name = host_header(ascii_host(host), port, context is not None)
+    host = ascii_host(host)
+    name = host_header(host, port, is_secure=use_ssl is not False)
     handshake = ClientHandshake(name, request_target(resource), subprotocols, extra_headers, bounds)
-    with _connect_timeout(bounds, name):
-        stream = await _open_stream(host, port, context)
-        return await _shake_hands(nursery, stream, handshake, bounds, options)
-    raise AssertionError  # _connect_timeout() raises
+    with trio.move_on_after(bounds.connect_timeout):
+        stream = await _open_stream(host, port, use_ssl)
+        return await _shake_hands(nursery, stream, handshake, bounds)
+    raise ConnectionTimeout(f"no connection to {name} within {bounds.connect_timeout} s")
 
 
+@takes_options
 def open_websocket_url(
     url: object,
     ssl_context: ssl.SSLContext | None = None,
@@ -171,6 +174,7 @@ def open_websocket_url(
     return manager
 
 
+@takes_options
 async def connect_websocket_url(
     nursery: trio.Nursery,
     url: object,
@@ -230,9 +234,9 @@ async def wrap_client_stream(
     handshake = ClientHandshake(
         ascii_host(host), request_target(resource), subprotocols, extra_headers, bounds
     )
-    with _connect_timeout(bounds, host):
-        return await _shake_hands(nursery, stream, handshake, bounds, options)
-    raise AssertionError  # _connect_timeout() raises
+    with trio.move_on_after(bounds.connect_timeout):
+        return await _shake_hands(nursery, stream, handshake, bounds)
+    raise ConnectionTimeout(f"no answer from {host} within {bounds.connect_timeout} s")
 
 
 class _Target:
@@ -274,37 +278,26 @@ def _with_defaults(names: tuple[str, ...], options: OptionKeywords) -> dict[str,
     return {**{name: _DEFAULTS[name] for name in names}, **options}
 
 
-def _ssl_context(use_ssl: bool | ssl.SSLContext) -> ssl.SSLContext | None:
-    if isinstance(use_ssl, ssl.SSLContext):
-        return use_ssl
-    if not isinstance(use_ssl, bool):
+def _check_use_ssl(use_ssl: object) -> None:
+    if not isinstance(use_ssl, (bool, ssl.SSLContext)):
         raise TypeError(f"use_ssl is a bool or an SSLContext, not {use_ssl!r}")
-    return ssl.create_default_context() if use_ssl else None
 
 
-@contextlib.contextmanager
-def _connect_timeout(options: Options, name: str) -> Any:
-    timeout = options.connect_timeout
-    with trio.move_on_after(timeout) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise ConnectionTimeout(f"no connection to {name} within {timeout} s")
-
-
-async def _open_stream(host: str, port: int, context: ssl.SSLContext | None) -> trio.abc.Stream:
+async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> trio.abc.Stream:
     try:
         stream = await trio.open_tcp_stream(host, port)
     except OSError as exc:
         raise _failed(f"can't connect to {host}, port {port}", exc) from exc
-    if context is None:
+    if use_ssl is False:
         return stream
+    context = ssl.create_default_context() if use_ssl is True else use_ssl
     # Not every server ends TLS in form; that the WebSocket ended in form is what counts.
     tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
     try:
         await tls.do_handshake()
     except BaseException as exc:
         await trio.aclose_forcefully(stream)
-        if not isinstance(exc, (OSError, trio.BrokenResourceError, ssl.CertificateError)):
+        if not isinstance(exc, (OSError, trio.BrokenResourceError)):
             raise
         raise _failed(f"no TLS with {host}, port {port}", exc) from exc
     return tls
@@ -314,10 +307,9 @@ async def _shake_hands(
     nursery: trio.Nursery,
     stream: trio.abc.Stream,
     handshake: ClientHandshake,
-    bounds: Options,
-    options: OptionKeywords,
+    options: Options,
 ) -> WebSocketConnection:
-    transport = Transport(stream, bounds.receive_buffer_size)
+    transport = Transport(stream, options.receive_buffer_size)
     try:
         opened = None
         try:
@@ -331,9 +323,7 @@ async def _shake_hands(
                 raise _failed("the connection was lost before the server answered", exc) from exc
             handshake.receive_data(data)
             opened = handshake.result()
-        connection = WebSocketConnection(stream, opened.ws, **options)
-        connection._start(nursery, opened)
-        return connection
+        return WebSocketConnection._start(nursery, transport, opened, options)
     except BaseException:
         await transport.close_now()
         raise
@@ -362,6 +352,8 @@ def _leaves(exc: BaseException) -> list[Exception]:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {exc.verify_message}"
+    if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
+        return os.strerror(exc.errno)  # Trio's text repeats the address
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     return str(exc) or type(exc).__name__

@@ -23,6 +23,7 @@ from ._errors import (
     check_close_code,
     without_lost_connections,
 )
+from ._handshake import Opened
 from ._inbox import Inbox
 from ._options import OptionKeywords, Options, takes_options
 from ._outbox import Outbox
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import wsproto
     from typing_extensions import Unpack
 
-    from ._handshake import ExtraHeaders, Opened
+    from ._handshake import ExtraHeaders
 
 logger = logging.getLogger("trio-websocket")
 
@@ -89,19 +90,21 @@ class WebSocketConnection(trio.abc.AsyncResource):
         :param client_extra_headers: Not used.
         """
         del host, client_subprotocols, client_extra_headers
-        self._options = Options(**options)
+        bounds = Options(**options)
+        opened = Opened(ws_connection, path, subprotocol=None, headers=(), trailing=b"")
+        self._set_up(Transport(stream, bounds.receive_buffer_size), opened, bounds)
+
+    def _set_up(self, transport: Transport, opened: Opened, options: Options) -> None:
+        self._options = options
         self._id = next(self.CONNECTION_ID)
-        self._is_client = ws_connection.client
-        self._path = path
-        self._subprotocol: str | None = None
-        self._handshake_headers: tuple[tuple[bytes, bytes], ...] = ()
-        self._transport = Transport(stream, self._options.receive_buffer_size)
-        self._protocol = Protocol(ws_connection, self._options)
+        self._opened = opened
+        self._transport = transport
+        self._protocol = Protocol(opened.ws, options)
         self._outbox = Outbox(self._transport, self._on_write_error)
         self._inbox = Inbox(
             self._transport,
             self._protocol,
-            size=self._options.message_queue_size,
+            size=options.message_queue_size,
             on_control=self._on_control,
             on_ended=self._on_ended,
             is_urgent=self._waits_for_peer,
@@ -114,7 +117,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         self._pacer = Pacer()
 
     def __str__(self) -> str:
-        return f"{'client' if self._is_client else 'server'}-{self._id}"
+        return f"{'client' if self.is_client else 'server'}-{self._id}"
 
     # -- facts
 
@@ -126,12 +129,12 @@ class WebSocketConnection(trio.abc.AsyncResource):
     @property
     def is_client(self) -> bool:
         """Whether this is the client's side."""
-        return self._is_client
+        return self._opened.ws.client
 
     @property
     def is_server(self) -> bool:
         """Whether this is the server's side."""
-        return not self._is_client
+        return not self.is_client
 
     @property
     def local(self) -> Address:
@@ -146,12 +149,12 @@ class WebSocketConnection(trio.abc.AsyncResource):
     @property
     def path(self) -> str | None:
         """The request target of the opening handshake: the path and the query."""
-        return self._path
+        return self._opened.path
 
     @property
     def subprotocol(self) -> str | None:
         """The subprotocol that both sides speak, or None (RFC 6455, 1.9)."""
-        return self._subprotocol
+        return self._opened.subprotocol
 
     @property
     def handshake_headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -159,7 +162,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
         On a client, those that make the handshake come last.
         """
-        return self._handshake_headers
+        return self._opened.headers
 
     # -- messages
 
@@ -288,24 +291,35 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
     # -- the connection's task
 
-    def _start(self, nursery: trio.Nursery, opened: Opened, response: bytes = b"") -> None:
-        """Begin to work, with what the opening handshake left.
+    @classmethod
+    def _start(
+        cls,
+        nursery: trio.Nursery,
+        transport: Transport,
+        opened: Opened,
+        options: Options,
+        response: bytes = b"",
+    ) -> WebSocketConnection:
+        """A connection that works, after the opening handshake.
 
         :param nursery: Where the connection's tasks run.
+        :param transport: The stream.
         :param opened: The outcome of the opening handshake.
+        :param options: The options.
         :param response: What is to be written first.
         """
+        self = cls.__new__(cls)
+        self._set_up(transport, opened, options)
         nursery.start_soon(self._run)
         self._is_started = True
-        self._path = opened.path
-        self._subprotocol = opened.subprotocol
-        self._handshake_headers = opened.headers
         self._outbox.start(nursery)
         if response:
             self._outbox.append(response)
         self._protocol.receive_data(opened.trailing)
         self._inbox.start()
+        return self
 
+    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
     async def _run(self) -> None:
         with self._scope:
             try:
@@ -319,8 +333,13 @@ class WebSocketConnection(trio.abc.AsyncResource):
                 await self._say_goodbye()
             finally:
                 self._outbox.stop()
+                if not self._protocol.ended:
+                    cause = self._outbox.broken
+                    self._protocol.lose(cause or ConnectionAbortedError("closed from here"))
+                    self._on_ended()
                 await self._transport.close_now()
-                self._finish()
+                self._gone.set()
+                logger.debug("%s is closed: %r", self, self._protocol.reason)
 
     async def _say_goodbye(self) -> None:
         if self._protocol.is_open:
@@ -328,14 +347,6 @@ class WebSocketConnection(trio.abc.AsyncResource):
         with trio.move_on_after(_GOODBYE) as scope:
             scope.shield = True
             await self._outbox.flush()
-
-    def _finish(self) -> None:
-        if not self._protocol.ended:
-            cause = self._outbox.broken
-            self._protocol.lose(cause or ConnectionAbortedError("closed without the peer's Close"))
-            self._on_ended()
-        self._gone.set()
-        logger.debug("%s is closed: %r", self, self._protocol.reason)
 
     def _on_control(self, event: Ping | Pong) -> None:
         payload = bytes(event.payload)

@@ -38,7 +38,7 @@ class Opened:
     #: The state machine of the open connection.
     ws: wsproto.WSConnection
     #: The request target.
-    path: str
+    path: str | None
     #: The subprotocol that the server chose.
     subprotocol: str | None
     #: The headers that the peer sent, with names in lower case.

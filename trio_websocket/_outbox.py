@@ -101,6 +101,7 @@ class Outbox:
         self._has_writer = True
         self._nursery.start_soon(self._write)
 
+    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
     async def _write(self) -> None:
         with self._writer:
             try:

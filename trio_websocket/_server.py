@@ -37,7 +37,7 @@ class WebSocketRequest:
         nursery: trio.Nursery,
         transport: Transport,
         handshake: ServerHandshake,
-        options: OptionKeywords,
+        options: Options,
     ) -> None:
         """
         Applications get requests from :func:`serve_websocket` and :func:`wrap_server_stream`.
@@ -99,10 +99,10 @@ class WebSocketRequest:
         self._check_unanswered()
         response, opened = self._handshake.accept(subprotocol, extra_headers)
         self._is_answered = True
-        connection = WebSocketConnection(self._transport.stream, opened.ws, **self._options)
-        connection._start(self._nursery, opened, response)
-        self._connection = connection
-        return connection
+        self._connection = WebSocketConnection._start(
+            self._nursery, self._transport, opened, self._options, response
+        )
+        return self._connection
 
     async def reject(
         self,
@@ -124,7 +124,7 @@ class WebSocketRequest:
         self._check_unanswered()
         response = self._handshake.reject(status_code, extra_headers, body)
         self._is_answered = True
-        with trio.move_on_after(Options(**self._options).disconnect_timeout):
+        with trio.move_on_after(self._options.disconnect_timeout):
             await _answer(self._transport, response)
 
     def _check_unanswered(self) -> None:
@@ -166,13 +166,8 @@ async def wrap_server_stream(
     :raises ConnectionTimeout: The request was not there within ``connect_timeout``.
     :raises HandshakeError: It is no WebSocket handshake.
     """
-    given: OptionKeywords = {
-        "message_queue_size": message_queue_size,
-        "max_message_size": max_message_size,
-        "receive_buffer_size": receive_buffer_size,
-        **options,
-    }
-    return await _receive_request(nursery, stream, Options(**given), given)
+    bounds = Options(message_queue_size, max_message_size, receive_buffer_size, **options)
+    return await _receive_request(nursery, stream, bounds)
 
 
 @takes_options
@@ -237,8 +232,7 @@ class WebSocketServer:
         self._handler = handler
         self._listeners = listeners
         self._handler_nursery = handler_nursery
-        self._bounds = Options(**options)
-        self._options = options
+        self._options = Options(**options)
 
     @property
     def port(self) -> int:
@@ -295,7 +289,7 @@ class WebSocketServer:
         error: BaseException | None = None
         async with trio.open_nursery() as nursery:
             try:
-                request = await _receive_request(nursery, stream, self._bounds, self._options)
+                request = await _receive_request(nursery, stream, self._options)
             except HandshakeError as exc:
                 logger.debug("no opening handshake: %s", exc)
             except BaseException as exc:
@@ -315,18 +309,18 @@ class WebSocketServer:
 
 
 async def _receive_request(
-    nursery: trio.Nursery, stream: trio.abc.Stream, bounds: Options, options: OptionKeywords
+    nursery: trio.Nursery, stream: trio.abc.Stream, options: Options
 ) -> WebSocketRequest:
-    transport = Transport(stream, bounds.receive_buffer_size)
-    handshake = ServerHandshake(bounds)
+    transport = Transport(stream, options.receive_buffer_size)
+    handshake = ServerHandshake(options)
     try:
-        with trio.move_on_after(bounds.connect_timeout):
+        with trio.move_on_after(options.connect_timeout):
             while not handshake.has_request():
                 handshake.receive_data(await transport.read())
             return WebSocketRequest(nursery, transport, handshake, options)
-        raise ConnectionTimeout(f"no request within {bounds.connect_timeout} s")
+        raise ConnectionTimeout(f"no request within {options.connect_timeout} s")
     except BadRequest as exc:
-        with trio.move_on_after(bounds.disconnect_timeout):
+        with trio.move_on_after(options.disconnect_timeout):
             await _answer(transport, exc.response)
         raise HandshakeError(str(exc)) from exc.__cause__
     except HandshakeError:
