@@ -334,7 +334,7 @@ def _failed(what: str, exc: BaseException) -> ConnectionFailed:
     causes = [cause_of(leaf) for leaf in _leaves(exc)]
     reasons = dict.fromkeys(_reason(cause) for cause in causes)
     failed = ConnectionFailed(f"{what}: {', '.join(reasons)}")
-    errnos = {cause.errno for cause in causes if isinstance(cause, OSError)}
+    errnos = {_errno(cause) for cause in causes}
     if len(errnos) == 1:
         failed.errno = errnos.pop()
     return failed
@@ -349,11 +349,17 @@ def _leaves(exc: BaseException) -> list[Exception]:
     return [exc] if isinstance(exc, Exception) else []
 
 
+def _errno(exc: Exception) -> int | None:
+    # the number that an SSLError has is no errno
+    return exc.errno if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) else None
+
+
 def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {exc.verify_message}"
-    if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
-        return os.strerror(exc.errno)  # Trio's text repeats the address
+    errno = _errno(exc)
+    if errno is not None and errno > 0:  # those of name look-up are negative
+        return os.strerror(errno)  # Trio's text repeats the address
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     return str(exc) or type(exc).__name__

@@ -337,7 +337,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
                     cause = self._outbox.broken
                     self._protocol.lose(cause or ConnectionAbortedError("closed from here"))
                     self._on_ended()
-                await self._transport.close_now()
+                await self._transport.close_now()  # never raises
                 self._gone.set()
                 logger.debug("%s is closed: %r", self, self._protocol.reason)
 

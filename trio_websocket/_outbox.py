@@ -33,8 +33,8 @@ class Outbox:
         self._chunks: collections.deque[bytes] = collections.deque()
         self._size = 0  # of the chunks, and of what the writer is at
         self._late_pong: bytes | None = None
-        self._writer = trio.CancelScope(shield=True)
-        self._has_writer = False
+        self._writer: trio.CancelScope | None = None
+        self._is_stopped = False
         self._idle = trio.lowlevel.ParkingLot()
         self._progress = trio.lowlevel.ParkingLot()
         #: The error of the write that failed.
@@ -48,8 +48,10 @@ class Outbox:
 
     def stop(self) -> None:
         """Write nothing more. The stream may have a part of a frame."""
+        self._is_stopped = True
         self._discard()
-        self._writer.cancel()
+        if self._writer is not None:
+            self._writer.cancel()
 
     @property
     def is_full(self) -> bool:
@@ -58,7 +60,7 @@ class Outbox:
 
     def append(self, data: bytes) -> None:
         """Write the data now, or as soon as the peer lets us."""
-        if self.broken is not None or self._writer.cancel_called:
+        if self.broken is not None or self._is_stopped:
             return
         if self._transport.is_socket and not self._size:
             try:
@@ -71,7 +73,7 @@ class Outbox:
             data = data[written:]
         self._chunks.append(data)
         self._size += len(data)
-        if not self._has_writer:
+        if self._writer is None:
             self._start_writer()
         self._idle.unpark()
 
@@ -98,12 +100,12 @@ class Outbox:
 
     def _start_writer(self) -> None:
         assert self._nursery is not None
-        self._has_writer = True
-        self._nursery.start_soon(self._write)
+        self._writer = trio.CancelScope(shield=True)
+        self._nursery.start_soon(self._write, self._writer)
 
     @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
-    async def _write(self) -> None:
-        with self._writer:
+    async def _write(self, scope: trio.CancelScope) -> None:
+        with scope:
             try:
                 while self._chunks or not self._transport.is_socket:
                     if not self._chunks:
@@ -115,7 +117,7 @@ class Outbox:
                     self._progress.unpark_all()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 self._break(cause_of(exc))
-        self._has_writer = False
+        self._writer = None
 
     def _take_batch(self) -> bytes:
         """What goes out in one write: small frames together, a large one by itself."""

@@ -76,8 +76,10 @@ class Transport:
 
     async def close_now(self) -> None:
         """Close without waiting for anything, and without an error: nobody could act on it."""
-        with contextlib.suppress(Exception):
-            await trio.aclose_forcefully(self.stream)
+        # Not trio.aclose_forcefully(): the shield keeps an outer cancellation from coming out.
+        with trio.CancelScope(shield=True) as scope, contextlib.suppress(Exception):
+            scope.cancel()
+            await self.stream.aclose()
 
 
 def cause_of(exc: Exception) -> Exception:
