@@ -7,20 +7,16 @@ import dataclasses
 import importlib
 import os
 import ssl
-import sys
 from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable
 
 import trio
 
 from ._connection import WebSocketConnection, conclude
-from ._errors import ConnectionFailed, ConnectionTimeout
+from ._errors import ConnectionFailed, ConnectionTimeout, leaves
 from ._handshake import ClientHandshake, ExtraHeaders
 from ._options import OptionKeywords, Options, takes_options
 from ._transport import Transport, cause_of
 from ._url import ascii_host, host_header, parse_url, request_target
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -295,11 +291,12 @@ async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> 
     tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
     try:
         await tls.do_handshake()
-    except BaseException as exc:
+    except (OSError, trio.BrokenResourceError) as exc:
         await trio.aclose_forcefully(stream)
-        if not isinstance(exc, (OSError, trio.BrokenResourceError)):
-            raise
         raise _failed(f"no TLS with {host}, port {port}", exc) from exc
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
     return tls
 
 
@@ -329,24 +326,17 @@ async def _shake_hands(
         raise
 
 
-def _failed(what: str, exc: BaseException) -> ConnectionFailed:
+def _failed(what: str, exc: Exception) -> ConnectionFailed:
     """The error to raise for one of the network, in words that name the reason."""
-    causes = [cause_of(leaf) for leaf in _leaves(exc)]
+    # Trio has an OSError of its own for several attempts, with theirs as its cause.
+    group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
+    causes = [cause_of(leaf) for leaf in leaves(group or exc) if isinstance(leaf, Exception)]
     reasons = dict.fromkeys(_reason(cause) for cause in causes)
     failed = ConnectionFailed(f"{what}: {', '.join(reasons)}")
     errnos = {_errno(cause) for cause in causes}
     if len(errnos) == 1:
         failed.errno = errnos.pop()
     return failed
-
-
-def _leaves(exc: BaseException) -> list[Exception]:
-    """The network errors behind the one that Trio made of several attempts."""
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for member in exc.exceptions for leaf in _leaves(member)]
-    if type(exc) is OSError and exc.errno is None and exc.__cause__ is not None:
-        return _leaves(exc.__cause__)
-    return [exc] if isinstance(exc, Exception) else []
 
 
 def _errno(exc: Exception) -> int | None:

@@ -185,6 +185,13 @@ class MessageTypeError(TypeError, ValueError):
     """
 
 
+def leaves(exc: BaseException) -> list[BaseException]:
+    """The exceptions in a group and in the groups in it; or the one that is no group."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for member in exc.exceptions for leaf in leaves(member)]
+    return [exc]
+
+
 def without_lost_connections(exc: BaseException) -> BaseException | None:
     """What is left of ``exc``, or of the group it is, without the news of a lost connection."""
     lost = (ConnectionClosed, DisconnectionTimeout)

@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Awaitable, Callable, NoReturn, Sequence
 import trio
 
 from ._connection import WebSocketConnection, conclude
-from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, without_lost_connections
+from ._errors import (
+    ConnectionFailed,
+    ConnectionTimeout,
+    HandshakeError,
+    leaves,
+    without_lost_connections,
+)
 from ._handshake import BadRequest, ExtraHeaders, Headers, ServerHandshake
 from ._options import NewerOptionKeywords, OptionKeywords, Options, takes_options
 from ._transport import Address, Transport, cause_of
 from ._url import Endpoint
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import ExceptionGroup
+    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     import ssl
@@ -259,30 +265,21 @@ class WebSocketServer:
 
         :param task_status: For ``nursery.start()``.
         """
-        errors: list[Exception] = []
-        async with trio.open_nursery() as nursery:
-
-            async def serve(stream: trio.abc.Stream) -> None:
-                try:
-                    await self._serve(stream)
-                except Exception as exc:
-                    # One error comes out as it is, in no group.
-                    errors.append(exc)
-                    nursery.cancel_scope.cancel()
-
-            in_nursery = self._handler_nursery
-            await nursery.start(
-                functools.partial(
-                    trio.serve_listeners,
-                    serve if in_nursery is None else self._serve,
-                    list(self._listeners),
-                    handler_nursery=nursery if in_nursery is None else in_nursery,
+        error: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    functools.partial(
+                        trio.serve_listeners,
+                        self._serve,
+                        list(self._listeners),
+                        handler_nursery=self._handler_nursery,
+                    )
                 )
-            )
-            task_status.started(self)
-        if len(errors) == 1:
-            raise errors[0]
-        raise ExceptionGroup("handlers have failed", errors)
+                task_status.started(self)
+        except BaseExceptionGroup as exc:
+            error = _single(exc)
+        raise error or AssertionError("serve_listeners() does not return")
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         """One connection, from the request to the end of its handler."""
@@ -346,6 +343,12 @@ async def _answer(transport: Transport, response: bytes) -> None:
         raise
     else:
         await transport.hang_up(peer_may_send=True)
+
+
+def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error in a group that nurseries have made of it, or else the group."""
+    errors = [exc for exc in leaves(group) if not isinstance(exc, trio.Cancelled)]
+    return errors[0] if len(errors) == 1 else group
 
 
 def listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:
