@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import os
 import ssl
-from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable, NoReturn
 
 import trio
 
@@ -283,7 +283,7 @@ async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> 
     try:
         stream = await trio.open_tcp_stream(host, port)
     except OSError as exc:
-        raise _failed(f"can't connect to {host}, port {port}", exc) from exc
+        _raise_failed(f"can't connect to {host}, port {port}", exc)
     if use_ssl is False:
         return stream
     context = ssl.create_default_context() if use_ssl is True else use_ssl
@@ -293,7 +293,7 @@ async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> 
         await tls.do_handshake()
     except (OSError, trio.BrokenResourceError) as exc:
         await trio.aclose_forcefully(stream)
-        raise _failed(f"no TLS with {host}, port {port}", exc) from exc
+        _raise_failed(f"no TLS with {host}, port {port}", exc)
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
@@ -308,16 +308,17 @@ async def _shake_hands(
 ) -> WebSocketConnection:
     transport = Transport(stream, options.receive_buffer_size)
     try:
-        opened = None
-        try:
+        # the server may have answered before it left: that counts for more than a failed write
+        with contextlib.suppress(Exception):
             await transport.write(handshake.request)
-        except (OSError, trio.BrokenResourceError):
-            pass  # the server may have answered before it left
+        opened = None
         while opened is None:
             try:
                 data = await transport.read()
-            except (OSError, trio.BrokenResourceError) as exc:
-                raise _failed("the connection was lost before the server answered", exc) from exc
+            except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
+                if not handshake.has_response:
+                    _raise_failed("the connection was lost before the server answered", exc)
+                data = b""
             handshake.receive_data(data)
             opened = handshake.result()
         return WebSocketConnection._start(nursery, transport, opened, options)
@@ -326,8 +327,8 @@ async def _shake_hands(
         raise
 
 
-def _failed(what: str, exc: Exception) -> ConnectionFailed:
-    """The error to raise for one of the network, in words that name the reason."""
+def _raise_failed(what: str, exc: Exception) -> NoReturn:
+    """Raise our error for one of the network, in words that name the reason."""
     # Trio has an OSError of its own for several attempts, with theirs as its cause.
     group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
     causes = [cause_of(leaf) for leaf in leaves(group or exc) if isinstance(leaf, Exception)]
@@ -336,7 +337,7 @@ def _failed(what: str, exc: Exception) -> ConnectionFailed:
     errnos = {_errno(cause) for cause in causes}
     if len(errnos) == 1:
         failed.errno = errnos.pop()
-    return failed
+    raise failed from causes[0] if len(causes) == 1 else exc
 
 
 def _errno(exc: Exception) -> int | None:

@@ -281,7 +281,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         finally:
             if not self._gone.is_set():
                 await self._abort()
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and self._protocol.rcvd is None:
             raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")
 
     async def _abort(self) -> None:

@@ -90,6 +90,7 @@ class ClientHandshake:
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
+        self._head = _HeadSize(options.max_header_size)
         self._path = resource
         self._key = _values(request.headers, b"sec-websocket-key")[0]
         self._offered = _tokens(request.headers, b"sec-websocket-protocol")
@@ -101,10 +102,16 @@ class ClientHandshake:
             self._http.send(h11.EndOfMessage()) or b""
         )
 
+    @property
+    def has_response(self) -> bool:
+        """Whether the server has answered, with something else than 101."""
+        return self._rejection is not None
+
     def receive_data(self, data: bytes) -> None:
         """Take bytes of the response; ``b""`` is the end of the stream."""
-        if not data and self._rejection is None:
+        if not data and not self.has_response:
             raise ConnectionFailed("the server closed the connection before it answered")
+        self._head.received += len(data)
         self._http.receive_data(data)
 
     def result(self) -> Opened | None:
@@ -122,6 +129,8 @@ class ClientHandshake:
                 raise self._rejected() from None  # its body is cut off; what it says still counts
             if event is h11.NEED_DATA:
                 return None
+            if not self.has_response and not self._head.is_allowed(self._http):
+                raise HandshakeError("the head of the server's response is too long")
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code != 101:
                     headers = tuple(event.headers)
@@ -177,6 +186,7 @@ class ServerHandshake:
     def __init__(self, options: Options) -> None:
         """:param options: The bounds."""
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=options.max_header_size)
+        self._head = _HeadSize(options.max_header_size)
         self._method = b""
         #: The headers of the request, with names in lower case.
         self.headers: Headers = []
@@ -189,6 +199,7 @@ class ServerHandshake:
         """Take bytes of the request; ``b""`` is the end of the stream."""
         if not data:
             raise ConnectionFailed("the client closed the connection before its request was whole")
+        self._head.received += len(data)
         self._http.receive_data(data)
 
     def has_request(self) -> bool:
@@ -212,6 +223,8 @@ class ServerHandshake:
     def _check(self, request: h11.Request) -> None:
         # RFC 6455, 4.2.1. h11 has seen to it that there is one Host header.
         headers = self.headers
+        if not self._head.is_allowed(self._http):
+            raise self._refuse(431, "the head of the request is too long")
         if request.method != b"GET":
             raise self._refuse(405, "the method must be GET", (b"Allow", b"GET"))
         if request.http_version < b"1.1":
@@ -308,6 +321,18 @@ class ServerHandshake:
             text.encode() + b"\n",
         )
         return BadRequest(text, response)
+
+
+class _HeadSize:
+    """How long a head is. h11 looks at those only that are not whole after a read."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.received = 0
+
+    def is_allowed(self, http: h11.Connection) -> bool:
+        """Whether the head that was parsed just now is within the limit."""
+        return self.received - len(http.trailing_data[0]) <= self._limit
 
 
 def _open_connection(side: wsproto.ConnectionType) -> wsproto.WSConnection:
