@@ -1,0 +1,54 @@
+"""Sphinx settings. The build needs no network."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from trio_websocket._version import __version__
+
+project = "trio-websocket"
+release = version = __version__
+html_title = f"{project} {release}"
+html_theme = "furo"
+exclude_patterns = ["_build"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+myst_heading_anchors = 3
+
+nitpicky = True
+# Names that other projects document: there is no network at build time to look them up.
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections\.abc|contextlib|ipaddress|ssl|trio|wsproto)\..*"),
+    ("py:class", r"AbstractAsyncContextManager|ExtraHeaders|Handler"),  # in annotations
+]
+
+autodoc_default_options = {"members": True}
+autoclass_content = "both"
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 80
+
+
+def resolve_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any
+) -> Any:
+    """Find names by where they are imported from, not by the module that defines them."""
+    target = re.sub(r"^trio_websocket\._\w+\.", "trio_websocket.", node["reftarget"])
+    if target == node["reftarget"]:
+        return None
+    python = env.get_domain("py")
+    return python.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], target, node, content
+    )
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("missing-reference", resolve_public_name)
