@@ -91,7 +91,7 @@ def parse_url(url: object) -> URL:
 def ascii_host(host: str) -> str:
     """The host as ASCII: a name that has other characters by IDNA."""
     try:
-        return host if host.isascii() else host.encode("idna").decode("ascii")
+        return host.encode("idna").decode("ascii")  # leaves ASCII as it is
     except UnicodeError as exc:
         raise ValueError(f"{host!r} is not a host name: {exc}") from exc
 

@@ -1,0 +1,98 @@
+# Needs GNU make and Python 3.8 or later with its venv module; everything else is installed by the
+# targets themselves, into .venv and .venvs/.
+
+PYTHON ?= python3
+PYTHONS ?= oldest newest
+ARGS :=
+COVERAGE := --cov
+
+VENV := .venv
+TOOLS := .venvs/tools
+FRESH := .venvs/package
+
+# Pyright asks the network for a newer release otherwise.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+# Another PYTHON, or other requirements, and the environment is made anew.
+python-version := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
+installed := $(VENV)/installed-$(python-version)
+tested := $(VENV)/test-installed-$(python-version)
+REQUIREMENTS := pyproject.toml setup.py trio_websocket/_version.py
+TOOL_PACKAGES := -e .[test,lint,docs] build twine
+
+# $(call pip,ENVIRONMENT,PACKAGES): what pip prints matters only when it fails.
+pip = $(1)/bin/python -m pip install $(2) >$(1)/pip.log 2>&1 || { cat $(1)/pip.log >&2; exit 1; }
+
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(installed)  ## run the example server and client against each other
+	@$(VENV)/bin/python examples/demo.py
+
+test: $(tested)  ## the suite with coverage; PYTHON=python3.12, ARGS="-k close --no-cov"
+	$(strip $(VENV)/bin/python -m pytest $(COVERAGE) $(ARGS))
+
+test-all:  ## the suite on the oldest and the newest Python found; PYTHONS="3.10 3.12", PYTHONS=all
+	@set -e; pythons=$$($(PYTHON) tools/interpreters.py $(PYTHONS)); \
+	for python in $$pythons; do \
+		$(MAKE) test VENV=.venvs/$${python%%=*} PYTHON=$${python#*=} COVERAGE=; \
+	done
+
+test-minimum:  ## the suite with the oldest dependencies, on the oldest Python found
+	@set -e; python=$$($(PYTHON) tools/interpreters.py oldest); \
+	PIP_CONSTRAINT=tools/minimum.txt $(MAKE) test VENV=.venvs/minimum PYTHON=$${python#*=} COVERAGE=
+
+lint: $(TOOLS)/installed  ## ruff, mypy, pyright
+	$(TOOLS)/bin/ruff check .
+	$(TOOLS)/bin/ruff format --check .
+	$(TOOLS)/bin/mypy
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" pyright --ignoreexternal --verifytypes trio_websocket
+
+format: $(TOOLS)/installed  ## what ruff can put right
+	$(TOOLS)/bin/ruff check --fix .
+	$(TOOLS)/bin/ruff format .
+
+docs: $(TOOLS)/installed  ## the manual, in docs/_build/html
+	$(TOOLS)/bin/python -m sphinx -q -E -n -W --keep-going -b html docs docs/_build/html
+
+package: $(TOOLS)/installed  ## sdist and wheel in dist/, checked and installed
+	rm -rf dist
+	@$(TOOLS)/bin/python -m build >$(TOOLS)/build.log 2>&1 || { cat $(TOOLS)/build.log >&2; exit 1; }
+	$(TOOLS)/bin/twine check --strict dist/*
+	$(TOOLS)/bin/python -m venv --clear $(FRESH)
+	@$(call pip,$(FRESH),dist/*.whl)
+	$(FRESH)/bin/python -m pip check
+	$(FRESH)/bin/python -I tools/check_installed.py
+
+autobahn: $(tested)  ## the Autobahn test suite against our client and server
+	$(strip $(VENV)/bin/python autobahn/run.py $(ARGS))
+
+dropin: $(tested)  ## compare with trio-websocket 0.12.2
+	$(strip $(VENV)/bin/python tools/dropin.py $(ARGS))
+
+clean:  ## remove what the other targets made
+	rm -rf .venv .venvs build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed-%: $(REQUIREMENTS)
+	@echo "$(VENV): installing the package for Python $*"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(call pip,$(VENV),-e .)
+	@touch $@
+
+$(VENV)/test-installed-%: $(VENV)/installed-%
+	@echo "$(VENV): installing what the tests need"
+	@$(call pip,$(VENV),-e .[test])
+	@touch $@
+
+$(TOOLS)/installed: $(REQUIREMENTS)
+	@echo "$(TOOLS): installing the tools"
+	@set -e; python=$$($(PYTHON) tools/interpreters.py newest); $${python#*=} -m venv --clear $(TOOLS)
+	@$(call pip,$(TOOLS),$(TOOL_PACKAGES))
+	@touch $@

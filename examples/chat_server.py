@@ -1,0 +1,203 @@
+"""A chat room with a page for browsers: open the printed address in two windows.
+
+    python examples/chat_server.py
+    python examples/chat_server.py --port 0 --page-port 0  # any free ports
+
+A client's first message is its name, every other one a line for the room. It shows sending to
+many clients without waiting for any: each has a task that sends and a queue with a bound, and
+a member whose queue is full, because it reads too slowly, has to leave. Nobody can fill the
+others' queues with a flood, since each client's messages are read at a limited rate and TCP makes
+it wait. It also shows how to turn away pages of other sites, which a browser lets connect to any
+server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socketserver
+import sys
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from ipaddress import IPv4Address
+from pathlib import Path
+from threading import Thread
+from typing import Iterator
+from urllib.parse import urlsplit
+
+import trio
+
+from trio_websocket import (
+    ConnectionClosed,
+    DisconnectionTimeout,
+    WebSocketConnection,
+    WebSocketRequest,
+    WebSocketServer,
+)
+
+PAGE = Path(__file__).with_name("chat.html")
+MAX_NAME = 40  # characters
+MAX_LINE = 4096  # bytes
+LINE_INTERVAL = 0.05  # seconds between two lines of the same member
+MAX_UNSENT = 100  # lines that wait for the same member
+CLOSE_TIMEOUT = 5  # seconds
+
+
+@dataclass(eq=False)
+class Member:
+    """Somebody in the room, and the lines that still have to be sent to them."""
+
+    name: str
+    unsent: trio.MemorySendChannel[str]
+    scope: trio.CancelScope
+    too_slow: bool = False
+
+
+class Room:
+    """Everybody who is there."""
+
+    def __init__(self) -> None:
+        self.members: set[Member] = set()
+
+    def say(self, line: str) -> None:
+        """Queue a line for each member; one whose queue is full has to leave."""
+        for member in self.members:
+            try:
+                member.unsent.send_nowait(line)
+            except trio.WouldBlock:
+                member.too_slow = True
+                member.scope.cancel()
+
+    async def welcome(self, request: WebSocketRequest) -> None:
+        """Serve one client, from its request to its end."""
+        if not comes_from_our_page(request):
+            await request.reject(403, body=b"This page may not use the chat.\n")
+            return
+        ws = await request.accept()
+        with suppress(ConnectionClosed, DisconnectionTimeout):
+            name = " ".join((await get_line(ws)).split())[:MAX_NAME] or "somebody"
+            member = await self.keep(ws, name)
+            if member.too_slow:
+                await ws.aclose(1008, "too slow")
+
+    async def keep(self, ws: WebSocketConnection, name: str) -> Member:
+        """Have a client in the room until it leaves or is too slow."""
+        unsent, lines = trio.open_memory_channel[str](MAX_UNSENT)
+        async with trio.open_nursery() as nursery:
+            member = Member(name, unsent, nursery.cancel_scope)
+            nursery.start_soon(send_lines, lines, ws)
+            self.members.add(member)
+            self.say(f"{name} joined, {len(self.members)} here")
+            try:
+                await self.listen(ws, name)
+            finally:
+                self.members.remove(member)
+                self.say(f"{name} left, {len(self.members)} here")
+                nursery.cancel_scope.cancel()
+        return member
+
+    async def listen(self, ws: WebSocketConnection, name: str) -> None:
+        """Pass on what a client says until it leaves."""
+        with suppress(ConnectionClosed):
+            while True:
+                self.say(f"{name}: {await get_line(ws)}")
+                await trio.sleep(LINE_INTERVAL)
+
+
+async def get_line(ws: WebSocketConnection) -> str:
+    message = await ws.get_message()
+    return message if isinstance(message, str) else message.decode(errors="replace")
+
+
+async def send_lines(lines: trio.MemoryReceiveChannel[str], ws: WebSocketConnection) -> None:
+    with suppress(ConnectionClosed):  # Room.listen sees it, too
+        async for line in lines:
+            await ws.send_message(line)
+
+
+def comes_from_our_page(request: WebSocketRequest) -> bool:
+    """Tell whether the page, if any, has the same host as this server.
+
+    Browsers name the page's site in Origin; other clients have no page, and seldom send it.
+    """
+    headers = dict(request.headers)
+    origin = headers.get(b"origin")
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).hostname == urlsplit(b"//" + headers.get(b"host", b"")).hostname
+    except ValueError:  # not a URL
+        return False
+
+
+@contextmanager
+def serve_page(host: str, port: int, page: bytes) -> Iterator[str]:
+    """Serve the page over HTTP from a thread during the block, which gets the URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
+        def do_GET(self) -> None:
+            if self.path != "/":
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+
+    with Server((host, port), Handler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}).start()
+        try:
+            yield f"http://{host}:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+
+
+async def serve(host: str, port: int, page_port: int) -> None:
+    """Serve until a signal comes."""
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    server = WebSocketServer(
+        Room().welcome,
+        listeners,
+        max_message_size=MAX_LINE,
+        disconnect_timeout=CLOSE_TIMEOUT,
+    )
+    page = (await trio.Path(PAGE).read_bytes()).replace(b"{PORT}", b"%d" % server.port)
+    with ExitStack() as stack:
+        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM))
+        url = stack.enter_context(serve_page(host, page_port, page))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            print(f"Chat page at {url}, WebSocket at ws://{host}:{server.port}/", flush=True)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A chat room for WebSocket clients and browsers.")
+    parser.add_argument(
+        "--host", type=IPv4Address, default="127.0.0.1", help="IPv4 address; default: %(default)s"
+    )
+    parser.add_argument("--port", type=int, default=8001, help="0: any free one; default: 8001")
+    parser.add_argument("--page-port", type=int, default=8000, help="the same; default: 8000")
+    args = parser.parse_args()
+    try:
+        trio.run(serve, str(args.host), args.port, args.page_port)
+    except OSError as error:
+        print(f"Can't serve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""URLs and arguments, good and bad."""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from typing import Any
+
+import trio
+
+from trio_websocket import (
+    WebSocketRequest,
+    connect_websocket,
+    connect_websocket_url,
+    open_websocket,
+    open_websocket_url,
+    serve_websocket,
+)
+
+
+class Url:
+    """Like yarl.URL: str() is the URL."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+async def handler(request: WebSocketRequest) -> None:
+    print("server", request.path)
+    await request.accept()
+
+
+PATHS = ["", "/", "/a/b", "/?", "/a?b=c&d=%20e", "?q", "/%D7%90?%D7%9D", "//x", "/a;b=c"]
+BAD = ["http://host/", "host", "", "ws:", "ws://", "wss:///path", "ws://host:port/", "//host/"]
+
+
+async def main() -> None:
+    context = ssl.create_default_context()
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve_websocket, handler, "localhost", 0, None))
+        server = await nursery.start(partial(serve_websocket, handler, "127.0.0.1", 0, None))
+        base = f"127.0.0.1:{server.port}"
+        for path in (
+            "",
+            "/",
+            "/a/b",
+            "/?",
+            "/a?b=c&d=%20e",
+            "?q",
+            "/%D7%90?%D7%9D",
+            "//x",
+            "/a;b=c",
+        ):
+            async with open_websocket_url(f"ws://{base}{path}") as ws:
+                print("client", ws.path)
+            await trio.sleep(0.01)
+        url: Any = Url(f"ws://{base}/object")
+        async with open_websocket_url(url) as ws:
+            print("client", ws.path)
+        async with await connect_websocket_url(nursery, url) as ws:
+            print("client", ws.path)
+        async with open_websocket_url(f"WS://LOCALHOST:{server.port}/case") as ws:
+            print("client", ws.path)
+        for text in BAD:
+            try:
+                open_websocket_url(text)
+            except ValueError:
+                print("bad", repr(text))
+            try:
+                await connect_websocket_url(nursery, text)
+            except ValueError:
+                print("bad", repr(text))
+        try:
+            open_websocket_url("ws://host/", context)
+        except ValueError:
+            print("ws with an ssl context")
+        wrong_types: list[Any] = [None, 1, "yes"]
+        for use_ssl in wrong_types:
+            try:
+                async with open_websocket("127.0.0.1", server.port, "/", use_ssl=use_ssl):
+                    pass
+            except TypeError:
+                print("use_ssl", use_ssl)
+            try:
+                await connect_websocket(nursery, "127.0.0.1", server.port, "/", use_ssl=use_ssl)
+            except TypeError:
+                print("use_ssl", use_ssl)
+        wrong: Any = open_websocket
+        try:
+            wrong("127.0.0.1", server.port, "/")
+        except TypeError:
+            print("use_ssl is required")
+        async with open_websocket("127.0.0.1", server.port, "/", use_ssl=False) as ws:
+            messages: list[Any] = [None, 1, [b"x"], {"a": "b"}]
+            for message in messages:
+                try:
+                    await ws.send_message(message)
+                except ValueError:
+                    print("message", repr(message))
+        nursery.cancel_scope.cancel()
+
+
+trio.run(main)
