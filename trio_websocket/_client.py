@@ -7,12 +7,12 @@ import dataclasses
 import importlib
 import os
 import ssl
-from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable, NoReturn
+from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable
 
 import trio
 
 from ._connection import WebSocketConnection, conclude
-from ._errors import ConnectionFailed, ConnectionTimeout, leaves
+from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, leaves
 from ._handshake import ClientHandshake, ExtraHeaders
 from ._options import OptionKeywords, Options, takes_options
 from ._transport import Transport, cause_of
@@ -92,9 +92,15 @@ async def _open(
                 extra_headers=extra_headers,
                 **_with_defaults(_OLD_LIMITS, options),
             )
+        except HandshakeError as exc:
+            error = exc
+        except OSError as exc:  # of a function that stands in for ours
+            error = _failed(f"can't connect to {host}, port {port}", exc)
         except BaseException as exc:
             error = exc
         else:
+            if isinstance(connection, WebSocketConnection):
+                connection._outlive_cancellation()
             try:
                 yield connection
             except BaseException as exc:
@@ -283,7 +289,7 @@ async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> 
     try:
         stream = await trio.open_tcp_stream(host, port)
     except OSError as exc:
-        _raise_failed(f"can't connect to {host}, port {port}", exc)
+        raise _failed(f"can't connect to {host}, port {port}", exc)  # noqa: B904 # has its cause
     if use_ssl is False:
         return stream
     context = ssl.create_default_context() if use_ssl is True else use_ssl
@@ -293,7 +299,7 @@ async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> 
         await tls.do_handshake()
     except (OSError, trio.BrokenResourceError) as exc:
         await trio.aclose_forcefully(stream)
-        _raise_failed(f"no TLS with {host}, port {port}", exc)
+        raise _failed(f"no TLS with {host}, port {port}", exc)  # noqa: B904 # has its cause
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
@@ -317,7 +323,8 @@ async def _shake_hands(
                 data = await transport.read()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 if not handshake.has_response:
-                    _raise_failed("the connection was lost before the server answered", exc)
+                    what = "the connection was lost before the server answered"
+                    raise _failed(what, exc)  # noqa: B904 # has its cause
                 data = b""
             handshake.receive_data(data)
             opened = handshake.result()
@@ -327,8 +334,8 @@ async def _shake_hands(
         raise
 
 
-def _raise_failed(what: str, exc: Exception) -> NoReturn:
-    """Raise our error for one of the network, in words that name the reason."""
+def _failed(what: str, exc: Exception) -> ConnectionFailed:
+    """Our error for one of the network, with its cause, in words that name the reason."""
     # Trio has an OSError of its own for several attempts, with theirs as its cause.
     group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
     causes = [cause_of(leaf) for leaf in leaves(group or exc) if isinstance(leaf, Exception)]
@@ -337,7 +344,8 @@ def _raise_failed(what: str, exc: Exception) -> NoReturn:
     errnos = {_errno(cause) for cause in causes}
     if len(errnos) == 1:
         failed.errno = errnos.pop()
-    raise failed from causes[0] if len(causes) == 1 else exc
+    failed.__cause__ = causes[0] if len(causes) == 1 else exc
+    return failed
 
 
 def _errno(exc: Exception) -> int | None:

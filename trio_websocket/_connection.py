@@ -189,17 +189,15 @@ class WebSocketConnection(trio.abc.AsyncResource):
         if self._outbox.is_full or self._sender.locked():
             async with self._sender:
                 await self._outbox.wait_room()
-                self._append_message(is_text, payload)
+                await self._check_open()
+                self._outbox.append(self._protocol.message(is_text, payload))
         else:
-            self._append_message(is_text, payload)
+            await self._check_open()
+            self._outbox.append(self._protocol.message(is_text, payload))
         if self._outbox.is_full:
             await self._outbox.wait_room()
         if self._outbox.broken is not None:
-            await self._wait_for_facts()
-
-    def _append_message(self, is_text: bool, payload: bytes) -> None:
-        self._check_open()
-        self._outbox.append(self._protocol.message(is_text, payload))
+            await self._check_open()
 
     async def get_message(self) -> str | bytes:
         """The next message that the peer sent: str if it is text, bytes if it is binary.
@@ -234,6 +232,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
             if self._pings.get(payload) is ping:
                 del self._pings[payload]
         if ping.round_trip is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise self._protocol.closed_error()
         return ping.round_trip
 
@@ -328,9 +327,8 @@ class WebSocketConnection(trio.abc.AsyncResource):
                     await self._outbox.flush()
                 await self._transport.hang_up(peer_may_send=self._protocol.rcvd is None)
             except trio.Cancelled:
-                # Nothing is gained by raising it again: the task ends here. And a nursery would
-                # make a group of it.
                 await self._say_goodbye()
+                raise
             finally:
                 self._outbox.stop()
                 if not self._protocol.ended:
@@ -340,6 +338,14 @@ class WebSocketConnection(trio.abc.AsyncResource):
                 await self._transport.close_now()  # never raises
                 self._gone.set()
                 logger.debug("%s is closed: %r", self, self._protocol.reason)
+
+    def _outlive_cancellation(self) -> None:
+        """Work until `conclude`, which is sure to come, also in a scope that is cancelled.
+
+        So it is the block or handler that decides when the connection ends, and a cancelled one can
+        still send a last message from a shielded scope.
+        """
+        self._scope.shield = True
 
     async def _say_goodbye(self) -> None:
         if self._protocol.is_open:
@@ -380,8 +386,13 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
     # -- helpers
 
-    def _check_open(self) -> None:
+    async def _check_open(self) -> None:
+        """Raise if nothing can be sent. Otherwise it does not wait."""
+        if self._outbox.broken is not None:
+            await self._gone.wait()  # what the peer said before it left is still being read
         if not self._protocol.is_open:
+            # If what cancelled us has closed the connection first, that says more.
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise self._protocol.closed_error()
 
     def _check_unused(self, payload: bytes) -> None:
@@ -391,18 +402,10 @@ class WebSocketConnection(trio.abc.AsyncResource):
     async def _wait_turn(self) -> None:
         """Wait until a control frame of the application may be sent."""
         await self._pacer.checkpoint()
-        self._check_open()
         if self._outbox.is_full:
             async with self._sender:
                 await self._outbox.wait_room()
-        if self._outbox.broken is not None:
-            await self._wait_for_facts()
-        self._check_open()
-
-    async def _wait_for_facts(self) -> None:
-        """A write has failed: once the peer's last words are read, say what has happened."""
-        await self._gone.wait()
-        raise self._protocol.closed_error()
+        await self._check_open()
 
 
 async def conclude(

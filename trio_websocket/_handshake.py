@@ -27,6 +27,9 @@ ExtraHeaders = Iterable[Tuple[Union[bytes, str], Union[bytes, str]]]
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64 (RFC 6455, 4.1)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _VERSION = b"13"
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # what precedes the path in a URI
+_LONG_REQUEST = "the head of the request is too long"
+_LONG_RESPONSE = "the head of the server's response is too long"
 # The headers of a response that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 
@@ -83,24 +86,25 @@ class ClientHandshake:
         ]
         if offered:
             headers.append((b"Sec-WebSocket-Protocol", ", ".join(offered).encode("ascii")))
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
         try:
             request = h11.Request(
                 method="GET", target=resource, headers=_merged(headers, extra_headers)
             )
+            #: The bytes of the request.
+            self.request: bytes = b"".join(
+                self._http.send(event) or b"" for event in (request, h11.EndOfMessage())
+            )
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
         self._head = _HeadSize(options.max_header_size)
         self._path = resource
         self._key = _values(request.headers, b"sec-websocket-key")[0]
-        self._offered = _tokens(request.headers, b"sec-websocket-protocol")
+        offers = _tokens(request.headers, b"sec-websocket-protocol")
+        self._offered = [offer for offer in offers if offer.isascii()]
         self._max_body = options.max_rejection_body
         self._rejection: h11.Response | None = None
         self._body = b""
-        #: The bytes of the request.
-        self.request = (self._http.send(request) or b"") + (
-            self._http.send(h11.EndOfMessage()) or b""
-        )
 
     @property
     def has_response(self) -> bool:
@@ -125,12 +129,14 @@ class ClientHandshake:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as exc:
                 if self._rejection is None:
-                    raise HandshakeError(f"the server did not answer in HTTP: {exc}") from exc
+                    text = f"the server did not answer in HTTP: {_shortened(exc)}"
+                    is_long = exc.error_status_hint == 431
+                    raise HandshakeError(_LONG_RESPONSE if is_long else text) from exc
                 raise self._rejected() from None  # its body is cut off; what it says still counts
             if event is h11.NEED_DATA:
                 return None
             if not self.has_response and not self._head.is_allowed(self._http):
-                raise HandshakeError("the head of the server's response is too long")
+                raise HandshakeError(_LONG_RESPONSE)
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code != 101:
                     headers = tuple(event.headers)
@@ -191,7 +197,7 @@ class ServerHandshake:
         #: The headers of the request, with names in lower case.
         self.headers: Headers = []
         #: The request target.
-        self.path = ""
+        self.path: str = ""
         #: The subprotocols that the client offers, the preferred one first.
         self.proposed_subprotocols: tuple[str, ...] = ()
 
@@ -210,21 +216,23 @@ class ServerHandshake:
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as exc:
-            raise self._refuse(exc.error_status_hint, f"not an HTTP request: {exc}") from exc
+            status = exc.error_status_hint
+            text = f"this is no HTTP request: {_shortened(exc)}"
+            raise self._refuse(status, _LONG_REQUEST if status == 431 else text) from exc
         if event is h11.NEED_DATA:
             return False
         assert isinstance(event, h11.Request)
         self._method = event.method
         self.headers = list(event.headers)
-        self.path = event.target.decode("ascii")
+        self.path = _ABSOLUTE.sub("", event.target.decode("ascii"), count=1)
         self._check(event)
         return True
 
     def _check(self, request: h11.Request) -> None:
-        # RFC 6455, 4.2.1. h11 has seen to it that there is one Host header.
+        # RFC 6455, 4.2.1
         headers = self.headers
         if not self._head.is_allowed(self._http):
-            raise self._refuse(431, "the head of the request is too long")
+            raise self._refuse(431, _LONG_REQUEST)
         if request.method != b"GET":
             raise self._refuse(405, "the method must be GET", (b"Allow", b"GET"))
         if request.http_version < b"1.1":
@@ -235,7 +243,7 @@ class ServerHandshake:
             raise self._refuse(400, "a WebSocket handshake has no body")
         if b"websocket" not in _lower_tokens(headers, b"upgrade"):
             text = "this is a WebSocket server, and the request lacks 'Upgrade: websocket'"
-            raise self._refuse(426, text, (b"Upgrade", b"websocket"))
+            raise self._refuse(426, text)
         if b"upgrade" not in _lower_tokens(headers, b"connection"):
             raise self._refuse(400, "the request lacks 'Connection: Upgrade'")
         versions = _values(headers, b"sec-websocket-version")
@@ -246,8 +254,9 @@ class ServerHandshake:
         keys = _values(headers, b"sec-websocket-key")
         if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
             raise self._refuse(400, "a Sec-WebSocket-Key has 16 bytes in base64")
-        if not all(value.isascii() for value in _values(headers, b"host")):
-            raise self._refuse(400, "the Host header has characters outside ASCII")
+        hosts = _values(headers, b"host")
+        if len(hosts) != 1 or not hosts[0].isascii():
+            raise self._refuse(400, "a request has one Host header, in ASCII")
         try:
             self.proposed_subprotocols = tuple(
                 token.decode("ascii") for token in _tokens(headers, b"sec-websocket-protocol")
@@ -301,26 +310,38 @@ class ServerHandshake:
         """
         if not 200 <= status_code <= 999:
             raise ValueError(f"a rejection has a status from 200 to 999, not {status_code!r}")
-        body = body or b""
+        body = b"" if body is None else body
+        if not isinstance(body, (bytes, bytearray, memoryview)):
+            raise TypeError(f"the body of a response is bytes, not {body!r:.100}")
         headers = _merged([(b"Connection", b"close")], extra_headers)
-        names = {name.lower() for name, _ in headers}
-        if not names & {b"content-length", b"transfer-encoding"}:
+        has_no_body = status_code in (204, 304)  # RFC 9110, 6.4.1; no length either: 8.6
+        if body and has_no_body:
+            raise ValueError(f"a body can't be sent with status {status_code}")
+        lengths = [value for name, value in headers if name.lower() == b"content-length"]
+        if lengths and lengths != [b"%d" % len(body)]:
+            raise ValueError(f"Content-Length {lengths} can't be sent with {len(body)} bytes")
+        has_length = lengths or any(name.lower() == b"transfer-encoding" for name, _ in headers)
+        if not has_length and not has_no_body:
             headers.append((b"Content-Length", b"%d" % len(body)))
         try:
-            data = self._http.send(h11.Response(status_code=status_code, headers=headers)) or b""
-            if body and self._method != b"HEAD":
-                data += self._http.send(h11.Data(data=body)) or b""
-            return data + (self._http.send(h11.EndOfMessage()) or b"")
+            response = h11.Response(status_code=status_code, headers=headers)
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
+        data = self._http.send(response) or b""
+        if body and self._method != b"HEAD":
+            data += self._http.send(h11.Data(data=body)) or b""
+        return data + (self._http.send(h11.EndOfMessage()) or b"")
 
     def _refuse(self, status_code: int, text: str, *headers: tuple[bytes, bytes]) -> BadRequest:
-        response = self.reject(
-            status_code,
-            [*headers, (b"Content-Type", b"text/plain; charset=utf-8")],
-            text.encode() + b"\n",
-        )
+        extra = [*headers, (b"Content-Type", b"text/plain; charset=utf-8")]
+        if status_code == 426:  # RFC 9110, 15.5.22 and 7.8
+            extra += [(b"Upgrade", b"websocket"), (b"Connection", b"upgrade, close")]
+        response = self.reject(status_code, extra, text.encode() + b"\n")
         return BadRequest(text, response)
+
+
+def _shortened(exc: Exception) -> str:
+    return str(exc)[:200]  # h11's text repeats what it got, whatever its size
 
 
 class _HeadSize:

@@ -51,7 +51,7 @@ class Inbox:
         """
         self._transport = transport
         self._protocol = protocol
-        self._size = max(size, 1)
+        self._size = size + 1  # one is in hand while so many wait, as it was in 0.12
         self._on_control = on_control
         self._on_ended = on_ended
         self._is_urgent = is_urgent
@@ -83,6 +83,8 @@ class Inbox:
         try:
             while not self._messages:
                 if not self._protocol.is_open:
+                    # If what cancelled us has closed the connection first, that says more.
+                    await trio.lowlevel.checkpoint_if_cancelled()
                     raise self._protocol.closed_error()
                 if not await self._decode():
                     await self._wait_for_data()

@@ -16,9 +16,9 @@ class Options:
     ``math.inf`` means no limit, where the value is a number and not an int.
     """
 
-    #: Messages that were received and wait for ``get_message``. When so many wait, no more is
-    #: read, and TCP stops the peer; a small queue bounds memory and shows that the
-    #: application is slow. 0 counts as 1.
+    #: Messages that were received and wait for ``get_message``. When so many wait, and one more,
+    #: no more is read, and TCP stops the peer. A small queue bounds memory, and lets the peer feel
+    #: that the application is slow.
     message_queue_size: float = 1
     #: Bytes of payload of one received message. A larger one is refused with close code 1009 when
     #: its frame header is seen, before its payload is kept. 1 MiB holds what applications

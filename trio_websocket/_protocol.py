@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import io
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -46,10 +47,12 @@ ENDED = Signal.ENDED
 
 Event: TypeAlias = "str | bytes | Ping | Pong | Signal"
 
-_TEXT, _BINARY = 0x1, 0x2
+_CONTINUATION, _TEXT, _BINARY = 0x0, 0x1, 0x2
+_CONTROL = 0x8
+_CLOSE, _PING, _PONG = 0x8, 0x9, 0xA
 _FINAL = 0x80
+_FINAL_CONTROL = frozenset({_FINAL | _CLOSE, _FINAL | _PING, _FINAL | _PONG})
 _MASKED = 0x80
-_CLOSE = 0x8
 _NO_STATUS = 1005
 _ABNORMAL = 1006
 _TOO_BIG = 1009
@@ -69,7 +72,7 @@ class Protocol:
         :param fast: Whether to take the fast path; without it wsproto decodes every frame.
         """
         self._ws = ws
-        self._fast = fast
+        self._fast = fast and options.max_fragments >= 1
         self._max_message_size = options.max_message_size
         self._max_fragments = options.max_fragments
         self._expected_mask = 0 if ws.client else _MASKED
@@ -82,7 +85,7 @@ class Protocol:
         self._at = 0  # what precedes it in the buffer is decoded
         self._eof: Exception | None = None
         # The frame under way in wsproto: what it still lacks.
-        self._frame_left = 0
+        self._frame_left: float = 0
         # The message under way in wsproto: its frames, the size they announced, its payload.
         self._fragments = 0
         self._size = 0
@@ -252,28 +255,41 @@ class Protocol:
         """
         available = self.undecoded
         if self._frame_left:
-            size = min(self._frame_left, available)
+            size = int(min(self._frame_left, available))
             self._frame_left -= size
             return size
         head = self._buffer[self._at : self._at + 14]
-        size = _head_size(head)
-        if available < size:
+        if len(head) < 2:
             return 0
-        length = _payload_length(head)
+        if not self._begins_well(head):
+            self._frame_left = math.inf  # it is for wsproto to say what is wrong
+            return available
+        head_size, length = _sizes(head)
+        if length is None:
+            return 0
         opcode = head[0] & 0x0F
-        if opcode & 0x8 and length < 126:
-            if available < size + length:
+        if opcode & _CONTROL:
+            if available < head_size + length:
                 return 0
             if opcode == _CLOSE and length >= 2:
-                self._replace_unknown_code(head, size)
-            return size + length
+                self._replace_unknown_code(head, head_size)
+            return head_size + length
+        is_in_order = (opcode == _CONTINUATION) == bool(self._fragments)
         self._fragments += 1
         self._size += length
-        if self.sent is None and not self._within_limits:
-            self._refuse_message(size)
+        if is_in_order and self.sent is None and not self._within_limits:
+            self._refuse_message(head_size)
             return 0
-        self._frame_left = size + length
+        self._frame_left = head_size + length
         return self._next_piece()
+
+    def _begins_well(self, head: bytes) -> bool:
+        """Whether the first two bytes are those of a frame that may come (RFC 6455, 5.2)."""
+        if head[1] & _MASKED != self._expected_mask:
+            return False
+        if head[0] & 0x7F in (_CONTINUATION, _TEXT, _BINARY):
+            return True
+        return head[0] in _FINAL_CONTROL and head[1] & 0x7F <= 125
 
     @property
     def _within_limits(self) -> bool:
@@ -281,7 +297,7 @@ class Protocol:
 
     def _refuse_message(self, head_size: int) -> None:
         # wsproto first judges the head: what is wrong with it counts for more than its size
-        self._feed(head_size)
+        self._feed(min(head_size, self.undecoded))
         if not self.ended:
             what = "size" if self._size > self._max_message_size else "number of fragments"
             self._fail(_TOO_BIG, f"the message is over the limit on its {what}")
@@ -352,17 +368,16 @@ class Protocol:
         self.error = RemoteProtocolError(text)
 
 
-def _head_size(head: bytes) -> int:
-    if len(head) < 2:
-        return 2
-    return 2 + {126: 2, 127: 8}.get(head[1] & 0x7F, 0) + (4 if head[1] & _MASKED else 0)
-
-
-def _payload_length(head: bytes) -> int:
+def _sizes(head: bytes) -> tuple[int, int | None]:
+    """The sizes of a frame's head and payload; the latter is None if the head has not told it."""
     length = head[1] & 0x7F
-    if length < 126:
-        return length
-    return int.from_bytes(head[2:4] if length == 126 else head[2:10], "big")
+    size = 2
+    if length > 125:
+        size = 4 if length == 126 else 10
+        if len(head) < size:
+            return size, None
+        length = int.from_bytes(head[2:size], "big")
+    return size + (4 if head[1] & _MASKED else 0), length
 
 
 def _masked(payload: bytes, key: bytes) -> bytes:

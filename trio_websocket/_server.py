@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 from typing import TYPE_CHECKING, Awaitable, Callable, NoReturn, Sequence
 
 import trio
@@ -21,9 +20,6 @@ from ._handshake import BadRequest, ExtraHeaders, Headers, ServerHandshake
 from ._options import NewerOptionKeywords, OptionKeywords, Options, takes_options
 from ._transport import Address, Transport, cause_of
 from ._url import Endpoint
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     import ssl
@@ -58,6 +54,7 @@ class WebSocketRequest:
         self._handshake = handshake
         self._options = options
         self._is_answered = False
+        self._is_concluded = False  # whether `_conclude` is sure to be called
         self._connection: WebSocketConnection | None = None
 
     @property
@@ -108,6 +105,8 @@ class WebSocketRequest:
         self._connection = WebSocketConnection._start(
             self._nursery, self._transport, opened, self._options, response
         )
+        if self._is_concluded:
+            self._connection._outlive_cancellation()
         return self._connection
 
     async def reject(
@@ -277,7 +276,7 @@ class WebSocketServer:
                     )
                 )
                 task_status.started(self)
-        except BaseExceptionGroup as exc:
+        except BaseException as exc:
             error = _single(exc)
         raise error or AssertionError("serve_listeners() does not return")
 
@@ -292,6 +291,7 @@ class WebSocketServer:
             except BaseException as exc:
                 error = exc
             else:
+                request._is_concluded = True
                 try:
                     await self._handler(request)
                 except BaseException as exc:
@@ -345,10 +345,10 @@ async def _answer(transport: Transport, response: bytes) -> None:
         await transport.hang_up(peer_may_send=True)
 
 
-def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _single(exc: BaseException) -> BaseException:
     """The one error in a group that nurseries have made of it, or else the group."""
-    errors = [exc for exc in leaves(group) if not isinstance(exc, trio.Cancelled)]
-    return errors[0] if len(errors) == 1 else group
+    errors = [leaf for leaf in leaves(exc) if not isinstance(leaf, trio.Cancelled)]
+    return errors[0] if len(errors) == 1 else exc
 
 
 def listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:

@@ -33,13 +33,13 @@ class Transport:
         """
         self.stream = stream
         #: The two ends, kept for when the socket is closed.
-        self.local = _address(stream, "getsockname")
-        self.remote = _address(stream, "getpeername")
+        self.local: Address = _address(stream, "getsockname")
+        self.remote: Address = _address(stream, "getpeername")
         if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
             receive_size = _LARGE_RECEIVE_SIZE
         self._receive_size = receive_size
         #: Whether a read can be cancelled and loses nothing, and `write_now` works: a plain socket.
-        self.is_socket = type(stream) is trio.SocketStream and os.name == "posix"
+        self.is_socket: bool = type(stream) is trio.SocketStream and os.name == "posix"
 
     def write_now(self, data: bytes) -> int:
         """Write what the socket takes without blocking; say how much it was. Sockets only."""

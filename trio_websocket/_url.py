@@ -22,7 +22,7 @@ class Endpoint:
         :param is_ssl: Whether the connection uses TLS.
         """
         #: The address, an :class:`ipaddress.IPv4Address` or :class:`ipaddress.IPv6Address`.
-        self.address = ipaddress.ip_address(address)
+        self.address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address)
         #: The port number.
         self.port = port
         #: Whether the connection uses TLS.
@@ -71,13 +71,13 @@ def parse_url(url: object) -> URL:
     if not parts.hostname:
         raise ValueError(f"the URL {text!r} has no host")
     is_secure = parts.scheme == "wss"
-    resource = parts.path
+    resource = parts.path or "/"
     if "?" in text.partition("#")[0]:  # urlsplit() does not tell an empty query from none
         resource += "?" + parts.query
     credentials = None
     if parts.username is not None:
         pair = f"{parts.username}:{parts.password or ''}"
-        token = base64.b64encode(urllib.parse.unquote(pair).encode())
+        token = base64.b64encode(urllib.parse.unquote_to_bytes(pair))
         credentials = b"Basic " + token
     return URL(
         host=ascii_host(urllib.parse.unquote(parts.hostname)),
