@@ -16,7 +16,7 @@ from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, leaves
 from ._handshake import ClientHandshake, ExtraHeaders
 from ._options import OptionKeywords, Options, takes_options
 from ._transport import Transport, cause_of
-from ._url import ascii_host, host_header, parse_url, request_target
+from ._url import ascii_host, check_port, host_header, parse_url, request_target
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -65,6 +65,7 @@ def open_websocket(
         ``disconnect_timeout``.
     """
     _check_use_ssl(use_ssl)
+    check_port(port)
     Options(**options)
     return _open(host, port, resource, use_ssl, subprotocols, extra_headers, options)
 
@@ -139,6 +140,7 @@ async def connect_websocket(
     :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
     """
     _check_use_ssl(use_ssl)
+    check_port(port)
     bounds = Options(**options)
     host = ascii_host(host)
     name = host_header(host, port, is_secure=use_ssl is not False)
@@ -277,7 +279,9 @@ def _public(name: str) -> Any:
 
 
 def _with_defaults(names: tuple[str, ...], options: OptionKeywords) -> dict[str, Any]:
-    return {**{name: _DEFAULTS[name] for name in names}, **options}
+    """The options of those names, and whichever others are not the default."""
+    special = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+    return {**{name: _DEFAULTS[name] for name in names}, **special}
 
 
 def _check_use_ssl(use_ssl: object) -> None:

@@ -426,7 +426,7 @@ async def conclude(
                 scope.cancel()
                 await connection.aclose(1001)
     except BaseException as exc:
-        return error or exc
+        return exc if error is None else error
     return error
 
 

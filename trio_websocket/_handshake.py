@@ -319,7 +319,10 @@ class ServerHandshake:
             raise ValueError(f"a body can't be sent with status {status_code}")
         lengths = [value for name, value in headers if name.lower() == b"content-length"]
         if lengths and lengths != [b"%d" % len(body)]:
-            raise ValueError(f"Content-Length {lengths} can't be sent with {len(body)} bytes")
+            text = (
+                f"Content-Length {lengths} can't be sent in an HTTP response with {len(body)} bytes"
+            )
+            raise ValueError(text)
         has_length = lengths or any(name.lower() == b"transfer-encoding" for name, _ in headers)
         if not has_length and not has_no_body:
             headers.append((b"Content-Length", b"%d" % len(body)))

@@ -71,8 +71,10 @@ class Outbox:
             if written == len(data):
                 return
             data = data[written:]
-        self._chunks.append(data)
-        self._size += len(data)
+        if self._late_pong is not None:
+            pong, self._late_pong = self._late_pong, None
+            self._enqueue(pong)  # it may not come after what is appended later: a Close
+        self._enqueue(data)
         if self._writer is None:
             self._start_writer()
         self._idle.unpark()
@@ -118,6 +120,10 @@ class Outbox:
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 self._break(cause_of(exc))
         self._writer = None
+
+    def _enqueue(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
 
     def _take_batch(self) -> bytes:
         """What goes out in one write: small frames together, a large one by itself."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import errno
 import logging
 from typing import TYPE_CHECKING, Awaitable, Callable, NoReturn, Sequence
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     import ssl
 
     from typing_extensions import Unpack
+
+# What the system says when it can't have another connection, but may be able to in a while.
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_ACCEPT_AGAIN = 0.1  # seconds until then
 
 Handler = Callable[["WebSocketRequest"], Awaitable[object]]
 
@@ -144,7 +149,7 @@ class WebSocketRequest:
             if not self._is_answered and (error is None or isinstance(error, Exception)):
                 await self.reject(500)
         except BaseException as exc:
-            return error or exc
+            return exc if error is None else error
         finally:
             await self._transport.close_now()
         return error
@@ -264,21 +269,31 @@ class WebSocketServer:
 
         :param task_status: For ``nursery.start()``.
         """
-        error: BaseException | None = None
+        error: BaseException = AssertionError("a listener came to an end without an error")
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    functools.partial(
-                        trio.serve_listeners,
-                        self._serve,
-                        list(self._listeners),
-                        handler_nursery=self._handler_nursery,
-                    )
-                )
+                for listener in self._listeners:
+                    nursery.start_soon(self._accept, listener, self._handler_nursery or nursery)
                 task_status.started(self)
         except BaseException as exc:
             error = _single(exc)
-        raise error or AssertionError("serve_listeners() does not return")
+        raise error
+
+    async def _accept(
+        self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery
+    ) -> None:
+        # Not trio.serve_listeners(): when that is cancelled, it loses what handlers raise.
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as exc:
+                    if exc.errno not in _OUT_OF_RESOURCES:
+                        raise
+                    logger.error("can't accept a connection for now: %s", exc)
+                    await trio.sleep(_ACCEPT_AGAIN)
+                else:
+                    nursery.start_soon(self._serve, stream)
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         """One connection, from the request to the end of its handler."""
@@ -335,14 +350,11 @@ async def _receive_request(
 async def _answer(transport: Transport, response: bytes) -> None:
     """Write a last response and close the stream. A client that is gone is no error."""
     try:
-        await transport.write(response)
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        with contextlib.suppress(Exception):  # a stream of any kind: whatever it raises
+            await transport.write(response)
+            await transport.hang_up(peer_may_send=True)
+    finally:
         await transport.close_now()
-    except BaseException:
-        await transport.close_now()
-        raise
-    else:
-        await transport.hang_up(peer_may_send=True)
 
 
 def _single(exc: BaseException) -> BaseException:

@@ -74,6 +74,8 @@ def parse_url(url: object) -> URL:
     resource = parts.path or "/"
     if "?" in text.partition("#")[0]:  # urlsplit() does not tell an empty query from none
         resource += "?" + parts.query
+    port = _DEFAULT_PORTS[is_secure] if parts.port is None else parts.port
+    check_port(port)
     credentials = None
     if parts.username is not None:
         pair = f"{parts.username}:{parts.password or ''}"
@@ -81,7 +83,7 @@ def parse_url(url: object) -> URL:
         credentials = b"Basic " + token
     return URL(
         host=ascii_host(urllib.parse.unquote(parts.hostname)),
-        port=_DEFAULT_PORTS[is_secure] if parts.port is None else parts.port,
+        port=port,
         resource=resource,
         is_secure=is_secure,
         credentials=credentials,
@@ -94,6 +96,14 @@ def ascii_host(host: str) -> str:
         return host.encode("idna").decode("ascii")  # leaves ASCII as it is
     except UnicodeError as exc:
         raise ValueError(f"{host!r} is not a host name: {exc}") from exc
+
+
+def check_port(port: object) -> None:
+    """Raise if it is not a TCP port that one can connect to."""
+    if not isinstance(port, int):
+        raise TypeError(f"a port is an int, not {port!r}")
+    if not 0 < port < 65536:
+        raise ValueError(f"a port is between 1 and 65535, not {port}")
 
 
 def request_target(resource: str) -> str:
