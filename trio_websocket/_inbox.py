@@ -4,10 +4,11 @@ On a plain socket the task in ``get_message`` reads by itself: no other task is 
 of the cost of a message. The connection's own task is parked meanwhile. It reads while nobody is in
 ``get_message``, so that Pings are answered and the end is noticed; but only a short while after the
 last message was taken, so that the application's answer goes out before what came behind that
-message, a Close for one, takes effect. Other streams are always read by the connection's task, a
-little ahead, because a cancelled read may break a TLS stream.
+message, a Close for one, takes effect. Other streams are always read by the connection's task,
+because a cancelled read may break a TLS stream.
 
-Bytes are decoded only when somebody wants a message or there is room for it.
+Bytes are decoded only when somebody wants a message or there is room for it, and more are read only
+when all are decoded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Callable
 import trio
 from wsproto.events import Ping, Pong
 
-from ._outbox import HIGH_WATER
 from ._pace import FAIRNESS, Pacer
 from ._protocol import ENDED, NEED_DATA, Protocol, Signal
 from ._transport import Transport, cause_of
@@ -127,8 +127,6 @@ class Inbox:
             self.tend()
         else:
             self._watch.add(self)
-        if not self._transport.is_socket:
-            self._call.unpark_all()  # there may be room to read ahead
 
     async def _decode(self) -> bool:
         """Decode, up to a message; False if data, or room for a message, is needed."""
@@ -160,11 +158,10 @@ class Inbox:
             await self._arrival.park()
 
     def _falls_to_connection(self) -> bool:
+        """Whether the connection's task is to read, now that nothing is left to decode."""
         if self._is_read or self._protocol.has_eof:
             return False
-        if self._transport.is_socket:
-            return self._is_tended and len(self._messages) < self._size
-        return self._protocol.undecoded < HIGH_WATER
+        return bool(self._arrival) or (self._is_tended and len(self._messages) < self._size)
 
     async def _read(self) -> None:
         self._is_read = True
