@@ -269,19 +269,25 @@ class WebSocketConnection(trio.abc.AsyncResource):
         if not self._is_started:
             await self._transport.close_now()
             return
-        if self._protocol.is_open:
+        if self._can_close:
             self._outbox.append(self._protocol.close(code, reason))
             self._inbox.discard()
             self._inbox.tend()
         timeout = self._options.disconnect_timeout
+        is_unanswered = False
         try:
-            with trio.move_on_after(timeout) as scope:
+            with trio.move_on_after(timeout):
                 await self._gone.wait()
         finally:
             if not self._gone.is_set():
+                is_unanswered = not self._protocol.ended
                 await self._abort()
-        if scope.cancelled_caught and self._protocol.rcvd is None:
+        if is_unanswered:
             raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")
+
+    @property
+    def _can_close(self) -> bool:
+        return self._protocol.is_open and self._outbox.broken is None
 
     async def _abort(self) -> None:
         self._scope.cancel()
@@ -348,7 +354,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         self._scope.shield = True
 
     async def _say_goodbye(self) -> None:
-        if self._protocol.is_open:
+        if self._can_close:
             self._outbox.append(self._protocol.close(1001, None))
         with trio.move_on_after(_GOODBYE) as scope:
             scope.shield = True

@@ -114,8 +114,8 @@ class Inbox:
         """The connection's task: reads and decodes when it falls to it, until the end."""
         while not self._protocol.ended:
             if self._is_tended and await self._decode():
-                continue
-            if self._falls_to_connection():
+                await self._pacer.checkpoint()
+            elif self._falls_to_connection():
                 await self._read()
                 self._arrival.unpark_all()
             else:

@@ -37,7 +37,7 @@ class Outbox:
         self._is_stopped = False
         self._idle = trio.lowlevel.ParkingLot()
         self._progress = trio.lowlevel.ParkingLot()
-        #: The error of the write that failed.
+        #: Why something that was appended will never be written.
         self.broken: Exception | None = None
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -49,6 +49,8 @@ class Outbox:
     def stop(self) -> None:
         """Write nothing more. The stream may have a part of a frame."""
         self._is_stopped = True
+        if self._size:
+            self.broken = ConnectionAbortedError("closed before all was written")
         self._discard()
         if self._writer is not None:
             self._writer.cancel()
