@@ -15,7 +15,7 @@ from ._connection import WebSocketConnection, conclude
 from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, leaves
 from ._handshake import ClientHandshake, ExtraHeaders
 from ._options import OptionKeywords, Options, takes_options
-from ._transport import Transport, cause_of
+from ._transport import Transport, cause_of, close_now
 from ._url import ascii_host, check_port, host_header, parse_url, request_target
 
 if TYPE_CHECKING:
@@ -83,7 +83,11 @@ async def _open(
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
-            connection = await _public("connect_websocket")(
+            connect = _public("connect_websocket")
+            keywords = _with_defaults(_OLD_LIMITS, options)
+            if connect is not connect_websocket:  # a stand-in: in 0.12 it was given no time-outs
+                keywords = {k: v for k, v in keywords.items() if k not in _OLD_TIMEOUTS}
+            connection = await connect(
                 nursery,
                 host,
                 port,
@@ -91,7 +95,7 @@ async def _open(
                 use_ssl=use_ssl,
                 subprotocols=subprotocols,
                 extra_headers=extra_headers,
-                **_with_defaults(_OLD_LIMITS, options),
+                **keywords,
             )
         except HandshakeError as exc:
             error = exc
@@ -148,7 +152,7 @@ async def connect_websocket(
     with trio.move_on_after(bounds.connect_timeout):
         stream = await _open_stream(host, port, use_ssl)
         return await _shake_hands(nursery, stream, handshake, bounds)
-    raise ConnectionTimeout(f"no connection to {name} within {bounds.connect_timeout} s")
+    raise _timed_out(handshake, f"no connection to {name} within {bounds.connect_timeout} s")
 
 
 @takes_options
@@ -222,8 +226,8 @@ async def wrap_client_stream(
 ) -> WebSocketConnection:
     """Open a connection over a stream that exists already.
 
-    The caller closes it; the nursery stays open until then. If it fails, or is cancelled, the
-    stream is closed.
+    The caller closes it; the nursery stays open until then. If the handshake fails, or is
+    cancelled, the stream is closed.
 
     :param nursery: The nursery for background work.
     :param stream: The stream. The connection closes it.
@@ -240,7 +244,7 @@ async def wrap_client_stream(
     )
     with trio.move_on_after(bounds.connect_timeout):
         return await _shake_hands(nursery, stream, handshake, bounds)
-    raise ConnectionTimeout(f"no answer from {host} within {bounds.connect_timeout} s")
+    raise _timed_out(handshake, f"no answer from {host} within {bounds.connect_timeout} s")
 
 
 class _Target:
@@ -279,9 +283,8 @@ def _public(name: str) -> Any:
 
 
 def _with_defaults(names: tuple[str, ...], options: OptionKeywords) -> dict[str, Any]:
-    """The options of those names, and whichever others are not the default."""
-    special = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
-    return {**{name: _DEFAULTS[name] for name in names}, **special}
+    """The options of those names, and whichever others were given."""
+    return {**{name: _DEFAULTS[name] for name in names}, **options}
 
 
 def _check_use_ssl(use_ssl: object) -> None:
@@ -298,14 +301,14 @@ async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> 
         return stream
     context = ssl.create_default_context() if use_ssl is True else use_ssl
     # Not every server ends TLS in form; that the WebSocket ended in form is what counts.
-    tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
     try:
+        tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
         await tls.do_handshake()
     except (OSError, trio.BrokenResourceError) as exc:
-        await trio.aclose_forcefully(stream)
+        await close_now(stream)
         raise _failed(f"no TLS with {host}, port {port}", exc)  # noqa: B904 # has its cause
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        await close_now(stream)
         raise
     return tls
 
@@ -318,9 +321,11 @@ async def _shake_hands(
 ) -> WebSocketConnection:
     transport = Transport(stream, options.receive_buffer_size)
     try:
-        # the server may have answered before it left: that counts for more than a failed write
-        with contextlib.suppress(Exception):
+        broken: Exception | None = None
+        try:
             await transport.write(handshake.request)
+        except Exception as exc:
+            broken = exc  # the server may have answered before it left: that counts for more
         opened = None
         while opened is None:
             try:
@@ -328,7 +333,7 @@ async def _shake_hands(
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 if not handshake.has_response:
                     what = "the connection was lost before the server answered"
-                    raise _failed(what, exc)  # noqa: B904 # has its cause
+                    raise _failed(what, broken or exc)  # noqa: B904 # has its cause
                 data = b""
             handshake.receive_data(data)
             opened = handshake.result()
@@ -336,6 +341,11 @@ async def _shake_hands(
     except BaseException:
         await transport.close_now()
         raise
+
+
+def _timed_out(handshake: ClientHandshake, text: str) -> HandshakeError:
+    # A server that stops in the middle of its refusal has refused all the same.
+    return handshake.rejected() if handshake.has_response else ConnectionTimeout(text)
 
 
 def _failed(what: str, exc: Exception) -> ConnectionFailed:

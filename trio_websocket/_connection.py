@@ -107,7 +107,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
             size=options.message_queue_size,
             on_control=self._on_control,
             on_ended=self._on_ended,
-            is_urgent=self._waits_for_peer,
+            is_urgent=self._is_urgent,
         )
         self._sender = trio.StrictFIFOLock()  # of the tasks that wait for room in the outbox
         self._pings: collections.OrderedDict[bytes, _Ping] = collections.OrderedDict()
@@ -383,11 +383,12 @@ class WebSocketConnection(trio.abc.AsyncResource):
         self._inbox.wake()
 
     def _on_write_error(self) -> None:
-        # What the peer sent before it left may say why, so it is read, for a short while.
+        # What the peer sent before it left may say why, so it is read; but all is over soon.
+        self._protocol.write_error = self._outbox.broken
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + LINGER)
         self._inbox.tend()
 
-    def _waits_for_peer(self) -> bool:
+    def _is_urgent(self) -> bool:
         return bool(self._pings) or not self._protocol.is_open or self._outbox.broken is not None
 
     # -- helpers

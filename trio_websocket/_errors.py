@@ -7,7 +7,7 @@ as well. An open connection that ends is a :exc:`ConnectionClosed`.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Sequence
 
 if sys.version_info < (3, 11):  # pragma: no cover # coverage is measured on a newer one
     from exceptiongroup import BaseExceptionGroup
@@ -185,11 +185,16 @@ class MessageTypeError(TypeError, ValueError):
     """
 
 
+def members(exc: BaseException) -> Sequence[BaseException]:
+    """The exceptions in a group; or the one that is no group."""
+    return exc.exceptions if isinstance(exc, BaseExceptionGroup) else (exc,)
+
+
 def leaves(exc: BaseException) -> list[BaseException]:
     """The exceptions in a group and in the groups in it; or the one that is no group."""
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for member in exc.exceptions for leaf in leaves(member)]
-    return [exc]
+    if not isinstance(exc, BaseExceptionGroup):
+        return [exc]
+    return [leaf for member in exc.exceptions for leaf in leaves(member)]
 
 
 def without_lost_connections(exc: BaseException) -> BaseException | None:

@@ -19,6 +19,7 @@ import wsproto.utilities
 
 from ._errors import ConnectionFailed, ConnectionRejected, HandshakeError
 from ._options import Options
+from ._url import request_target
 
 Headers = List[Tuple[bytes, bytes]]
 #: Headers as users give them. 0.12 took str as well, so we do.
@@ -132,7 +133,7 @@ class ClientHandshake:
                     text = f"the server did not answer in HTTP: {_shortened(exc)}"
                     is_long = exc.error_status_hint == 431
                     raise HandshakeError(_LONG_RESPONSE if is_long else text) from exc
-                raise self._rejected() from None  # its body is cut off; what it says still counts
+                raise self.rejected() from None  # its body is cut off; what it says still counts
             if event is h11.NEED_DATA:
                 return None
             if not self.has_response and not self._head.is_allowed(self._http):
@@ -147,11 +148,12 @@ class ClientHandshake:
             elif isinstance(event, h11.Data):
                 self._body += event.data
                 if len(self._body) >= self._max_body:
-                    raise self._rejected()
+                    raise self.rejected()
             else:
-                raise self._rejected()
+                raise self.rejected()
 
-    def _rejected(self) -> ConnectionRejected:
+    def rejected(self) -> ConnectionRejected:
+        """The error for an answer with another status than 101, as far as it is there."""
         assert self._rejection is not None
         headers = tuple(self._rejection.headers)
         return ConnectionRejected(
@@ -224,7 +226,9 @@ class ServerHandshake:
         assert isinstance(event, h11.Request)
         self._method = event.method
         self.headers = list(event.headers)
-        self.path = _ABSOLUTE.sub("", event.target.decode("ascii"), count=1)
+        target = event.target.decode("ascii")
+        absolute = _ABSOLUTE.match(target)
+        self.path = request_target(target[absolute.end() :]) if absolute else target
         self._check(event)
         return True
 

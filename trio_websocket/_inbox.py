@@ -59,8 +59,8 @@ class Inbox:
         self._messages: collections.deque[str | bytes] = collections.deque()
         self._turn = trio.StrictFIFOLock()  # of the tasks in get(); its holder decodes
         self._arrival = trio.lowlevel.ParkingLot()  # the holder, while another task reads
-        self._call = trio.lowlevel.ParkingLot()  # the connection's task, while it has no work
-        self._is_read = False  # some task is in a read
+        self._work = trio.lowlevel.ParkingLot()  # the connection's task, while it has no work
+        self._is_reading = False  # some task is in a read
         self._is_tended = False  # the connection's task decodes, as nobody is in get()
         self._pacer = Pacer()
 
@@ -98,7 +98,7 @@ class Inbox:
         """Let the connection's task read and decode while nobody is in get()."""
         if not self._turn.locked():
             self._is_tended = True
-            self._call.unpark_all()
+            self._work.unpark_all()
 
     def discard(self) -> None:
         """Throw away what was received: the application has closed the connection."""
@@ -108,18 +108,19 @@ class Inbox:
     def wake(self) -> None:
         """Let every waiting task look at the state of the connection anew."""
         self._arrival.unpark_all()
-        self._call.unpark_all()
+        self._work.unpark_all()
 
     async def run(self) -> None:
         """The connection's task: reads and decodes when it falls to it, until the end."""
         while not self._protocol.ended:
             if self._is_tended and await self._decode():
                 await self._pacer.checkpoint()
+            # Here all is decoded that can be: nothing waits behind a read that may take for ever.
             elif self._falls_to_connection():
                 await self._read()
                 self._arrival.unpark_all()
             else:
-                await self._call.park()
+                await self._work.park()
 
     def _leave(self) -> None:
         assert self._watch is not None
@@ -151,20 +152,20 @@ class Inbox:
         return False
 
     async def _wait_for_data(self) -> None:
-        if self._transport.is_socket and not self._is_read:
+        if self._transport.is_socket and not self._is_reading:
             await self._read()
         else:
-            self._call.unpark_all()
+            self._work.unpark_all()
             await self._arrival.park()
 
     def _falls_to_connection(self) -> bool:
         """Whether the connection's task is to read, now that nothing is left to decode."""
-        if self._is_read or self._protocol.has_eof:
+        if self._is_reading or self._protocol.has_eof:
             return False
         return bool(self._arrival) or (self._is_tended and len(self._messages) < self._size)
 
     async def _read(self) -> None:
-        self._is_read = True
+        self._is_reading = True
         try:
             data = await self._transport.read()
         except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
@@ -175,7 +176,7 @@ class Inbox:
             else:
                 self._protocol.receive_eof()
         finally:
-            self._is_read = False
+            self._is_reading = False
 
 
 class _Watch:

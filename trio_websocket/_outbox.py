@@ -99,7 +99,7 @@ class Outbox:
 
     async def flush(self) -> None:
         """Wait until all is written, or can't be. If cancelled, the rest is still written."""
-        while self._size:
+        while self._size > 0:
             await self._progress.park()
 
     def _start_writer(self) -> None:

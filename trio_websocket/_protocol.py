@@ -80,6 +80,8 @@ class Protocol:
         self.sent: CloseReason | None = None
         self.rcvd: CloseReason | None = None
         self.error: Exception | None = None
+        #: The error of a write, which says more than the end of the stream that follows.
+        self.write_error: Exception | None = None
         self._farewell = b""
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
@@ -175,7 +177,11 @@ class Protocol:
 
     def receive_eof(self, cause: Exception | None = None) -> None:
         """Take the end of the stream, or its failure, which comes after what was received."""
-        self._eof = cause or EOFError("the peer ended the connection without a Close frame")
+        self._eof = (
+            cause
+            or self.write_error
+            or EOFError("the peer ended the connection without a Close frame")
+        )
 
     def lose(self, cause: Exception) -> None:
         """The connection is gone, whatever was received."""

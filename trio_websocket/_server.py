@@ -14,12 +14,12 @@ from ._errors import (
     ConnectionFailed,
     ConnectionTimeout,
     HandshakeError,
-    leaves,
+    members,
     without_lost_connections,
 )
 from ._handshake import BadRequest, ExtraHeaders, Headers, ServerHandshake
 from ._options import NewerOptionKeywords, OptionKeywords, Options, takes_options
-from ._transport import Address, Transport, cause_of
+from ._transport import Address, Transport, cause_of, close_now
 from ._url import Endpoint
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class WebSocketRequest:
         self._nursery = nursery
         self._transport = transport
         self._handshake = handshake
+        self._headers = list(handshake.headers)
         self._options = options
         self._is_answered = False
         self._is_concluded = False  # whether `_conclude` is sure to be called
@@ -65,7 +66,7 @@ class WebSocketRequest:
     @property
     def headers(self) -> Headers:
         """The headers, pairs of name and value, with the names in lower case."""
-        return self._handshake.headers
+        return self._headers
 
     @property
     def path(self) -> str:
@@ -241,6 +242,7 @@ class WebSocketServer:
             raise ValueError("a server needs a listener, and the list is empty")
         self._handler = handler
         self._listeners = listeners
+        self._addresses = [_listener_address(listener) for listener in listeners]
         self._handler_nursery = handler_nursery
         self._options = Options(**options)
 
@@ -252,15 +254,15 @@ class WebSocketServer:
         """
         if len(self._listeners) > 1:
             raise RuntimeError("there is more than one listener: see WebSocketServer.listeners")
-        listener = self.listeners[0]
-        if isinstance(listener, Endpoint):
-            return listener.port
-        raise RuntimeError(f"this listener has no port: {listener}")
+        address = self._addresses[0]
+        if isinstance(address, Endpoint):
+            return address.port
+        raise RuntimeError(f"this listener has no port: {address}")
 
     @property
     def listeners(self) -> list[Address]:
         """The listeners: an :class:`Endpoint` each, or the ``repr()`` of one that is not TCP."""
-        return [listener_address(listener) for listener in self._listeners]
+        return list(self._addresses)
 
     async def run(
         self, *, task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED
@@ -293,7 +295,11 @@ class WebSocketServer:
                     logger.error("can't accept a connection for now: %s", exc)
                     await trio.sleep(_ACCEPT_AGAIN)
                 else:
-                    nursery.start_soon(self._serve, stream)
+                    try:
+                        nursery.start_soon(self._serve, stream)
+                    except RuntimeError:  # the handlers' nursery is closed
+                        await close_now(stream)
+                        raise
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         """One connection, from the request to the end of its handler."""
@@ -358,12 +364,12 @@ async def _answer(transport: Transport, response: bytes) -> None:
 
 
 def _single(exc: BaseException) -> BaseException:
-    """The one error in a group that nurseries have made of it, or else the group."""
-    errors = [leaf for leaf in leaves(exc) if not isinstance(leaf, trio.Cancelled)]
+    """The one error in a group that a nursery has made of it, or else what it is."""
+    errors = [error for error in members(exc) if not isinstance(error, trio.Cancelled)]
     return errors[0] if len(errors) == 1 else exc
 
 
-def listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:
+def _listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:
     """Where a listener listens."""
     is_ssl = isinstance(listener, trio.SSLListener)
     transport = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener

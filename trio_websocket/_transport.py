@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import Union
+from typing import Any, Union
 
 import trio
 
@@ -75,11 +75,16 @@ class Transport:
             await self.close_now()
 
     async def close_now(self) -> None:
-        """Close without waiting for anything, and without an error: nobody could act on it."""
-        # Not trio.aclose_forcefully(): the shield keeps an outer cancellation from coming out.
-        with trio.CancelScope(shield=True) as scope, contextlib.suppress(Exception):
-            scope.cancel()
-            await self.stream.aclose()
+        """Close without waiting for anything, and without an error."""
+        await close_now(self.stream)
+
+
+async def close_now(stream: trio.abc.AsyncResource) -> None:
+    """Close without waiting for anything, and without an error: nobody could act on it."""
+    # Not trio.aclose_forcefully(): the shield keeps an outer cancellation from coming out.
+    with trio.CancelScope(shield=True) as scope, contextlib.suppress(Exception):
+        scope.cancel()
+        await stream.aclose()
 
 
 def cause_of(exc: Exception) -> Exception:
@@ -91,7 +96,9 @@ def cause_of(exc: Exception) -> Exception:
 
 def _address(stream: trio.abc.AsyncResource, get_name: str) -> Address:
     is_ssl = isinstance(stream, trio.SSLStream)
-    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    transport: Any = stream
+    while isinstance(transport, trio.SSLStream):  # TLS may be in TLS
+        transport = transport.transport_stream
     if isinstance(transport, trio.SocketStream):
         sock = transport.socket
         if sock.family in (socket.AF_INET, socket.AF_INET6):

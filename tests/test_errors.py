@@ -1,0 +1,279 @@
+"""The exceptions of the library, close reasons and close codes."""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import re
+import sys
+
+import pytest
+
+import trio_websocket
+from trio_websocket import (
+    CloseReason,
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionRejected,
+    ConnectionTimeout,
+    DisconnectionTimeout,
+    HandshakeError,
+)
+from trio_websocket._errors import (
+    MessageTypeError,
+    check_close_code,
+    leaves,
+    without_lost_connections,
+)
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+
+class Code(enum.IntEnum):
+    NORMAL = 1000
+
+
+def test_the_version_is_that_of_a_release_which_dependents_allow() -> None:
+    # they pin >=0.12.2,<1.0
+    assert re.fullmatch(r"0\.(1[3-9]|[2-9]\d)\.\d+(\.dev\d+)?", trio_websocket.__version__)
+
+
+# Close reasons
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (1000, "NORMAL_CLOSURE"),
+        (1001, "GOING_AWAY"),
+        (1002, "PROTOCOL_ERROR"),
+        (1003, "UNSUPPORTED_DATA"),
+        (1004, "RFC_RESERVED"),
+        (1005, "NO_STATUS_RCVD"),
+        (1006, "ABNORMAL_CLOSURE"),
+        (1007, "INVALID_FRAME_PAYLOAD_DATA"),
+        (1008, "POLICY_VIOLATION"),
+        (1009, "MESSAGE_TOO_BIG"),
+        (1010, "MANDATORY_EXT"),
+        (1011, "INTERNAL_ERROR"),
+        (1012, "SERVICE_RESTART"),
+        (1013, "TRY_AGAIN_LATER"),
+        (1014, "BAD_GATEWAY"),
+        (1015, "TLS_HANDSHAKE_FAILED"),
+        (1016, "RFC_RESERVED"),
+        (2999, "RFC_RESERVED"),
+        (3000, "IANA_RESERVED"),
+        (3999, "IANA_RESERVED"),
+        (4000, "PRIVATE_RESERVED"),
+        (4999, "PRIVATE_RESERVED"),
+        (0, "INVALID_CODE"),
+        (999, "INVALID_CODE"),
+        (5000, "INVALID_CODE"),
+    ],
+)
+def test_a_close_code_has_the_name_of_the_registry_or_of_its_range(code: int, name: str) -> None:
+    assert CloseReason(code, None).name == name
+
+
+def test_a_close_reason_has_a_code_and_a_text() -> None:
+    reason = CloseReason(4001, "out of credit")
+    assert (reason.code, reason.reason) == (4001, "out of credit")
+
+
+def test_the_code_of_a_close_reason_is_a_plain_int() -> None:
+    assert type(CloseReason(Code.NORMAL, None).code) is int
+
+
+def test_close_reasons_of_equal_code_and_text_are_equal() -> None:
+    assert CloseReason(1000, "bye") == CloseReason(1000, "bye")
+    assert len({CloseReason(1000, "bye"), CloseReason(1000, "bye")}) == 1
+
+
+@pytest.mark.parametrize("other", [CloseReason(1001, "bye"), CloseReason(1000, None), 1000])
+def test_a_close_reason_differs_from(other: object) -> None:
+    assert CloseReason(1000, "bye") != other
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        (CloseReason(1000, None), "CloseReason<code=1000, name=NORMAL_CLOSURE, reason=None>"),
+        (CloseReason(4001, "bye"), "CloseReason<code=4001, name=PRIVATE_RESERVED, reason=bye>"),
+    ],
+)
+def test_the_repr_of_a_close_reason_is_that_of_0_12(reason: CloseReason, text: str) -> None:
+    assert repr(reason) == text
+
+
+# Close codes
+
+
+@pytest.mark.parametrize(
+    "code", [*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999, Code.NORMAL]
+)
+def test_a_close_code_that_may_be_sent_is_accepted(code: int) -> None:
+    check_close_code(code)
+
+
+@pytest.mark.parametrize(
+    "code", [-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 70000, True]
+)
+def test_a_close_code_that_must_not_be_sent_is_refused(code: int) -> None:
+    with pytest.raises(ValueError, match=f"close code {code} must not be sent"):
+        check_close_code(code)
+
+
+@pytest.mark.parametrize("code", [None, "1000", 1000.0])
+def test_a_close_code_that_is_no_int_is_refused(code: object) -> None:
+    with pytest.raises(TypeError, match="a close code is an int"):
+        check_close_code(code)
+
+
+# Exceptions
+
+
+@pytest.mark.parametrize(
+    ("exception", "base"),
+    [
+        (ConnectionTimeout, HandshakeError),
+        (DisconnectionTimeout, HandshakeError),
+        (ConnectionRejected, HandshakeError),
+        (ConnectionFailed, HandshakeError),
+        (ConnectionFailed, OSError),
+        (ConnectionTimeout, TimeoutError),
+        (MessageTypeError, TypeError),
+        (MessageTypeError, ValueError),
+    ],
+)
+def test_an_exception_is_caught_as(exception: type[Exception], base: type[Exception]) -> None:
+    assert issubclass(exception, base)
+
+
+@pytest.mark.parametrize("exception", [ConnectionRejected, ConnectionClosed, DisconnectionTimeout])
+def test_an_exception_that_is_not_the_networks_is_no_os_error(exception: type[Exception]) -> None:
+    assert not issubclass(exception, OSError)
+
+
+def test_a_closed_connection_is_no_handshake_error() -> None:
+    assert not issubclass(ConnectionClosed, HandshakeError)
+
+
+def test_a_rejection_tells_status_headers_and_body() -> None:
+    exc = ConnectionRejected(403, ((b"x", b"y"),), b"no entry")
+    assert (exc.status_code, exc.headers, exc.body) == (403, ((b"x", b"y"),), b"no entry")
+
+
+def test_a_rejection_shows_its_status() -> None:
+    exc = ConnectionRejected(403, (), b"no entry")
+    assert repr(exc) == "ConnectionRejected<status_code=403>"
+    assert str(exc) == "the server rejected the connection with HTTP status 403"
+
+
+def test_a_closed_connection_tells_what_both_sides_said() -> None:
+    ours, theirs = CloseReason(1000, None), CloseReason(1001, "gone")
+    exc = ConnectionClosed(ours, rcvd=theirs, sent=ours)
+    assert (exc.reason, exc.rcvd, exc.sent) == (ours, theirs, ours)
+
+
+def test_a_closed_connection_made_by_position_knows_the_reason_only() -> None:
+    exc = ConnectionClosed(CloseReason(1006, None))
+    assert (exc.reason, exc.rcvd, exc.sent) == (CloseReason(1006, None), None, None)
+
+
+def test_the_repr_of_a_closed_connection_is_that_of_0_12() -> None:
+    exc = ConnectionClosed(CloseReason(1000, None))
+    assert repr(exc) == (
+        "ConnectionClosed<CloseReason<code=1000, name=NORMAL_CLOSURE, reason=None>>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        (CloseReason(1000, None), "1000 NORMAL_CLOSURE"),
+        (CloseReason(1006, "connection reset"), "1006 ABNORMAL_CLOSURE: connection reset"),
+        (None, "the connection is closed"),
+    ],
+)
+def test_a_closed_connection_says_why(reason: CloseReason | None, text: str) -> None:
+    assert str(ConnectionClosed(reason)) == text
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        HandshakeError("no"),
+        ConnectionFailed("refused"),
+        ConnectionFailed(111, "refused"),
+        ConnectionTimeout("late"),
+        DisconnectionTimeout("late"),
+        ConnectionRejected(403, ((b"x", b"y"),), b"no entry"),
+        ConnectionRejected(status_code=403, headers=(), body=None),
+        ConnectionClosed(reason=CloseReason(1000, None)),
+        ConnectionClosed(
+            CloseReason(1000, None), rcvd=CloseReason(1000, None), sent=CloseReason(1000, "bye")
+        ),
+    ],
+    ids=repr,
+)
+def test_an_exception_survives_pickling(exc: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(exc))
+    assert (type(copy), copy.args, vars(copy)) == (type(exc), exc.args, vars(exc))
+
+
+@pytest.mark.parametrize(
+    ("base", "arguments"),
+    [
+        (ConnectionClosed, (CloseReason(1000, None),)),
+        (ConnectionRejected, (403, (), None)),
+        (HandshakeError, ()),
+    ],
+)
+def test_an_exception_can_be_subclassed(
+    base: type[Exception], arguments: tuple[object, ...]
+) -> None:
+    subclass = type("Ours", (base,), {})
+    exc = subclass(*arguments)
+    assert isinstance(exc, base)
+    assert repr(exc).startswith("Ours")
+
+
+# Groups
+
+
+def test_the_leaves_of_a_group_are_those_of_its_groups_in_order() -> None:
+    first, second, third = KeyError(1), KeyboardInterrupt(), KeyError(3)
+    group = BaseExceptionGroup("", [first, BaseExceptionGroup("", [second]), third])
+    assert leaves(group) == [first, second, third]
+
+
+def test_an_exception_that_is_no_group_is_a_leaf() -> None:
+    exc = KeyError()
+    assert leaves(exc) == [exc]
+
+
+LOST = ConnectionClosed(CloseReason(1006, None))
+LATE = DisconnectionTimeout("late")
+BUG = KeyError("bug")
+
+
+@pytest.mark.parametrize("exc", [LOST, LATE, ExceptionGroup("", [LOST, LATE])])
+def test_nothing_is_left_of_a_lost_connection(exc: Exception) -> None:
+    assert without_lost_connections(exc) is None
+
+
+@pytest.mark.parametrize("exc", [BUG, KeyboardInterrupt(), HandshakeError("no")])
+def test_any_other_error_is_left_as_it_is(exc: BaseException) -> None:
+    assert without_lost_connections(exc) is exc
+
+
+def test_the_other_errors_of_a_group_are_left() -> None:
+    stop = KeyboardInterrupt()
+    group = BaseExceptionGroup("", [LOST, BUG, BaseExceptionGroup("", [LATE, stop])])
+    rest = without_lost_connections(group)
+    assert isinstance(rest, BaseExceptionGroup)
+    left, inner = rest.exceptions
+    assert left is BUG
+    assert isinstance(inner, BaseExceptionGroup)
+    assert inner.exceptions == (stop,)

@@ -1,0 +1,148 @@
+"""The old import path: what dependents import from it, and replace there in their tests."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+import trio
+
+import trio_websocket
+from trio_websocket import (
+    ConnectionFailed,
+    _impl,
+    connect_websocket_url,
+    open_websocket,
+    open_websocket_url,
+)
+
+OLD_LIMITS = {
+    "message_queue_size": 1,
+    "max_message_size": 2**20,
+    "receive_buffer_size": 4096,
+}
+OLD_TIMEOUTS = {"connect_timeout": 60, "disconnect_timeout": 60}
+NOTHING_SPECIAL = {"use_ssl": False, "subprotocols": None, "extra_headers": None}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CloseReason",
+        "ConnectionClosed",
+        "ConnectionRejected",
+        "ConnectionTimeout",
+        "DisconnectionTimeout",
+        "Endpoint",
+        "HandshakeError",
+        "WebSocketConnection",
+        "WebSocketRequest",
+        "WebSocketServer",
+        "connect_websocket",
+        "connect_websocket_url",
+        "open_websocket",
+        "open_websocket_url",
+        "serve_websocket",
+        "wrap_client_stream",
+        "wrap_server_stream",
+    ],
+)
+def test_the_old_path_has_the_name(name: str) -> None:
+    assert getattr(_impl, name) is getattr(trio_websocket, name)
+
+
+def test_open_websocket_url_calls_a_replaced_open_websocket_with_the_old_keywords() -> None:
+    with mock.patch("trio_websocket._impl.open_websocket") as replaced:
+        result = open_websocket_url("ws://example.org/chat?room=1")
+    replaced.assert_called_once_with(
+        "example.org", 80, "/chat?room=1", **NOTHING_SPECIAL, **OLD_LIMITS, **OLD_TIMEOUTS
+    )
+    assert result is replaced.return_value
+
+
+def test_open_websocket_url_passes_on_what_was_given() -> None:
+    context = object()
+    given: dict[str, Any] = {
+        "subprotocols": ["chat"],
+        "extra_headers": [(b"a", b"b")],
+        "message_queue_size": 2,
+        "max_message_size": 3,
+        "receive_buffer_size": 4,
+        "connect_timeout": 5,
+        "disconnect_timeout": 6,
+        "max_fragments": 7,
+        "max_header_size": 8,
+        "max_rejection_body": 9,
+    }
+    with mock.patch("trio_websocket._impl.open_websocket") as replaced:
+        open_websocket_url("wss://example.org/", context, **given)  # type: ignore[arg-type]
+    replaced.assert_called_once_with("example.org", 443, "/", use_ssl=context, **given)
+
+
+@pytest.mark.parametrize(("tail", "resource"), [("", "/"), ("?", "/?"), ("/a?b=c", "/a?b=c")])
+def test_open_websocket_url_passes_on_a_path_that_is_never_empty(tail: str, resource: str) -> None:
+    with mock.patch("trio_websocket._impl.open_websocket") as replaced:
+        open_websocket_url("ws://example.org" + tail)
+    assert replaced.call_args[0] == ("example.org", 80, resource)
+
+
+async def test_connect_websocket_url_calls_a_replaced_connect_websocket_with_the_old_keywords(
+    nursery: trio.Nursery,
+) -> None:
+    with mock.patch("trio_websocket._impl.connect_websocket", mock.AsyncMock()) as replaced:
+        connection = await connect_websocket_url(nursery, "ws://example.org:8000/")
+    replaced.assert_awaited_once_with(
+        nursery, "example.org", 8000, "/", **NOTHING_SPECIAL, **OLD_LIMITS
+    )
+    assert connection is replaced.return_value
+
+
+async def test_connect_websocket_url_passes_on_what_was_given(nursery: trio.Nursery) -> None:
+    given: dict[str, Any] = {
+        "subprotocols": ["chat"],
+        "extra_headers": [(b"a", b"b")],
+        "message_queue_size": 2,
+        "max_message_size": 3,
+        "receive_buffer_size": None,
+        "connect_timeout": 5,
+        "disconnect_timeout": 6,
+        "max_fragments": 7,
+    }
+    with mock.patch("trio_websocket._impl.connect_websocket", mock.AsyncMock()) as replaced:
+        await connect_websocket_url(nursery, "wss://example.org/?", **given)
+    replaced.assert_awaited_once_with(nursery, "example.org", 443, "/?", use_ssl=True, **given)
+
+
+async def test_open_websocket_yields_and_closes_what_a_replaced_connect_websocket_returns() -> None:
+    replaced = mock.AsyncMock()
+    aclose = replaced.return_value.aclose
+    with mock.patch("trio_websocket._impl.connect_websocket", replaced):
+        async with open_websocket("example.org", 80, "/", use_ssl=False) as connection:
+            assert connection is replaced.return_value
+            assert aclose.await_count == 0
+    assert aclose.await_count == 1
+
+
+@pytest.mark.parametrize("timeouts", [{}, {"connect_timeout": 5, "disconnect_timeout": 6}])
+async def test_open_websocket_calls_a_replaced_connect_websocket_with_the_old_keywords(
+    timeouts: dict[str, Any],
+) -> None:
+    # connect_websocket had no time-outs in 0.12, and functions that replace it have none.
+    with mock.patch("trio_websocket._impl.connect_websocket", mock.AsyncMock()) as replaced:
+        async with open_websocket_url("ws://example.org/", **timeouts):
+            pass
+    replaced.assert_awaited_once_with(
+        mock.ANY, "example.org", 80, "/", **NOTHING_SPECIAL, **OLD_LIMITS
+    )
+
+
+async def test_an_os_error_of_a_replaced_connect_websocket_is_a_handshake_error() -> None:
+    error = ConnectionRefusedError(111, "Connection refused")
+    replaced = mock.AsyncMock(side_effect=error)
+    replacing = mock.patch("trio_websocket._impl.connect_websocket", replaced)
+    with replacing, pytest.raises(ConnectionFailed, match="Connection refused") as caught:
+        async with open_websocket_url("ws://example.org/"):
+            pytest.fail("it has opened")
+    assert caught.value.__cause__ is error
+    assert caught.value.errno == 111

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_websocket._outbox import HIGH_WATER, Outbox
+from trio_websocket._transport import Transport
+
+from .peer import (
+    PAIRS,
+    Call,
+    WrappedStream,
+    lockstep_pair,
+    memory_pair,
+    reset,
+    socket_pair,
+    tcp_pair,
+)
+
+if TYPE_CHECKING:
+    from trio.abc import Stream
+
+LARGE = bytes(range(256)) * 2**13  # 2 MiB, more than any socket takes
+
+
+@contextlib.contextmanager
+def running(
+    nursery: trio.Nursery, stream: Stream, on_broken: Callable[[], object] = int
+) -> Iterator[Outbox]:
+    """An outbox at work."""
+    outbox = Outbox(Transport(stream, None), on_broken)
+    outbox.start(nursery)
+    try:
+        yield outbox
+    finally:
+        outbox.stop()
+
+
+class RecordingStream(WrappedStream):
+    """Notes each write; a write goes on when it is allowed to."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+        self.writes: list[bytes] = []
+        self.gate = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+        await self.gate.wait()
+
+
+@contextlib.asynccontextmanager
+async def held(
+    nursery: trio.Nursery, first: bytes
+) -> AsyncIterator[tuple[Outbox, RecordingStream]]:
+    """An outbox whose first write is under way and held up."""
+    stream = RecordingStream((await memory_pair())[0])
+    with running(nursery, stream) as outbox:
+        outbox.append(first)
+        await wait_all_tasks_blocked()
+        assert stream.writes == [first]
+        yield outbox, stream
+
+
+async def receive_exactly(stream: Stream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        received = await stream.receive_some(size - len(data))
+        assert received
+        data += received
+    return data
+
+
+# -- writing
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_what_is_appended_is_written_in_order(nursery: trio.Nursery, kind: str) -> None:
+    ours, theirs = await PAIRS[kind]()
+    pieces = [b"first", LARGE, b"third", LARGE[:50000], LARGE[:50000], b"last"]
+    everything = b"".join(pieces)
+    with running(nursery, ours) as outbox:
+        for piece in pieces:
+            outbox.append(piece)
+        assert await receive_exactly(theirs, len(everything)) == everything
+        outbox.append(b"later")
+        assert await receive_exactly(theirs, 5) == b"later"
+
+
+async def test_what_a_socket_takes_is_written_without_another_task(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append(b"data")
+        assert not nursery.child_tasks
+        assert await receive_exactly(theirs, 4) == b"data"
+
+
+async def test_a_socket_has_a_writer_only_while_something_waits(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        for _ in range(2):
+            outbox.append(LARGE)
+            assert len(nursery.child_tasks) == 1
+            await receive_exactly(theirs, len(LARGE))
+            await wait_all_tasks_blocked()
+            assert not nursery.child_tasks
+
+
+async def test_small_frames_leave_in_one_write_and_large_ones_alone(nursery: trio.Nursery) -> None:
+    large = bytes(HIGH_WATER)
+    async with held(nursery, b"first") as (outbox, stream):
+        for data in (b"a", b"b", large, b"c", b"d"):
+            outbox.append(data)
+        stream.gate.set()
+        await outbox.flush()
+        assert stream.writes == [b"first", b"ab", large, b"cd"]
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_a_cancelled_nursery_does_not_end_a_write(kind: str) -> None:
+    ours, theirs = await PAIRS[kind]()
+    async with trio.open_nursery() as nursery:
+        with running(nursery, ours) as outbox, trio.CancelScope(shield=True):
+            outbox.append(LARGE)
+            await receive_exactly(theirs, 1000)
+            nursery.cancel_scope.cancel()
+            assert await receive_exactly(theirs, len(LARGE) - 1000) == LARGE[1000:]
+            outbox.append(b"more")
+            assert await receive_exactly(theirs, 4) == b"more"
+
+
+# -- waiting
+
+
+@pytest.mark.parametrize(("size", "is_full"), [(HIGH_WATER, False), (HIGH_WATER + 1, True)])
+async def test_it_is_full_above_the_high_water_mark(
+    nursery: trio.Nursery, size: int, is_full: bool
+) -> None:
+    async with held(nursery, b"x") as (outbox, _):
+        outbox.append(bytes(size - 1))
+        assert outbox.is_full == is_full
+
+
+async def test_wait_room_waits_until_it_is_not_full(nursery: trio.Nursery) -> None:
+    ours, theirs = await lockstep_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append(bytes(HIGH_WATER))
+        await outbox.wait_room()
+        outbox.append(b"x")
+        waiting = Call(nursery, outbox.wait_room)
+        await wait_all_tasks_blocked()
+        assert not waiting.is_over
+        await receive_exactly(theirs, HIGH_WATER)
+        await waiting.result()
+
+
+async def test_flush_waits_until_all_is_written(nursery: trio.Nursery) -> None:
+    ours, theirs = await lockstep_pair()
+    with running(nursery, ours) as outbox:
+        await outbox.flush()
+        outbox.append(b"01")
+        flushing = Call(nursery, outbox.flush)
+        await receive_exactly(theirs, 1)
+        await wait_all_tasks_blocked()
+        assert not flushing.is_over
+        await receive_exactly(theirs, 1)
+        await flushing.result()
+
+
+@pytest.mark.parametrize("wait", [Outbox.wait_room, Outbox.flush])
+async def test_a_cancelled_wait_leaves_what_is_to_be_written(
+    nursery: trio.Nursery, wait: Callable[[Outbox], Awaitable[None]]
+) -> None:
+    ours, theirs = await lockstep_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append(LARGE)
+        waiting = Call(nursery, wait, outbox)
+        await receive_exactly(theirs, 1000)
+        await waiting.cancel()
+        assert await receive_exactly(theirs, len(LARGE) - 1000) == LARGE[1000:]
+
+
+# -- pongs
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_a_pong_is_written_at_once_where_nothing_waits(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    ours, theirs = await PAIRS[kind]()
+    with running(nursery, ours) as outbox:
+        outbox.append_pong(b"pong")
+        assert await receive_exactly(theirs, 4) == b"pong"
+
+
+async def test_of_pongs_that_wait_only_the_latest_is_written(nursery: trio.Nursery) -> None:
+    async with held(nursery, b"first") as (outbox, stream):
+        outbox.append(b"second")
+        for number in range(1000):
+            outbox.append_pong(b"[%d]" % number)
+        stream.gate.set()
+        await outbox.flush()
+        written = b"".join(stream.writes)
+        assert written.count(b"[") == 1
+        assert b"[999]" in written
+
+
+async def test_pongs_that_wait_for_a_peer_that_does_not_read_take_no_room(
+    nursery: trio.Nursery,
+) -> None:
+    async with held(nursery, b"first") as (outbox, _):
+        for _ in range(1000):
+            outbox.append_pong(bytes(127))
+        assert not outbox.is_full
+
+
+async def test_a_pong_does_not_wait_behind_all_that_waits(nursery: trio.Nursery) -> None:
+    async with held(nursery, b"first") as (outbox, stream):
+        for _ in range(3):
+            outbox.append(bytes(HIGH_WATER))
+        outbox.append_pong(b"pong")
+        stream.gate.set()
+        await outbox.flush()
+        assert b"pong" in stream.writes[1]
+
+
+async def test_a_pong_that_waits_leaves_before_what_was_appended_after_it(
+    nursery: trio.Nursery,
+) -> None:
+    async with held(nursery, b"first") as (outbox, stream):
+        outbox.append(b"message")
+        outbox.append_pong(b"pong")
+        outbox.append(b"close")
+        stream.gate.set()
+        await outbox.flush()
+        assert b"".join(stream.writes).endswith(b"close")
+
+
+async def test_a_pong_does_not_tear_a_frame_of_which_a_socket_took_a_part(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append(LARGE)
+        outbox.append_pong(b"pong")
+        expected = LARGE + b"pong"
+        assert await receive_exactly(theirs, len(expected)) == expected
+
+
+# -- the end
+
+
+async def test_a_reset_is_noticed_when_something_is_appended(nursery: trio.Nursery) -> None:
+    ours, theirs = await tcp_pair()
+    reset(theirs)
+    noted: list[None] = []
+    with running(nursery, ours, lambda: noted.append(None)) as outbox:
+        outbox.append(b"data")
+        assert noted == [None]
+        assert isinstance(outbox.broken, ConnectionResetError)
+
+
+async def test_a_reset_is_noticed_while_something_waits(nursery: trio.Nursery) -> None:
+    ours, theirs = await tcp_pair()
+    noted: list[None] = []
+    with running(nursery, ours, lambda: noted.append(None)) as outbox:
+        outbox.append(LARGE)
+        reset(theirs)
+        await outbox.flush()
+        assert noted == [None]
+        assert isinstance(outbox.broken, ConnectionResetError)
+
+
+async def test_any_error_of_a_stream_breaks_it(nursery: trio.Nursery) -> None:
+    error = RuntimeError("not one of Trio's")
+
+    class Stream(WrappedStream):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            raise error
+
+    noted: list[None] = []
+    ours, _ = await memory_pair()
+    with running(nursery, Stream(ours), lambda: noted.append(None)) as outbox:
+        outbox.append(b"data")
+        await outbox.flush()
+        assert (noted, outbox.broken) == ([None], error)
+
+
+async def test_nothing_is_kept_after_an_error(nursery: trio.Nursery) -> None:
+    ours, theirs = await memory_pair()
+    await theirs.aclose()
+    with running(nursery, ours) as outbox:
+        outbox.append(LARGE)
+        outbox.append(LARGE)
+        await outbox.wait_room()
+        assert isinstance(outbox.broken, trio.BrokenResourceError)
+        outbox.append(LARGE)
+        assert not outbox.is_full
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_nothing_is_written_after_the_stop(nursery: trio.Nursery, kind: str) -> None:
+    ours, theirs = await PAIRS[kind]()
+    with running(nursery, ours) as outbox:
+        outbox.stop()
+        outbox.append(b"data")
+    nursery.start_soon(ours.aclose)
+    assert await theirs.receive_some() == b""
+
+
+async def test_the_stop_ends_a_write_and_every_wait(nursery: trio.Nursery) -> None:
+    ours, _ = await lockstep_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append(LARGE)
+        waiting = Call(nursery, outbox.wait_room)
+        flushing = Call(nursery, outbox.flush)
+        await wait_all_tasks_blocked()
+        outbox.stop()
+        await waiting.result()
+        await flushing.result()
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
