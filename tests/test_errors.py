@@ -23,6 +23,7 @@ from trio_websocket._errors import (
     MessageTypeError,
     check_close_code,
     leaves,
+    members,
     without_lost_connections,
 )
 
@@ -248,9 +249,14 @@ def test_the_leaves_of_a_group_are_those_of_its_groups_in_order() -> None:
     assert leaves(group) == [first, second, third]
 
 
-def test_an_exception_that_is_no_group_is_a_leaf() -> None:
+def test_the_members_of_a_group_may_be_groups() -> None:
+    first, second = KeyError(1), ExceptionGroup("", [KeyError(2)])
+    assert tuple(members(ExceptionGroup("", [first, second]))) == (first, second)
+
+
+def test_an_exception_that_is_no_group_is_its_own_leaf_and_member() -> None:
     exc = KeyError()
-    assert leaves(exc) == [exc]
+    assert list(leaves(exc)) == list(members(exc)) == [exc]
 
 
 LOST = ConnectionClosed(CloseReason(1006, None))

@@ -1043,6 +1043,14 @@ def test_a_client_knows_that_it_was_rejected_before_the_body_is_there() -> None:
     assert handshake.has_response
 
 
+def test_a_rejection_tells_what_is_there_of_its_body() -> None:
+    handshake = client()
+    handshake.receive_data(b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\nno")
+    assert handshake.result() is None
+    exc = handshake.rejected()
+    assert (exc.status_code, exc.body) == (403, b"no")
+
+
 @pytest.mark.parametrize("status_code", [100, 102, 103, 199])
 def test_another_1xx_status_is_a_rejection_without_a_body(status_code: int) -> None:
     exc = rejection(b"HTTP/1.1 %d X\r\nX-Y: z\r\n\r\n" % status_code)
@@ -1176,3 +1184,32 @@ def test_a_client_sees_why_its_request_was_bad() -> None:
         asking.result()
     assert caught.value.status_code == 400
     assert caught.value.body == str(bad.value).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "name", [b"Sec-WebSocket-Extensions", b"Content-Length", b"transfer-encoding"]
+)
+def test_an_acceptance_has_no_header_that_tells_what_is_not_so(name: bytes) -> None:
+    handshake = server()
+    with pytest.raises(ValueError, match="can't be sent"):
+        handshake.accept(None, [(name, b"chunked")])
+    assert handshake.accept(None, None)[0].startswith(b"HTTP/1.1 101 ")
+
+
+def test_a_subprotocol_among_the_extra_headers_is_the_subprotocol() -> None:
+    response, opened = server().accept(None, [(b"Sec-WebSocket-Protocol", b"chat")])
+    assert Message.parse(response).values(b"Sec-WebSocket-Protocol") == [b"chat"]
+    assert opened.subprotocol == "chat"
+
+
+def test_an_offer_that_is_no_token_is_refused() -> None:
+    extra = [*REQUEST, (b"Sec-WebSocket-Protocol", b"a b")]
+    assert refused(a_request(extra)).status == 400
+
+
+def test_a_rejection_whose_body_is_not_wanted_is_not_waited_for() -> None:
+    handshake = client(max_rejection_body=0)
+    handshake.receive_data(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n")
+    with pytest.raises(ConnectionRejected) as caught:
+        handshake.result()
+    assert caught.value.body == b""

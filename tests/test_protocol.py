@@ -745,6 +745,23 @@ def test_a_stream_that_fails_is_the_error() -> None:
     assert protocol.reason == CloseReason(1006, str(cause))
 
 
+def test_the_error_of_a_write_says_more_than_the_end_of_the_stream() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.write_error = BrokenPipeError("broken pipe")
+    protocol.receive_eof()
+    assert protocol.next_event() is ENDED
+    assert protocol.error is protocol.write_error
+
+
+def test_the_error_of_a_read_counts_for_more_than_that_of_a_write() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.write_error = BrokenPipeError("broken pipe")
+    cause = ConnectionResetError("reset")
+    protocol.receive_eof(cause)
+    assert protocol.next_event() is ENDED
+    assert protocol.error is cause
+
+
 def test_an_error_without_a_text_is_told_by_its_name() -> None:
     protocol = open_protocol(CLIENT)
     protocol.receive_eof(ConnectionResetError())

@@ -267,3 +267,12 @@ def test_an_endpoint_differs_from(other: object) -> None:
 def test_an_endpoint_of_no_ip_address_is_refused() -> None:
     with pytest.raises(ValueError, match="example"):
         Endpoint("example.com", 80, False)
+
+
+def test_a_user_and_password_that_are_empty_are_none() -> None:
+    assert parse_url("ws://@example.com/").credentials is None
+
+
+def test_a_colon_in_the_host_is_refused() -> None:
+    with pytest.raises(ValueError, match="a host with a colon"):
+        parse_url("ws://a%3a80/")

@@ -203,7 +203,8 @@ class WebSocketConnection(trio.abc.AsyncResource):
         """The next message that the peer sent: str if it is text, bytes if it is binary.
 
         Messages that came before the end of the connection are still given out, unless it was
-        closed from here. If cancelled, no message is lost.
+        closed from here. Then a call that waits already raises when the closing handshake is over,
+        at the latest. If cancelled, no message is lost.
 
         :raises ConnectionClosed: There is no further message.
         """
@@ -212,7 +213,8 @@ class WebSocketConnection(trio.abc.AsyncResource):
     async def ping(self, payload: bytes | None = None) -> float:
         """Send a Ping and wait for its Pong, or for the Pong of a later Ping (RFC 6455, 5.5.2).
 
-        If cancelled, the payload is forgotten, and may be used again.
+        The Pong comes behind the messages that the peer sent before it, so somebody must read
+        those. If cancelled, the payload is forgotten, and may be used again.
 
         :param payload: Up to 125 bytes; by default, random ones.
         :returns: The round-trip time in seconds.
@@ -255,8 +257,8 @@ class WebSocketConnection(trio.abc.AsyncResource):
         """Close the connection: send a Close frame, wait for the peer's, and close the stream.
 
         Messages that were not read are thrown away. If the connection is closed already, or is
-        being closed, it waits for the end of that. If cancelled, the Close frame is written, as
-        far as the peer lets us, and the stream is closed at once.
+        being closed, it waits for the end of that, whichever it is. If cancelled, the Close frame
+        is written, as far as the peer lets us, and the stream is closed at once.
 
         :param code: The close code: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
         :param reason: A text of up to 123 bytes of UTF-8; a longer one is cut.

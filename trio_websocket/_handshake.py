@@ -31,6 +31,8 @@ _VERSION = b"13"
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # what precedes the path in a URI
 _LONG_REQUEST = "the head of the request is too long"
 _LONG_RESPONSE = "the head of the server's response is too long"
+# Headers of a response to an accepted request that would tell what is not so.
+_NOT_IN_101 = (b"sec-websocket-extensions", b"content-length", b"transfer-encoding")
 # The headers of a response that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 
@@ -94,7 +96,7 @@ class ClientHandshake:
             )
             #: The bytes of the request.
             self.request: bytes = b"".join(
-                self._http.send(event) or b"" for event in (request, h11.EndOfMessage())
+                self._http.send(event) for event in (request, h11.EndOfMessage())
             )
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
@@ -147,18 +149,17 @@ class ClientHandshake:
                 self._rejection = event
             elif isinstance(event, h11.Data):
                 self._body += event.data
-                if len(self._body) >= self._max_body:
-                    raise self.rejected()
             else:
+                raise self.rejected()
+            if len(self._body) >= self._max_body:
                 raise self.rejected()
 
     def rejected(self) -> ConnectionRejected:
         """The error for an answer with another status than 101, as far as it is there."""
         assert self._rejection is not None
         headers = tuple(self._rejection.headers)
-        return ConnectionRejected(
-            self._rejection.status_code, headers, bytes(self._body[: self._max_body])
-        )
+        body = self._body[: self._max_body]
+        return ConnectionRejected(self._rejection.status_code, headers, body)
 
     def _accepted(self, response: h11.InformationalResponse) -> Opened:
         # RFC 6455, 4.1, the client's checks of the response
@@ -261,12 +262,10 @@ class ServerHandshake:
         hosts = _values(headers, b"host")
         if len(hosts) != 1 or not hosts[0].isascii():
             raise self._refuse(400, "a request has one Host header, in ASCII")
-        try:
-            self.proposed_subprotocols = tuple(
-                token.decode("ascii") for token in _tokens(headers, b"sec-websocket-protocol")
-            )
-        except UnicodeDecodeError:
-            raise self._refuse(400, "a subprotocol has characters outside ASCII") from None
+        offers = _tokens(headers, b"sec-websocket-protocol")
+        self.proposed_subprotocols = tuple(offer.decode("latin-1") for offer in offers)
+        if not all(_TOKEN.fullmatch(offer) for offer in self.proposed_subprotocols):
+            raise self._refuse(400, "the name of a subprotocol has other characters than a token")
 
     def accept(
         self, subprotocol: str | None, extra_headers: ExtraHeaders | None
@@ -278,6 +277,10 @@ class ServerHandshake:
         if subprotocol is not None and subprotocol not in self.proposed_subprotocols:
             offers = ", ".join(self.proposed_subprotocols) or "none"
             raise ValueError(f"subprotocol {subprotocol!r} is not among those offered: {offers}")
+        extra = list(extra_headers or ())
+        for name, _ in extra:
+            if _header_bytes(name).lower() in _NOT_IN_101:
+                raise ValueError(f"{name!r} can't be sent with the acceptance of a request")
         key = _values(self.headers, b"sec-websocket-key")[0]
         headers = [
             (b"Upgrade", b"websocket"),
@@ -289,21 +292,21 @@ class ServerHandshake:
         try:
             response = h11.InformationalResponse(
                 status_code=101,
-                headers=_merged(headers, extra_headers),
+                headers=_merged(headers, extra),
                 reason=b"Switching Protocols",
             )
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
-        while self._http.next_event() is not h11.PAUSED:
-            pass  # the end of the request, which has no body
+        self._http.next_event()  # the end of the request, which has no body
+        chosen = _values(response.headers, b"sec-websocket-protocol")  # it may be an extra one
         opened = Opened(
             ws=_open_connection(wsproto.ConnectionType.SERVER),
             path=self.path,
-            subprotocol=subprotocol,
+            subprotocol=chosen[0].decode("latin-1") if chosen else None,
             headers=tuple(self.headers),
             trailing=bytes(self._http.trailing_data[0]),
         )
-        return self._http.send(response) or b"", opened
+        return self._http.send(response), opened
 
     def reject(
         self, status_code: int, extra_headers: ExtraHeaders | None = None, body: bytes | None = None
@@ -334,10 +337,10 @@ class ServerHandshake:
             response = h11.Response(status_code=status_code, headers=headers)
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
-        data = self._http.send(response) or b""
+        data = self._http.send(response)
         if body and self._method != b"HEAD":
-            data += self._http.send(h11.Data(data=body)) or b""
-        return data + (self._http.send(h11.EndOfMessage()) or b"")
+            data += self._http.send(h11.Data(data=body))
+        return data + self._http.send(h11.EndOfMessage())
 
     def _refuse(self, status_code: int, text: str, *headers: tuple[bytes, bytes]) -> BadRequest:
         extra = [*headers, (b"Content-Type", b"text/plain; charset=utf-8")]

@@ -13,7 +13,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Options:
     """The options that every opening function and the server take as keywords.
 
-    ``math.inf`` means no limit, where the value is a number and not an int.
+    ``math.inf`` means no limit, except for those that are int.
     """
 
     #: Messages that were received and wait for ``get_message``. When so many wait, and one more,

@@ -135,9 +135,9 @@ class Protocol:
 
     # -- sending
 
-    def message(self, opcode_text: bool, payload: bytes) -> bytes:
+    def message(self, is_text: bool, payload: bytes) -> bytes:
         """The frame of a whole message."""
-        return self._frame(_TEXT if opcode_text else _BINARY, payload)
+        return self._frame(_TEXT if is_text else _BINARY, payload)
 
     def ping(self, payload: bytes) -> bytes:
         """The frame of a Ping."""
@@ -321,7 +321,10 @@ class Protocol:
             self._buffer = bytes(frames)
 
     def _feed(self, size: int) -> Event:
-        """Give wsproto the next bytes, which are of one frame: they make one event at the most."""
+        """Give wsproto the next bytes. They are of one frame, so that there is one event at most.
+
+        (Or of what begins with a bad frame, which has one event, too.)
+        """
         self._ws.receive_data(self._buffer[self._at : self._at + size])
         self._at += size
         for event in self._ws.events():

@@ -70,6 +70,9 @@ def parse_url(url: object) -> URL:
         raise ValueError(f"a WebSocket URL begins with ws: or wss:, unlike {text!r}")
     if not parts.hostname:
         raise ValueError(f"the URL {text!r} has no host")
+    host = ascii_host(urllib.parse.unquote(parts.hostname))
+    if ":" in host and ":" not in parts.hostname:
+        raise ValueError(f"the URL {text!r} has a host with a colon")
     is_secure = parts.scheme == "wss"
     resource = parts.path or "/"
     if "?" in text.partition("#")[0]:  # urlsplit() does not tell an empty query from none
@@ -77,12 +80,12 @@ def parse_url(url: object) -> URL:
     port = _DEFAULT_PORTS[is_secure] if parts.port is None else parts.port
     check_port(port)
     credentials = None
-    if parts.username is not None:
-        pair = f"{parts.username}:{parts.password or ''}"
+    if parts.username or parts.password:
+        pair = f"{parts.username or ''}:{parts.password or ''}"
         token = base64.b64encode(urllib.parse.unquote_to_bytes(pair))
         credentials = b"Basic " + token
     return URL(
-        host=ascii_host(urllib.parse.unquote(parts.hostname)),
+        host=host,
         port=port,
         resource=resource,
         is_secure=is_secure,
