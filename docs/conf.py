@@ -28,7 +28,7 @@ nitpicky = True
 # Names that other projects document: there is no network at build time to look them up.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections\.abc|contextlib|ipaddress|ssl|trio|wsproto)\..*"),
-    ("py:class", r"AbstractAsyncContextManager|ExtraHeaders|Handler"),  # in annotations
+    ("py:class", r"AbstractAsyncContextManager|ExtraHeaders|(Error)?Handler"),  # in annotations
 ]
 
 autodoc_default_options = {"members": True}

@@ -309,6 +309,13 @@ class RawPeer:
                 return None
             self._received += data
 
+    async def expect(self, opcode: int) -> bytes:
+        """The payload of the next frame, which must be of that kind."""
+        found = await self.receive()
+        assert found is not None, "the stream has ended"
+        assert found.opcode == opcode
+        return found.payload
+
     async def receive_all(self) -> list[Frame]:
         """All frames up to the end of the stream."""
         frames: list[Frame] = []

@@ -1137,3 +1137,98 @@ async def test_senders_that_wait_for_room_hear_of_a_failed_write(
         reason_told = (await closed_error(call.result())).reason
         assert reason_told is not None
         assert reason_told.code == 1006
+
+
+# -- bounds, and what is told of a connection
+
+
+async def test_latency_is_that_of_the_latest_ping(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery)
+    assert client.latency is None
+    for seconds in (3, 2):
+        pinging = Call(nursery, client.ping)
+        payload = await peer.expect(PING)
+        await trio.sleep(seconds)
+        await peer.send(peer.frame(PONG, payload))
+        assert await pinging.result() == client.latency == pytest.approx(seconds)
+
+
+async def test_a_ping_waits_while_too_many_are_unanswered(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=2)
+    pings = []
+    for payload in (b"1", b"2", b"3"):
+        pings.append(Call(nursery, client.ping, payload))
+        await wait_all_tasks_blocked()
+    first, second, third = pings
+    assert [await peer.expect(PING) for _ in range(2)] == [b"1", b"2"]
+    await peer.send(peer.frame(PONG, b"1"))
+    await first.result()
+    assert await peer.receive() == Frame(PING, b"3")
+    assert not second.is_over
+    await peer.send(peer.frame(PONG, b"3"))
+    await second.result()
+    await third.result()
+
+
+async def test_a_cancelled_ping_makes_room_for_another(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=1)
+    first = Call(nursery, client.ping, b"1")
+    assert await peer.receive() == Frame(PING, b"1")
+    Call(nursery, client.ping, b"2")
+    await wait_all_tasks_blocked()
+    first.scope.cancel()
+    assert await peer.receive() == Frame(PING, b"2")
+
+
+async def test_a_ping_that_waits_for_others_hears_of_the_end(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=1)
+    pings = [Call(nursery, client.ping, payload) for payload in (b"1", b"2")]
+    await wait_all_tasks_blocked()
+    await peer.send_close(1000)
+    for ping in pings:
+        await closed_error(ping.result())
+
+
+async def test_what_may_wait_to_be_written_is_an_option(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery, "lockstep", max_unsent_bytes=20)
+    small = Call(nursery, client.send_message, b"12345678")
+    await wait_all_tasks_blocked()
+    assert small.is_over
+    second = Call(nursery, client.send_message, b"9")
+    await wait_all_tasks_blocked()
+    assert not second.is_over
+
+
+async def test_wait_closed_waits_for_the_end(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    waiting = [Call(nursery, client.wait_closed) for _ in range(2)]
+    await wait_all_tasks_blocked()
+    assert not any(call.is_over for call in waiting)
+    await peer.send_close(1000)
+    await peer.receive_all()
+    await peer.aclose()
+    for call in waiting:
+        await call.result()
+    await client.wait_closed()
+
+
+async def test_wait_closed_may_be_cancelled(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    with trio.move_on_after(0.01) as scope:
+        await client.wait_closed()
+    assert scope.cancelled_caught
+    await client.send_message("hello")
+    assert await peer.expect(TEXT) == b"hello"
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_aclose_forcefully_does_not_wait_for_the_peer(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    receiving = Call(nursery, peer.receive_all)
+    await trio.aclose_forcefully(client)
+    assert trio.current_time() < 0.051
+    assert await receiving.result() == [Frame(CLOSE, close_payload(1000))]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import inspect
 import os
 import re
@@ -122,6 +123,12 @@ async def leave(request: WebSocketRequest) -> None:
     await ws.aclose(4001, "out of credit")
 
 
+async def flood(request: WebSocketRequest) -> None:
+    """Sends a message of 1 MiB."""
+    ws = await request.accept()
+    await ws.send_message(bytes(2**20))
+
+
 async def refuse(request: WebSocketRequest) -> None:
     await request.reject(403, body=b"no entry")
 
@@ -189,6 +196,7 @@ PEERS: dict[str, Callable[[], Any]] = {
     "echo": lambda: serving(echo),
     "feed": lambda: serving(feed),
     "leave": lambda: serving(leave),
+    "flood": lambda: serving(flood),
     "refuse": lambda: serving(refuse),
     "nobody": nobody,
     "silence": silence,
@@ -361,6 +369,30 @@ def test_options_table_shows_every_option_and_its_default() -> None:
     assert shown == {name: str(default) for name, default in taken.items()}
     for name in re.findall(r"`(\w+)`", section.split("\n| ")[0]):
         assert taken.items() <= keywords(getattr(trio_websocket, name)).items(), name
+
+
+def test_tables_of_what_a_peer_can_do_show_every_bound_and_its_default() -> None:
+    text = (ROOT / "docs" / "peers.md").read_text("utf-8")
+    shown = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
+    taken = keywords(serve_websocket)
+    own = ("handler", "host", "port", "ssl_context", "handler_nursery", "task_status")
+    for other in (*own, "receive_buffer_size"):  # which is no bound
+        del taken[other]
+    assert shown == {name: str(default) for name, default in taken.items()}
+
+
+@each_page
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    named = re.findall(r"\b(tests/\w+\.py)::(\w+)", page.read_text("utf-8"))
+    for path, name in named:
+        assert name in functions_of(ROOT / path), f"{path}::{name}"
+
+
+@functools.lru_cache(maxsize=None)
+def functions_of(path: Path) -> frozenset[str]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    tree = ast.parse(path.read_text("utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, functions))
 
 
 def test_architecture_table_names_every_module() -> None:

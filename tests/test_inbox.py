@@ -443,3 +443,22 @@ async def test_any_error_of_a_stream_is_the_end(nursery: trio.Nursery) -> None:
     with pytest.raises(ConnectionClosed) as excinfo:
         await client.get_message()
     assert excinfo.value.__cause__ is error
+
+
+async def test_the_memory_of_messages_that_wait_is_bounded(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(
+        nursery, message_queue_size=math.inf, message_queue_bytes=10_000
+    )
+    await peer.send(texts(peer, *["x" * 3000] * 10), peer.frame(PING, b"behind"))
+    await trio.sleep(1)
+    answer = Call(nursery, peer.receive)
+    for _ in range(5):
+        await client.get_message()
+    await trio.sleep(1)
+    assert not answer.is_over
+    for _ in range(5):
+        await client.get_message()
+    await trio.sleep(1)
+    assert await answer.result() == Frame(PONG, b"behind")

@@ -87,8 +87,24 @@ def test_a_read_of_no_bytes_is_refused(value: int) -> None:
         Options(receive_buffer_size=value)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "receive_buffer_size"])
-@pytest.mark.parametrize("value", ["1", None])
+@pytest.mark.parametrize("name", ["receive_buffer_size", "ping_interval"])
+def test_none_is_a_value_of_some(name: str) -> None:
+    assert getattr(options(**{name: None}), name) is None
+
+
+def test_an_interval_of_no_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="ping_interval is more than 0, or None"):
+        Options(ping_interval=0)
+
+
+MAY_BE_NONE = {"receive_buffer_size", "ping_interval"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, "1") for name in NAMES if name != "receive_buffer_size"]
+    + [(name, None) for name in NAMES if name not in MAY_BE_NONE],
+)
 def test_a_limit_of_another_type_is_refused(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=name):
         options(**{name: value})

@@ -25,6 +25,7 @@ from ._errors import (
 )
 from ._handshake import Opened
 from ._inbox import Inbox
+from ._keep_alive import KeepAlive
 from ._options import OptionKeywords, Options, takes_options
 from ._outbox import Outbox
 from ._pace import Pacer
@@ -100,18 +101,24 @@ class WebSocketConnection(trio.abc.AsyncResource):
         self._opened = opened
         self._transport = transport
         self._protocol = Protocol(opened.ws, options)
-        self._outbox = Outbox(self._transport, self._on_write_error)
+        self._outbox = Outbox(
+            self._transport, self._on_write_error, max_unsent=options.max_unsent_bytes
+        )
         self._inbox = Inbox(
             self._transport,
             self._protocol,
             size=options.message_queue_size,
+            max_bytes=options.message_queue_bytes,
             on_control=self._on_control,
             on_ended=self._on_ended,
             is_urgent=self._is_urgent,
         )
         self._sender = trio.StrictFIFOLock()  # of the tasks that wait for room in the outbox
         self._pings: collections.OrderedDict[bytes, _Ping] = collections.OrderedDict()
+        self._ping_answered = trio.lowlevel.ParkingLot()
+        self._latency: float | None = None
         self._scope = trio.CancelScope()  # of the connection's task
+        self._keep_alive: KeepAlive | None = None
         self._is_started = False
         self._gone = trio.Event()  # the stream is closed
         self._pacer = Pacer()
@@ -164,14 +171,19 @@ class WebSocketConnection(trio.abc.AsyncResource):
         """
         return self._opened.headers
 
+    @property
+    def latency(self) -> float | None:
+        """The round-trip time of the latest Ping that was answered, in seconds, or None."""
+        return self._latency
+
     # -- messages
 
     async def send_message(self, message: str | bytes | bytearray | memoryview) -> None:
         """Send a message: str as text, bytes as binary.
 
-        It waits while more than 64 KiB wait for a peer that does not read. If cancelled before the
-        message was accepted, nothing is sent; after, the message still goes out whole. The
-        connection works on either way.
+        It waits while more than ``max_unsent_bytes`` wait for a peer that does not read. If
+        cancelled before the message was accepted, nothing is sent; after, the message still goes
+        out whole. The connection works on either way.
 
         :param message: The message.
         :raises ConnectionClosed: The connection is closed, or is being closed.
@@ -224,19 +236,30 @@ class WebSocketConnection(trio.abc.AsyncResource):
         payload = os.urandom(4) if payload is None else _control_payload(payload)
         self._check_unused(payload)
         await self._wait_turn()
+        while len(self._pings) >= self._options.max_unanswered_pings:
+            await self._ping_answered.park()
+            await self._check_open()
         self._check_unused(payload)
-        ping = self._pings[payload] = _Ping()
+        ping = self._send_ping(payload)
         try:
-            self._outbox.append(self._protocol.ping(payload))
-            self._inbox.tend()
             await ping.is_over.wait()
         finally:
-            if self._pings.get(payload) is ping:
-                del self._pings[payload]
+            self._forget_ping(payload, ping)
         if ping.round_trip is None:
             await trio.lowlevel.checkpoint_if_cancelled()
             raise self._protocol.closed_error()
         return ping.round_trip
+
+    def _send_ping(self, payload: bytes) -> _Ping:
+        ping = self._pings[payload] = _Ping()
+        self._outbox.append(self._protocol.ping(payload))
+        self._inbox.tend()
+        return ping
+
+    def _forget_ping(self, payload: bytes, ping: _Ping) -> None:
+        if self._pings.get(payload) is ping:
+            del self._pings[payload]
+            self._ping_answered.unpark()
 
     async def pong(self, payload: bytes | None = None) -> None:
         """Send a Pong that nobody asked for, as a sign of life (RFC 6455, 5.5.3).
@@ -267,14 +290,11 @@ class WebSocketConnection(trio.abc.AsyncResource):
         :raises ValueError: The code must not be sent.
         """
         check_close_code(code)
-        reason = _cut(reason)
+        reason = cut_reason(reason)
         if not self._is_started:
             await self._transport.close_now()
             return
-        if self._can_close:
-            self._outbox.append(self._protocol.close(code, reason))
-            self._inbox.discard()
-            self._inbox.tend()
+        self._begin_to_close(code, reason)
         timeout = self._options.disconnect_timeout
         is_unanswered = False
         try:
@@ -286,6 +306,19 @@ class WebSocketConnection(trio.abc.AsyncResource):
                 await self._abort()
         if is_unanswered:
             raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")
+
+    def _begin_to_close(self, code: int, reason: str | None) -> None:
+        if self._can_close:
+            self._outbox.append(self._protocol.close(code, reason))
+            self._inbox.discard()
+            self._inbox.tend()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed, by whomever, and its stream, too.
+
+        If cancelled, nothing has happened.
+        """
+        await self._gone.wait()
 
     @property
     def _can_close(self) -> bool:
@@ -318,6 +351,9 @@ class WebSocketConnection(trio.abc.AsyncResource):
         self = cls.__new__(cls)
         self._set_up(transport, opened, options)
         nursery.start_soon(self._run)
+        if options.ping_interval is not None:
+            self._keep_alive = KeepAlive(self, options.ping_interval, options.ping_timeout)
+            nursery.start_soon(self._keep_alive.run)
         self._is_started = True
         self._outbox.start(nursery)
         if response:
@@ -343,9 +379,17 @@ class WebSocketConnection(trio.abc.AsyncResource):
                     cause = self._outbox.broken
                     self._protocol.lose(cause or ConnectionAbortedError("closed from here"))
                     self._on_ended()
+                if self._keep_alive is not None:
+                    self._keep_alive.stop()
                 await self._transport.close_now()  # never raises
                 self._gone.set()
                 logger.debug("%s is closed: %r", self, self._protocol.reason)
+
+    def _give_up(self, code: int, text: str, cause: Exception) -> None:
+        """Close without waiting for a peer that is not there."""
+        self._protocol.give_up(code, text, cause)
+        self._on_ended()
+        self._scope.cancel()
 
     def _outlive_cancellation(self) -> None:
         """Work until `conclude`, which is sure to come, also in a scope that is cancelled.
@@ -373,8 +417,9 @@ class WebSocketConnection(trio.abc.AsyncResource):
             ping: _Ping | None = None
             while ping is None or answered != payload:
                 answered, ping = self._pings.popitem(last=False)
-                ping.round_trip = now - ping.sent_at
+                ping.round_trip = self._latency = now - ping.sent_at
                 ping.is_over.set()
+            self._ping_answered.unpark_all()
 
     def _on_ended(self) -> None:
         farewell = self._protocol.take_farewell()
@@ -382,6 +427,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
             self._outbox.append(farewell)
         for ping in self._pings.values():
             ping.is_over.set()
+        self._ping_answered.unpark_all()
         self._inbox.wake()
 
     def _on_write_error(self) -> None:
@@ -447,8 +493,10 @@ def _control_payload(payload: Any) -> bytes:
     return bytes(payload)
 
 
-def _cut(reason: str | None) -> str | None:
+def cut_reason(reason: str | None) -> str | None:
     """The part of the text that fits in a Close frame."""
     if reason is None:
         return None
+    if not isinstance(reason, str):
+        raise TypeError(f"the reason of a Close is a str, not {reason!r:.100}")
     return reason.encode()[:_MAX_REASON].decode(errors="ignore")

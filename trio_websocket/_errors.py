@@ -7,7 +7,7 @@ as well. An open connection that ends is a :exc:`ConnectionClosed`.
 from __future__ import annotations
 
 import sys
-from typing import Any, Sequence
+from typing import Sequence
 
 if sys.version_info < (3, 11):  # pragma: no cover # coverage is measured on a newer one
     from exceptiongroup import BaseExceptionGroup
@@ -201,6 +201,15 @@ def without_lost_connections(exc: BaseException) -> BaseException | None:
     """What is left of ``exc``, or of the group it is, without the news of a lost connection."""
     lost = (ConnectionClosed, DisconnectionTimeout)
     if isinstance(exc, BaseExceptionGroup):
-        rest: Any = exc.split(lost)[1]
-        return rest  # type: ignore[no-any-return] # split() has no precise type before 3.11
+        news, rest = exc.split(lost)
+        return exc if news is None else rest
     return None if isinstance(exc, lost) else exc
+
+
+def split_exceptions(exc: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """What in ``exc`` is an error, and what in it is not: a cancellation, an exit."""
+    if isinstance(exc, Exception):
+        return exc, None
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(Exception)
+    return None, exc

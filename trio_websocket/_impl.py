@@ -17,10 +17,9 @@ from ._errors import (
     DisconnectionTimeout as DisconnectionTimeout,
     HandshakeError as HandshakeError,
 )
-from ._server import (
+from ._request import (
     WebSocketRequest as WebSocketRequest,
-    WebSocketServer as WebSocketServer,
-    serve_websocket as serve_websocket,
     wrap_server_stream as wrap_server_stream,
 )
+from ._server import WebSocketServer as WebSocketServer, serve_websocket as serve_websocket
 from ._url import Endpoint as Endpoint

@@ -14,6 +14,8 @@ when all are decoded.
 from __future__ import annotations
 
 import collections
+import math
+import sys
 from typing import Callable
 
 import trio
@@ -37,6 +39,7 @@ class Inbox:
         protocol: Protocol,
         *,
         size: float,
+        max_bytes: float = math.inf,
         on_control: Callable[[Ping | Pong], None],
         on_ended: Callable[[], None],
         is_urgent: Callable[[], bool],
@@ -44,7 +47,8 @@ class Inbox:
         """
         :param transport: Where the bytes come from.
         :param protocol: What decodes them.
-        :param size: How many messages may wait.
+        :param size: How many messages may wait, beside the one in hand.
+        :param max_bytes: How many bytes of memory they may have.
         :param on_control: Called for each Ping and Pong.
         :param on_ended: Called when the end of the connection was decoded.
         :param is_urgent: Whether somebody waits for a Pong or a Close, so that reading goes on.
@@ -52,6 +56,8 @@ class Inbox:
         self._transport = transport
         self._protocol = protocol
         self._size = size + 1  # one is in hand while so many wait, as it was in 0.12
+        self._max_bytes = max_bytes
+        self._bytes = 0  # of the messages that the connection's task has decoded
         self._on_control = on_control
         self._on_ended = on_ended
         self._is_urgent = is_urgent
@@ -88,7 +94,10 @@ class Inbox:
                     raise self._protocol.closed_error()
                 if not await self._decode():
                     await self._wait_for_data()
-            return self._messages.popleft()
+            message = self._messages.popleft()
+            if self._bytes:
+                self._bytes -= sys.getsizeof(message)
+            return message
         finally:
             self._turn.release()
             if not self._turn.locked() and not self._protocol.ended:
@@ -103,6 +112,7 @@ class Inbox:
     def discard(self) -> None:
         """Throw away what was received: the application has closed the connection."""
         self._messages.clear()
+        self._bytes = 0
         self.wake()
 
     def wake(self) -> None:
@@ -122,6 +132,15 @@ class Inbox:
             else:
                 await self._work.park()
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is read because the application does not read."""
+        return not self._turn.locked() and not self._has_room
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._messages) < self._size and self._bytes < self._max_bytes
+
     def _leave(self) -> None:
         assert self._watch is not None
         if self._is_urgent():
@@ -133,10 +152,12 @@ class Inbox:
         """Decode, up to a message; False if data, or room for a message, is needed."""
         holds_turn = self._turn.locked()
         until_checkpoint = FAIRNESS
-        while holds_turn == self._turn.locked() and len(self._messages) < self._size:
+        while holds_turn == self._turn.locked() and self._has_room:
             event = self._protocol.next_event()
             if isinstance(event, (str, bytes)):
                 self._messages.append(event)
+                if not holds_turn:
+                    self._bytes += sys.getsizeof(event)
                 return True
             if event is NEED_DATA:
                 return False
@@ -162,7 +183,7 @@ class Inbox:
         """Whether the connection's task is to read, now that nothing is left to decode."""
         if self._is_reading or self._protocol.has_eof:
             return False
-        return bool(self._arrival) or (self._is_tended and len(self._messages) < self._size)
+        return bool(self._arrival) or (self._is_tended and self._has_room)
 
     async def _read(self) -> None:
         self._is_reading = True

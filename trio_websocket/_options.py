@@ -26,6 +26,9 @@ class Options:
     max_message_size: float = 2**20
     #: Bytes that one read asks of the stream; None, and the default, let the library choose.
     receive_buffer_size: int | None = 4096
+    #: Bytes of memory of messages that wait for ``get_message``; when they have as many, no more is
+    #: read. It bounds what a long queue can cost.
+    message_queue_bytes: float = 2**24
     #: Frames of one received message. Each costs time even if it is empty; more are refused with
     #: close code 1009. The default lets 8 MiB through in pieces of 64 bytes.
     max_fragments: float = 2**17
@@ -35,6 +38,18 @@ class Options:
     #: Bytes of the body of a rejection that are kept for :exc:`ConnectionRejected`: enough for an
     #: error page. The rest is not read.
     max_rejection_body: int = 2**16
+    #: Bytes that wait to be written, above which a sender waits. 64 KiB keep a fast network busy
+    #: for a turn of the scheduler; a peer that does not read costs that and one message.
+    max_unsent_bytes: float = 2**16
+    #: Pings of ours that wait for their Pongs; ``ping`` waits before it sends a further one. A peer
+    #: that answers none costs no more than these.
+    max_unanswered_pings: float = 2**10
+    #: Seconds between the Pings that keep a connection alive: proxies drop those that are idle, and
+    #: a peer that is gone without a word is found out. None sends none, as it was in 0.12.
+    ping_interval: float | None = None
+    #: Seconds in which such a Ping must be answered, not counting those in which nothing was read
+    #: because the application did not read. Then the connection is closed with code 1011.
+    ping_timeout: float = 20
     #: Seconds that a client gives name look-up, TCP, TLS and the opening handshake together, and a
     #: server TLS and the request. Slow networks need some of it; nobody waits longer than a minute.
     connect_timeout: float = 60
@@ -44,13 +59,16 @@ class Options:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name in ("receive_buffer_size", "ping_interval") and value is None:
+                continue
             if field.name == "receive_buffer_size":
-                if value is not None:
-                    _check_integer(field.name, value, 1)
+                _check_integer(field.name, value, 1)
             elif field.name in ("max_header_size", "max_rejection_body"):
                 _check_integer(field.name, value, 0)
             else:
-                _check_number(field.name, value)
+                check_number(field.name, value)
+        if self.ping_interval == 0:
+            raise ValueError("ping_interval is more than 0, or None")
 
 
 class NewerOptionKeywords(TypedDict, total=False):
@@ -59,6 +77,11 @@ class NewerOptionKeywords(TypedDict, total=False):
     max_fragments: float
     max_header_size: int
     max_rejection_body: int
+    message_queue_bytes: float
+    max_unsent_bytes: float
+    max_unanswered_pings: float
+    ping_interval: float | None
+    ping_timeout: float
     connect_timeout: float
     disconnect_timeout: float
 
@@ -71,7 +94,8 @@ class OptionKeywords(NewerOptionKeywords, total=False):
     receive_buffer_size: int | None
 
 
-def _check_number(name: str, value: object) -> None:
+def check_number(name: str, value: object) -> None:
+    """Raise if the value is not 0 or more."""
     if not isinstance(value, (int, float)):
         raise TypeError(f"{name} is a number, not {value!r}")
     if not value >= 0:  # written so that NaN is refused, too

@@ -14,21 +14,28 @@ import trio
 
 from ._transport import Transport, cause_of
 
-# Bytes that wait to be written, above which a sender waits. Enough to keep a fast network busy for
-# a turn of the scheduler, small enough for a thousand slow peers.
+# Bytes that leave in one write, unless one frame is larger, and by default as many may wait.
 HIGH_WATER = 2**16
 
 
 class Outbox:
     """Bytes on their way to the peer."""
 
-    def __init__(self, transport: Transport, on_broken: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        on_broken: Callable[[], object],
+        *,
+        max_unsent: float = HIGH_WATER,
+    ) -> None:
         """
         :param transport: Where the bytes go.
         :param on_broken: Called, once, when a write has failed.
+        :param max_unsent: How many bytes may wait before a sender does.
         """
         self._transport = transport
         self._on_broken = on_broken
+        self._max_unsent = max_unsent
         self._nursery: trio.Nursery | None = None
         self._chunks: collections.deque[bytes] = collections.deque()
         self._size = 0  # of the chunks, and of what the writer is at
@@ -58,7 +65,7 @@ class Outbox:
     @property
     def is_full(self) -> bool:
         """Whether a sender has to wait."""
-        return self._size > HIGH_WATER
+        return self._size > self._max_unsent
 
     def append(self, data: bytes) -> None:
         """Write the data now, or as soon as the peer lets us."""

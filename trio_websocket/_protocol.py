@@ -183,6 +183,11 @@ class Protocol:
             or EOFError("the peer ended the connection without a Close frame")
         )
 
+    def give_up(self, code: int, text: str, cause: Exception) -> None:
+        """End a connection that is open with a Close that nobody is expected to answer."""
+        self._farewell = self.close(code, text)
+        self.error = cause
+
     def lose(self, cause: Exception) -> None:
         """The connection is gone, whatever was received."""
         if not self.ended:

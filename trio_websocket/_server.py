@@ -1,25 +1,27 @@
-"""Serving: listeners, the request that a handler answers, and what becomes of handlers."""
+"""Serving: listeners, how many connections there may be, and what becomes of their handlers."""
 
 from __future__ import annotations
 
-import contextlib
+import contextvars
 import errno
+import inspect
 import logging
-from typing import TYPE_CHECKING, Awaitable, Callable, NoReturn, Sequence
+import math
+from typing import TYPE_CHECKING, Awaitable, Callable, Sequence
 
 import trio
 
-from ._connection import WebSocketConnection, conclude
+from ._connection import cut_reason
 from ._errors import (
-    ConnectionFailed,
-    ConnectionTimeout,
     HandshakeError,
+    check_close_code,
     members,
+    split_exceptions,
     without_lost_connections,
 )
-from ._handshake import BadRequest, ExtraHeaders, Headers, ServerHandshake
-from ._options import NewerOptionKeywords, OptionKeywords, Options, takes_options
-from ._transport import Address, Transport, cause_of, close_now
+from ._options import OptionKeywords, Options, check_number, takes_options
+from ._request import WebSocketRequest, answer, receive_request
+from ._transport import LINGER, Address, Transport, close_now
 from ._url import Endpoint
 
 if TYPE_CHECKING:
@@ -30,155 +32,15 @@ if TYPE_CHECKING:
 # What the system says when it can't have another connection, but may be able to in a while.
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _ACCEPT_AGAIN = 0.1  # seconds until then
+# The answer to clients over the limit, and how many of them get it at the same time: the answer
+# must not cost what the limit is there to save. Others are closed without a word.
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_MAX_TURNED_AWAY = 100
 
-Handler = Callable[["WebSocketRequest"], Awaitable[object]]
+Handler = Callable[[WebSocketRequest], Awaitable[object]]
+ErrorHandler = Callable[[WebSocketRequest, Exception], object]
 
 logger = logging.getLogger("trio-websocket")
-
-
-class WebSocketRequest:
-    """A client's opening handshake, which waits to be accepted or rejected."""
-
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        transport: Transport,
-        handshake: ServerHandshake,
-        options: Options,
-    ) -> None:
-        """
-        Applications get requests from :func:`serve_websocket` and :func:`wrap_server_stream`.
-
-        :param nursery: Where the connection's tasks will run.
-        :param transport: The stream.
-        :param handshake: The request.
-        :param options: The options of the connection.
-        """
-        self._nursery = nursery
-        self._transport = transport
-        self._handshake = handshake
-        self._headers = list(handshake.headers)
-        self._options = options
-        self._is_answered = False
-        self._is_concluded = False  # whether `_conclude` is sure to be called
-        self._connection: WebSocketConnection | None = None
-
-    @property
-    def headers(self) -> Headers:
-        """The headers, pairs of name and value, with the names in lower case."""
-        return self._headers
-
-    @property
-    def path(self) -> str:
-        """The request target: the path and the query."""
-        return self._handshake.path
-
-    @property
-    def proposed_subprotocols(self) -> tuple[str, ...]:
-        """The names of the subprotocols that the client offers, the preferred one first."""
-        return self._handshake.proposed_subprotocols
-
-    @property
-    def local(self) -> Address:
-        """Our end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
-        return self._transport.local
-
-    @property
-    def remote(self) -> Address:
-        """The client's end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
-        return self._transport.remote
-
-    async def accept(
-        self, *, subprotocol: str | None = None, extra_headers: ExtraHeaders | None = None
-    ) -> WebSocketConnection:
-        """Accept the request: answer with status 101.
-
-        If cancelled, nothing is sent, and the request can still be answered. If the client is
-        gone, the next call of the connection's says so.
-
-        :param subprotocol: One of those that the client offered, or None.
-        :param extra_headers: Pairs of name and value to add to the response.
-        :returns: The open connection.
-        :raises ValueError: The subprotocol was not offered, or a header can't be sent. The request
-            can still be answered.
-        :raises RuntimeError: The request was answered before.
-        """
-        self._check_unanswered()
-        await trio.lowlevel.checkpoint()
-        self._check_unanswered()
-        response, opened = self._handshake.accept(subprotocol, extra_headers)
-        self._is_answered = True
-        self._connection = WebSocketConnection._start(
-            self._nursery, self._transport, opened, self._options, response
-        )
-        if self._is_concluded:
-            self._connection._outlive_cancellation()
-        return self._connection
-
-    async def reject(
-        self,
-        status_code: int,
-        *,
-        extra_headers: ExtraHeaders | None = None,
-        body: bytes | None = None,
-    ) -> None:
-        """Reject the request: answer with another HTTP status, and close the stream.
-
-        It takes no longer than ``disconnect_timeout``. If cancelled, the stream is closed at once.
-
-        :param status_code: The HTTP status, from 200 to 999; 3xx, 4xx and 5xx make sense.
-        :param extra_headers: Pairs of name and value to add to the response.
-        :param body: The body of the response. Its Content-Length is added.
-        :raises ValueError: The status or a header can't be sent. The request can still be answered.
-        :raises RuntimeError: The request was answered before.
-        """
-        self._check_unanswered()
-        response = self._handshake.reject(status_code, extra_headers, body)
-        self._is_answered = True
-        with trio.move_on_after(self._options.disconnect_timeout):
-            await _answer(self._transport, response)
-
-    def _check_unanswered(self) -> None:
-        if self._is_answered:
-            raise RuntimeError("the request was accepted or rejected already")
-
-    async def _conclude(self, error: BaseException | None) -> BaseException | None:
-        """Close what the handler was given, now that it is done; return what is to be raised."""
-        if self._connection is not None:
-            return await conclude(self._connection, error)
-        try:
-            if not self._is_answered and (error is None or isinstance(error, Exception)):
-                await self.reject(500)
-        except BaseException as exc:
-            return exc if error is None else error
-        finally:
-            await self._transport.close_now()
-        return error
-
-
-@takes_options
-async def wrap_server_stream(
-    nursery: trio.Nursery,
-    stream: trio.abc.Stream,
-    message_queue_size: float = Options.message_queue_size,
-    max_message_size: float = Options.max_message_size,
-    receive_buffer_size: int | None = Options.receive_buffer_size,
-    **options: Unpack[NewerOptionKeywords],
-) -> WebSocketRequest:
-    """Receive an opening handshake over a stream that exists already.
-
-    If it fails, or is cancelled, the stream is closed; the client has got an answer, if it is
-    still there.
-
-    :param nursery: The nursery for the connection's background work.
-    :param stream: The stream. The request, or the connection, closes it.
-    :param options: See :ref:`options`.
-    :raises ConnectionFailed: The connection was lost.
-    :raises ConnectionTimeout: The request was not there within ``connect_timeout``.
-    :raises HandshakeError: It is no WebSocket handshake.
-    """
-    bounds = Options(message_queue_size, max_message_size, receive_buffer_size, **options)
-    return await _receive_request(nursery, stream, bounds)
 
 
 @takes_options
@@ -189,10 +51,13 @@ async def serve_websocket(
     ssl_context: ssl.SSLContext | None,
     *,
     handler_nursery: trio.Nursery | None = None,
+    on_handler_error: ErrorHandler | None = None,
+    max_connections: float = math.inf,
+    shutdown_timeout: float = 60,
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[OptionKeywords],
-) -> NoReturn:
-    """Serve WebSocket connections over TCP until cancelled.
+) -> None:
+    """Serve WebSocket connections over TCP until cancelled, or closed.
 
     When it is cancelled, each client is sent code 1001, and nobody waits. ``nursery.start()`` of
     it returns the :class:`WebSocketServer` once it listens.
@@ -205,17 +70,33 @@ async def serve_websocket(
     :param port: The port to listen on; 0 for a free one.
     :param ssl_context: The SSL context for ``wss:``, or None.
     :param handler_nursery: Where the handlers run; by default, in here.
+    :param on_handler_error: A function, async or not, that is called with the request and the
+        exception when a handler has raised. The exception is logged with its traceback, stays in
+        that connection, and the server goes on. None: the exception comes out of here.
+    :param max_connections: How many connections are served at the same time. Further clients get
+        status 503. By default, as many as the process may have descriptors: while it has no more,
+        none are accepted.
+    :param shutdown_timeout: Seconds that :meth:`WebSocketServer.aclose` gives the handlers.
     :param task_status: For ``nursery.start()``.
     :param options: See :ref:`options`.
     :raises OSError: It is not possible to listen there.
     """
     Options(**options)
+    _check_server_options(on_handler_error, max_connections, shutdown_timeout)
     if ssl_context is None:
         listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
         listeners = await trio.open_tcp_listeners(port, host=host)
     else:
         listeners = await trio.open_ssl_over_tcp_listeners(port, ssl_context, host=host)
-    server = WebSocketServer(handler, listeners, handler_nursery=handler_nursery, **options)
+    server = WebSocketServer(
+        handler,
+        listeners,
+        handler_nursery=handler_nursery,
+        on_handler_error=on_handler_error,
+        max_connections=max_connections,
+        shutdown_timeout=shutdown_timeout,
+        **options,
+    )
     await server.run(task_status=task_status)
 
 
@@ -229,22 +110,37 @@ class WebSocketServer:
         listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
         *,
         handler_nursery: trio.Nursery | None = None,
+        on_handler_error: ErrorHandler | None = None,
+        max_connections: float = math.inf,
+        shutdown_timeout: float = 60,
         **options: Unpack[OptionKeywords],
     ) -> None:
         """
         :param handler: As in :func:`serve_websocket`.
         :param listeners: Trio listeners. The server closes them.
         :param handler_nursery: As in :func:`serve_websocket`.
+        :param on_handler_error: As in :func:`serve_websocket`.
+        :param max_connections: As in :func:`serve_websocket`.
+        :param shutdown_timeout: As in :func:`serve_websocket`.
         :param options: See :ref:`options`.
         :raises ValueError: There are no listeners.
         """
         if not listeners:
             raise ValueError("a server needs a listener, and the list is empty")
+        _check_server_options(on_handler_error, max_connections, shutdown_timeout)
         self._handler = handler
         self._listeners = listeners
         self._addresses = [_listener_address(listener) for listener in listeners]
         self._handler_nursery = handler_nursery
+        self._on_handler_error = on_handler_error
+        self._max_connections = max_connections
+        self._shutdown_timeout = shutdown_timeout
         self._options = Options(**options)
+        self._is_closing = False
+        self._accepting: set[trio.CancelScope] = set()
+        self._serving: set[_Served] = set()
+        self._served = trio.lowlevel.ParkingLot()  # until one less is being served
+        self._turned_away: set[_Served] = set()
 
     @property
     def port(self) -> int:
@@ -266,12 +162,12 @@ class WebSocketServer:
 
     async def run(
         self, *, task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED
-    ) -> NoReturn:
-        """Serve until cancelled; see :func:`serve_websocket`.
+    ) -> None:
+        """Serve until cancelled, or closed; see :func:`serve_websocket`.
 
         :param task_status: For ``nursery.start()``.
         """
-        error: BaseException = AssertionError("a listener came to an end without an error")
+        error: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
                 for listener in self._listeners:
@@ -279,88 +175,179 @@ class WebSocketServer:
                 task_status.started(self)
         except BaseException as exc:
             error = _single(exc)
-        raise error
+        if error is not None:
+            raise error
+
+    async def aclose(self, code: int = 1001, reason: str | None = None) -> None:
+        """Close the server: stop listening, close every connection, and wait for the handlers.
+
+        A client whose request was not accepted yet gets status 503. Handlers learn of it by
+        :exc:`ConnectionClosed`; those that have not ended within ``shutdown_timeout`` are
+        cancelled. If this is cancelled, they are cancelled at once. A handler that calls it does
+        not wait for itself.
+
+        :param code: The close code, as in :meth:`WebSocketConnection.aclose`.
+        :param reason: The text beside it.
+        :raises ValueError: The code must not be sent.
+        """
+        check_close_code(code)
+        reason = cut_reason(reason)
+        self._is_closing = True
+        for scope in self._accepting:
+            scope.cancel()
+        requests = [served.request for served in self._serving if served.request is not None]
+        for request in requests:
+            request._begin_to_leave(code, reason)  # all are told, however little time there is
+        for served in self._serving:
+            if served.request is None:  # still in the opening handshake
+                served.scope.deadline = trio.current_time() + LINGER
+        try:
+            with trio.move_on_after(self._shutdown_timeout):
+                async with trio.open_nursery() as nursery:
+                    for request in requests:
+                        nursery.start_soon(request._leave)
+                while self._others():
+                    await self._served.park()
+        finally:
+            for listener in self._listeners:
+                await close_now(listener)
+            for served in self._others():
+                served.scope.cancel()
+
+    def _others(self) -> list[_Served]:
+        """Those who are being served, but for the one whose handler asks."""
+        asking = _current.get(None)
+        return [served for served in self._serving if served is not asking]
 
     async def _accept(
         self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery
     ) -> None:
         # Not trio.serve_listeners(): when that is cancelled, it loses what handlers raise.
-        async with listener:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as exc:
-                    if exc.errno not in _OUT_OF_RESOURCES:
-                        raise
-                    logger.error("can't accept a connection for now: %s", exc)
-                    await trio.sleep(_ACCEPT_AGAIN)
-                else:
+        with trio.CancelScope() as scope:
+            self._accepting.add(scope)
+            if self._is_closing:
+                scope.cancel()
+            async with listener:
+                while True:
                     try:
-                        nursery.start_soon(self._serve, stream)
-                    except RuntimeError:  # the handlers' nursery is closed
-                        await close_now(stream)
-                        raise
+                        stream = await listener.accept()
+                    except OSError as exc:
+                        if exc.errno not in _OUT_OF_RESOURCES:
+                            raise
+                        logger.error("can't accept a connection for now: %s", exc)
+                        await trio.sleep(_ACCEPT_AGAIN)
+                    else:
+                        await self._begin(nursery, stream)
 
-    async def _serve(self, stream: trio.abc.Stream) -> None:
+    async def _begin(self, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
+        is_full = self._is_closing or len(self._serving) >= self._max_connections
+        if is_full and len(self._turned_away) >= _MAX_TURNED_AWAY:
+            await close_now(stream)
+            return
+        served = _Served(stream)
+        (self._turned_away if is_full else self._serving).add(served)
+        try:
+            nursery.start_soon(self._turn_away if is_full else self._serve, served)
+        except RuntimeError:  # the handlers' nursery is closed
+            self._serving.discard(served)
+            self._turned_away.discard(served)
+            await close_now(stream)
+            raise
+
+    async def _turn_away(self, served: _Served) -> None:
+        try:
+            with trio.move_on_after(LINGER):
+                await answer(Transport(served.stream, None), _BUSY)
+        finally:
+            self._turned_away.discard(served)
+
+    async def _serve(self, served: _Served) -> None:
         """One connection, from the request to the end of its handler."""
+        _current.set(served)
+        try:
+            with served.scope:
+                await self._handle(served)
+        finally:
+            self._serving.discard(served)
+            self._served.unpark_all()
+
+    async def _handle(self, served: _Served) -> None:
         error: BaseException | None = None
         async with trio.open_nursery() as nursery:
             try:
-                request = await _receive_request(nursery, stream, self._options)
+                request = await receive_request(nursery, served.stream, self._options)
             except HandshakeError as exc:
                 logger.debug("no opening handshake: %s", exc)
             except BaseException as exc:
                 error = exc
             else:
+                served.request = request
                 request._is_concluded = True
-                try:
-                    await self._handler(request)
-                except BaseException as exc:
-                    error = exc
-                error = await request._conclude(error)
+                error = await self._call_handler(request)
             # What runs in the nursery ends by itself now.
             nursery.cancel_scope.shield = True
         if error is not None:
-            error = without_lost_connections(error)
-        if error is not None:
             raise error
 
+    async def _call_handler(self, request: WebSocketRequest) -> BaseException | None:
+        """Call the handler and close its connection; return what is to be raised."""
+        outcome: BaseException | None = None
+        try:
+            if self._is_closing:
+                await request.reject(503)
+            else:
+                await self._handler(request)
+        except BaseException as exc:
+            outcome = exc
+        error = None if outcome is None else without_lost_connections(outcome)
+        if error is None:
+            closing = await request._conclude(outcome)
+            return None if closing is None else without_lost_connections(closing)
+        to_report, rest = split_exceptions(error)
+        if self._on_handler_error is None or to_report is None:
+            await request._conclude(outcome)
+            return error
+        try:
+            # Neither waits for the other: the peer may take its time, and so may who is told.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._report, self._on_handler_error, request, to_report)
+                await request._conclude(outcome)
+        except BaseException as exc:  # it was cancelled, or interrupted
+            return _single(exc) if rest is None else rest
+        return rest
 
-async def _receive_request(
-    nursery: trio.Nursery, stream: trio.abc.Stream, options: Options
-) -> WebSocketRequest:
-    transport = Transport(stream, options.receive_buffer_size)
-    handshake = ServerHandshake(options)
-    try:
-        with trio.move_on_after(options.connect_timeout):
-            while not handshake.has_request():
-                handshake.receive_data(await transport.read())
-            return WebSocketRequest(nursery, transport, handshake, options)
-        raise ConnectionTimeout(f"no request within {options.connect_timeout} s")
-    except BadRequest as exc:
-        with trio.move_on_after(options.disconnect_timeout):
-            await _answer(transport, exc.response)
-        raise HandshakeError(str(exc)) from exc.__cause__
-    except HandshakeError:
-        await transport.close_now()
-        raise
-    except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
-        await transport.close_now()
-        cause = cause_of(exc)
-        raise ConnectionFailed(f"the connection was lost before the request: {cause}") from cause
-    except BaseException:
-        await transport.close_now()
-        raise
+    async def _report(
+        self, report: ErrorHandler, request: WebSocketRequest, error: Exception
+    ) -> None:
+        logger.error("the handler of %s has failed", request.path, exc_info=error)
+        try:
+            result = report(request, error)
+            if inspect.isawaitable(result):
+                await result
+        except Exception:
+            logger.exception("on_handler_error has failed")
 
 
-async def _answer(transport: Transport, response: bytes) -> None:
-    """Write a last response and close the stream. A client that is gone is no error."""
-    try:
-        with contextlib.suppress(Exception):  # a stream of any kind: whatever it raises
-            await transport.write(response)
-            await transport.hang_up(peer_may_send=True)
-    finally:
-        await transport.close_now()
+# Who is being served by the task that runs, and by those that it has started.
+_current: contextvars.ContextVar[_Served] = contextvars.ContextVar("trio_websocket_served")
+
+
+class _Served:
+    """A client that is being served, or turned away."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.scope = trio.CancelScope()
+        self.request: WebSocketRequest | None = None
+
+
+def _check_server_options(
+    on_handler_error: object, max_connections: object, shutdown_timeout: object
+) -> None:
+    if on_handler_error is not None and not callable(on_handler_error):
+        raise TypeError(f"on_handler_error is a function, not {on_handler_error!r}")
+    check_number("max_connections", max_connections)
+    check_number("shutdown_timeout", shutdown_timeout)
 
 
 def _single(exc: BaseException) -> BaseException:

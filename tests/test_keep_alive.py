@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_websocket import CloseReason, ConnectionClosed, open_websocket_url, serve_websocket
+
+from .peer import CLOSE, PING, PONG, TEXT, Call, RawPeer, close_payload, open_client
+
+# Streams where bytes arrive as they are sent, so that they go with a clock that jumps.
+PROMPT = ["memory", "socketpair", "tls-memory"]
+SILENT = "keep-alive: no Pong within 20 s"
+
+
+def texts(peer: RawPeer, *messages: str) -> bytes:
+    return b"".join(peer.frame(TEXT, message.encode()) for message in messages)
+
+
+async def test_no_ping_is_sent_unless_asked(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    _, peer = await open_client(nursery)
+    receiving = Call(nursery, peer.receive)
+    await trio.sleep(900)
+    assert not receiving.is_over
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_a_ping_is_sent_every_interval(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind, ping_interval=10)
+    for number in (1, 2, 3):
+        payload = await peer.expect(PING)
+        assert trio.current_time() == pytest.approx(10 * number)
+        await peer.send(peer.frame(PONG, payload))
+        await wait_all_tasks_blocked()
+    assert client.closed is None
+
+
+async def test_the_answer_tells_the_latency(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10)
+    payload = await peer.expect(PING)
+    assert client.latency is None
+    await trio.sleep(0.25)
+    await peer.send(peer.frame(PONG, payload))
+    await wait_all_tasks_blocked()
+    assert client.latency == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_a_peer_that_does_not_answer_is_closed_with_1011(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind, ping_interval=10)
+    getting = Call(nursery, client.get_message)
+    frames = await peer.receive_all()
+    assert trio.current_time() == pytest.approx(30)
+    assert [frame.opcode for frame in frames] == [PING, CLOSE]
+    assert frames[1].payload == close_payload(1011, SILENT)
+    with pytest.raises(ConnectionClosed) as caught:
+        await getting.result()
+    assert caught.value.reason == caught.value.sent == CloseReason(1011, SILENT)
+    assert caught.value.rcvd is None
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert str(caught.value.__cause__) == SILENT
+
+
+async def test_what_came_before_the_peer_fell_silent_is_still_there(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10)
+    await peer.send(texts(peer, "last"))
+    await client.wait_closed()
+    assert await client.get_message() == "last"
+    with pytest.raises(ConnectionClosed):
+        await client.get_message()
+
+
+async def test_time_in_which_the_application_does_not_read_does_not_count(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, message_queue_size=1, ping_interval=10)
+    await peer.send(texts(peer, "1", "2", "3"))
+    payload = await peer.expect(PING)
+    nursery.start_soon(peer.send, peer.frame(PONG, payload))
+    await trio.sleep(500)
+    assert client.closed is None
+    for text in ("1", "2", "3"):
+        assert await client.get_message() == text
+    Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    assert client.latency == pytest.approx(500, abs=1)
+
+
+async def test_once_the_application_reads_again_the_time_counts(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, message_queue_size=1, ping_interval=10)
+    await peer.send(texts(peer, "1", "2", "3"))
+    await trio.sleep(500)
+    for _ in range(3):
+        await client.get_message()
+    with pytest.raises(ConnectionClosed) as caught:
+        await client.get_message()
+    assert caught.value.reason == CloseReason(1011, SILENT)
+    assert trio.current_time() == pytest.approx(520, abs=1.1)
+
+
+async def test_no_timeout_waits_for_ever(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    client, peer = await open_client(nursery, ping_interval=10, ping_timeout=math.inf)
+    await peer.receive()
+    await trio.sleep(900)
+    assert client.closed is None
+
+
+async def test_the_nursery_ends_with_the_connection(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as its_nursery:
+        client, peer = await open_client(its_nursery, ping_interval=1000)
+        nursery.start_soon(client.aclose)
+        await peer.receive()
+        await peer.send_close(1000)
+    assert trio.current_time() < 3
+
+
+async def test_a_connection_that_is_being_closed_gets_no_ping(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10, disconnect_timeout=100)
+    closing = Call(nursery, client.aclose)
+    await peer.receive()
+    await trio.sleep(50)
+    await peer.send_close(1000)
+    await closing.result()
+    assert await peer.receive_all() == []
+
+
+async def test_a_ping_that_is_not_answered_does_not_cut_a_closing_short(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10, disconnect_timeout=100)
+    await peer.expect(PING)
+    closing = Call(nursery, client.aclose)
+    await trio.sleep(60)
+    assert not closing.is_over
+    await peer.send_close(1000)
+    await closing.result()
+
+
+async def test_a_peer_that_answers_just_in_time_stays(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10, ping_timeout=20)
+    payload = await peer.expect(PING)
+    await trio.sleep(19.9)
+    await peer.send(peer.frame(PONG, payload))
+    await trio.sleep(1)
+    assert client.closed is None
+
+
+async def test_client_and_server_keep_each_other_alive() -> None:
+    async def handler(request: Any) -> None:
+        ws = await request.accept()
+        connections.append(ws)
+        await ws.wait_closed()
+
+    connections: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            lambda task_status: serve_websocket(
+                handler, "127.0.0.1", 0, None, ping_interval=0.01, task_status=task_status
+            )
+        )
+        async with open_websocket_url(f"ws://127.0.0.1:{server.port}", ping_interval=0.01) as ws:
+            while ws.latency is None or not connections or connections[0].latency is None:
+                await ws.pong()  # and let the others run
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,233 @@
+"""A client's opening handshake, on the server: received, then accepted or rejected."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._connection import WebSocketConnection, conclude
+from ._errors import (
+    CloseReason,
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionTimeout,
+    DisconnectionTimeout,
+    HandshakeError,
+)
+from ._handshake import BadRequest, ExtraHeaders, Headers, ServerHandshake
+from ._options import NewerOptionKeywords, Options, takes_options
+from ._transport import Address, Transport, cause_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class WebSocketRequest:
+    """A client's opening handshake, which waits to be accepted or rejected."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        transport: Transport,
+        handshake: ServerHandshake,
+        options: Options,
+    ) -> None:
+        """
+        Applications get requests from :func:`serve_websocket` and :func:`wrap_server_stream`.
+
+        :param nursery: Where the connection's tasks will run.
+        :param transport: The stream.
+        :param handshake: The request.
+        :param options: The options of the connection.
+        """
+        self._nursery = nursery
+        self._transport = transport
+        self._handshake = handshake
+        self._headers = list(handshake.headers)
+        self._options = options
+        self._is_answered = False
+        self._is_turned_away = False  # by the server, behind the handler's back
+        self._farewell = b""
+        self._is_concluded = False  # whether `_conclude` is sure to be called
+        self._connection: WebSocketConnection | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, pairs of name and value, with the names in lower case."""
+        return self._headers
+
+    @property
+    def path(self) -> str:
+        """The request target: the path and the query."""
+        return self._handshake.path
+
+    @property
+    def proposed_subprotocols(self) -> tuple[str, ...]:
+        """The names of the subprotocols that the client offers, the preferred one first."""
+        return self._handshake.proposed_subprotocols
+
+    @property
+    def local(self) -> Address:
+        """Our end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
+        return self._transport.local
+
+    @property
+    def remote(self) -> Address:
+        """The client's end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
+        return self._transport.remote
+
+    async def accept(
+        self, *, subprotocol: str | None = None, extra_headers: ExtraHeaders | None = None
+    ) -> WebSocketConnection:
+        """Accept the request: answer with status 101.
+
+        If cancelled, nothing is sent, and the request can still be answered. If the client is
+        gone, the next call of the connection's says so.
+
+        :param subprotocol: One of those that the client offered, or None.
+        :param extra_headers: Pairs of name and value to add to the response.
+        :returns: The open connection.
+        :raises ValueError: The subprotocol was not offered, or a header can't be sent. The request
+            can still be answered.
+        :raises RuntimeError: The request was answered before.
+        :raises ConnectionClosed: The server is being closed, and has answered with status 503.
+        """
+        self._check_unanswered()
+        await trio.lowlevel.checkpoint()
+        self._check_unanswered()
+        response, opened = self._handshake.accept(subprotocol, extra_headers)
+        self._is_answered = True
+        self._connection = WebSocketConnection._start(
+            self._nursery, self._transport, opened, self._options, response
+        )
+        if self._is_concluded:
+            self._connection._outlive_cancellation()
+        return self._connection
+
+    async def reject(
+        self,
+        status_code: int,
+        *,
+        extra_headers: ExtraHeaders | None = None,
+        body: bytes | None = None,
+    ) -> None:
+        """Reject the request: answer with another HTTP status, and close the stream.
+
+        It takes no longer than ``disconnect_timeout``. If cancelled, the stream is closed at once.
+
+        :param status_code: The HTTP status, from 200 to 999; 3xx, 4xx and 5xx make sense.
+        :param extra_headers: Pairs of name and value to add to the response.
+        :param body: The body of the response. Its Content-Length is added.
+        :raises ValueError: The status or a header can't be sent. The request can still be answered.
+        :raises RuntimeError: The request was answered before.
+        """
+        self._check_unanswered()
+        response = self._handshake.reject(status_code, extra_headers, body)
+        self._is_answered = True
+        await self._end(response)
+
+    async def _end(self, response: bytes) -> None:
+        with trio.move_on_after(self._options.disconnect_timeout):
+            await answer(self._transport, response)
+
+    def _begin_to_leave(self, code: int, reason: str | None) -> None:
+        """Tell the client, without waiting, that the server is being closed."""
+        if self._connection is not None:
+            self._connection._begin_to_close(code, reason)
+        elif not self._is_answered:
+            self._is_answered = self._is_turned_away = True
+            self._farewell = self._handshake.reject(503)
+
+    async def _leave(self) -> None:
+        """End what `_begin_to_leave` has begun."""
+        if self._connection is not None:
+            with contextlib.suppress(DisconnectionTimeout):
+                await self._connection.aclose()
+        elif self._farewell:
+            farewell, self._farewell = self._farewell, b""
+            await self._end(farewell)
+
+    def _check_unanswered(self) -> None:
+        if self._is_turned_away:
+            raise ConnectionClosed(CloseReason(1001, "the server is being closed"))
+        if self._is_answered:
+            raise RuntimeError("the request was accepted or rejected already")
+
+    async def _conclude(self, error: BaseException | None) -> BaseException | None:
+        """Close what the handler was given, now that it is done; return what is to be raised."""
+        if self._connection is not None:
+            return await conclude(self._connection, error)
+        if self._is_turned_away:
+            return error  # `_leave` closes the stream
+        try:
+            if not self._is_answered and (error is None or isinstance(error, Exception)):
+                await self.reject(500)
+        except BaseException as exc:
+            return exc if error is None else error
+        finally:
+            await self._transport.close_now()
+        return error
+
+
+@takes_options
+async def wrap_server_stream(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    message_queue_size: float = Options.message_queue_size,
+    max_message_size: float = Options.max_message_size,
+    receive_buffer_size: int | None = Options.receive_buffer_size,
+    **options: Unpack[NewerOptionKeywords],
+) -> WebSocketRequest:
+    """Receive an opening handshake over a stream that exists already.
+
+    If it fails, or is cancelled, the stream is closed; the client has got an answer, if it is
+    still there.
+
+    :param nursery: The nursery for the connection's background work.
+    :param stream: The stream. The request, or the connection, closes it.
+    :param options: See :ref:`options`.
+    :raises ConnectionFailed: The connection was lost.
+    :raises ConnectionTimeout: The request was not there within ``connect_timeout``.
+    :raises HandshakeError: It is no WebSocket handshake.
+    """
+    bounds = Options(message_queue_size, max_message_size, receive_buffer_size, **options)
+    return await receive_request(nursery, stream, bounds)
+
+
+async def receive_request(
+    nursery: trio.Nursery, stream: trio.abc.Stream, options: Options
+) -> WebSocketRequest:
+    transport = Transport(stream, options.receive_buffer_size)
+    handshake = ServerHandshake(options)
+    try:
+        with trio.move_on_after(options.connect_timeout):
+            while not handshake.has_request():
+                handshake.receive_data(await transport.read())
+            return WebSocketRequest(nursery, transport, handshake, options)
+        raise ConnectionTimeout(f"no request within {options.connect_timeout} s")
+    except BadRequest as exc:
+        with trio.move_on_after(options.disconnect_timeout):
+            await answer(transport, exc.response)
+        raise HandshakeError(str(exc)) from exc.__cause__
+    except HandshakeError:
+        await transport.close_now()
+        raise
+    except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
+        await transport.close_now()
+        cause = cause_of(exc)
+        raise ConnectionFailed(f"the connection was lost before the request: {cause}") from cause
+    except BaseException:
+        await transport.close_now()
+        raise
+
+
+async def answer(transport: Transport, response: bytes) -> None:
+    """Write a last response and close the stream. A client that is gone is no error."""
+    try:
+        with contextlib.suppress(Exception):  # a stream of any kind: whatever it raises
+            await transport.write(response)
+            await transport.hang_up(peer_may_send=True)
+    finally:
+        await transport.close_now()
