@@ -6,6 +6,7 @@ import base64
 import hashlib
 from typing import Any, Callable, Iterable, List, NamedTuple, Tuple
 
+import h11
 import pytest
 
 from trio_websocket import ConnectionFailed, ConnectionRejected, HandshakeError
@@ -1213,3 +1214,33 @@ def test_a_rejection_whose_body_is_not_wanted_is_not_waited_for() -> None:
     with pytest.raises(ConnectionRejected) as caught:
         handshake.result()
     assert caught.value.body == b""
+
+
+def test_the_name_of_a_subprotocol_that_was_not_offered_is_shortened() -> None:
+    handshake = client()
+    chosen = [(b"Sec-WebSocket-Protocol", b"x" * 60_000)]
+    handshake.receive_data(written(b"HTTP/1.1 101 OK", [*acceptance(handshake), *chosen]))
+    with pytest.raises(HandshakeError, match="xxxx") as caught:
+        handshake.result()
+    assert len(str(caught.value)) < 300
+
+
+def test_a_length_of_many_digits_is_refused() -> None:
+    data = a_request([*REQUEST, (b"Content-Length", b"9" * 5000)])
+    assert refused(data).status == 400
+
+
+def test_a_length_of_many_digits_in_a_response_is_an_error_of_ours() -> None:
+    handshake = client()
+    handshake.receive_data(written(b"HTTP/1.1 503 No", [(b"Content-Length", b"9" * 5000)]))
+    with pytest.raises(HandshakeError):
+        handshake.result()
+
+
+def test_a_value_error_of_h11_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    # h11 before 0.15 makes an int of any Content-Length, and Python has a limit for their digits.
+    def fail(self: h11.Connection) -> None:
+        raise ValueError("Exceeds the limit for integer string conversion")
+
+    monkeypatch.setattr(h11.Connection, "next_event", fail)
+    assert refused(a_request()).status == 400

@@ -462,3 +462,12 @@ async def test_the_memory_of_messages_that_wait_is_bounded(
         await client.get_message()
     await trio.sleep(1)
     assert await answer.result() == Frame(PONG, b"behind")
+
+
+async def test_a_queue_of_no_bytes_lets_one_message_through(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, message_queue_bytes=0)
+    await peer.send(texts(peer, "1", "2"))
+    await trio.sleep(1)
+    assert [await client.get_message(), await client.get_message()] == ["1", "2"]

@@ -1139,3 +1139,12 @@ def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
     elif protocol.ended and not closing:
         assert protocol.reason is not None
         assert protocol.reason.code == 1006
+
+
+@pytest.mark.parametrize("cut", range(14))
+def test_a_fragment_too_many_is_refused_before_its_text_is_judged(cut: int) -> None:
+    data = frame(TEXT, b"\xf0", fin=False) + frame(CONTINUATION, b"")
+    protocol = open_protocol(CLIENT, fast=True, max_fragments=1)
+    for chunk in (data[:cut], data[cut:]):
+        received(protocol, chunk)
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009

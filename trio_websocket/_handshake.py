@@ -129,7 +129,7 @@ class ClientHandshake:
         """
         while True:
             try:
-                event = self._http.next_event()
+                event = _next_event(self._http)
             except h11.RemoteProtocolError as exc:
                 if self._rejection is None:
                     text = f"the server did not answer in HTTP: {_shortened(exc)}"
@@ -178,7 +178,7 @@ class ClientHandshake:
             raise HandshakeError("the server chose an extension that was not offered")
         chosen = _values(headers, b"sec-websocket-protocol")
         if chosen and (len(chosen) > 1 or chosen[0] not in self._offered):
-            names = b", ".join(chosen).decode("latin-1")
+            names = b", ".join(chosen).decode("latin-1")[:200]
             raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
         return Opened(
             ws=_open_connection(wsproto.ConnectionType.CLIENT),
@@ -217,7 +217,7 @@ class ServerHandshake:
         :raises BadRequest: It is no WebSocket handshake.
         """
         try:
-            event = self._http.next_event()
+            event = _next_event(self._http)
         except h11.RemoteProtocolError as exc:
             status = exc.error_status_hint
             text = f"this is no HTTP request: {_shortened(exc)}"
@@ -348,6 +348,14 @@ class ServerHandshake:
             extra += [(b"Upgrade", b"websocket"), (b"Connection", b"upgrade, close")]
         response = self.reject(status_code, extra, text.encode() + b"\n")
         return BadRequest(text, response)
+
+
+def _next_event(http: h11.Connection) -> object:
+    try:
+        return http.next_event()
+    except ValueError as exc:
+        # h11 before 0.15 makes an int of any Content-Length; Python has a limit for their digits.
+        raise h11.RemoteProtocolError("bad Content-Length") from exc
 
 
 def _shortened(exc: Exception) -> str:

@@ -139,7 +139,8 @@ class Inbox:
 
     @property
     def _has_room(self) -> bool:
-        return len(self._messages) < self._size and self._bytes < self._max_bytes
+        within_limits = len(self._messages) < self._size and self._bytes < self._max_bytes
+        return within_limits or not self._messages  # one, whatever its size
 
     def _leave(self) -> None:
         assert self._watch is not None

@@ -289,7 +289,7 @@ class Protocol:
         self._fragments += 1
         self._size += length
         if is_in_order and self.sent is None and not self._within_limits:
-            self._refuse_message(head_size)
+            self._refuse_message(head, head_size)
             return 0
         self._frame_left = head_size + length
         return self._next_piece()
@@ -306,9 +306,10 @@ class Protocol:
     def _within_limits(self) -> bool:
         return self._size <= self._max_message_size and self._fragments <= self._max_fragments
 
-    def _refuse_message(self, head_size: int) -> None:
-        # wsproto first judges the head: what is wrong with it counts for more than its size
-        self._feed(min(head_size, self.undecoded))
+    def _refuse_message(self, head: bytes, head_size: int) -> None:
+        if head[1] & 0x7F > 125:
+            # Its length may be written in a wrong way; that counts for more, as wsproto says.
+            self._feed(min(head_size, self.undecoded))
         if not self.ended:
             what = "size" if self._size > self._max_message_size else "number of fragments"
             self._fail(_TOO_BIG, f"the message is over the limit on its {what}")
