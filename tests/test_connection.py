@@ -1232,3 +1232,73 @@ async def test_aclose_forcefully_does_not_wait_for_the_peer(
     await trio.aclose_forcefully(client)
     assert trio.current_time() < 0.051
     assert await receiving.result() == [Frame(CLOSE, close_payload(1000))]
+
+
+async def test_the_pong_of_a_ping_that_was_cancelled_answers_those_before_it(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery)
+    first = Call(nursery, client.ping, b"1")
+    assert await peer.expect(PING) == b"1"
+    second = Call(nursery, client.ping, b"2")
+    assert await peer.expect(PING) == b"2"
+    second.scope.cancel()
+    await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"2"))  # only the latest needs an answer
+    await first.result()
+
+
+async def test_a_ping_after_one_that_was_cancelled_answers_those_before_both(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery)
+    calls = []
+    for payload in (b"1", b"2", b"2"):
+        calls.append(Call(nursery, client.ping, payload))
+        assert await peer.expect(PING) == payload
+        if len(calls) == 2:
+            calls[1].scope.cancel()
+            await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"2"))
+    await calls[0].result()
+    await calls[2].result()
+
+
+async def test_pings_that_were_cancelled_in_any_order_are_forgotten(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=3)
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 2)):
+        calls = []
+        for payload in (b"1", b"2", b"3"):
+            calls.append(Call(nursery, client.ping, payload))
+            assert await peer.expect(PING) == payload
+        for number in order:
+            calls[number].scope.cancel()
+            await wait_all_tasks_blocked()
+
+
+async def test_a_connection_ends_beside_a_ping_that_was_cancelled(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    calls = []
+    for payload in (b"1", b"2"):
+        calls.append(Call(nursery, client.ping, payload))
+        await peer.expect(PING)
+    calls[1].scope.cancel()
+    await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"0"))
+    await peer.send_close(1000)
+    await closed_error(calls[0].result())
+
+
+async def test_an_answer_leaves_no_ping_that_was_cancelled(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=2)
+    calls = []
+    for payload in (b"1", b"2"):
+        calls.append(Call(nursery, client.ping, payload))
+        await peer.expect(PING)
+    calls[1].scope.cancel()
+    await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"1"))
+    await calls[0].result()
+    for payload in (b"3", b"4"):
+        Call(nursery, client.ping, payload)
+        assert await peer.expect(PING) == payload

@@ -114,7 +114,9 @@ class WebSocketConnection(trio.abc.AsyncResource):
             is_urgent=self._is_urgent,
         )
         self._sender = trio.StrictFIFOLock()  # of the tasks that wait for room in the outbox
-        self._pings: collections.OrderedDict[bytes, _Ping] = collections.OrderedDict()
+        # Those that wait for a Pong, in the order in which they were sent. The newest may be None:
+        # it was cancelled, and stays only because its Pong answers those before it.
+        self._pings: collections.OrderedDict[bytes, _Ping | None] = collections.OrderedDict()
         self._ping_answered = trio.lowlevel.ParkingLot()
         self._latency: float | None = None
         self._scope = trio.CancelScope()  # of the connection's task
@@ -251,6 +253,8 @@ class WebSocketConnection(trio.abc.AsyncResource):
         return ping.round_trip
 
     def _send_ping(self, payload: bytes) -> _Ping:
+        if self._pings and next(reversed(self._pings.values())) is None:
+            self._pings.popitem()  # the Pong of the new one will do
         ping = self._pings[payload] = _Ping()
         self._outbox.append(self._protocol.ping(payload))
         self._inbox.tend()
@@ -258,8 +262,17 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
     def _forget_ping(self, payload: bytes, ping: _Ping) -> None:
         if self._pings.get(payload) is ping:
-            del self._pings[payload]
+            if next(reversed(self._pings)) == payload:
+                self._pings[payload] = None
+            else:
+                del self._pings[payload]
+            if len(self._pings) == 1:
+                self._drop_forgotten_ping()
             self._ping_answered.unpark()
+
+    def _drop_forgotten_ping(self) -> None:
+        if next(iter(self._pings.values())) is None:
+            self._pings.clear()  # there is none before it
 
     async def pong(self, payload: bytes | None = None) -> None:
         """Send a Pong that nobody asked for, as a sign of life (RFC 6455, 5.5.3).
@@ -413,12 +426,14 @@ class WebSocketConnection(trio.abc.AsyncResource):
         elif payload in self._pings:
             # It answers the Pings before as well (RFC 6455, 5.5.3).
             now = trio.current_time()
-            answered = b""
-            ping: _Ping | None = None
-            while ping is None or answered != payload:
+            answered: bytes | None = None
+            while answered != payload:
                 answered, ping = self._pings.popitem(last=False)
-                ping.round_trip = self._latency = now - ping.sent_at
-                ping.is_over.set()
+                if ping is not None:
+                    ping.round_trip = self._latency = now - ping.sent_at
+                    ping.is_over.set()
+            if self._pings:
+                self._drop_forgotten_ping()
             self._ping_answered.unpark_all()
 
     def _on_ended(self) -> None:
@@ -426,7 +441,8 @@ class WebSocketConnection(trio.abc.AsyncResource):
         if farewell:
             self._outbox.append(farewell)
         for ping in self._pings.values():
-            ping.is_over.set()
+            if ping is not None:
+                ping.is_over.set()
         self._ping_answered.unpark_all()
         self._inbox.wake()
 
@@ -451,7 +467,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
             raise self._protocol.closed_error()
 
     def _check_unused(self, payload: bytes) -> None:
-        if payload in self._pings:
+        if self._pings.get(payload) is not None:
             raise ValueError(f"a ping with the payload {payload!r} is under way")
 
     async def _wait_turn(self) -> None:
