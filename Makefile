@@ -5,10 +5,13 @@ PYTHON ?= python3
 PYTHONS ?= oldest newest
 ARGS :=
 COVERAGE := --cov
+SECONDS := 60
+SEED := 1
 
 VENV := .venv
 TOOLS := .venvs/tools
 FRESH := .venvs/package
+ATHERIS := .venvs/atheris
 
 # Pyright asks the network for a newer release otherwise.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -26,7 +29,7 @@ pip = $(1)/bin/python -m pip install $(2) >$(1)/pip.log 2>&1 || { cat $(1)/pip.l
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin clean
+.PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin soak fuzz fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -75,6 +78,20 @@ autobahn: $(tested)  ## the Autobahn test suite against our client and server
 dropin: $(tested)  ## compare with trio-websocket 0.12.2
 	$(strip $(VENV)/bin/python tools/dropin.py $(ARGS))
 
+soak: $(tested)  ## operations cancelled at random; SECONDS=60 SEED=1
+	$(strip $(VENV)/bin/python -m tools.soak_cancel --seconds $(SECONDS) --seed $(SEED) $(ARGS))
+
+fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
+	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))
+
+fuzz-atheris: $(ATHERIS)/installed  ## the same, guided by coverage; SECONDS=1800 SEED=1
+	@if $(ATHERIS)/bin/python -c 'import atheris' 2>/dev/null; then \
+		$(ATHERIS)/bin/python -m tools.fuzz.guided --seconds $(SECONDS) --seed $(SEED) $(ARGS); \
+	else \
+		rm $(ATHERIS)/installed; \
+		echo "skipped: there is no atheris for Python $(python-version), says $(ATHERIS)/pip.log"; \
+	fi
+
 clean:  ## remove what the other targets made
 	rm -rf .venv .venvs build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
@@ -95,4 +112,11 @@ $(TOOLS)/installed: $(REQUIREMENTS)
 	@echo "$(TOOLS): installing the tools"
 	@set -e; python=$$($(PYTHON) tools/interpreters.py newest); $${python#*=} -m venv --clear $(TOOLS)
 	@$(call pip,$(TOOLS),$(TOOL_PACKAGES))
+	@touch $@
+
+$(ATHERIS)/installed: $(REQUIREMENTS)
+	@echo "$(ATHERIS): installing atheris"
+	@$(PYTHON) -m venv --clear $(ATHERIS)
+	@$(call pip,$(ATHERIS),-e .[test])
+	@$(ATHERIS)/bin/python -m pip install --only-binary atheris atheris >$(ATHERIS)/pip.log 2>&1 || true
 	@touch $@

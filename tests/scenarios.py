@@ -1,0 +1,478 @@
+"""What is interrupted at every step, see `harness`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Awaitable, Callable, Iterator
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    DisconnectionTimeout,
+    HandshakeError,
+    WebSocketConnection,
+    WebSocketRequest,
+    WebSocketServer,
+    wrap_server_stream,
+)
+
+from .harness import Scenario, Stage
+from .peer import CLOSE, PING, PONG, close_payload
+from .strict_peer import Gone, Message, StrictPeer, Violation
+
+LARGE = bytes(range(256)) * 2**11  # 512 KiB: more than the buffers of both sides take
+
+# Calls that usually don't wait let other tasks run once in a while: with more calls than that.
+MANY = 12
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(*roles: str) -> Callable[[Callable[[Stage], Awaitable[None]]], None]:
+    """Add a scenario in which a client is under test, or a server, or each."""
+
+    def add(play: Callable[[Stage], Awaitable[None]]) -> None:
+        for role in roles:
+            name = f"{role}: {play.__name__.replace('_', ' ')}"
+            SCENARIOS[name] = Scenario(name, role, play)
+
+    return add
+
+
+@contextlib.contextmanager
+def leaving_no_task(stage: Stage) -> Iterator[None]:
+    """If there is no connection in the end, there is no task of one."""
+    try:
+        yield
+    finally:
+        if not stage.connections and stage.nursery.child_tasks:
+            raise Violation(f"it left {stage.nursery.child_tasks}")
+
+
+# -- opening
+
+
+@scenario("client")
+async def open_a_block(stage: Stage) -> None:
+    peer = await stage.raw_server(echoes=True)
+
+    async def block() -> None:
+        async with stage.client_block() as connection:
+            await connection.send_message("hello")
+            assert await connection.get_message() == "hello"
+
+    is_done = await stage.act(block, struck_raises=(HandshakeError, ConnectionClosed))
+    if is_done and not stage.is_interrupted:
+        stage.expect([close_payload(1000)], [peer.frames[-1].payload])
+
+
+@scenario("client")
+async def open_a_block_that_raises(stage: Stage) -> None:
+    peer = await stage.raw_server()
+
+    async def block() -> None:
+        async with stage.client_block():
+            raise LookupError
+
+    is_done = await stage.act(
+        block, raises=(LookupError,), struck_raises=(HandshakeError,), is_bounded=True
+    )
+    if is_done and not stage.is_interrupted:
+        stage.expect([close_payload(1011)], [peer.frames[-1].payload])
+
+
+@scenario("client")
+async def connect(stage: Stage) -> None:
+    peer = await stage.raw_server()
+
+    async def call() -> None:
+        stage.keep(await stage.connect())
+
+    with leaving_no_task(stage):
+        await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
+    for connection in stage.connections:
+        await stage.converse(connection, peer)
+        await stage.close(connection, peer)
+
+
+@scenario("client")
+async def be_rejected(stage: Stage) -> None:
+    def response(request: bytes) -> bytes:
+        return b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nnever"
+
+    await stage.raw_server(response=response)
+    with leaving_no_task(stage):
+        await stage.act(
+            stage.connect,
+            raises=(ConnectionRejected,),
+            struck_raises=(HandshakeError,),
+            is_bounded=True,
+        )
+
+
+@scenario("server")
+async def accept(stage: Stage) -> None:
+    ours, theirs = await stage.streams()
+    peer = stage.peer()
+    stage.peers.start_soon(peer.run, theirs)
+    requests: list[WebSocketRequest] = []
+
+    async def call() -> None:
+        requests.append(await wrap_server_stream(stage.nursery, ours))
+        stage.keep(await requests[0].accept())
+
+    with leaving_no_task(stage):
+        await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
+    if requests and not stage.connections:  # it can still be answered
+        stage.keep(await requests[0].accept())
+    for connection in stage.connections:
+        await stage.converse(connection, peer)
+        await stage.close(connection, peer)
+
+
+@scenario("server")
+async def reject(stage: Stage) -> None:
+    ours, theirs = await stage.streams()
+    peer = stage.peer()
+    stage.peers.start_soon(peer.run, theirs)
+    request = await wrap_server_stream(stage.nursery, ours)
+    await stage.act(lambda: request.reject(403, body=b"never"), struck_raises=(), is_bounded=True)
+    await peer.wait_over()
+    if not stage.is_interrupted:
+        stage.expect([b"never"], [peer.body])
+
+
+# -- serving
+
+Handler = Callable[[WebSocketRequest], Awaitable[object]]
+Conversation = Callable[[StrictPeer], Awaitable[object]]
+
+
+async def serve(stage: Stage, handler: Handler, talk: Conversation) -> None:
+    """Serve a client; and another one, if that one was struck."""
+    started, server = trio.open_memory_channel[WebSocketServer](1)
+
+    class Status:
+        def started(self, value: WebSocketServer | None = None) -> None:
+            assert value is not None
+            started.send_nowait(value)
+
+    async def talk_to_it() -> None:
+        port = await server.receive()
+        try:
+            await talk(await stage.raw_client(port))
+        except (Gone, OSError):
+            if not stage.is_interrupted:
+                raise
+        if stage.is_struck and not stage.is_over:
+            await talk(await stage.raw_client(port))
+        stage.finish()
+
+    stage.peers.start_soon(talk_to_it)
+    await stage.act(lambda: stage.serve(handler, Status()), struck_raises=())
+
+
+@scenario("server")
+async def serve_an_echo(stage: Stage) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        connection = await request.accept()
+        stage.has_opened = True
+        while True:
+            await connection.send_message(await connection.get_message())
+
+    async def talk(peer: StrictPeer) -> None:
+        await peer.wait(lambda: peer.is_open)
+        peer.queue_message("hello")
+        peer.queue(peer.frame(PING, b"1"))
+        peer.queue_message(b"world")
+        await peer.wait(lambda: len(peer.messages) == 2 and peer.pongs)
+        peer.queue_close(close_payload(1000))
+        await peer.wait_over()
+        stage.expect(["hello", b"world"], peer.messages)
+
+    await serve(stage, handler, talk)
+
+
+@scenario("server")
+async def serve_what_is_large_and_return(stage: Stage) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        connection = await request.accept()
+        stage.has_opened = True
+        await connection.send_message(LARGE)
+
+    async def talk(peer: StrictPeer) -> None:
+        await peer.wait_over()
+        if not stage.is_interrupted:
+            stage.expect([LARGE], peer.messages)
+
+    await serve(stage, handler, talk)
+
+
+@scenario("server")
+async def serve_and_say_nothing(stage: Stage) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        await trio.lowlevel.checkpoint()
+
+    await serve(stage, handler, StrictPeer.wait_over)
+
+
+# -- sending
+
+
+async def send_large(connection: WebSocketConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        await connection.send_message(LARGE)
+
+
+@scenario("client", "server")
+async def send(stage: Stage) -> None:
+    connection, peer = await stage.open()
+    messages: list[Message] = ["hello", b"world" * 1000, ""] * MANY
+
+    async def call() -> None:
+        for message in messages:
+            await connection.send_message(message)
+
+    is_done = await stage.act(call)
+    await stage.converse(connection, peer)
+    stage.expect(messages, peer.messages, is_done=is_done)
+    await stage.close(connection, peer)
+
+
+@scenario("client", "server")
+async def send_more_than_all_buffers_hold(stage: Stage) -> None:
+    connection, peer = await stage.open(lockstep=True)
+    is_done = await stage.act(lambda: connection.send_message(LARGE))
+    await stage.converse(connection, peer)
+    stage.expect([LARGE], peer.messages, is_done=is_done)
+    await stage.close(connection, peer)
+
+
+@scenario("client", "server")
+async def send_behind_another_sender(stage: Stage) -> None:
+    connection, peer = await stage.open(lockstep=True)
+    peer.change(reads=False)
+
+    async def let_it_read() -> None:
+        await wait_all_tasks_blocked()
+        peer.change(reads=True)
+
+    stage.nursery.start_soon(send_large, connection)
+    await wait_all_tasks_blocked()
+    stage.peers.start_soon(let_it_read)
+    is_done = await stage.act(lambda: connection.send_message("behind"))
+    await stage.converse(connection, peer)
+    stage.expect([LARGE, "behind"], peer.messages, is_done=is_done)
+    await stage.close(connection, peer)
+
+
+# -- receiving
+
+
+@scenario("client", "server")
+async def receive(stage: Stage) -> None:
+    await _receive(stage, ["hello", b"a message in pieces", "", b"world", "bye"])
+
+
+@scenario("client", "server")
+async def receive_what_is_large(stage: Stage) -> None:
+    await _receive(stage, [LARGE])
+
+
+async def _receive(stage: Stage, messages: list[Message]) -> None:
+    connection, peer = await stage.open()
+    received: list[Message] = []
+
+    async def send_all() -> None:
+        for pieces, message in enumerate(messages, 1):
+            await wait_all_tasks_blocked()
+            peer.queue_message(message, pieces)
+            peer.queue(peer.frame(PING))
+
+    async def call() -> None:
+        for _ in messages:
+            received.append(await connection.get_message())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all)
+        await stage.act(call)
+    received += await stage.converse(connection, peer)
+    stage.expect(messages, received)
+    await stage.close(connection, peer)
+
+
+@scenario("client", "server")
+async def receive_what_is_there(stage: Stage) -> None:
+    connection, peer = await stage.open(message_queue_size=2)
+    messages: list[Message] = ["1", b"2", "3"] * MANY
+    received: list[Message] = []
+    for message in messages:
+        peer.queue_message(message)
+    await stage.pause()
+
+    async def call() -> None:
+        for _ in messages:
+            received.append(await connection.get_message())
+
+    await stage.act(call)
+    received += await stage.converse(connection, peer)
+    stage.expect(messages, received)
+    await stage.close(connection, peer)
+
+
+@scenario("client", "server")
+async def receive_behind_another_receiver(stage: Stage) -> None:
+    connection, peer = await stage.open()
+    messages: list[Message] = ["1", b"2", "3"]
+    received: list[Message] = []
+
+    async def receive_one() -> None:
+        received.append(await connection.get_message())
+
+    async def send_all() -> None:
+        for message in messages:
+            await wait_all_tasks_blocked()
+            peer.queue_message(message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive_one)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(send_all)
+        await stage.act(receive_one)
+    received += await stage.converse(connection, peer)
+    stage.expect(messages, received)
+    await stage.close(connection, peer)
+
+
+# -- control frames
+
+
+@scenario("client", "server")
+async def ping(stage: Stage) -> None:
+    connection, peer = await stage.open()
+
+    async def call() -> None:
+        await connection.ping(b"payload")
+        await connection.ping(b"payload")
+
+    await stage.act(call)
+    await connection.ping(b"payload")  # which is forgotten if it was cancelled
+    await stage.converse(connection, peer)
+    await stage.close(connection, peer)
+
+
+@scenario("client", "server")
+async def ping_beside_another(stage: Stage) -> None:
+    connection, peer = await stage.open()
+    peer.change(answers_pings=False)
+
+    async def answer_the_latest() -> None:  # as it may (RFC 6455, 5.5.3)
+        await wait_all_tasks_blocked()
+        pings = [found.payload for found in peer.frames if found.opcode == PING]
+        peer.change(answers_pings=True)
+        peer.queue(peer.frame(PONG, pings[-1]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.ping, b"first")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(answer_the_latest)
+        await stage.act(lambda: connection.ping(b"second"))
+    await stage.converse(connection, peer)
+    await stage.close(connection, peer)
+
+
+@scenario("client", "server")
+async def pong(stage: Stage) -> None:
+    connection, peer = await stage.open()
+
+    async def call() -> None:
+        for _ in range(3 * MANY):
+            await connection.pong(b"alive")
+
+    is_done = await stage.act(call)
+    await stage.converse(connection, peer)
+    pongs = [payload for payload in peer.pongs if payload == b"alive"]
+    stage.expect([b"alive"] * 3 * MANY, pongs, is_done=is_done)
+    await stage.close(connection, peer)
+
+
+# -- closing
+
+
+async def check_closed(stage: Stage, peer: StrictPeer, payload: bytes) -> None:
+    await peer.wait_over()
+    await stage.bury()
+    if not stage.is_struck:
+        stage.expect([payload], [found.payload for found in peer.frames if found.opcode == CLOSE])
+
+
+@scenario("client", "server")
+async def close(stage: Stage) -> None:
+    connection, peer = await stage.open()
+    peer.queue_message("never read")
+    await stage.act(
+        lambda: connection.aclose(4001, "why"),
+        struck_raises=(DisconnectionTimeout,),
+        is_bounded=True,
+    )
+    await check_closed(stage, peer, close_payload(4001, "why"))
+
+
+@scenario("client", "server")
+async def close_behind_a_large_message(stage: Stage) -> None:
+    connection, peer = await stage.open(lockstep=True)
+    stage.nursery.start_soon(send_large, connection)
+    await stage.act(connection.aclose, struck_raises=(DisconnectionTimeout,), is_bounded=True)
+    await check_closed(stage, peer, close_payload(1000))
+
+
+@scenario("client", "server")
+async def close_a_block(stage: Stage) -> None:
+    connection, peer = await stage.open()
+
+    async def block() -> None:
+        async with connection:
+            await connection.send_message("hello")
+
+    is_done = await stage.act(
+        block, struck_raises=(ConnectionClosed, DisconnectionTimeout), is_bounded=True
+    )
+    await check_closed(stage, peer, close_payload(1000))
+    stage.expect(["hello"], peer.messages, is_done=is_done)
+
+
+@scenario("client", "server")
+async def be_closed(stage: Stage) -> None:
+    connection, peer = await stage.open()
+    received: list[Message] = []
+
+    async def close_soon() -> None:
+        await wait_all_tasks_blocked()
+        peer.queue_message("last words")
+        peer.queue_close(close_payload(4002, "theirs"))
+
+    async def call() -> None:
+        while True:
+            received.append(await connection.get_message())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close_soon)
+        await stage.act(call, raises=(ConnectionClosed,))
+    with contextlib.suppress(ConnectionClosed):
+        await call()
+    stage.expect(["last words"], received)
+    await check_closed(stage, peer, close_payload(4002, "theirs"))
+
+
+@scenario("client", "server")
+async def close_at_the_same_time(stage: Stage) -> None:
+    connection, peer = await stage.open()
+    peer.queue_close(close_payload(4002))
+    await stage.act(
+        lambda: connection.aclose(4001), struck_raises=(DisconnectionTimeout,), is_bounded=True
+    )
+    await peer.wait_over()
+    await stage.bury()

@@ -1,0 +1,152 @@
+"""Frames: right ones, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import struct
+from random import Random
+
+from .mutation import cuts, some_bytes
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+# At each of these the encoding changes, or a limit of the targets is met.
+_SIZES = (0, 1, 2, 3, 4, 9, 10, 11, 50, 100, 123, 124, 125, 126, 127, 128, 200, 999, 1000, 1001)
+_LARGE_SIZES = (1023, 1024, 4095, 4097, 65535, 65536, 65537, 70_000)
+_LENGTHS = (
+    *(0, 1, 125, 126, 127, 255, 256, 65535, 65536),
+    *(2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1),
+)
+_CODES = (
+    *(0, 1, 999, 1000, 1001, 1003, 1004, 1005, 1006, 1007, 1011, 1012, 1013, 1014, 1015, 1016),
+    *(1100, 2000, 2999, 3000, 3999, 4000, 4999, 5000, 65535),
+)
+_TEXTS = (
+    *("", "a", "Hello", "κόσμε", "\0", "\ufeff", "\U00010348" * 9, "x" * 125),
+    "\ud7ff\ue000\U0010ffff",
+)
+_BAD_UTF8 = (
+    *(b"\xff", b"\x80", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf8\x88\x80"),
+    *(b"\xce\xba\xe1\xbd", b"\xf0\x9f\x92", b"\xe2\x28\xa1", b"ok\xfe"),
+)
+_KEYS = (b"\0\0\0\0", b"\xff\xff\xff\xff")
+
+
+def frame(
+    rng: Random,
+    opcode: int,
+    payload: bytes,
+    *,
+    masked: bool,
+    fin: bool = True,
+    rsv: int = 0,
+    announced: int | None = None,
+    width: int | None = None,
+) -> bytes:
+    """A frame (RFC 6455, 5.2), right or wrong.
+
+    :param announced: The length in its head, if not that of the payload.
+    :param width: How many bytes the length has, if not the fewest.
+    """
+    length = len(payload) if announced is None else announced
+    if width is None:
+        width = 0 if length < 126 else 2 if length < 2**16 else 8
+    short = {0: length & 0x7F, 2: 126, 8: 127}[width]
+    head = bytes((fin << 7 | rsv << 4 | opcode, masked << 7 | short))
+    if width:
+        head += (length % 256**width).to_bytes(width, "big")
+    if not masked:
+        return head + payload
+    key = rng.choice((*_KEYS, some_bytes(rng, 4)))
+    return head + key + mask(payload, key)
+
+
+def mask(payload: bytes, key: bytes) -> bytes:
+    size = len(payload)
+    keys = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")).to_bytes(size, "big")
+
+
+def frames(rng: Random, *, masked: bool) -> bytes:
+    """What a peer sends on an open connection: mostly right, sometimes not."""
+    pieces = []
+    for _ in range(rng.choice((1, 1, 2, 3, 3, 5, 8, 20))):
+        kind = rng.random()
+        if kind < 0.35:
+            opcode, payload = _message(rng)
+            pieces.append(frame(rng, opcode, payload, masked=masked))
+        elif kind < 0.55:
+            pieces.append(_fragmented(rng, masked=masked))
+        elif kind < 0.75:
+            payload = some_bytes(rng, rng.choice((0, 1, 4, 125)))
+            pieces.append(frame(rng, rng.choice((PING, PONG)), payload, masked=masked))
+        elif kind < 0.83:
+            pieces.append(frame(rng, CLOSE, _close_payload(rng), masked=masked))
+        else:
+            pieces.append(_bad_frame(rng, masked=masked))
+    if rng.random() < 0.1:
+        at = rng.randrange(len(pieces))
+        pieces[at:at] = [pieces[at]] * rng.choice((1, 2, 50))
+    return b"".join(pieces)
+
+
+def _message(rng: Random) -> tuple[int, bytes]:
+    kind = rng.random()
+    text = rng.choice(_TEXTS).encode()
+    if kind < 0.45:
+        return TEXT, text
+    if kind < 0.55:
+        return TEXT, text * rng.choice((2, 20, 300)) + rng.choice(_BAD_UTF8)
+    return BINARY, some_bytes(rng, _size(rng))
+
+
+def _size(rng: Random) -> int:
+    return rng.choice(_SIZES) if rng.random() < 0.97 else rng.choice(_LARGE_SIZES)
+
+
+def _fragmented(rng: Random, *, masked: bool) -> bytes:
+    opcode, payload = _message(rng)
+    *parts, last = cuts(rng, payload, rng.choice((0, 1, 1, 2, 5, 40)))
+    data = b""
+    for part in parts:
+        data += frame(rng, opcode, part, masked=masked, fin=False)
+        opcode = CONTINUATION
+        if rng.random() < 0.2:
+            data += frame(rng, rng.choice((PING, PONG)), b"between", masked=masked)
+        if rng.random() < 0.02:
+            data += frame(rng, rng.choice((CLOSE, TEXT, BINARY)), b"", masked=masked)
+    return data + frame(rng, opcode, last, masked=masked)
+
+
+def _close_payload(rng: Random) -> bytes:
+    kind = rng.random()
+    if kind < 0.2:
+        return b""
+    if kind < 0.25:
+        return b"\x03"
+    reason = rng.choice((b"", b"bye", b"x" * 123, "ü".encode() * 61, rng.choice(_BAD_UTF8)))
+    return struct.pack("!H", rng.choice(_CODES)) + reason
+
+
+def _bad_frame(rng: Random, *, masked: bool) -> bytes:
+    payload = some_bytes(rng, _size(rng))
+    kind = rng.randrange(8)
+    opcode = rng.choice((CONTINUATION, TEXT, BINARY))
+    fin = rng.random() < 0.5
+    width = rng.choice((2, 8))
+    if kind == 0:
+        return frame(rng, rng.choice((3, 4, 7, 0xB, 0xF)), payload[:125], masked=masked)
+    if kind == 1:
+        rsv = rng.randrange(1, 8)
+        return frame(rng, rng.randrange(16), payload[:125], masked=masked, rsv=rsv)
+    if kind == 2:
+        return frame(rng, rng.choice((TEXT, PING, CLOSE)), b"\x03\xe8", masked=not masked)
+    if kind == 3:
+        return frame(rng, rng.choice((PING, PONG, CLOSE)), payload, masked=masked, fin=fin)
+    if kind == 4:
+        announced = rng.choice(_LENGTHS)
+        return frame(rng, opcode, payload, masked=masked, announced=announced, width=width)
+    if kind == 5:
+        return frame(rng, opcode, payload, masked=masked, width=width)
+    if kind == 6:
+        return frame(rng, CONTINUATION, payload, masked=masked, fin=fin)
+    return frame(rng, TEXT, rng.choice(_BAD_UTF8), masked=masked, fin=fin)

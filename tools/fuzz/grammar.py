@@ -1,0 +1,66 @@
+"""What a hostile peer sends, from a valid handshake to bytes that mean nothing.
+
+All is drawn from one `random.Random`, so that a case is known by its seed and number.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from .frames import frames
+from .handshakes import PREFACES, rejection, request, response
+from .mutation import maybe_mutated, some_bytes
+
+
+def from_client(rng: Random) -> bytes:
+    """What a client may begin with: a request and what is behind it, or something else."""
+    return maybe_mutated(rng, lambda: _from_client(rng))
+
+
+def _from_client(rng: Random) -> bytes:
+    kind = rng.random()
+    if kind < 0.05:
+        return rng.choice(PREFACES)
+    data = request(rng)
+    if kind < 0.25:
+        data += frames(rng, masked=True)
+    elif kind < 0.3:
+        data += request(rng)
+    elif kind < 0.35:
+        data += some_bytes(rng, 40)
+    return data
+
+
+def from_server(rng: Random) -> bytes:
+    """What a server may begin with."""
+    return maybe_mutated(rng, lambda: _from_server(rng))
+
+
+def _from_server(rng: Random) -> bytes:
+    kind = rng.random()
+    if kind < 0.05:
+        return rng.choice(PREFACES)
+    data = rejection(rng) if kind < 0.35 else response(rng)
+    if rng.random() < 0.2:
+        data += frames(rng, masked=False)
+    elif rng.random() < 0.05:
+        data = response(rng) + data
+    return data
+
+
+def frames_from_client(rng: Random) -> bytes:
+    return maybe_mutated(rng, lambda: frames(rng, masked=True))
+
+
+def frames_from_server(rng: Random) -> bytes:
+    return maybe_mutated(rng, lambda: frames(rng, masked=False))
+
+
+def opened_by_client(rng: Random) -> bytes:
+    """A good request, and frames."""
+    return request(rng, faults=0) + frames_from_client(rng)
+
+
+def opened_by_server(rng: Random) -> bytes:
+    """A good response, and frames."""
+    return response(rng, faults=0) + frames_from_server(rng)

@@ -1,0 +1,323 @@
+"""Bytes for the half of the library that does no I/O.
+
+Each check runs the same bytes through several times, cut in other places, and wants the same to
+come out, within bounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from random import Random
+from typing import Any, Sequence
+
+import wsproto
+import wsproto.connection
+from wsproto.connection import ConnectionType
+from wsproto.events import Ping, Pong
+from wsproto.utilities import RemoteProtocolError
+
+from trio_websocket import CloseReason, ConnectionRejected, HandshakeError
+from trio_websocket._errors import ConnectionFailed
+from trio_websocket._handshake import BadRequest, ClientHandshake, ServerHandshake
+from trio_websocket._options import Options
+from trio_websocket._protocol import ENDED, NEED_DATA, PROGRESS, Protocol
+
+from . import handshakes
+from .frames import CLOSE, PONG
+from .model import (
+    Event,
+    Verdict,
+    check_acceptance,
+    check_refusal,
+    close_code,
+    expect,
+    frames_of,
+    judge,
+    response_of,
+)
+from .mutation import cuts
+
+Chunks = Sequence[bytes]
+
+# A control frame and a head: what may be held back until it is whole.
+_MOST_UNDECODED = 14 + 125
+
+# -- the handshakes
+
+
+def check_server_handshake(data: bytes, rng: Random) -> None:
+    limit = rng.choice((65536, 65536, 65536, 1000, 200))
+    subprotocol, status = rng.random() < 0.5, rng.choice((None, None, 200, 204, 403, 999))
+    outcomes = [
+        _serve(chunks, Options(max_header_size=limit), subprotocol, status)
+        for chunks in _cut_differently(data, rng)
+    ]
+    _expect_same(outcomes, is_long=len(data) > limit)
+
+
+def _serve(chunks: Chunks, options: Options, subprotocol: bool, status: int | None) -> Any:
+    handshake = ServerHandshake(options)
+    received = 0
+    to_head = b"".join(chunks).lstrip(b"\r\n").startswith(b"HEAD ")
+    for index, chunk in enumerate(chunks):
+        handshake.receive_data(chunk)
+        received += len(chunk)
+        try:
+            has_request = handshake.has_request()
+        except BadRequest as exc:
+            expect(len(str(exc)) < 500, "a long text", str(exc))
+            return "refused", check_refusal(exc.response, to_head=to_head)
+        if has_request:
+            behind = b"".join(chunks[index + 1 :])
+            return _answer(handshake, subprotocol, status, behind)
+        expect(received <= options.max_header_size, "kept more than max_header_size", received)
+    try:
+        handshake.receive_data(b"")
+    except ConnectionFailed:
+        return ("incomplete",)
+    raise AssertionError("the end of the stream is no error")
+
+
+def _answer(
+    handshake: ServerHandshake, subprotocol: bool, status: int | None, behind: bytes
+) -> Any:
+    headers = handshake.headers
+    offers = handshake.proposed_subprotocols
+    keys = [value for name, value in headers if name == b"sec-websocket-key"]
+    expect(len(keys) == 1 and len(keys[0]) == 24, "accepts without a key", headers)
+    for name, value in (
+        (b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-version", b"13")
+    ):  # fmt: skip
+        values = b",".join(v for n, v in headers if n == name).lower().split(b",")
+        expect(value in [v.strip() for v in values], "accepts without", name, headers)
+    expect(
+        sum(name == b"host" for name, _ in headers) == 1,
+        "accepts with other than one Host",
+        headers,
+    )
+    expect(handshake.path.isprintable(), "an odd path", handshake.path)
+    if status is not None:
+        response = response_of(handshake.reject(status, [], b"" if status == 204 else b"no"))
+        expect(response.status == status and not response.rest, "not as told to reject", response)
+        return "valid", handshake.path, headers, offers
+    chosen = offers[0] if offers and subprotocol else None
+    data, opened = handshake.accept(chosen, [(b"X", b"y")])
+    accepted = check_acceptance(data, keys[0])
+    expect(not accepted.rest, "something behind the response", accepted.rest)
+    expect(opened.subprotocol == chosen, "another subprotocol", opened.subprotocol, chosen)
+    return "valid", handshake.path, headers, offers, opened.trailing + behind
+
+
+def check_client_handshake(data: bytes, rng: Random) -> None:
+    limit, body = rng.choice((65536, 65536, 1000, 200)), rng.choice((65536, 65536, 0, 10, 1000))
+    options = Options(max_header_size=limit, max_rejection_body=body)
+    outcomes = [_connect(chunks, options) for chunks in _cut_differently(data, rng)]
+    _expect_same(outcomes, is_long=len(data) > limit)
+
+
+def _connect(chunks: Chunks, options: Options) -> Any:
+    key = [(b"Sec-WebSocket-Key", handshakes.KEY)]
+    handshake = ClientHandshake("example.org", "/", ("chat", "superchat"), key, options)
+    received = 0
+    for index, chunk in enumerate([*chunks, b""]):
+        try:
+            handshake.receive_data(chunk)
+            opened = handshake.result()
+        except ConnectionRejected as exc:
+            size = len(exc.body or b"")
+            expect(size <= options.max_rejection_body, "kept more than max_rejection_body", size)
+            expect(100 <= exc.status_code <= 999 and exc.status_code != 101, "a status", exc)
+            return "rejected", exc.status_code, exc.headers, exc.body
+        except HandshakeError as exc:
+            expect(len(str(exc)) < 1000, "a long text", str(exc))
+            return "failed", type(exc)
+        if opened is not None:
+            expect(b"101" in b"".join(chunks), "opened without a 101", chunks)
+            expect(handshakes.ACCEPT in b"".join(chunks), "opened without the token", chunks)
+            rest = opened.trailing + b"".join(chunks[index + 1 :])
+            return "opened", opened.subprotocol, opened.headers, rest
+        received += len(chunk)
+        if not handshake.has_response:
+            expect(received <= options.max_header_size, "kept more than max_header_size", received)
+    raise AssertionError("waits for more after the end of the stream")
+
+
+def _expect_same(outcomes: list[Any], *, is_long: bool) -> None:
+    first = outcomes[0]
+    for other in outcomes[1:]:
+        if other == first:
+            continue
+        # What is wrong with a head, or the head of a chunk, that is too long, depends on how much
+        # of it was seen.
+        alike = first[0] == other[0] in ("refused", "failed")
+        if first[0] == other[0] == "rejected" and first[1:3] == other[1:3]:
+            alike = first[3].startswith(other[3]) or other[3].startswith(first[3])
+        expect(is_long and alike, "it matters how the bytes are cut", first, other)
+
+
+# -- the open connection
+
+
+def check_client_protocol(data: bytes, rng: Random) -> None:
+    _check_protocol(data, rng, ConnectionType.CLIENT)
+
+
+def check_server_protocol(data: bytes, rng: Random) -> None:
+    _check_protocol(data, rng, ConnectionType.SERVER)
+
+
+def _check_protocol(data: bytes, rng: Random, side: ConnectionType) -> None:
+    options = random_limits(rng)
+    close_after = rng.randrange(4) if rng.random() < 0.15 else None
+    cut = _cut_differently(data, rng)
+    runs = [
+        _Run(side, options, close_after, fast=fast).outcome(chunks)
+        for chunks in cut
+        for fast in (True, False)
+    ]
+    for run in runs[1:]:
+        expect(run == runs[0], "path and cuts make a difference", runs[0], run)
+    verdict = judge(
+        data,
+        masked=side is ConnectionType.SERVER,
+        max_size=options.max_message_size,
+        max_fragments=options.max_fragments,
+        close_after=close_after,
+    )
+    _compare(runs[0], verdict)
+
+
+def random_limits(rng: Random) -> Options:
+    if rng.random() < 0.5:
+        return Options()
+    size = rng.choice((math.inf, 2**20, 0, 1, 10, 125, 126, 1000, 65535, 65536))
+    return Options(max_message_size=size, max_fragments=rng.choice((2**17, math.inf, 0, 1, 2, 3)))
+
+
+@dataclasses.dataclass
+class _Outcome:
+    """What came of it: the events, and the facts of the end."""
+
+    events: list[Event] = dataclasses.field(default_factory=list)
+    #: Whether we sent Close before the peer, or an error, did.
+    has_closed: bool = False
+    sent: tuple[int, str] | None = None
+    rcvd: tuple[int, str] | None = None
+    error: tuple[type[Exception], str] | None = None
+    #: The code in the Close frame that is to be sent last.
+    farewell: int | None = None
+
+
+class _Run:
+    """One way through the bytes."""
+
+    def __init__(
+        self, side: ConnectionType, options: Options, close_after: int | None, *, fast: bool
+    ) -> None:
+        self._is_client = side is ConnectionType.CLIENT
+        ws = wsproto.WSConnection(side)
+        ws.connection = wsproto.connection.Connection(side)
+        self._protocol = Protocol(ws, options, fast=fast)
+        self._max_size = options.max_message_size
+        self._close_after = close_after
+        self._result = _Outcome()
+
+    def outcome(self, chunks: Chunks) -> _Outcome:
+        protocol, result = self._protocol, self._result
+        self._close_if_due()
+        for chunk in chunks:
+            protocol.receive_data(chunk)
+            if self._decode(most=2 * len(chunk) + _MOST_UNDECODED):
+                break
+            expect(protocol.undecoded <= _MOST_UNDECODED, "kept undecoded", protocol.undecoded)
+        else:
+            protocol.receive_eof()
+            expect(self._decode(most=2 * _MOST_UNDECODED), "no end after the end of the stream")
+        farewell, torn = frames_of(protocol.take_farewell(), masked=self._is_client)
+        expect(not torn and len(farewell) <= 1, "a bad farewell", farewell, torn)
+        expect(not protocol.take_farewell(), "a second farewell")
+        expect(protocol.ended and not protocol.is_open, "no end")
+        expect(protocol.next_event() is ENDED, "an event after the end")
+        expect(protocol.closed_error().reason is not None, "no reason")
+        result.sent, result.rcvd = _said(protocol.sent), _said(protocol.rcvd)
+        if protocol.error is not None:
+            result.error = type(protocol.error), _without_place(str(protocol.error))
+        if farewell:
+            expect(farewell[0].opcode == CLOSE, "a farewell that is no Close", farewell)
+            result.farewell = close_code(farewell[0].payload)
+        return result
+
+    def _decode(self, most: int) -> bool:
+        """Decode what is there; whether the connection has ended."""
+        for _ in range(most):
+            event = self._protocol.next_event()
+            if event is NEED_DATA:
+                return False
+            if event is ENDED:
+                return True
+            if event is PROGRESS:
+                continue
+            if isinstance(event, Ping):
+                payload = bytes(event.payload)
+                pong = frames_of(self._protocol.pong(payload), masked=self._is_client)
+                expect(pong == ([(PONG, payload)], b""), "not the right Pong", pong, payload)
+                self._result.events.append(("ping", payload))
+            elif isinstance(event, Pong):
+                self._result.events.append(("pong", bytes(event.payload)))
+            else:
+                expect(isinstance(event, (str, bytes)), "an odd event", event)
+                assert isinstance(event, (str, bytes))
+                size = len(event.encode() if isinstance(event, str) else event)
+                expect(size <= self._max_size, "larger than max_message_size", size)
+                self._result.events.append(event)
+            self._close_if_due()
+        expect(False, "too many steps")
+        return True
+
+    def _close_if_due(self) -> None:
+        is_due = self._close_after is not None and len(self._result.events) >= self._close_after
+        if is_due and self._protocol.is_open:
+            self._protocol.close(4000, "enough")
+            self._result.has_closed = True
+
+
+def _said(close: CloseReason | None) -> tuple[int, str] | None:
+    return None if close is None else (close.code, _without_place(close.reason or ""))
+
+
+def _without_place(text: str) -> str:
+    """A codec's error tells a place, counted from the beginning of what it got at a time."""
+    return text.partition("can't decode")[0]
+
+
+def _compare(outcome: _Outcome, verdict: Verdict) -> None:
+    expect(outcome.events == verdict.events, "not those events", outcome, verdict)
+    expect(outcome.rcvd == verdict.closed, "not the Close that was received", outcome, verdict)
+    error = outcome.error and outcome.error[0]
+    code: int | None = None
+    if verdict.closed is not None:
+        expect(error is None, "an error", outcome)
+        code = verdict.closed[0]
+    elif verdict.failed is not None and not (verdict.is_early and error is EOFError):
+        expect(error is RemoteProtocolError, "no failure", outcome, verdict)
+        code = verdict.failed
+    else:
+        expect(error is EOFError, "not just the end of the stream", outcome)
+    if outcome.has_closed:
+        expect(outcome.farewell is None, "a second Close", outcome)
+        expect(outcome.sent == (4000, "enough"), "our Close is forgotten", outcome)
+    else:
+        expect(outcome.farewell == code, "not the right Close", outcome, verdict)
+        expect((outcome.sent and outcome.sent[0]) == code, "it says it sent another", outcome)
+
+
+# -- cutting
+
+
+def _cut_differently(data: bytes, rng: Random) -> list[Chunks]:
+    ways: list[Chunks] = [[data] if data else []]
+    ways.append([piece for piece in cuts(rng, data, rng.choice((1, 2, 5))) if piece])
+    if len(data) <= 60 or (len(data) <= 600 and rng.random() < 0.1):
+        ways.append([data[i : i + 1] for i in range(len(data))])
+    return ways
