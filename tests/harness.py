@@ -554,7 +554,10 @@ async def _watch() -> None:
         await trio.sleep(50)
     lines = ["it hangs:"]
     for task in _all_tasks():
-        frames = [f"{Path(f.f_code.co_filename).name}:{n}" for f, n in task.iter_await_frames()]
+        frames = [
+            f"{Path(f.f_code.co_filename).name}:{n}"
+            for f, n in getattr(task, "iter_await_frames", list)()
+        ]
         lines.append(f"{task.name} at {' '.join(frames)}")
     raise Violation("\n".join(lines))
 
