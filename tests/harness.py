@@ -17,6 +17,7 @@ import functools
 import itertools
 import os
 import sys
+import time
 import traceback
 import unittest.mock
 import warnings
@@ -29,6 +30,7 @@ from typing import (
     Callable,
     Iterable,
     Iterator,
+    Mapping,
     NamedTuple,
     Sequence,
     Tuple,
@@ -38,7 +40,6 @@ from typing import (
 import trio
 import trio.testing
 from trio._core._run import _r as scheduler  # what shuffles the tasks that can run
-from trio.testing import wait_all_tasks_blocked
 
 from trio_websocket import (
     ConnectionClosed,
@@ -82,10 +83,10 @@ PATIENCE = 100  # after which a call that has no time-out is given up
 HANG = 4 * PATIENCE  # after which a performance hangs
 
 # Seconds without an event, by the real clock, after which the other one jumps. Over sockets there
-# may be a pause between a write and the moment when the other end can read; it does not matter once
-# the peer is struck.
-JUMP = {"memory": 0, "tcp": 0.05, "tls": 0.05}
-JUMP_WHEN_STRUCK = 0.001
+# may be a pause between a write and the moment when the other end can read; sometimes, and once the
+# peer is struck, it does not matter.
+JUMP = {"memory": 0, "tcp": 0.25, "tls": 0.25}
+JUMP_WHEN_HURRYING = 0.0005
 
 TOKEN = "token"
 
@@ -244,7 +245,7 @@ class Stage:
     def strike(self) -> None:
         """Let the fault happen."""
         self.is_struck = True
-        self.clock.autojump_threshold = min(self.clock.autojump_threshold, JUMP_WHEN_STRUCK)
+        self.clock.autojump_threshold = min(self.clock.autojump_threshold, JUMP_WHEN_HURRYING)
         if isinstance(self._near, FaultyStream):
             self._near.strike(self.interruption.kind)
         elif self.far_ends:
@@ -316,12 +317,16 @@ class Stage:
         self.connections.append(connection)
         self.has_opened = True
 
-    async def pause(self) -> None:
-        """Stay away for long enough that the connection notices."""
-        await wait_all_tasks_blocked()
-        usual, self.clock.autojump_threshold = self.clock.autojump_threshold, 0.001
-        await trio.sleep(0.1)
-        self.clock.autojump_threshold = usual
+    @contextlib.contextmanager
+    def hurrying(self) -> Iterator[None]:
+        """Let the clock jump soon, in a block in which much time passes."""
+        usual = self.clock.autojump_threshold
+        self.clock.autojump_threshold = min(usual, JUMP_WHEN_HURRYING)
+        try:
+            yield
+        finally:
+            if not self.is_struck:
+                self.clock.autojump_threshold = usual
 
     # -- clients under test
 
@@ -380,13 +385,17 @@ class Stage:
     async def serve(
         self,
         handler: Callable[[WebSocketRequest], Awaitable[object]],
+        options: Mapping[str, Any],
         task_status: trio.TaskStatus[WebSocketServer],
     ) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled, or closed."""
         if self.transport == "memory":
-            await WebSocketServer(handler, [self._listener]).run(task_status=task_status)
-        context = tls_contexts()[1] if self.transport == "tls" else None
-        await serve_websocket(handler, "127.0.0.1", 0, context, task_status=task_status)
+            server = WebSocketServer(handler, [self._listener], **options)
+            await server.run(task_status=task_status)
+        else:
+            context = tls_contexts()[1] if self.transport == "tls" else None
+            address = "127.0.0.1", 0, context
+            await serve_websocket(handler, *address, **options, task_status=task_status)
 
     async def raw_client(self, server: WebSocketServer) -> StrictPeer:
         """A client of that server."""
@@ -516,7 +525,7 @@ async def _main(
 ) -> bool:
     tasks = _all_tasks()
     async with trio.open_nursery() as watching:
-        watching.start_soon(_watch)
+        watching.start_soon(_watch, transport)
         async with trio.open_nursery() as peers:
             async with trio.open_nursery() as nursery:
                 stage = Stage(scenario.role, transport, interruption, steps, nursery, peers, clock)
@@ -548,16 +557,15 @@ async def _play(play: Callable[[Stage], Awaitable[None]], stage: Stage) -> None:
     await stage.bury()
 
 
-async def _watch() -> None:
-    # In small steps: while a socket takes its time, the clock does not jump far.
-    for _ in range(HANG // 50):
+async def _watch(transport: str) -> None:
+    # In small steps, and some time by the real clock, too: a socket may take its time.
+    end = time.monotonic() + 4 * JUMP[transport]
+    while trio.current_time() < HANG or time.monotonic() < end:  # noqa: ASYNC110 # as it says
         await trio.sleep(50)
     lines = ["it hangs:"]
     for task in _all_tasks():
-        frames = [
-            f"{Path(f.f_code.co_filename).name}:{n}"
-            for f, n in getattr(task, "iter_await_frames", list)()
-        ]
+        waiting_at: Any = getattr(task, "iter_await_frames", list)()  # not in trio 0.22
+        frames = [f"{Path(f.f_code.co_filename).name}:{line}" for f, line in waiting_at]
         lines.append(f"{task.name} at {' '.join(frames)}")
     raise Violation("\n".join(lines))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Awaitable, Callable, Iterator
+from typing import Any, Awaitable, Callable, Iterator
 
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -19,7 +19,7 @@ from trio_websocket import (
     wrap_server_stream,
 )
 
-from .harness import Scenario, Stage
+from .harness import Errors, Scenario, Stage
 from .peer import CLOSE, PING, PONG, close_payload
 from .strict_peer import Gone, Message, StrictPeer, Violation
 
@@ -151,7 +151,9 @@ Handler = Callable[[WebSocketRequest], Awaitable[object]]
 Conversation = Callable[[StrictPeer], Awaitable[object]]
 
 
-async def serve(stage: Stage, handler: Handler, talk: Conversation) -> None:
+async def serve(
+    stage: Stage, handler: Handler, talk: Conversation, raises: Errors = (), **options: Any
+) -> None:
     """Serve a client; and another one, if that one was struck."""
     started, server = trio.open_memory_channel[WebSocketServer](1)
 
@@ -172,7 +174,9 @@ async def serve(stage: Stage, handler: Handler, talk: Conversation) -> None:
         stage.finish()
 
     stage.peers.start_soon(talk_to_it)
-    await stage.act(lambda: stage.serve(handler, Status()), struck_raises=())
+    await stage.act(
+        lambda: stage.serve(handler, options, Status()), raises=raises, struck_raises=()
+    )
 
 
 @scenario("server")
@@ -217,6 +221,44 @@ async def serve_and_say_nothing(stage: Stage) -> None:
         await trio.lowlevel.checkpoint()
 
     await serve(stage, handler, StrictPeer.wait_over)
+
+
+@scenario("server")
+async def serve_and_fail(stage: Stage) -> None:
+    reported: list[Exception] = []
+
+    async def handler(request: WebSocketRequest) -> None:
+        await request.accept()
+        stage.has_opened = True
+        raise LookupError
+
+    async def report(request: WebSocketRequest, error: Exception) -> None:
+        await trio.lowlevel.checkpoint()
+        reported.append(error)
+
+    async def talk(peer: StrictPeer) -> None:
+        await peer.wait_over()
+        if not stage.is_interrupted:
+            stage.expect([close_payload(1011)], [peer.frames[-1].payload])
+
+    await serve(stage, handler, talk, on_handler_error=report)
+    if not stage.is_interrupted:
+        stage.expect([LookupError], [type(error) for error in reported])
+
+
+@scenario("server")
+async def close_the_server(stage: Stage) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        connection = await request.accept()
+        stage.has_opened = True
+        while True:
+            await connection.send_message(await connection.get_message())
+
+    server = await stage.nursery.start(stage.serve, handler, {})
+    peer = await stage.raw_client(server)
+    await peer.wait(lambda: peer.is_open)
+    await stage.act(lambda: server.aclose(4001), struck_raises=(), is_bounded=True)
+    await check_closed(stage, peer, close_payload(4001))
 
 
 # -- sending
@@ -311,7 +353,8 @@ async def receive_what_is_there(stage: Stage) -> None:
     received: list[Message] = []
     for message in messages:
         peer.queue_message(message)
-    await stage.pause()
+    with stage.hurrying():
+        await trio.sleep(0.1)  # the connection notices that nobody reads
 
     async def call() -> None:
         for _ in messages:
@@ -344,6 +387,29 @@ async def receive_behind_another_receiver(stage: Stage) -> None:
         await stage.act(receive_one)
     received += await stage.converse(connection, peer)
     stage.expect(messages, received)
+    await stage.close(connection, peer)
+
+
+@scenario("client", "server")
+async def receive_while_kept_alive(stage: Stage) -> None:
+    connection, peer = await stage.open(ping_interval=1, ping_timeout=2)
+    received: list[Message] = []
+
+    async def send_late() -> None:
+        for message in ("1", "2"):
+            await trio.sleep(2.5)
+            peer.queue_message(message)
+
+    async def call() -> None:
+        for _ in range(2):
+            received.append(await connection.get_message())
+
+    with stage.hurrying():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_late)
+            await stage.act(call, is_bounded=True)
+    received += await stage.converse(connection, peer)
+    stage.expect(["1", "2"], received)
     await stage.close(connection, peer)
 
 
@@ -419,6 +485,33 @@ async def close(stage: Stage) -> None:
         is_bounded=True,
     )
     await check_closed(stage, peer, close_payload(4001, "why"))
+
+
+@scenario("client", "server")
+async def close_at_once(stage: Stage) -> None:
+    connection, peer = await stage.open()
+
+    async def call() -> None:
+        await trio.aclose_forcefully(connection)
+
+    await stage.act(call, is_bounded=True)
+    await check_closed(stage, peer, close_payload(1000))
+
+
+@scenario("client", "server")
+async def wait_for_the_end(stage: Stage) -> None:
+    connection, peer = await stage.open()
+
+    async def close_soon() -> None:
+        await wait_all_tasks_blocked()
+        peer.queue_close(close_payload(4002))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close_soon)
+        with stage.hurrying():
+            await stage.act(connection.wait_closed)
+            await connection.wait_closed()
+    await check_closed(stage, peer, close_payload(4002))
 
 
 @scenario("client", "server")

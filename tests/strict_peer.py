@@ -162,7 +162,7 @@ class StrictPeer:
                     await self._changed.park()
                     continue
                 data = self._outgoing.popleft()
-                size = 1 if self._trickles and len(data) < 1000 else max(1, len(data))
+                size = 1 if self._trickles and len(data) < 200 else max(1, len(data))
                 for start in range(0, len(data), size):
                     await self._stream.send_all(data[start : start + size])
 
