@@ -50,6 +50,10 @@ def test_hostile_peers_break_no_promise(target: EdgeTarget) -> None:
     target.run("test", range(40))
 
 
+def test_a_client_that_sends_nothing_is_no_finding() -> None:
+    TARGETS["server-socketpair"].run("101", [8049])
+
+
 @pytest.mark.parametrize("target", TARGETS.values(), ids=name_of)
 def test_a_case_is_the_same_whenever_it_is_made(target: Target) -> None:
     assert target.show("1", 5) == target.show("1", 5)

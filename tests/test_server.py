@@ -948,6 +948,15 @@ async def test_a_server_keeps_no_task_of_a_client_that_does_not_answer_its_close
             assert not handlers.child_tasks
 
 
+async def test_a_client_that_leaves_before_its_request_gets_no_answer(
+    nursery: trio.Nursery,
+) -> None:
+    port = await start(nursery)
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_eof()
+        assert await receive_to_end(stream) == b""
+
+
 async def test_a_request_head_over_its_limit_gives_431(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_header_size=1000)
     head = REQUEST.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 2000)

@@ -179,8 +179,9 @@ def _is_end_due(attack: Attack, setting: Setting) -> bool:
 def _request_in(data: bytes, options: Options) -> tuple[bytes, bytes] | None:
     """The key of the request and what is behind it; None if it is not whole."""
     handshake = ServerHandshake(options)
-    handshake.receive_data(data or b"\r\n")
-    if not handshake.has_request():
+    if data:  # without any it has not begun
+        handshake.receive_data(data)
+    if not data or not handshake.has_request():
         return None
     (key,) = [value for name, value in handshake.headers if name == b"sec-websocket-key"]
     return key, handshake.accept(None, None)[1].trailing
