@@ -312,6 +312,25 @@ async def test_nothing_is_written_after_the_stop(nursery: trio.Nursery, kind: st
     assert await theirs.receive_some() == b""
 
 
+async def test_a_write_that_fails_because_of_the_stop_is_no_news(nursery: trio.Nursery) -> None:
+    class Stubborn(WrappedStream):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                raise trio.BrokenResourceError from None
+
+    news: list[str] = []
+    stream = Stubborn((await memory_pair())[0])
+    with running(nursery, stream, lambda: news.append("broken")) as outbox:
+        outbox.append(b"data")
+        await wait_all_tasks_blocked()
+        outbox.stop()
+        await wait_all_tasks_blocked()
+    assert not news
+    assert isinstance(outbox.broken, ConnectionAbortedError)
+
+
 async def test_the_stop_ends_a_write_and_every_wait(nursery: trio.Nursery) -> None:
     ours, _ = await lockstep_pair()
     with running(nursery, ours) as outbox:

@@ -113,8 +113,11 @@ async def _open(
             error = await conclude(connection, error)
         # What runs in the nursery ends by itself now; a cancellation would only make a group of it.
         nursery.cancel_scope.shield = True
-    if error is not None:
-        raise error
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # whose traceback has this frame
 
 
 @takes_options
@@ -331,9 +334,10 @@ async def _shake_hands(
             try:
                 data = await transport.read()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
+                cause = cause_of(broken or exc)
                 if not handshake.has_response:
                     what = "the connection was lost before the server answered"
-                    raise _failed(what, broken or exc)  # noqa: B904 # has its cause
+                    raise _failed(what, cause)  # noqa: B904 # has its cause
                 data = b""
             handshake.receive_data(data)
             opened = handshake.result()

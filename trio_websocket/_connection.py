@@ -392,8 +392,10 @@ class WebSocketConnection(trio.abc.AsyncResource):
                     cause = self._outbox.broken
                     self._protocol.lose(cause or ConnectionAbortedError("closed from here"))
                     self._on_ended()
+                self._inbox.stop()
                 if self._keep_alive is not None:
                     self._keep_alive.stop()
+                    self._keep_alive = None
                 await self._transport.close_now()  # never raises
                 self._gone.set()
                 logger.debug("%s is closed: %r", self, self._protocol.reason)

@@ -353,6 +353,9 @@ class ServerHandshake:
 def _next_event(http: h11.Connection) -> object:
     try:
         return http.next_event()
+    except h11.RemoteProtocolError as exc:
+        # A frame of h11's refers to it, so that only the garbage collector would free both.
+        raise exc.with_traceback(None)  # noqa: B904 # it is the same one
     except ValueError as exc:
         # h11 before 0.15 makes an int of any Content-Length; Python has a limit for their digits.
         raise h11.RemoteProtocolError("bad Content-Length") from exc

@@ -34,14 +34,13 @@ class Outbox:
         :param max_unsent: How many bytes may wait before a sender does.
         """
         self._transport = transport
-        self._on_broken = on_broken
+        self._on_broken: Callable[[], object] | None = on_broken  # None when stopped
         self._max_unsent = max_unsent
         self._nursery: trio.Nursery | None = None
         self._chunks: collections.deque[bytes] = collections.deque()
         self._size = 0  # of the chunks, and of what the writer is at
         self._late_pong: bytes | None = None
         self._writer: trio.CancelScope | None = None
-        self._is_stopped = False
         self._idle = trio.lowlevel.ParkingLot()
         self._progress = trio.lowlevel.ParkingLot()
         #: Why something that was appended will never be written.
@@ -55,7 +54,7 @@ class Outbox:
 
     def stop(self) -> None:
         """Write nothing more. The stream may have a part of a frame."""
-        self._is_stopped = True
+        self._nursery = self._on_broken = None
         if self._size:
             self.broken = ConnectionAbortedError("closed before all was written")
         self._discard()
@@ -69,13 +68,13 @@ class Outbox:
 
     def append(self, data: bytes) -> None:
         """Write the data now, or as soon as the peer lets us."""
-        if self.broken is not None or self._is_stopped:
+        if self.broken is not None or self._on_broken is None:
             return
         if self._transport.is_socket and not self._size:
             try:
                 written = self._transport.write_now(data)
             except OSError as exc:
-                self._break(exc)
+                self._break(cause_of(exc))
                 return
             if written == len(data):
                 return
@@ -148,9 +147,10 @@ class Outbox:
         return b"".join(batch)
 
     def _break(self, exc: Exception) -> None:
-        self.broken = exc
-        self._discard()
-        self._on_broken()
+        if self._on_broken is not None:
+            self.broken = exc
+            self._discard()
+            self._on_broken()
 
     def _discard(self) -> None:
         self._chunks.clear()

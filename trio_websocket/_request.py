@@ -18,7 +18,7 @@ from ._errors import (
 )
 from ._handshake import BadRequest, ExtraHeaders, Headers, ServerHandshake
 from ._options import NewerOptionKeywords, Options, takes_options
-from ._transport import Address, Transport, cause_of
+from ._transport import Address, IgnoringErrors, Transport, cause_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -226,7 +226,7 @@ async def receive_request(
 async def answer(transport: Transport, response: bytes) -> None:
     """Write a last response and close the stream. A client that is gone is no error."""
     try:
-        with contextlib.suppress(Exception):  # a stream of any kind: whatever it raises
+        with IgnoringErrors():
             await transport.write(response)
             await transport.hang_up(peer_may_send=True)
     finally:

@@ -268,6 +268,7 @@ class WebSocketServer:
             with served.scope:
                 await self._handle(served)
         finally:
+            served.request = None  # it knows the nursery of this task, whose context knows `served`
             self._serving.discard(served)
             self._served.unpark_all()
 
@@ -286,19 +287,30 @@ class WebSocketServer:
                 error = await self._call_handler(request)
             # What runs in the nursery ends by itself now.
             nursery.cancel_scope.shield = True
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # whose traceback has this frame
 
     async def _call_handler(self, request: WebSocketRequest) -> BaseException | None:
         """Call the handler and close its connection; return what is to be raised."""
-        outcome: BaseException | None = None
         try:
             if self._is_closing:
                 await request.reject(503)
             else:
                 await self._handler(request)
         except BaseException as exc:
-            outcome = exc
+            return await self._conclude(request, exc)
+        return await self._conclude(request, None)
+
+    async def _conclude(
+        self, request: WebSocketRequest, outcome: BaseException | None
+    ) -> BaseException | None:
+        """Close the connection of a handler that has ended; return what is to be raised.
+
+        :param outcome: What the handler has raised.
+        """
         error = None if outcome is None else without_lost_connections(outcome)
         if error is None:
             closing = await request._conclude(outcome)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from typing import Any, Union
@@ -64,7 +63,7 @@ class Transport:
         Never raises because of the peer. If cancelled, it closes at once.
         """
         try:
-            with trio.move_on_after(LINGER), contextlib.suppress(Exception):
+            with trio.move_on_after(LINGER), IgnoringErrors():
                 if isinstance(self.stream, trio.abc.HalfCloseableStream):
                     await self.stream.send_eof()
                     peer_may_send = True
@@ -80,18 +79,37 @@ class Transport:
 
 
 async def close_now(stream: trio.abc.AsyncResource) -> None:
-    """Close without waiting for anything, and without an error: nobody could act on it."""
+    """Close without waiting for anything, and without an error."""
     # Not trio.aclose_forcefully(): the shield keeps an outer cancellation from coming out.
-    with trio.CancelScope(shield=True) as scope, contextlib.suppress(Exception):
+    with trio.CancelScope(shield=True) as scope, IgnoringErrors():
         scope.cancel()
         await stream.aclose()
 
 
 def cause_of(exc: Exception) -> Exception:
-    """The network's error behind the one that Trio makes of it."""
+    """The network's error behind the one that Trio makes of it.
+
+    It has no traceback: nobody asks where a reset came from, and the frames in it would keep the
+    connection, and refer to the error, so that only the garbage collector would free both.
+    """
     if isinstance(exc, trio.BrokenResourceError) and isinstance(exc.__cause__, Exception):
-        return exc.__cause__
+        exc = exc.__cause__
+    if isinstance(exc, (OSError, trio.BrokenResourceError, trio.ClosedResourceError)):
+        exc.__traceback__ = None
     return exc
+
+
+class IgnoringErrors:
+    """A block where a stream of any kind may raise whatever it likes: nobody could act on it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
+        if not isinstance(exc, Exception):
+            return False
+        cause_of(exc)  # lets go of its traceback
+        return True
 
 
 def _address(stream: trio.abc.AsyncResource, get_name: str) -> Address:
