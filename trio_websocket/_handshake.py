@@ -29,6 +29,8 @@ _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64 (RFC 6455, 4.1)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _VERSION = b"13"
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # what precedes the path in a URI
+# Lines in a head. Without a limit, 64 KiB of short ones would become 2 MiB of header fields.
+_MAX_FIELDS = 256
 _LONG_REQUEST = "the head of the request is too long"
 _LONG_RESPONSE = "the head of the server's response is too long"
 # Headers of a response to an accepted request that would tell what is not so.
@@ -138,7 +140,9 @@ class ClientHandshake:
                 raise self.rejected() from None  # its body is cut off; what it says still counts
             if event is h11.NEED_DATA:
                 return None
-            if not self.has_response and not self._head.is_allowed(self._http):
+            if isinstance(
+                event, (h11.InformationalResponse, h11.Response)
+            ) and not self._head.is_allowed(self._http, event):
                 raise HandshakeError(_LONG_RESPONSE)
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code != 101:
@@ -236,7 +240,7 @@ class ServerHandshake:
     def _check(self, request: h11.Request) -> None:
         # RFC 6455, 4.2.1
         headers = self.headers
-        if not self._head.is_allowed(self._http):
+        if not self._head.is_allowed(self._http, request):
             raise self._refuse(431, _LONG_REQUEST)
         if request.method != b"GET":
             raise self._refuse(405, "the method must be GET", (b"Allow", b"GET"))
@@ -372,9 +376,12 @@ class _HeadSize:
         self._limit = limit
         self.received = 0
 
-    def is_allowed(self, http: h11.Connection) -> bool:
-        """Whether the head that was parsed just now is within the limit."""
-        return self.received - len(http.trailing_data[0]) <= self._limit
+    def is_allowed(
+        self, http: h11.Connection, head: h11.Request | h11.InformationalResponse | h11.Response
+    ) -> bool:
+        """Whether the head that was parsed just now is within the limits."""
+        size = self.received - len(http.trailing_data[0])
+        return size <= self._limit and len(head.headers) <= _MAX_FIELDS
 
 
 def _open_connection(side: wsproto.ConnectionType) -> wsproto.WSConnection:
