@@ -7,6 +7,7 @@ ARGS :=
 COVERAGE := --cov
 SECONDS := 60
 SEED := 1
+CONNECTIONS := 2000
 
 VENV := .venv
 TOOLS := .venvs/tools
@@ -29,7 +30,7 @@ pip = $(1)/bin/python -m pip install $(2) >$(1)/pip.log 2>&1 || { cat $(1)/pip.l
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin soak fuzz fuzz-atheris clean
+.PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin soak soak-sockets soak-limits fuzz fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,6 +81,14 @@ dropin: $(tested)  ## compare with trio-websocket 0.12.2
 
 soak: $(tested)  ## operations cancelled at random; SECONDS=60 SEED=1
 	$(strip $(VENV)/bin/python -m tools.soak_cancel --seconds $(SECONDS) --seed $(SEED) $(ARGS))
+
+soak-sockets: SECONDS := 600
+soak-sockets: $(tested)  ## one server and many clients; SECONDS=600 CONNECTIONS=2000 SEED=1
+	$(strip $(VENV)/bin/python -m tools.soak_sockets --seconds $(SECONDS) --seed $(SEED) \
+		--connections $(CONNECTIONS) $(ARGS))
+
+soak-limits: $(tested)  ## every bound and time-out, measured
+	$(strip $(VENV)/bin/python -m tools.soak_limits $(ARGS))
 
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))

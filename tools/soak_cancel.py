@@ -24,7 +24,7 @@ from typing import Any, Awaitable, Callable
 
 import trio
 
-from tests.harness import TRANSPORTS, Scenario, Stage, perform
+from tests.harness import JUMP, TRANSPORTS, Scenario, Stage, perform
 from tests.interruptions import CANCELLATIONS, FAULTS, Interruption, Trigger
 from tests.peer import PING, PONG, close_payload
 from tests.scenarios import SCENARIOS
@@ -170,6 +170,8 @@ class Crowd:
     async def _end_it(self) -> None:
         await trio.sleep(self._chance.choice(DELAYS))
         if self._end == "close":
+            # When TCP's window was full, the kernel may take its time, by the real clock, to go on.
+            self._stage.clock.autojump_threshold = JUMP[self._stage.transport]
             await self._connection.aclose(4000)
         elif self._end == "close at once":
             await trio.aclose_forcefully(self._connection)
