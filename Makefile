@@ -7,6 +7,7 @@ ARGS :=
 COVERAGE := --cov
 SECONDS := 60
 SEED := 1
+GIGABYTES := 4
 CONNECTIONS := 2000
 
 VENV := .venv
@@ -30,10 +31,11 @@ pip = $(1)/bin/python -m pip install $(2) >$(1)/pip.log 2>&1 || { cat $(1)/pip.l
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin soak soak-sockets soak-limits fuzz fuzz-atheris clean
+.PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin soak soak-sockets \
+	soak-limits bombs stream-huge measure-compression fuzz fuzz-atheris clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
 
 demo: $(installed)  ## run the example server and client against each other
 	@$(VENV)/bin/python examples/demo.py
@@ -89,6 +91,15 @@ soak-sockets: $(tested)  ## one server and many clients; SECONDS=600 CONNECTIONS
 
 soak-limits: $(tested)  ## every bound and time-out, measured
 	$(strip $(VENV)/bin/python -m tools.soak_limits $(ARGS))
+
+bombs: $(tested)  ## messages that inflate to 16 MiB: what they cost
+	$(strip $(VENV)/bin/python -m tools.bombs $(ARGS))
+
+stream-huge: $(tested)  ## one message from process to process; GIGABYTES=4
+	$(strip $(VENV)/bin/python -m tools.stream_huge --gigabytes $(GIGABYTES) $(ARGS))
+
+measure-compression: $(tested)  ## what the settings of compression cost, as a table
+	$(strip $(VENV)/bin/python -m tools.measure_compression $(ARGS))
 
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))

@@ -12,7 +12,7 @@ import traceback
 
 import trio
 
-from trio_websocket import ConnectionClosed, open_websocket_url
+from trio_websocket import ConnectionClosed, PerMessageDeflate, open_websocket_url
 
 # The largest message of the suite, in group 9. Every other limit is the library's default.
 MAX_MESSAGE_SIZE = 16 * 2**20
@@ -28,7 +28,9 @@ async def get_case_count(url: str) -> int:
 
 async def run_case(url: str, case: int) -> None:
     case_url = f"{url}/runCase?case={case}&agent={AGENT}"
-    async with open_websocket_url(case_url, max_message_size=MAX_MESSAGE_SIZE) as ws:
+    async with open_websocket_url(
+        case_url, max_message_size=MAX_MESSAGE_SIZE, compression=PerMessageDeflate()
+    ) as ws:
         try:
             while True:
                 await ws.send_message(await ws.get_message())

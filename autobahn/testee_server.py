@@ -7,7 +7,12 @@ import logging
 
 import trio
 
-from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
+from trio_websocket import (
+    ConnectionClosed,
+    PerMessageDeflate,
+    WebSocketRequest,
+    serve_websocket,
+)
 
 # The largest message of the suite, in group 9. Every other limit is the library's default.
 MAX_MESSAGE_SIZE = 16 * 2**20
@@ -24,7 +29,12 @@ async def echo(request: WebSocketRequest) -> None:
 
 async def main(port: int) -> None:
     await serve_websocket(
-        echo, "127.0.0.1", port, ssl_context=None, max_message_size=MAX_MESSAGE_SIZE
+        echo,
+        "127.0.0.1",
+        port,
+        ssl_context=None,
+        max_message_size=MAX_MESSAGE_SIZE,
+        compression=PerMessageDeflate(),
     )
 
 

@@ -28,7 +28,8 @@ nitpicky = True
 # Names that other projects document: there is no network at build time to look them up.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections\.abc|contextlib|ipaddress|ssl|trio|wsproto)\..*"),
-    ("py:class", r"AbstractAsyncContextManager|ExtraHeaders|(Error)?Handler"),  # in annotations
+    # in annotations
+    ("py:class", r"AbstractAsyncContextManager|ExtraHeaders|(Error)?Handler|Message"),
 ]
 
 autodoc_default_options = {"members": True}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Awaitable, Callable, Iterator
+from typing import Any, AsyncIterator, Awaitable, Callable, Iterator
 
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -13,6 +13,7 @@ from trio_websocket import (
     ConnectionRejected,
     DisconnectionTimeout,
     HandshakeError,
+    PerMessageDeflate,
     WebSocketConnection,
     WebSocketRequest,
     WebSocketServer,
@@ -311,6 +312,42 @@ async def send_behind_another_sender(stage: Stage) -> None:
     await stage.close(connection, peer)
 
 
+@scenario("client", "server")
+async def send_in_pieces(stage: Stage) -> None:
+    await _send_in_pieces(stage, ["one ", "t\N{SNOWMAN} ", "three " * 1000])
+
+
+@scenario("client", "server")
+async def send_in_pieces_what_is_large(stage: Stage) -> None:
+    await _send_in_pieces(stage, [LARGE[at : at + 70_000] for at in range(0, len(LARGE), 70_000)])
+
+
+@scenario("client", "server")
+async def send_in_pieces_compressed(stage: Stage) -> None:
+    await _send_in_pieces(stage, [b"one ", b"two " * 100, b"three " * 10_000], compression=True)
+
+
+async def _send_in_pieces(stage: Stage, pieces: list[Any], *, compression: bool = False) -> None:
+    # The peer agrees to no compression; but it is asked, which must do no harm.
+    settings = PerMessageDeflate() if compression else None
+    connection, peer = await stage.open(lockstep=True, compression=settings)
+    peer.may_be_broken_off = True
+
+    async def slowly() -> AsyncIterator[Any]:
+        for piece in pieces:
+            yield piece
+            await trio.lowlevel.checkpoint()
+
+    is_done = await stage.act(lambda: connection.send_message(slowly()))
+    if connection.closed is not None:  # what was begun could not be taken back
+        text = "a message was broken off half-way"
+        await check_closed(stage, peer, close_payload(1011, text))
+        return
+    await stage.converse(connection, peer)
+    stage.expect([pieces[0][:0].join(pieces)], peer.messages, is_done=is_done)
+    await stage.close(connection, peer)
+
+
 # -- receiving
 
 
@@ -343,6 +380,36 @@ async def _receive(stage: Stage, messages: list[Message]) -> None:
         await stage.act(call)
     received += await stage.converse(connection, peer)
     stage.expect(messages, received)
+    await stage.close(connection, peer)
+
+
+@scenario("client", "server")
+async def receive_in_pieces(stage: Stage) -> None:
+    connection, peer = await stage.open()
+    messages: list[Any] = ["h\N{SNOWMAN}llo" * 100, LARGE, "", "bye"]
+    received: list[Any] = []
+    thrown_away = 0
+
+    async def send_all() -> None:
+        for pieces, message in enumerate(messages, 1):
+            await wait_all_tasks_blocked()
+            peer.queue_message(message, pieces)
+            peer.queue(peer.frame(PING))
+
+    async def call() -> None:
+        nonlocal thrown_away
+        for _ in messages:
+            async with connection.receive_stream() as stream:
+                thrown_away = 1
+                pieces: list[Any] = [piece async for piece in stream]
+                received.append("".join(pieces) if stream.is_text else b"".join(pieces))
+                thrown_away = 0
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all)
+        await stage.act(call)
+    rest = await stage.converse(connection, peer)
+    stage.expect(messages, received + messages[len(received) :][:thrown_away] + rest)
     await stage.close(connection, peer)
 
 

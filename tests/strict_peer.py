@@ -61,6 +61,7 @@ class StrictPeer:
         self.is_started = False
         self.is_open = False
         self.is_torn = False  # the stream ended in a frame, or in a message
+        self.may_be_broken_off = False  # whether a message may end without its last fragment
         self.is_over = False
         # What may be changed, see `change`.
         self.response: Callable[[bytes], bytes] = accepting
@@ -183,7 +184,7 @@ class StrictPeer:
         self._take_apart()
         while not self._is_done and await self._receive():
             self._take_apart()
-        self.is_torn = bool(self._received or self._fragments)
+        self.is_torn = bool(self._received or (self._fragments and not self.may_be_broken_off))
 
     @property
     def _is_done(self) -> bool:

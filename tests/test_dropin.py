@@ -34,6 +34,7 @@ def test_the_old_import_path_has_the_same_objects() -> None:
         lambda api: api["functions"]["open_websocket"]["keywords"].update(connect_timeout="61"),
         lambda api: api["functions"]["open_websocket"]["keywords"].update(new="required"),
         lambda api: api["functions"]["open_websocket"]["keywords"].pop("use_ssl"),
+        lambda api: api["functions"]["open_websocket"]["positional"].append(["d", "", "required"]),
         lambda api: api["classes"]["ConnectionTimeout"]["bases"].remove("HandshakeError"),
         lambda api: api["classes"]["WebSocketConnection"]["methods"].pop("ping"),
         lambda api: api["classes"]["WebSocketConnection"]["properties"].remove("closed"),
@@ -53,5 +54,6 @@ def test_more_is_no_break() -> None:
     new = copy.deepcopy(OLD)
     new["names"].append("open_broadcast")
     new["functions"]["open_websocket"]["keywords"]["max_fragments"] = "131072"
+    new["functions"]["open_websocket"]["positional"].append(["d", "POSITIONAL_OR_KEYWORD", "1"])
     new["classes"]["ConnectionTimeout"]["bases"].insert(1, "builtins.TimeoutError")
     assert API["differences"](OLD, new) == []

@@ -64,8 +64,8 @@ def test_a_case_is_the_same_whenever_it_is_made(target: Target) -> None:
 
 
 class WithoutPings(Protocol):
-    def next_event(self) -> Event:
-        event = super().next_event()
+    def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
+        event = super().next_event(raw=raw, is_wanted=is_wanted)
         return PROGRESS if isinstance(event, Ping) else event
 
 
@@ -75,8 +75,8 @@ class WithoutCloseFrame(Protocol):
 
 
 class WithoutFastEmptyMessages(Protocol):
-    def next_event(self) -> Event:
-        event = super().next_event()
+    def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
+        event = super().next_event(raw=raw, is_wanted=is_wanted)
         return PROGRESS if event == "" and self.is_open else event
 
 
@@ -86,8 +86,8 @@ class WithoutLimit(Protocol):
 
 
 class Hoarding(Protocol):
-    def next_event(self) -> Event:
-        return super().next_event() if self.has_eof else NEED_DATA
+    def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
+        return super().next_event(raw=raw, is_wanted=is_wanted) if self.has_eof else NEED_DATA
 
 
 class LeakingErrors(ServerHandshake):
@@ -185,9 +185,9 @@ def test_what_is_said_on_the_side_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Talking(Protocol):
-        def next_event(self) -> Event:
+        def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
             logging.getLogger("trio-websocket").error("something is wrong")
-            return super().next_event()
+            return super().next_event(raw=raw, is_wanted=is_wanted)
 
     monkeypatch.setattr(sansio, "Protocol", Talking)
     found = Fuzzer("test")
@@ -198,9 +198,9 @@ def test_what_is_said_on_the_side_is_a_finding(
 
 def test_what_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Protocol):
-        def next_event(self) -> Event:
+        def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
             time.sleep(1)
-            return super().next_event()
+            return super().next_event(raw=raw, is_wanted=is_wanted)
 
     monkeypatch.setattr(sansio, "Protocol", Slow)
     found = Fuzzer("test", limit=0.05)

@@ -119,8 +119,8 @@ Flood = Callable[[trio.Nursery, bytes, "dict[str, Any]"], Awaitable[int]]
         ),
         (
             flood_reader,
-            unfinished_message(100),
-            {"max_fragments": BOUND // 400},
+            unfinished_message(250),
+            {"max_fragments": BOUND // 1000},
             {"max_fragments": 2**30, "max_message_size": math.inf},
         ),
         (

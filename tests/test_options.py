@@ -97,7 +97,7 @@ def test_an_interval_of_no_time_is_refused() -> None:
         Options(ping_interval=0)
 
 
-MAY_BE_NONE = {"receive_buffer_size", "ping_interval"}
+MAY_BE_NONE = {"receive_buffer_size", "ping_interval", "compression"}
 
 
 @pytest.mark.parametrize(

@@ -11,29 +11,33 @@ import collections
 import itertools
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Union, overload
 
 import trio
 from wsproto.events import Ping, Pong
 
+from ._deflate import DeflateParameters
 from ._errors import (
     CloseReason,
+    ConnectionClosed,
     DisconnectionTimeout,
-    MessageTypeError,
     check_close_code,
+    is_normal,
     without_lost_connections,
 )
 from ._handshake import Opened
 from ._inbox import Inbox
 from ._keep_alive import KeepAlive
-from ._options import OptionKeywords, Options, takes_options
+from ._options import OptionKeywords, Options, check_number, takes_options
 from ._outbox import Outbox
 from ._pace import Pacer
-from ._protocol import Protocol
+from ._protocol import LONG, Protocol
+from ._statistics import ConnectionStatistics
+from ._streaming import Message, MessageStream, check_utf8, is_buffer, send_pieces
 from ._transport import LINGER, Address, Transport
 
 if TYPE_CHECKING:
-    from typing import Iterable
+    from typing import AsyncIterable, Iterable
 
     import wsproto
     from typing_extensions import Unpack
@@ -58,11 +62,12 @@ class _Ping:
         self.is_over = trio.Event()
 
 
-class WebSocketConnection(trio.abc.AsyncResource):
+class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     """A WebSocket connection, of a client or of a server.
 
     It comes out of the opening functions and of :meth:`WebSocketRequest.accept`. Any number of
-    tasks may send and receive at the same time. As an async context manager it closes itself.
+    tasks may send and receive at the same time. As an async context manager it closes itself; as an
+    async iterator it gives the messages that come. It is a :class:`trio.abc.Channel`, too.
     """
 
     CONNECTION_ID = itertools.count()
@@ -100,7 +105,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         self._id = next(self.CONNECTION_ID)
         self._opened = opened
         self._transport = transport
-        self._protocol = Protocol(opened.ws, options)
+        self._protocol = Protocol(opened.ws, options, opened.extension)
         self._outbox = Outbox(
             self._transport, self._on_write_error, max_unsent=options.max_unsent_bytes
         )
@@ -119,6 +124,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         self._pings: collections.OrderedDict[bytes, _Ping | None] = collections.OrderedDict()
         self._ping_answered = trio.lowlevel.ParkingLot()
         self._latency: float | None = None
+        self._is_closed_here = False  # the closing handshake was begun from here
         self._scope = trio.CancelScope()  # of the connection's task
         self._keep_alive: KeepAlive | None = None
         self._is_started = False
@@ -166,6 +172,12 @@ class WebSocketConnection(trio.abc.AsyncResource):
         return self._opened.subprotocol
 
     @property
+    def compression(self) -> DeflateParameters | None:
+        """What both sides agreed on about compression (RFC 7692), or None: there is none."""
+        extension = self._opened.extension
+        return None if extension is None else extension.codec.agreed
+
+    @property
     def handshake_headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """The headers that the peer sent in the opening handshake, with names in lower case.
 
@@ -178,51 +190,184 @@ class WebSocketConnection(trio.abc.AsyncResource):
         """The round-trip time of the latest Ping that was answered, in seconds, or None."""
         return self._latency
 
+    def statistics(self) -> ConnectionStatistics:
+        """The traffic of the connection at this moment."""
+        protocol, outbox, inbox = self._protocol, self._outbox, self._inbox
+        messages_unread, bytes_unread = inbox.unread
+        frames_unsent, bytes_unsent = outbox.unsent
+        return ConnectionStatistics(
+            messages_sent=protocol.messages_sent,
+            messages_received=protocol.messages_received,
+            bytes_sent=protocol.bytes_sent,
+            bytes_received=protocol.bytes_received,
+            wire_bytes_sent=max(0, outbox.written),
+            wire_bytes_received=protocol.wire_bytes_received,
+            messages_unread=messages_unread,
+            bytes_unread=bytes_unread,
+            frames_unsent=frames_unsent,
+            bytes_unsent=bytes_unsent,
+            tasks_receiving=inbox.tasks_waiting,
+            tasks_sending=self._sender.statistics().tasks_waiting + outbox.tasks_waiting,
+            pings_in_flight=sum(ping is not None for ping in self._pings.values()),
+            latency=self._latency,
+        )
+
     # -- messages
 
-    async def send_message(self, message: str | bytes | bytearray | memoryview) -> None:
-        """Send a message: str as text, bytes as binary.
+    async def send_message(
+        self,
+        message: Message | Iterable[Message] | AsyncIterable[Message],
+        *,
+        text: bool | None = None,
+        compress: bool = True,
+    ) -> None:
+        """Send a message: str as text, bytes as binary; whole, or in pieces as they come.
 
         It waits while more than ``max_unsent_bytes`` wait for a peer that does not read. If
         cancelled before the message was accepted, nothing is sent; after, the message still goes
         out whole. The connection works on either way.
 
-        :param message: The message.
+        An iterable, or async iterable, of pieces is sent as one message in as many fragments
+        (RFC 6455, 5.4), each when it comes; other messages wait meanwhile, pings do not. An async
+        iterator is closed in the end, whatever happens. If the iterable raises, or the call is
+        cancelled, when a part is on its way, the connection is closed with code 1011.
+
+        :param message: A str, bytes or another buffer, or an iterable of either kind.
+        :param text: Whether it is a text; by default, str is. Bytes that are sent as text must be
+            UTF-8.
+        :param compress: Whether it is compressed if that was agreed on, and it is not too short. To
+            compress what is compressed already, an image for one, takes time and gains nothing.
         :raises ConnectionClosed: The connection is closed, or is being closed.
-        :raises TypeError: The message is neither str nor bytes-like. (0.12 raised a ValueError;
-            this is one, too.)
+        :raises TypeError: The message is neither str nor bytes-like nor an iterable, or one of str
+            and bytes. (0.12 raised a ValueError; this is one, too.)
+        :raises ValueError: Bytes that are to be text are not UTF-8.
         """
-        is_text = isinstance(message, str)
         if isinstance(message, str):
+            is_text = text is not False
             payload = message.encode()
-        elif isinstance(message, (bytes, bytearray, memoryview)):
-            payload = bytes(message)
+        elif isinstance(message, bytes) or is_buffer(message):
+            is_text = bool(text)
+            payload = bytes(memoryview(message)) if type(message) is not bytes else message
+            if is_text:
+                check_utf8(payload)
         else:
-            raise MessageTypeError(f"a message is str or bytes-like, not {message!r:.100}")
+            await send_pieces(self, message, text, compress=compress)
+            return
         await self._pacer.checkpoint()
-        if self._outbox.is_full or self._sender.locked():
+        takes_long = len(payload) >= LONG and compress and self._protocol.compresses(payload)
+        if takes_long or self._outbox.is_full or self._sender.locked():
             async with self._sender:
                 await self._outbox.wait_room()
                 await self._check_open()
-                self._outbox.append(self._protocol.message(is_text, payload))
+                if takes_long:
+                    frame = await trio.to_thread.run_sync(self._protocol.message, is_text, payload)
+                    await self._check_open()
+                else:
+                    frame = self._protocol.message(is_text, payload, compress)
+                self._outbox.append(frame)
         else:
             await self._check_open()
-            self._outbox.append(self._protocol.message(is_text, payload))
+            self._outbox.append(self._protocol.message(is_text, payload, compress))
         if self._outbox.is_full:
             await self._outbox.wait_room()
         if self._outbox.broken is not None:
             await self._check_open()
 
-    async def get_message(self) -> str | bytes:
+    @overload
+    async def get_message(self, decode: Literal[True]) -> str: ...
+
+    @overload
+    async def get_message(self, decode: Literal[False]) -> bytes: ...
+
+    @overload
+    async def get_message(self, decode: bool | None = None) -> str | bytes: ...
+
+    async def get_message(self, decode: bool | None = None) -> str | bytes:
         """The next message that the peer sent: str if it is text, bytes if it is binary.
 
         Messages that came before the end of the connection are still given out, unless it was
         closed from here. Then a call that waits already raises when the closing handshake is over,
         at the latest. If cancelled, no message is lost.
 
+        :param decode: True for a str, also of a binary message; False for bytes, also of a text,
+            which saves the time of decoding; None for whichever the peer sent.
         :raises ConnectionClosed: There is no further message.
+        :raises UnicodeDecodeError: A binary message is to be a str, and is not UTF-8. It stays the
+            next message.
         """
-        return await self._inbox.get()
+        return await self._inbox.get(decode)
+
+    def receive_stream(self, *, max_size: float | None = None) -> MessageStream:
+        """The next message, in pieces as they arrive, for an ``async with`` block.
+
+        ::
+
+            async with ws.receive_stream() as pieces:
+                async for piece in pieces:
+                    ...
+
+        The block begins with the message. What is left of it at the end of the block is thrown
+        away as it comes, and the next message is that behind it. No other task gets a message
+        meanwhile. If cancelled before the block has begun, no message is lost.
+
+        :param max_size: Bytes of payload that the message may have; by default,
+            ``max_message_size``. An application that does not receive at all for 2 seconds finds
+            a message over ``max_message_size`` refused.
+        :returns: An async context manager, and async iterator of str if the message is text, or of
+            bytes.
+        :raises ConnectionClosed: At the beginning of the block: there is no further message. In it:
+            the connection ended in the middle of the message.
+        :raises ValueError: The size is less than 0.
+        """
+        if max_size is not None:
+            check_number("max_size", max_size)
+        return MessageStream(self._inbox, max_size)
+
+    # -- as a channel
+
+    async def __anext__(self) -> str | bytes:
+        """The next message; the iteration ends when the connection was closed in form.
+
+        :raises ConnectionClosed: It ended in another way than by code 1000, 1001 or none.
+        """
+        try:
+            return await self._inbox.get()
+        except ConnectionClosed as exc:
+            if not is_normal(exc):
+                raise
+        raise StopAsyncIteration
+
+    async def send(self, value: Message) -> None:
+        """Send a message, as :class:`trio.abc.SendChannel` has it.
+
+        :param value: As in :meth:`send_message`.
+        :raises trio.ClosedResourceError: The connection was closed from here.
+        :raises trio.BrokenResourceError: It was closed in another way.
+        """
+        try:
+            await self.send_message(value)
+        except ConnectionClosed as exc:
+            if self._is_closed_here:
+                raise trio.ClosedResourceError(str(exc)) from exc
+            raise trio.BrokenResourceError(str(exc)) from exc
+
+    async def receive(self) -> str | bytes:
+        """The next message, as :class:`trio.abc.ReceiveChannel` has it.
+
+        :raises trio.ClosedResourceError: The connection was closed from here.
+        :raises trio.EndOfChannel: The peer closed it with code 1000, 1001 or none.
+        :raises trio.BrokenResourceError: It ended in another way.
+        """
+        try:
+            return await self._inbox.get()
+        except ConnectionClosed as exc:
+            if self._is_closed_here:
+                raise trio.ClosedResourceError(str(exc)) from exc
+            if is_normal(exc):
+                raise trio.EndOfChannel from exc
+            raise trio.BrokenResourceError(str(exc)) from exc
+
+    # -- control frames
 
     async def ping(self, payload: bytes | None = None) -> float:
         """Send a Ping and wait for its Pong, or for the Pong of a later Ping (RFC 6455, 5.5.2).
@@ -304,6 +449,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         """
         check_close_code(code)
         reason = cut_reason(reason)
+        self._is_closed_here = True
         if not self._is_started:
             await self._transport.close_now()
             return
@@ -322,6 +468,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
     def _begin_to_close(self, code: int, reason: str | None) -> None:
         if self._can_close:
+            self._is_closed_here = True
             self._outbox.append(self._protocol.close(code, reason))
             self._inbox.discard()
             self._inbox.tend()
@@ -371,6 +518,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
         self._outbox.start(nursery)
         if response:
             self._outbox.append(response)
+            self._outbox.written -= len(response)  # which is no part of the connection
         self._protocol.receive_data(opened.trailing)
         self._inbox.start()
         return self
@@ -416,6 +564,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
 
     async def _say_goodbye(self) -> None:
         if self._can_close:
+            self._is_closed_here = True
             self._outbox.append(self._protocol.close(1001, None))
         with trio.move_on_after(_GOODBYE) as scope:
             scope.shield = True
@@ -475,9 +624,7 @@ class WebSocketConnection(trio.abc.AsyncResource):
     async def _wait_turn(self) -> None:
         """Wait until a control frame of the application may be sent."""
         await self._pacer.checkpoint()
-        if self._outbox.is_full:
-            async with self._sender:
-                await self._outbox.wait_room()
+        await self._outbox.wait_room()
         await self._check_open()
 
 

@@ -185,6 +185,11 @@ class MessageTypeError(TypeError, ValueError):
     """
 
 
+def is_normal(exc: ConnectionClosed) -> bool:
+    """Whether the connection was closed in form, and for no reason that is an error."""
+    return exc.reason is not None and exc.reason.code in (1000, 1001, 1005)
+
+
 def members(exc: BaseException) -> Sequence[BaseException]:
     """The exceptions in a group; or the one that is no group."""
     return exc.exceptions if isinstance(exc, BaseExceptionGroup) else (exc,)

@@ -15,8 +15,10 @@ from typing import Iterable, List, Sequence, Tuple, Union
 import h11
 import wsproto
 import wsproto.connection
+import wsproto.extensions
 import wsproto.utilities
 
+from ._deflate import Deflate, DeflateExtension, DeflateParameters, answer, check_answer, offer
 from ._errors import ConnectionFailed, ConnectionRejected, HandshakeError
 from ._options import Options
 from ._url import request_target
@@ -53,6 +55,8 @@ class Opened:
     headers: tuple[tuple[bytes, bytes], ...]
     #: What came behind the peer's head: the first frames.
     trailing: bytes
+    #: The compression of messages, if it was agreed on.
+    extension: DeflateExtension | None = None
 
 
 class BadRequest(Exception):
@@ -91,6 +95,9 @@ class ClientHandshake:
         ]
         if offered:
             headers.append((b"Sec-WebSocket-Protocol", ", ".join(offered).encode("ascii")))
+        self._compression = options.compression
+        if self._compression is not None:
+            headers.append((b"Sec-WebSocket-Extensions", offer(self._compression)))
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
         try:
             request = h11.Request(
@@ -178,19 +185,33 @@ class ClientHandshake:
             wsproto.utilities.generate_accept_token(self._key)
         ]:
             raise HandshakeError("the server's Sec-WebSocket-Accept does not match our key")
-        if any(_tokens(headers, b"sec-websocket-extensions")):
-            raise HandshakeError("the server chose an extension that was not offered")
         chosen = _values(headers, b"sec-websocket-protocol")
         if chosen and (len(chosen) > 1 or chosen[0] not in self._offered):
             names = b", ".join(chosen).decode("latin-1")[:200]
             raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
+        extension = self._extension(headers)
         return Opened(
-            ws=_open_connection(wsproto.ConnectionType.CLIENT),
+            ws=_open_connection(wsproto.ConnectionType.CLIENT, extension),
+            extension=extension,
             path=self._path,
             subprotocol=chosen[0].decode("ascii") if chosen else None,
             headers=tuple(sorted(headers, key=_is_handshake_header)),
             trailing=bytes(self._http.trailing_data[0]),
         )
+
+    def _extension(self, headers: Headers) -> DeflateExtension | None:
+        values = _values(headers, b"sec-websocket-extensions")
+        if self._compression is None:
+            if any(_tokens(headers, b"sec-websocket-extensions")):
+                raise HandshakeError("the server chose an extension that was not offered")
+            return None
+        try:
+            agreed = check_answer(values, self._compression)
+        except ValueError as exc:
+            raise HandshakeError(str(exc)) from exc
+        if agreed is None:
+            return None
+        return DeflateExtension(Deflate(agreed, self._compression, is_client=True))
 
 
 class ServerHandshake:
@@ -200,6 +221,8 @@ class ServerHandshake:
         """:param options: The bounds."""
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=options.max_header_size)
         self._head = _HeadSize(options.max_header_size)
+        self._compression = options.compression
+        self._answer: tuple[bytes, DeflateParameters] | None = None  # to the offers of compression
         self._method = b""
         #: The headers of the request, with names in lower case.
         self.headers: Headers = []
@@ -235,6 +258,12 @@ class ServerHandshake:
         absolute = _ABSOLUTE.match(target)
         self.path = request_target(target[absolute.end() :]) if absolute else target
         self._check(event)
+        if self._compression is not None:
+            extensions = _values(self.headers, b"sec-websocket-extensions")
+            try:
+                self._answer = answer(extensions, self._compression)
+            except ValueError as exc:
+                raise self._refuse(400, str(exc)) from exc
         return True
 
     def _check(self, request: h11.Request) -> None:
@@ -293,6 +322,11 @@ class ServerHandshake:
         ]
         if subprotocol is not None:
             headers.append((b"Sec-WebSocket-Protocol", subprotocol.encode("ascii")))
+        extension = None
+        if self._compression is not None and self._answer is not None:
+            value, agreed = self._answer
+            headers.append((b"Sec-WebSocket-Extensions", value))
+            extension = DeflateExtension(Deflate(agreed, self._compression, is_client=False))
         try:
             response = h11.InformationalResponse(
                 status_code=101,
@@ -304,7 +338,8 @@ class ServerHandshake:
         self._http.next_event()  # the end of the request, which has no body
         chosen = _values(response.headers, b"sec-websocket-protocol")  # it may be an extra one
         opened = Opened(
-            ws=_open_connection(wsproto.ConnectionType.SERVER),
+            ws=_open_connection(wsproto.ConnectionType.SERVER, extension),
+            extension=extension,
             path=self.path,
             subprotocol=chosen[0].decode("latin-1") if chosen else None,
             headers=tuple(self.headers),
@@ -384,9 +419,12 @@ class _HeadSize:
         return size <= self._limit and len(head.headers) <= _MAX_FIELDS
 
 
-def _open_connection(side: wsproto.ConnectionType) -> wsproto.WSConnection:
+def _open_connection(
+    side: wsproto.ConnectionType, extension: DeflateExtension | None
+) -> wsproto.WSConnection:
     ws = wsproto.WSConnection(side)
-    ws.connection = wsproto.connection.Connection(side)
+    extensions: list[wsproto.extensions.Extension] = [] if extension is None else [extension]
+    ws.connection = wsproto.connection.Connection(side, extensions)
     return ws
 
 

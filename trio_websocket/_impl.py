@@ -8,6 +8,7 @@ from ._client import (
     wrap_client_stream as wrap_client_stream,
 )
 from ._connection import WebSocketConnection as WebSocketConnection
+from ._deflate import DeflateParameters as DeflateParameters, PerMessageDeflate as PerMessageDeflate
 from ._errors import (
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
@@ -22,4 +23,6 @@ from ._request import (
     wrap_server_stream as wrap_server_stream,
 )
 from ._server import WebSocketServer as WebSocketServer, serve_websocket as serve_websocket
+from ._statistics import ConnectionStatistics as ConnectionStatistics
+from ._streaming import MessageStream as MessageStream
 from ._url import Endpoint as Endpoint

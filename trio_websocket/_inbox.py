@@ -22,12 +22,15 @@ import trio
 from wsproto.events import Ping, Pong
 
 from ._pace import FAIRNESS, Pacer
-from ._protocol import ENDED, NEED_DATA, Protocol, Signal
+from ._protocol import ENDED, HELD, NEED_DATA, Piece, Protocol, Signal
 from ._transport import Transport, cause_of
 
 # Seconds between two looks at who has been away from get_message. An application that is away for
 # longer than two of them has its Pings answered for it.
 _WATCH_INTERVAL = 0.02
+# Seconds that a message over its limit waits for an application that may allow a larger one, in
+# receive_stream, before it is refused.
+_HOLD = 2.0
 
 
 class Inbox:
@@ -62,8 +65,11 @@ class Inbox:
         self._on_ended = on_ended
         self._is_urgent = is_urgent
         self._watch: _Watch | None = None
-        self._messages: collections.deque[str | bytes] = collections.deque()
+        self._messages: collections.deque[str | bytes | Piece] = collections.deque()
+        # What comes next is left for a reader until this time; None if it is not.
+        self._hold_end: float | None = None
         self._turn = trio.StrictFIFOLock()  # of the tasks in get(); its holder decodes
+        self._is_away = False  # the holder is in a block of receive_stream, and busy
         self._arrival = trio.lowlevel.ParkingLot()  # the holder, while another task reads
         self._work = trio.lowlevel.ParkingLot()  # the connection's task, while it has no work
         self._is_reading = False  # some task is in a read
@@ -75,10 +81,12 @@ class Inbox:
         self._watch = _Watch.of_this_run()
         self._watch.add(self)
 
-    async def get(self) -> str | bytes:
+    async def get(self, decode: bool | None = None) -> str | bytes:
         """The next message. If cancelled, it stays the next.
 
+        :param decode: Whether it is to be str or bytes; by default, as the peer sent it.
         :raises ConnectionClosed: There is no further one.
+        :raises UnicodeDecodeError: It is binary, and no text. It stays the next.
         """
         await self._pacer.checkpoint()
         if self._turn.locked():
@@ -87,21 +95,36 @@ class Inbox:
             self._turn.acquire_nowait()
         self._is_tended = False
         try:
-            while not self._messages:
-                if not self._protocol.is_open:
-                    # If what cancelled us has closed the connection first, that says more.
-                    await trio.lowlevel.checkpoint_if_cancelled()
-                    raise self._protocol.closed_error()
-                if not await self._decode():
-                    await self._wait_for_data()
-            message = self._messages.popleft()
-            if self._bytes:
-                self._bytes -= sys.getsizeof(message)
-            return message
+            message = await self._next(decode is False)
+            assert not isinstance(message, Piece)  # as those are of a stream, which has the turn
+            converted = message if decode is None else _converted(message, decode)
+            self._drop_first(message)
+            return converted
+        except UnicodeDecodeError:
+            self._bytes = sum(map(_memory, self._messages))  # it waits now
+            raise
         finally:
             self._turn.release()
-            if not self._turn.locked() and not self._protocol.ended:
+            if not self._turn.locked():
                 self._leave()
+
+    async def _next(self, raw: bool = False) -> str | bytes | Piece:
+        """Wait until there is something in the queue; what it is."""
+        while not self._messages:
+            if not self._protocol.is_open:
+                # If what cancelled us has closed the connection first, that says more.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                raise self._protocol.closed_error()
+            if not self._decode(is_awaited=True, raw=raw):
+                await self._wait_for_data()
+            elif not self._messages:
+                await trio.lowlevel.checkpoint()  # a flood of control frames
+        return self._messages[0]
+
+    def _drop_first(self, item: str | bytes | Piece) -> None:
+        self._messages.popleft()
+        if self._bytes:
+            self._bytes -= _memory(item)
 
     def stop(self) -> None:
         """Nothing is decoded any more: forget who was told, so that no cycle of references is left.
@@ -112,9 +135,63 @@ class Inbox:
         self._watch = None
         del self._on_control, self._on_ended, self._is_urgent
 
+    async def begin_stream(self, max_size: float | None) -> Piece:
+        """Wait for the next message, and take it in pieces. Others wait until `end_stream`.
+
+        If cancelled, the message stays the next.
+
+        :param max_size: The limit on its size; by default, that of the connection.
+        :returns: The first piece.
+        :raises ConnectionClosed: There is no further message.
+        """
+        await self._pacer.checkpoint()
+        await self._turn.acquire()
+        self._is_tended = False
+        try:
+            if not self._messages:
+                self._protocol.begin_stream(max_size)
+            elif max_size is not None and _size(self._messages[0]) > max_size:
+                self._messages.clear()
+                self._protocol.refuse_message()
+            if self._protocol.ended and self._watch is not None:  # by what was done here
+                self._on_ended()
+            return await self.next_piece()
+        except BaseException:
+            self._protocol.end_stream()
+            self._release()
+            raise
+
+    async def next_piece(self) -> Piece:
+        """The next piece of the message. If cancelled, it stays the next.
+
+        :raises ConnectionClosed: The connection ended in the middle of the message.
+        """
+        await self._pacer.checkpoint()
+        self._is_away = self._is_tended = False
+        try:
+            item = await self._next()
+            self._drop_first(item)
+            return item if isinstance(item, Piece) else Piece(item, is_last=True)
+        finally:
+            self._is_away = True
+            self._leave()
+
+    def end_stream(self) -> None:
+        """Let others read. What is left of the message is thrown away."""
+        while self._messages and isinstance(self._messages[0], Piece):
+            self._drop_first(self._messages[0])
+        self._protocol.skip_rest()
+        self._release()
+
+    def _release(self) -> None:
+        self._is_away = False
+        self._turn.release()
+        if not self._turn.locked():
+            self._leave()
+
     def tend(self) -> None:
         """Let the connection's task read and decode while nobody is in get()."""
-        if not self._turn.locked():
+        if not self._is_awaited:
             self._is_tended = True
             self._work.unpark_all()
 
@@ -132,55 +209,84 @@ class Inbox:
     async def run(self) -> None:
         """The connection's task: reads and decodes when it falls to it, until the end."""
         while not self._protocol.ended:
-            if self._is_tended and await self._decode():
-                await self._pacer.checkpoint()
+            if self._is_tended and self._decode(is_awaited=False):
+                await trio.lowlevel.checkpoint()
             # Here all is decoded that can be: nothing waits behind a read that may take for ever.
             elif self._falls_to_connection():
                 await self._read()
                 self._arrival.unpark_all()
+            elif self._hold_end is not None:
+                with trio.move_on_at(self._hold_end) as waiting:
+                    await self._work.park()
+                if waiting.cancelled_caught and self._hold_end is not None:
+                    self._decode(is_awaited=False, is_wanted=True)
             else:
                 await self._work.park()
 
     @property
+    def unread(self) -> tuple[int, int]:
+        """How many messages wait, and how many bytes they have, with those not decoded yet."""
+        items = [item.data if isinstance(item, Piece) else item for item in self._messages]
+        return len(items), sum(map(len, items)) + self._protocol.undecoded
+
+    @property
+    def tasks_waiting(self) -> int:
+        """How many tasks wait for a message."""
+        return self._turn.statistics().tasks_waiting + self._is_awaited
+
+    @property
     def is_paused(self) -> bool:
         """Whether nothing is read because the application does not read."""
-        return not self._turn.locked() and not self._has_room
+        return not self._is_awaited and not self._has_room
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether a task waits for a message, or for a piece of one."""
+        return self._turn.locked() and not self._is_away
 
     @property
     def _has_room(self) -> bool:
+        if self._hold_end is not None:
+            return False
         within_limits = len(self._messages) < self._size and self._bytes < self._max_bytes
         return within_limits or not self._messages  # one, whatever its size
 
     def _leave(self) -> None:
-        assert self._watch is not None
+        if self._watch is None:
+            return  # all is over
         if self._is_urgent():
             self.tend()
         else:
             self._watch.add(self)
 
-    async def _decode(self) -> bool:
-        """Decode, up to a message; False if data, or room for a message, is needed."""
-        holds_turn = self._turn.locked()
-        until_checkpoint = FAIRNESS
-        while holds_turn == self._turn.locked() and self._has_room:
-            event = self._protocol.next_event()
-            if isinstance(event, (str, bytes)):
+    def _decode(self, is_awaited: bool, *, raw: bool = False, is_wanted: bool = False) -> bool:
+        """Decode, up to a message; False if data, or room for a message, is needed.
+
+        :param is_awaited: Whether the task that calls it waits for a message.
+        :param raw: Whether a text may stay bytes.
+        :param is_wanted: Whether a message over its limit is refused though nobody waits for one.
+        """
+        hold_end, self._hold_end = self._hold_end, None
+        for _ in range(FAIRNESS):
+            if not is_awaited and not self._has_room:
+                return False
+            event = self._protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
+            if isinstance(event, (str, bytes, Piece)):
                 self._messages.append(event)
-                if not holds_turn:
-                    self._bytes += sys.getsizeof(event)
+                if not is_awaited:
+                    self._bytes += _memory(event)
                 return True
             if event is NEED_DATA:
+                return False
+            if event is HELD:
+                self._hold_end = hold_end or trio.current_time() + _HOLD
                 return False
             if event is ENDED:
                 self._on_ended()
                 return True
             if not isinstance(event, Signal):
                 self._on_control(event)
-            until_checkpoint -= 1
-            if not until_checkpoint:
-                await trio.lowlevel.checkpoint()
-                return True
-        return False
+        return True
 
     async def _wait_for_data(self) -> None:
         if self._transport.is_socket and not self._is_reading:
@@ -208,6 +314,22 @@ class Inbox:
                 self._protocol.receive_eof()
         finally:
             self._is_reading = False
+
+
+def _size(message: str | bytes | Piece) -> int:
+    """Bytes of payload."""
+    data = message.data if isinstance(message, Piece) else message
+    return len(data.encode() if isinstance(data, str) else data)
+
+
+def _memory(item: str | bytes | Piece) -> int:
+    return sys.getsizeof(item.data if isinstance(item, Piece) else item)
+
+
+def _converted(message: str | bytes, decode: bool) -> str | bytes:
+    if decode:
+        return message.decode() if isinstance(message, bytes) else message
+    return message.encode() if isinstance(message, str) else message
 
 
 class _Watch:

@@ -6,6 +6,8 @@ import dataclasses
 import inspect
 from typing import Any, Callable, TypedDict, TypeVar
 
+from ._deflate import PerMessageDeflate
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -29,6 +31,9 @@ class Options:
     #: Bytes of memory of messages that wait for ``get_message``; when they have as many, no more is
     #: read. It bounds what a long queue can cost.
     message_queue_bytes: float = 2**24
+    #: How messages are compressed, if the peer can do it, too (permessage-deflate, RFC 7692). None
+    #: neither offers nor accepts it: it takes memory and time, which pays for large texts only.
+    compression: PerMessageDeflate | None = None
     #: Frames of one received message. Each costs time even if it is empty; more are refused with
     #: close code 1009. The default lets 8 MiB through in pieces of 64 bytes.
     max_fragments: float = 2**17
@@ -61,6 +66,9 @@ class Options:
             value = getattr(self, field.name)
             if field.name in ("receive_buffer_size", "ping_interval") and value is None:
                 continue
+            if field.name == "compression":
+                _check_compression(value)
+                continue
             if field.name == "receive_buffer_size":
                 _check_integer(field.name, value, 1)
             elif field.name in ("max_header_size", "max_rejection_body"):
@@ -74,6 +82,7 @@ class Options:
 class NewerOptionKeywords(TypedDict, total=False):
     """The fields of :class:`Options` that are nowhere positional, for type checkers."""
 
+    compression: PerMessageDeflate | None
     max_fragments: float
     max_header_size: int
     max_rejection_body: int
@@ -92,6 +101,11 @@ class OptionKeywords(NewerOptionKeywords, total=False):
     message_queue_size: float
     max_message_size: float
     receive_buffer_size: int | None
+
+
+def _check_compression(value: object) -> None:
+    if value is not None and not isinstance(value, PerMessageDeflate):
+        raise TypeError(f"compression is a PerMessageDeflate or None, not {value!r}")
 
 
 def check_number(name: str, value: object) -> None:

@@ -43,6 +43,8 @@ class Outbox:
         self._writer: trio.CancelScope | None = None
         self._idle = trio.lowlevel.ParkingLot()
         self._progress = trio.lowlevel.ParkingLot()
+        #: Bytes that the stream has taken.
+        self.written = 0
         #: Why something that was appended will never be written.
         self.broken: Exception | None = None
 
@@ -66,6 +68,16 @@ class Outbox:
         """Whether a sender has to wait."""
         return self._size > self._max_unsent
 
+    @property
+    def unsent(self) -> tuple[int, int]:
+        """How many frames wait to be written, at least, and how many bytes."""
+        return len(self._chunks) or int(self._size > 0), self._size
+
+    @property
+    def tasks_waiting(self) -> int:
+        """How many tasks wait for room."""
+        return self._progress.statistics().tasks_waiting
+
     def append(self, data: bytes) -> None:
         """Write the data now, or as soon as the peer lets us."""
         if self.broken is not None or self._on_broken is None:
@@ -76,6 +88,7 @@ class Outbox:
             except OSError as exc:
                 self._break(cause_of(exc))
                 return
+            self.written += written
             if written == len(data):
                 return
             data = data[written:]
@@ -124,6 +137,7 @@ class Outbox:
                     data = self._take_batch()
                     await self._transport.write(data)
                     self._size -= len(data)
+                    self.written += len(data)
                     self._progress.unpark_all()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 self._break(cause_of(exc))

@@ -14,19 +14,21 @@ import enum
 import io
 import math
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import XorMaskerSimple
 from wsproto.utilities import RemoteProtocolError
 
+from ._deflate import InvalidData, TooLarge
 from ._errors import CloseReason, ConnectionClosed
 
 if TYPE_CHECKING:
     import wsproto
     from typing_extensions import TypeAlias
 
+    from ._deflate import DeflateExtension
     from ._options import Options
 
 
@@ -37,27 +39,50 @@ class Signal(enum.Enum):
     NEED_DATA = enum.auto()
     #: A part of a message was decoded; there may be more.
     PROGRESS = enum.auto()
+    #: A message goes over the limit on its size. Whoever reads it decides what becomes of it.
+    HELD = enum.auto()
     #: The connection has ended. `Protocol.take_farewell` has the last bytes to send.
     ENDED = enum.auto()
 
 
 NEED_DATA = Signal.NEED_DATA
 PROGRESS = Signal.PROGRESS
+HELD = Signal.HELD
 ENDED = Signal.ENDED
 
-Event: TypeAlias = "str | bytes | Ping | Pong | Signal"
+
+class Piece(NamedTuple):
+    """A part of a message."""
+
+    data: str | bytes
+    is_last: bool
+
+
+Event: TypeAlias = "str | bytes | Piece | Ping | Pong | Signal"
 
 _CONTINUATION, _TEXT, _BINARY = 0x0, 0x1, 0x2
 _CONTROL = 0x8
 _CLOSE, _PING, _PONG = 0x8, 0x9, 0xA
 _FINAL = 0x80
+_COMPRESSED = 0x40  # RSV1 of the first frame of a message (RFC 7692, 6)
 _FINAL_CONTROL = frozenset({_FINAL | _CLOSE, _FINAL | _PING, _FINAL | _PONG})
 _MASKED = 0x80
+_PROTOCOL_ERROR = 1002
 _NO_STATUS = 1005
 _ABNORMAL = 1006
+_INVALID_DATA = 1007
 _TOO_BIG = 1009
+_OVER_SIZE = "the message is over the limit on its size"
 # The registered code that wsproto does not know, and one that it does.
 _UNKNOWN_TO_WSPROTO, _STAND_IN = 1014, 1013
+# What inflates to more than a limit may not be decoded before somebody says what becomes of it; and
+# what is given in pieces, or thrown away, takes little memory. DEFLATE makes 1032 bytes of one.
+_MOST_INFLATED = 1032
+_SMALL = 512
+#: Bytes from which on it takes long to compress a message, so that another thread had better do it.
+LONG = 2**16
+# What wsproto says of every error that our extension finds.
+_ERROR_IN_EXTENSION = "error in extension"
 # From this size on, wsproto's byte tables mask faster than one long integer operation.
 _LARGE = 1024
 
@@ -65,13 +90,28 @@ _LARGE = 1024
 class Protocol:
     """One side of an open connection."""
 
-    def __init__(self, ws: wsproto.WSConnection, options: Options, *, fast: bool = True) -> None:
+    def __init__(
+        self,
+        ws: wsproto.WSConnection,
+        options: Options,
+        extension: DeflateExtension | None = None,
+        *,
+        fast: bool = True,
+    ) -> None:
         """
         :param ws: The state machine, at the beginning of an open connection.
         :param options: The bounds.
+        :param extension: That of the state machine, if compression was agreed on.
         :param fast: Whether to take the fast path; without it wsproto decodes every frame.
         """
         self._ws = ws
+        self._extension = extension
+        # Bytes from which on a message is compressed; and what a data frame may begin with.
+        self._threshold = math.inf
+        self._openings = frozenset({_TEXT, _BINARY})
+        if extension is not None and options.compression is not None:
+            self._threshold = options.compression.threshold
+            self._openings |= {_COMPRESSED | _TEXT, _COMPRESSED | _BINARY}
         self._fast = fast and options.max_fragments >= 1
         self._max_message_size = options.max_message_size
         self._max_fragments = options.max_fragments
@@ -82,15 +122,27 @@ class Protocol:
         self.error: Exception | None = None
         #: The error of a write, which says more than the end of the stream that follows.
         self.write_error: Exception | None = None
+        #: Whole messages, and bytes of their payload.
+        self.messages_sent: int = 0
+        self.bytes_sent: int = 0
+        self.messages_received: int = 0
+        self.bytes_received: int = 0
+        #: Bytes from the peer.
+        self.wire_bytes_received: int = 0
         self._farewell = b""
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
         self._eof: Exception | None = None
         # The frame under way in wsproto: what it still lacks.
         self._frame_left: float = 0
+        # The limit on the size of the message that comes, and whether it is given in pieces.
+        self._limit = options.max_message_size
+        self._is_streaming = False
+        self._is_skipping = False  # the rest of the message under way is thrown away
         # The message under way in wsproto: its frames, the size they announced, its payload.
         self._fragments = 0
         self._size = 0
+        self._is_compressed = False
         self._text = io.StringIO()
         self._binary = bytearray()
         self._code_behind_stand_in: int | None = None
@@ -135,9 +187,32 @@ class Protocol:
 
     # -- sending
 
-    def message(self, is_text: bool, payload: bytes) -> bytes:
-        """The frame of a whole message."""
-        return self._frame(_TEXT if is_text else _BINARY, payload)
+    def compresses(self, payload: bytes) -> bool:
+        """Whether a message is compressed, unless it is asked not to be."""
+        return len(payload) >= self._threshold
+
+    def message(self, is_text: bool, payload: bytes, compress: bool = True) -> bytes:
+        """The frame of a whole message. The frames must be sent in the order of the calls."""
+        self.messages_sent += 1
+        self.bytes_sent += len(payload)
+        first = _FINAL | (_TEXT if is_text else _BINARY)
+        if compress and len(payload) >= self._threshold:
+            assert self._extension is not None
+            return self._frame(first | _COMPRESSED, self._extension.codec.deflate(payload))
+        return self._frame(first, payload)
+
+    def fragment(
+        self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
+    ) -> bytes:
+        """The frame of a part of a message."""
+        self.messages_sent += is_last
+        self.bytes_sent += len(payload)
+        first = (_TEXT if is_text else _BINARY) if is_first else _CONTINUATION
+        if compress and self._extension is not None:
+            payload = self._extension.codec.deflate_piece(payload, is_last=is_last)
+            if is_first:
+                first |= _COMPRESSED
+        return self._frame((_FINAL if is_last else 0) | first, payload)
 
     def ping(self, payload: bytes) -> bytes:
         """The frame of a Ping."""
@@ -154,15 +229,15 @@ class Protocol:
         event = CloseConnection(code=None if none else code, reason=reason)  # type: ignore[arg-type] # a Close frame without a code, which wsproto can write
         return self._ws.send(event)
 
-    def _frame(self, opcode: int, payload: bytes) -> bytes:
+    def _frame(self, first: int, payload: bytes) -> bytes:
         length = len(payload)
         mask = self._expected_mask ^ _MASKED  # the peer expects what we don't
         if length < 126:
-            head = bytes((_FINAL | opcode, mask | length))
+            head = bytes((first, mask | length))
         elif length < 0x10000:
-            head = bytes((_FINAL | opcode, mask | 126)) + length.to_bytes(2, "big")
+            head = bytes((first, mask | 126)) + length.to_bytes(2, "big")
         else:
-            head = bytes((_FINAL | opcode, mask | 127)) + length.to_bytes(8, "big")
+            head = bytes((first, mask | 127)) + length.to_bytes(8, "big")
         if not mask:
             return head + payload
         key = os.urandom(4)  # unpredictable (RFC 6455, 5.3)
@@ -172,6 +247,7 @@ class Protocol:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer."""
+        self.wire_bytes_received += len(data)
         self._buffer = self._buffer[self._at :] + data if self.undecoded else data
         self._at = 0
 
@@ -193,18 +269,56 @@ class Protocol:
         if not self.ended:
             self.error = cause
 
-    def next_event(self) -> Event:
-        """Decode one message or control frame.
+    def begin_stream(self, max_size: float | None = None) -> None:
+        """Give the next message, or the rest of the one under way, as `Piece` after `Piece`.
+
+        :param max_size: The limit on its size, in place of that of the options.
+        """
+        self._is_streaming = True
+        if max_size is not None:
+            self._limit = max_size
+        size = self._size_so_far
+        is_begun = self._fragments > 0 and not self._is_skipping
+        if is_begun and not self._is_within_limits(size, self._fragments):
+            self._refuse_message(size)
+
+    def end_stream(self) -> None:
+        """Give whole messages again: the message has ended, or no piece of it was given."""
+        self._is_streaming = False
+        self._limit = self._max_message_size
+
+    def skip_rest(self) -> None:
+        """Throw away what is left of the message that is given in pieces, if anything is."""
+        self._is_skipping = self._is_streaming
+        self.end_stream()
+
+    def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
+        """Decode one message, a piece of the one that is given so, or a control frame.
 
         After our Close, the only events are Pongs and the end.
+
+        :param raw: Whether a text may be given as the bytes of its UTF-8, which is quicker.
+        :param is_wanted: Whether somebody waits for a message. Otherwise one that is over its limit
+            is left for whoever will.
         """
         if self.ended:
             return ENDED
         if self._fast and not self._frame_left and not self._fragments:
-            message = self._whole_frame()
+            message = self._whole_frame(raw, is_wanted)
+            if self.ended:
+                return ENDED
             if message is not None:
-                return message if self.sent is None else PROGRESS
-        size = self._next_piece()
+                if self.sent is not None:
+                    return PROGRESS
+                if not self._is_streaming:
+                    return message
+                self.end_stream()
+                return Piece(message, is_last=True)
+        if self._is_streaming and (self._binary or self._text.tell()):
+            return Piece(self._take_kept(is_text=not self._binary), is_last=False)
+        size = self._next_piece(is_wanted)
+        if size is None:
+            return HELD
         if size:
             return self._feed(size)
         if self.ended:
@@ -219,15 +333,15 @@ class Protocol:
         data, self._farewell = self._farewell, b""
         return data
 
-    def _whole_frame(self) -> str | bytes | None:
-        """Decode a frame that is whole, final, without extension, valid, and within the limit."""
+    def _whole_frame(self, raw: bool, is_wanted: bool) -> str | bytes | None:  # noqa: C901, PLR0912 # a call would take longer than what it does
+        """Decode a frame that is whole, final, valid, and within the limit."""
         buffer, at = self._buffer, self._at
         available = len(buffer) - at
         if available < 2:
             return None
         opcode = buffer[at] ^ _FINAL  # anything but FIN and an opcode makes it another number
         length = buffer[at + 1] ^ self._expected_mask
-        if opcode not in (_TEXT, _BINARY) or length > 127:
+        if opcode not in self._openings or length > 127:
             return None
         start = at + 2
         if length == 126:
@@ -244,29 +358,67 @@ class Protocol:
             key = buffer[start : start + 4]
             start += 4
         end = start + length
-        if end > len(buffer) or length > self._max_message_size:
+        if end > len(buffer) or length > self._limit:
+            return None
+        if opcode & _COMPRESSED and not self._may_inflate(length, is_wanted):
             return None
         payload = buffer[start:end]
         if self._expected_mask:
             payload = _masked(payload, key)
+        if opcode & _COMPRESSED:
+            self._at = end
+            return self._inflated(opcode, payload, raw)
+        message: str | bytes = payload
         if opcode == _TEXT:
             try:
-                message: str | bytes = payload.decode()
+                message = _checked(payload) if raw else payload.decode()
             except UnicodeDecodeError:
                 return None
-        else:
-            message = payload
         self._at = end
+        if self.sent is None:
+            self.messages_received += 1
+            self.bytes_received += length
         return message
 
-    def _next_piece(self) -> int:
+    def _may_inflate(self, size: int, is_wanted: bool) -> bool:
+        """Whether a message may be inflated as a whole."""
+        if self._is_streaming or self.sent is not None:
+            return False
+        return is_wanted or size * _MOST_INFLATED <= self._limit
+
+    def _inflated(self, opcode: int, payload: bytes, raw: bool) -> str | bytes | None:
+        """Decode a message of one frame, or fail the connection."""
+        assert self._extension is not None
+        try:
+            payload = self._extension.codec.inflate(payload, self._limit)
+            message: str | bytes = payload
+            if opcode == _COMPRESSED | _TEXT:
+                message = _checked(payload) if raw else payload.decode()
+            self.messages_received += 1
+            self.bytes_received += len(payload)
+            return message
+        except TooLarge:
+            self.refuse_message()
+        except (InvalidData, UnicodeDecodeError) as exc:
+            self._fail(_INVALID_DATA, str(exc))
+        return None
+
+    def _next_piece(self, is_wanted: bool) -> int | None:
         """How many bytes wsproto gets next: none of two frames, and no part of a control frame.
 
-        A control frame is held back until it is whole because its Close code may need a look.
+        A control frame is held back until it is whole because its Close code may need a look. None
+        if it is up to the reader of the message what comes next.
         """
         available = self.undecoded
         if self._frame_left:
             size = int(min(self._frame_left, available))
+            if size and self._is_kept and not self._is_within_limits(self._size, 0):
+                # It was begun for a stream that allowed more, and did not take it.
+                return self._refuse(is_wanted, self._size)
+            if self._is_compressed and size:
+                size = self._compressed_piece(size, is_wanted)
+                if not size:
+                    return None
             self._frame_left -= size
             return size
         head = self._buffer[self._at : self._at + 14]
@@ -285,33 +437,76 @@ class Protocol:
             if opcode == _CLOSE and length >= 2:
                 self._replace_unknown_code(head, head_size)
             return head_size + length
-        is_in_order = (opcode == _CONTINUATION) == bool(self._fragments)
-        self._fragments += 1
-        self._size += length
-        if is_in_order and self.sent is None and not self._within_limits:
-            self._refuse_message(head, head_size)
-            return 0
+        return self._begin_data(head, head_size, length, is_wanted)
+
+    def _begin_data(self, head: bytes, head_size: int, length: int, is_wanted: bool) -> int | None:
+        """How many bytes of a data frame wsproto gets first, as in `_next_piece`."""
+        is_in_order = (head[0] & 0x0F == _CONTINUATION) == bool(self._fragments)
+        if not self._fragments:
+            self._is_compressed = bool(head[0] & _COMPRESSED)
+            if self._extension is not None:
+                self._extension.size = 0
+        # What is compressed counts when it is decompressed.
+        size = 0 if self._is_compressed else self._size + length
+        fragments = self._fragments + 1
+        if is_in_order and self._is_kept and not self._is_within_limits(size, fragments):
+            if is_wanted and head[1] & 0x7F > 125:
+                # Its length may be written in a wrong way; that counts for more, as wsproto says.
+                self._feed(min(head_size, self.undecoded))
+            return self._refuse(is_wanted, size)
+        if is_in_order:
+            self._size, self._fragments = size, fragments
         self._frame_left = head_size + length
-        return self._next_piece()
+        return self._next_piece(is_wanted)
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether the message under way is for the application."""
+        return self.sent is None and not self._is_skipping
+
+    def _refuse(self, is_wanted: bool, size: int) -> int | None:
+        if not is_wanted:
+            return None
+        self._refuse_message(size)
+        return 0
+
+    def _compressed_piece(self, size: int, is_wanted: bool) -> int:
+        """How many of the next bytes of a compressed message wsproto may get now."""
+        assert self._extension is not None
+        if not self._is_kept:
+            self._extension.max_size = math.inf
+            return min(size, _SMALL)
+        self._extension.max_size = self._limit
+        if self._is_streaming or is_wanted:
+            return min(size, _SMALL)
+        left = self._limit - self._extension.size
+        return int(min(size, _SMALL, left / _MOST_INFLATED))
 
     def _begins_well(self, head: bytes) -> bool:
         """Whether the first two bytes are those of a frame that may come (RFC 6455, 5.2)."""
         if head[1] & _MASKED != self._expected_mask:
             return False
-        if head[0] & 0x7F in (_CONTINUATION, _TEXT, _BINARY):
+        if head[0] & 0x7F == _CONTINUATION or head[0] & 0x7F in self._openings:
             return True
         return head[0] in _FINAL_CONTROL and head[1] & 0x7F <= 125
 
     @property
-    def _within_limits(self) -> bool:
-        return self._size <= self._max_message_size and self._fragments <= self._max_fragments
+    def _size_so_far(self) -> int:
+        """Bytes of the message under way in wsproto, or of the one that has just ended there."""
+        if self._is_compressed and self._extension is not None:
+            return self._extension.size
+        return self._size
 
-    def _refuse_message(self, head: bytes, head_size: int) -> None:
-        if head[1] & 0x7F > 125:
-            # Its length may be written in a wrong way; that counts for more, as wsproto says.
-            self._feed(min(head_size, self.undecoded))
+    def _is_within_limits(self, size: int, fragments: int) -> bool:
+        return size <= self._limit and fragments <= self._max_fragments
+
+    def refuse_message(self) -> None:
+        """Fail the connection over a message that was received whole."""
+        self._fail(_TOO_BIG, _OVER_SIZE)
+
+    def _refuse_message(self, size: int) -> None:
         if not self.ended:
-            what = "size" if self._size > self._max_message_size else "number of fragments"
+            what = "size" if size > self._limit else "number of fragments"
             self._fail(_TOO_BIG, f"the message is over the limit on its {what}")
 
     def _replace_unknown_code(self, head: bytes, size: int) -> None:
@@ -346,30 +541,42 @@ class Protocol:
                 return event
         return PROGRESS
 
-    def _join(self, event: TextMessage | BytesMessage) -> str | bytes | None:
-        if event.message_finished:
+    def _join(self, event: TextMessage | BytesMessage) -> str | bytes | Piece | None:
+        size = self._size_so_far
+        is_last = event.message_finished
+        is_read = self.sent is None and not self._is_skipping
+        if is_last:
             self._fragments = self._size = 0
-        if self.sent is not None:
-            return None  # nobody will read it
+            self._is_skipping = False
+        if self.sent is None and is_last:
+            self.messages_received += 1
+            self.bytes_received += size
+        if not is_read:
+            return None
         if isinstance(event, TextMessage):
             self._text.write(event.data)
         else:
             self._binary += event.data
-        if not event.message_finished:
+        if not is_last and not self._is_streaming:
             return None
-        message: str | bytes
-        if isinstance(event, TextMessage):
-            message = self._text.getvalue()
-            self._text = io.StringIO()
-        else:
-            message = bytes(self._binary)
-            self._binary = bytearray()
-        return message
+        data = self._take_kept(is_text=isinstance(event, TextMessage))
+        if not self._is_streaming:
+            return data
+        if is_last:
+            self.end_stream()
+        return Piece(data, is_last)
+
+    def _take_kept(self, *, is_text: bool) -> str | bytes:
+        if is_text:
+            text, self._text = self._text.getvalue(), io.StringIO()
+            return text
+        data, self._binary = bytes(self._binary), bytearray()
+        return data
 
     def _receive_close(self, event: CloseConnection) -> None:
         if self._ws.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
             # No Close frame, but wsproto's verdict: it leaves its state as it was.
-            self._fail(int(event.code), event.reason or "")
+            self._fail(int(event.code), _explained(event))
             return
         code = self._code_behind_stand_in or int(event.code)
         self.rcvd = CloseReason(code, event.reason or None)
@@ -383,6 +590,17 @@ class Protocol:
         self.error = RemoteProtocolError(text)
 
 
+def _explained(event: CloseConnection) -> str:
+    """Why wsproto closes the connection."""
+    if event.reason != _ERROR_IN_EXTENSION:
+        return event.reason or ""
+    if event.code == _TOO_BIG:
+        return _OVER_SIZE
+    if event.code == _PROTOCOL_ERROR:
+        return "a message begins within another"
+    return "a message is compressed in a wrong way"
+
+
 def _sizes(head: bytes) -> tuple[int, int | None]:
     """The sizes of a frame's head and payload; the latter is None if the head has not told it."""
     length = head[1] & 0x7F
@@ -393,6 +611,12 @@ def _sizes(head: bytes) -> tuple[int, int | None]:
             return size, None
         length = int.from_bytes(head[2:size], "big")
     return size + (4 if head[1] & _MASKED else 0), length
+
+
+def _checked(payload: bytes) -> bytes:
+    if not payload.isascii():
+        payload.decode()
+    return payload
 
 
 def _masked(payload: bytes, key: bytes) -> bytes:

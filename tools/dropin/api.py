@@ -145,10 +145,16 @@ def _missing(old: list[str], new: list[str]) -> list[str]:
 def _compare_callable(where: str, old: Facts, new: Facts | None) -> list[str]:
     if new is None:
         return [f"{where}: is missing, or no function any more"]
-    found = [
-        f"{where}: {key} was {old[key]}, is {new[key]}"
-        for key in ("async", "positional")
-        if old[key] != new[key]
+    count = len(old["positional"])
+    added = [name for name, _, default in new["positional"][count:] if default == "required"]
+    found = [f"{where}: new parameter {name} has no default" for name in added]
+    found += [
+        f"{where}: {what} was {was}, is {now}"
+        for what, was, now in (
+            ("async", old["async"], new["async"]),
+            ("positional", old["positional"], new["positional"][:count]),
+        )
+        if was != now
     ]
     for name, default in old["keywords"].items():
         if name not in new["keywords"]:

@@ -1,0 +1,1169 @@
+"""Compression of messages (RFC 7692): negotiation, the codec, and the extension for wsproto."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import time
+import tracemalloc
+import zlib
+from typing import Any, Callable, Iterable, Iterator
+
+import pytest
+from hypothesis import given, settings as hypothesis_settings, strategies as st
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason, Opcode
+
+from trio_websocket._deflate import (
+    Deflate,
+    DeflateExtension,
+    DeflateParameters,
+    InvalidData,
+    PerMessageDeflate,
+    TooLarge,
+    answer,
+    check_answer,
+    offer,
+    parse_extensions,
+)
+
+CHROME = b"permessage-deflate; client_max_window_bits"
+FIREFOX = b"permessage-deflate"
+# What websockets offers by default.
+WEBSOCKETS = b"permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
+BOTH_RESETS = b"; server_no_context_takeover; client_no_context_takeover"
+
+HELLO = bytes.fromhex("f2 48 cd c9 c9 07 00")  # "Hello" (RFC 7692, 7.2.3.1)
+HELLO_AGAIN = bytes.fromhex("f2 00 11 00 00")  # with the window of the first (7.2.3.2)
+HELLO_STORED = bytes.fromhex("00 05 00 fa ff 48 65 6c 6c 6f 00")  # 7.2.3.3
+HELLO_FINAL = bytes.fromhex("f3 48 cd c9 c9 07 00 00")  # 7.2.3.4
+HELLO_IN_TWO = bytes.fromhex("f2 48 05 00 00 00 ff ff ca c9 c9 07 00")  # 7.2.3.5
+EMPTY = b"\x00"  # 7.2.3.6
+TAIL = b"\x00\x00\xff\xff"
+
+WIDE = PerMessageDeflate(window_bits=15)
+AGREED = DeflateParameters(
+    client_max_window_bits=15,
+    server_max_window_bits=15,
+    client_no_context_takeover=False,
+    server_no_context_takeover=False,
+)
+AGREED_WITHOUT_TAKEOVER = DeflateParameters(
+    client_max_window_bits=15,
+    server_max_window_bits=15,
+    client_no_context_takeover=True,
+    server_no_context_takeover=True,
+)
+deterministic = hypothesis_settings(
+    derandomize=True, deadline=None, database=None, max_examples=100
+)
+BOTH = pytest.mark.parametrize("agreed", [AGREED, AGREED_WITHOUT_TAKEOVER])
+
+
+def server(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> Deflate:
+    return Deflate(agreed, settings, is_client=False)
+
+
+def client(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> Deflate:
+    return Deflate(agreed, settings, is_client=True)
+
+
+def random_bytes(size: int) -> bytes:
+    """The same ones each time."""
+    state, blocks = b"seed", []
+    for _ in range(size // 64 + 1):
+        state = hashlib.sha512(state).digest()
+        blocks.append(state)
+    return b"".join(blocks)[:size]
+
+
+# -- settings
+
+
+def test_the_defaults() -> None:
+    settings = PerMessageDeflate()
+    assert settings == PerMessageDeflate(12, 5, 6, True, 128)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PerMessageDeflate().level = 1  # type: ignore[misc] # what is tested
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("window_bits", 8, "window_bits is 9 to 15, not 8"),
+        ("window_bits", 16, "window_bits is 9 to 15, not 16"),
+        ("mem_level", 0, "mem_level is 1 to 9, not 0"),
+        ("mem_level", 10, "mem_level is 1 to 9, not 10"),
+        ("level", -2, "level is -1 to 9, not -2"),
+        ("level", 10, "level is -1 to 9, not 10"),
+        ("threshold", -1, "threshold is 0 or more, not -1"),
+    ],
+)
+def test_settings_out_of_range(name: str, value: int, text: str) -> None:
+    kwargs: Any = {name: value}
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        PerMessageDeflate(**kwargs)
+
+
+@pytest.mark.parametrize("name", ["window_bits", "mem_level", "level", "threshold"])
+@pytest.mark.parametrize("value", [9.0, "9", None, True])
+def test_settings_of_a_wrong_type(name: str, value: object) -> None:
+    kwargs: Any = {name: value}
+    with pytest.raises(TypeError, match=f"^{name} is an int, not {value!r}$"):
+        PerMessageDeflate(**kwargs)
+
+
+@pytest.mark.parametrize("value", [1, None, "yes"])
+def test_context_takeover_of_a_wrong_type(value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^context_takeover is a bool, not {value!r}$"):
+        PerMessageDeflate(context_takeover=value)
+
+
+@pytest.mark.parametrize("name", ["window_bits", "mem_level", "level", "threshold"])
+def test_settings_at_the_ends_of_their_ranges(name: str) -> None:
+    ends = {"window_bits": (9, 15), "mem_level": (1, 9), "level": (-1, 9), "threshold": (0, 10**9)}
+    for value in ends[name]:
+        kwargs: Any = {name: value}
+        assert getattr(PerMessageDeflate(**kwargs), name) == value
+
+
+def test_what_was_agreed_has_a_repr_that_says_it() -> None:
+    assert repr(AGREED) == (
+        "DeflateParameters(client_max_window_bits=15, server_max_window_bits=15, "
+        "client_no_context_takeover=False, server_no_context_takeover=False)"
+    )
+
+
+# -- the header
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], []),
+        ([b""], []),
+        ([b" ,\t, "], []),
+        ([b"a"], [("a", [])]),
+        ([b"a, b"], [("a", []), ("b", [])]),
+        ([b"a", b"b"], [("a", []), ("b", [])]),
+        ([b",a,,b,"], [("a", []), ("b", [])]),
+        ([b"a;p"], [("a", [("p", None)])]),
+        ([b"a;p=1"], [("a", [("p", "1")])]),
+        ([b'a;p="1"'], [("a", [("p", "1")])]),
+        ([b'a;p="\\1\\0"'], [("a", [("p", "10")])]),
+        ([b"a;p=1;p=2"], [("a", [("p", "1"), ("p", "2")])]),
+        ([b' \ta ;\tp = 1 ; q = "2" , b '], [("a", [("p", "1"), ("q", "2")]), ("b", [])]),
+        ([b"A;P"], [("A", [("P", None)])]),
+        ([b"!#$%&'*+-.^_`|~;p"], [("!#$%&'*+-.^_`|~", [("p", None)])]),
+        ([b"foo, bar; baz=2"], [("foo", []), ("bar", [("baz", "2")])]),  # RFC 6455, 9.1
+    ],
+)
+def test_headers(values: list[bytes], expected: object) -> None:
+    assert list(parse_extensions(values)) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b";",
+        b"a;",
+        b"a;,b",
+        b"a;;p",
+        b"a b",
+        b"a;p q",
+        b"a=1",
+        b'a="1"',
+        b"=1",
+        b"a;=1",
+        b"a;p=",
+        b"a;p=;q",
+        b"a;p==1",
+        b"a;p=1 2",
+        b'a;p=""',
+        b'a;p="1',
+        b'a;p=1"',
+        b'a;p="1"2',
+        b'a;p="1 "',
+        b'a;p="1,2"',
+        b'a;p="1\\"',
+        b'a;p="\\\\"',
+        b'a;p="\\""',
+        b'"a"',
+        b"a/b",
+        b"a;p=(1)",
+        b"a\r\n",
+        b"a\x00",
+        b"a\x7f",
+        b"a\xa0",
+        b"\xe4",
+        b"a;p=\xb2",
+        b"a, b, c d",
+    ],
+)
+def test_malformed_headers(value: bytes) -> None:
+    for values in ([value], [b"a", value]):
+        with pytest.raises(ValueError, match=r"^Sec-WebSocket-Extensions is malformed"):
+            list(parse_extensions(values))
+        for negotiate in (answer, check_answer):
+            with pytest.raises(ValueError, match=r"^(Sec-WebSocket-Extensions|the server chose)"):
+                negotiate(values, WIDE)
+
+
+@pytest.mark.parametrize(
+    ("start", "middle", "end"),
+    [
+        (b"", b"a", b""),
+        (b"", b"a,", b""),
+        (b"", b"a;", b""),
+        (b"", b"a;b=", b""),
+        (b'a;b="', b"c", b""),
+        (b'a;b="', b"\\c", b""),
+        (b'a;b="', b"\\", b""),
+        (b"a", b';b="c"', b""),
+        (b"", b" ", b"="),
+        (b"a", b" ", b"b"),
+        (b"a;b=", b" ", b""),
+        (b"a;b=c", b" ", b"d"),
+        (b"", b",", b"="),
+        (b"", b"permessage-deflate,", b""),
+        (b"", b"permessage-deflate; foo,", b""),
+        (b"permessage-deflate", b"; foo", b""),
+    ],
+)
+def test_a_long_header_takes_no_long_time(start: bytes, middle: bytes, end: bytes) -> None:
+    value = start + middle * (2**16 // len(middle)) + end
+    began = time.process_time()
+    for negotiate in (answer, check_answer):
+        try:
+            negotiate([value], WIDE)
+        except ValueError as exc:
+            assert len(str(exc)) < 1000  # noqa: PT017 # it may be valid
+    assert time.process_time() - began < 1
+
+
+@deterministic
+@given(st.lists(st.one_of(st.binary(), st.text(' ,;="\\abp\t\xe4').map(lambda t: t.encode()))))
+def test_arbitrary_headers_raise_nothing_but_value_error(values: list[bytes]) -> None:
+    for negotiate in (answer, check_answer):
+        try:
+            negotiate(values, WIDE)
+        except ValueError:
+            pass
+
+
+PARAMETERS = st.sampled_from(
+    [
+        "server_no_context_takeover",
+        "client_no_context_takeover",
+        "server_max_window_bits",
+        "client_max_window_bits",
+        "foo",
+    ]
+)
+VALUES = st.sampled_from(
+    ["", "", "=8", "=9", "=12", '="10"', "=15", '="1\\5"', "=7", "=16", "=08", "=+9"]
+)
+HEADERS = st.lists(
+    st.lists(st.tuples(PARAMETERS, VALUES), max_size=4).map(
+        lambda pairs: "; ".join(["permessage-deflate", *map("".join, pairs)])
+    ),
+    max_size=4,
+).map(lambda offers: [", ".join(offers).encode()])
+
+
+@deterministic
+@given(HEADERS, st.integers(9, 15), st.booleans())
+def test_headers_that_could_be_some(values: list[bytes], bits: int, takeover: bool) -> None:
+    settings = PerMessageDeflate(window_bits=bits, context_takeover=takeover)
+    result = answer(values, settings)
+    if result is not None:
+        agreed = result[1]
+        assert 9 <= agreed.server_max_window_bits <= bits
+        assert 8 <= agreed.client_max_window_bits <= 15
+    try:
+        accepted = check_answer(values, settings)
+    except ValueError:
+        return
+    if accepted is not None:
+        assert 8 <= accepted.server_max_window_bits <= bits
+        assert 9 <= accepted.client_max_window_bits <= bits
+
+
+# -- the client's offer
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            PerMessageDeflate(),
+            b"permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
+        ),
+        (
+            PerMessageDeflate(9),
+            b"permessage-deflate; server_max_window_bits=9; client_max_window_bits=9",
+        ),
+        (PerMessageDeflate(15), b"permessage-deflate; client_max_window_bits"),
+        (
+            PerMessageDeflate(15, context_takeover=False),
+            b"permessage-deflate; client_max_window_bits" + BOTH_RESETS,
+        ),
+        (
+            PerMessageDeflate(context_takeover=False),
+            WEBSOCKETS + BOTH_RESETS,
+        ),
+    ],
+)
+def test_what_a_client_offers(settings: PerMessageDeflate, expected: bytes) -> None:
+    assert offer(settings) == expected
+
+
+# -- the server's answer
+
+
+def agreed(
+    client_bits: int = 15, server_bits: int = 15, client_resets: bool = False, resets: bool = False
+) -> DeflateParameters:
+    return DeflateParameters(client_bits, server_bits, client_resets, resets)
+
+
+@pytest.mark.parametrize(
+    ("offered", "settings", "expected", "parameters"),
+    [
+        (CHROME, WIDE, b"", agreed()),
+        (FIREFOX, WIDE, b"", agreed()),
+        (
+            CHROME,
+            PerMessageDeflate(),
+            b"; server_max_window_bits=12; client_max_window_bits=12",
+            agreed(12, 12),
+        ),
+        (FIREFOX, PerMessageDeflate(), b"; server_max_window_bits=12", agreed(15, 12)),
+        (
+            WEBSOCKETS,
+            PerMessageDeflate(),
+            b"; server_max_window_bits=12; client_max_window_bits=12",
+            agreed(12, 12),
+        ),
+        (
+            WEBSOCKETS,
+            WIDE,
+            b"; server_max_window_bits=12; client_max_window_bits=12",
+            agreed(12, 12),
+        ),
+        (
+            WEBSOCKETS,
+            PerMessageDeflate(9),
+            b"; server_max_window_bits=9; client_max_window_bits=9",
+            agreed(9, 9),
+        ),
+    ],
+)
+def test_what_a_server_answers_to_known_clients(
+    offered: bytes, settings: PerMessageDeflate, expected: bytes, parameters: DeflateParameters
+) -> None:
+    assert answer([offered], settings) == (b"permessage-deflate" + expected, parameters)
+
+
+def answered(offered: bytes, settings: PerMessageDeflate = WIDE) -> bytes:
+    """The parameters of the answer to those of an offer."""
+    result = answer([b"permessage-deflate" + offered], settings)
+    assert result is not None
+    assert result[0].startswith(b"permessage-deflate")
+    return result[0][len("permessage-deflate") :]
+
+
+def test_the_window_of_the_server_is_named_if_the_client_named_it() -> None:
+    assert answered(b"; server_max_window_bits=15") == b"; server_max_window_bits=15"
+    assert answered(b"; server_max_window_bits=9") == b"; server_max_window_bits=9"
+
+
+def test_the_window_of_the_client_may_be_8() -> None:
+    result = answer([b"permessage-deflate; client_max_window_bits=8"], PerMessageDeflate(9))
+    assert result is not None
+    assert result == (
+        b"permessage-deflate; server_max_window_bits=9; client_max_window_bits=8",
+        agreed(8, 9),
+    )
+    # Its messages can be inflated, also if its zlib takes 9 for 8.
+    text = random_bytes(300)
+    packed = Deflate(agreed(9, 9), WIDE, is_client=True).deflate(text * 2)
+    assert server(result[1]).inflate(packed, math.inf) == text * 2
+
+
+def test_the_window_of_a_client_is_not_named_unless_it_is_offered() -> None:
+    settings = PerMessageDeflate(10)
+    assert answered(b"", settings) == b"; server_max_window_bits=10"
+    # So what it sends may need 15 bits.
+    result = answer([FIREFOX], settings)
+    assert result is not None
+    text = random_bytes(2**14)
+    assert server(result[1], settings).inflate(client().deflate(text * 2), math.inf) == text * 2
+
+
+def test_the_window_of_a_client_is_not_above_its_offer() -> None:
+    assert answered(b"; client_max_window_bits=10") == b"; client_max_window_bits=10"
+    assert answered(b"; client_max_window_bits=15") == b""
+
+
+def test_no_context_takeover_is_confirmed_and_obeyed() -> None:
+    assert answered(b"; server_no_context_takeover") == b"; server_no_context_takeover"
+    result = answer([b"permessage-deflate; server_no_context_takeover"], WIDE)
+    assert result is not None
+    codec = server(result[1])
+    assert [codec.deflate(b"Hello") for _ in range(2)] == [HELLO, HELLO]
+
+
+def test_the_hint_of_no_context_takeover_is_repeated() -> None:
+    assert answered(b"; client_no_context_takeover") == b"; client_no_context_takeover"
+
+
+def test_a_server_without_context_takeover_says_so_of_both() -> None:
+    settings = PerMessageDeflate(15, context_takeover=False)
+    assert answered(b"", settings) == BOTH_RESETS
+    assert answer([FIREFOX], settings) == (FIREFOX + BOTH_RESETS, agreed(15, 15, True, True))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        b"foo",
+        b"foo=1",
+        b"Server_no_context_takeover",
+        b"server_no_context_takeover=1",
+        b"client_no_context_takeover=true",
+        b"server_no_context_takeover; server_no_context_takeover",
+        b"client_no_context_takeover; client_no_context_takeover",
+        b"client_max_window_bits; client_max_window_bits",
+        b"client_max_window_bits=10; client_max_window_bits=10",
+        b"server_max_window_bits=10; server_max_window_bits=10",
+        b"server_max_window_bits",
+        b"server_max_window_bits=8",  # valid, but zlib can't do it
+        b"server_max_window_bits=7",
+        b"server_max_window_bits=16",
+        b"server_max_window_bits=010",
+        b"server_max_window_bits=+10",
+        b"server_max_window_bits=-10",
+        b"server_max_window_bits=1_0",
+        b"server_max_window_bits=ten",
+        b"client_max_window_bits=7",
+        b"client_max_window_bits=16",
+        b"client_max_window_bits=09",
+        b"client_max_window_bits=0xa",
+        b"client_max_window_bits=1e1",
+        b"client_max_window_bits=" + b"1" * 5000,
+    ],
+)
+def test_offers_that_are_declined(parameters: bytes) -> None:
+    bad = b"permessage-deflate; " + parameters
+    assert answer([bad], WIDE) is None
+    # Nothing of it is in the answer to the next offer.
+    leaking = bad + b"; client_no_context_takeover"
+    assert answer([leaking + b", permessage-deflate"], WIDE) == (b"permessage-deflate", agreed())
+    assert answer([leaking, b"permessage-deflate"], WIDE) == (b"permessage-deflate", agreed())
+
+
+def test_the_first_offer_that_can_be_served_is_taken() -> None:
+    values = [
+        b"x-webkit-deflate-frame, permessage-deflate; server_max_window_bits=8",
+        b'permessage-deflate; server_max_window_bits="10", permessage-deflate',
+    ]
+    assert answer(values, WIDE) == (
+        b"permessage-deflate; server_max_window_bits=10",
+        agreed(15, 10),
+    )
+
+
+@pytest.mark.parametrize("values", [[], [b""], [b"foo; bar=2, baz"], [b"Permessage-Deflate"]])
+def test_nothing_that_is_known_is_offered(values: list[bytes]) -> None:
+    assert answer(values, WIDE) is None
+
+
+def test_what_is_malformed_behind_a_good_offer_is_not_overlooked() -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        answer([b"permessage-deflate, foo bar"], WIDE)
+
+
+# -- the client's look at the answer
+
+
+@pytest.mark.parametrize("values", [[], [b""]])
+def test_the_server_declined(values: list[bytes]) -> None:
+    assert check_answer(values, WIDE) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "settings", "expected"),
+    [
+        (b"", WIDE, agreed()),
+        (b"; server_max_window_bits=10", WIDE, agreed(15, 10)),
+        (b"; server_max_window_bits=8", WIDE, agreed(15, 8)),
+        (b"; client_max_window_bits=10", WIDE, agreed(10, 15)),
+        (b'; client_max_window_bits="9"', WIDE, agreed(9, 15)),
+        (b"; server_no_context_takeover", WIDE, agreed(resets=True)),
+        (b"; client_no_context_takeover", WIDE, agreed(client_resets=True)),
+        # Our own promises hold whatever the server says.
+        (b"; server_max_window_bits=12", PerMessageDeflate(), agreed(12, 12)),
+        (
+            b"; server_max_window_bits=11; client_max_window_bits=15",
+            PerMessageDeflate(),
+            agreed(12, 11),
+        ),
+        (
+            b"; server_no_context_takeover",
+            PerMessageDeflate(15, context_takeover=False),
+            agreed(15, 15, True, True),
+        ),
+    ],
+)
+def test_answers_that_are_taken(
+    parameters: bytes, settings: PerMessageDeflate, expected: DeflateParameters
+) -> None:
+    assert check_answer([b"permessage-deflate" + parameters], settings) == expected
+
+
+NARROW = PerMessageDeflate(10)
+RESETTING = PerMessageDeflate(15, context_takeover=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "settings", "text"),
+    [
+        (b"foo", WIDE, "the server chose the extension 'foo', not offered"),
+        (b"permessage-deflate, foo", WIDE, "the server chose the extension 'foo', not offered"),
+        (b"Permessage-Deflate", WIDE, "the server chose the extension 'Permessage-Deflate', not"),
+        (b"permessage-deflate, permessage-deflate", WIDE, "chose permessage-deflate twice"),
+        (b"permessage-deflate; foo", WIDE, "'foo' is no valid parameter of permessage-deflate"),
+        (b"permessage-deflate; foo=1", WIDE, "'foo=1' is no valid parameter"),
+        (
+            b"permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+            WIDE,
+            "client_no_context_takeover comes twice",
+        ),
+        (
+            b"permessage-deflate; server_no_context_takeover=1",
+            WIDE,
+            "'server_no_context_takeover=1' is no valid parameter",
+        ),
+        (
+            b"permessage-deflate; client_max_window_bits",
+            WIDE,
+            "'client_max_window_bits' is no valid parameter",
+        ),
+        (
+            b"permessage-deflate; server_max_window_bits=010",
+            WIDE,
+            "'server_max_window_bits=010' is no valid parameter",
+        ),
+        (
+            b"permessage-deflate; client_max_window_bits=8",
+            WIDE,
+            "the server's client_max_window_bits is 8, which zlib can't do",
+        ),
+        (
+            b"permessage-deflate",
+            NARROW,
+            "the server's server_max_window_bits is none, and 10 was asked for",
+        ),
+        (
+            b"permessage-deflate; server_max_window_bits=11",
+            NARROW,
+            "the server's server_max_window_bits is 11, and 10 was asked for",
+        ),
+        (b"permessage-deflate", RESETTING, "the server does not repeat server_no_context_takeover"),
+    ],
+)
+def test_answers_that_are_refused(value: bytes, settings: PerMessageDeflate, text: str) -> None:
+    with pytest.raises(ValueError) as exc_info:  # noqa: PT011 # matched below
+        check_answer([value], settings)
+    assert text in str(exc_info.value)
+
+
+def test_a_second_answer_in_another_line_is_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        check_answer([b"permessage-deflate", b"permessage-deflate"], WIDE)
+
+
+# -- compressing
+
+
+@pytest.mark.parametrize("make", [client, server])
+def test_the_examples_of_the_rfc_are_what_is_sent(make: Any) -> None:
+    codec = make()
+    assert codec.deflate(b"Hello") == HELLO
+    assert codec.deflate(b"Hello") == HELLO_AGAIN
+    codec = make(AGREED_WITHOUT_TAKEOVER)
+    assert codec.deflate(b"Hello") == HELLO
+    assert codec.deflate(b"Hello") == HELLO
+
+
+@BOTH
+def test_an_empty_message_is_one_byte(agreed: DeflateParameters) -> None:
+    codec = server(agreed)
+    assert codec.deflate(b"") == EMPTY
+    assert codec.deflate(b"") == EMPTY
+    codec.deflate(b"Hello")
+    assert codec.deflate(b"") == EMPTY
+    assert codec.deflate_piece(b"", is_last=False) == b""
+    assert codec.deflate_piece(b"", is_last=False) == b""
+    assert codec.deflate_piece(b"", is_last=True) == EMPTY
+
+
+@pytest.mark.parametrize("level", [-1, *range(10)])
+def test_all_levels(level: int) -> None:
+    settings = PerMessageDeflate(level=level)
+    sender, receiver = server(settings=settings), client()
+    for payload in (b"", b"Hello", bytes(10**5), random_bytes(10**5), b"", b"Hello"):
+        packed = sender.deflate(payload)
+        assert not packed.endswith(TAIL)
+        assert receiver.inflate(packed, len(payload)) == payload
+
+
+def test_a_side_compresses_with_its_own_window() -> None:
+    # What is 2 KiB back is in a window of 12 bits, and not in one of 9.
+    text = random_bytes(2**11) * 2
+    narrow_client, narrow_server = agreed(9, 12), agreed(12, 9)
+    assert (
+        len(server(narrow_client).deflate(text)) < 3000 < len(client(narrow_client).deflate(text))
+    )
+    assert (
+        len(client(narrow_server).deflate(text)) < 3000 < len(server(narrow_server).deflate(text))
+    )
+
+
+def test_a_side_decompresses_with_the_window_of_the_other() -> None:
+    codec = client(agreed(9, 12))
+    text = random_bytes(2**11)
+    sender = server(agreed(9, 12))
+    for _ in range(3):
+        assert codec.inflate(sender.deflate(text), math.inf) == text
+    # A window of 9 bits does not have what was 2 KiB before.
+    codec = server(agreed(9, 12))
+    sender = server(agreed(9, 12))
+    assert codec.inflate(sender.deflate(text), math.inf) == text
+    with pytest.raises(InvalidData, match="too far back"):
+        codec.inflate(sender.deflate(text), math.inf)
+
+
+def test_each_side_has_its_own_context_takeover() -> None:
+    codec = client(agreed(client_resets=True))
+    assert [codec.deflate(b"Hello") for _ in range(2)] == [HELLO, HELLO]
+    assert [codec.inflate(data, 5) for data in (HELLO, HELLO_AGAIN)] == [b"Hello"] * 2
+    codec = server(agreed(client_resets=True))
+    assert [codec.deflate(b"Hello") for _ in range(2)] == [HELLO, HELLO_AGAIN]
+    assert codec.inflate(HELLO, 5) == b"Hello"
+    with pytest.raises(InvalidData):
+        codec.inflate(HELLO_AGAIN, 5)
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[Callable[[], tuple[int, int]]]:
+    """A function that tells what Python allocated in the block: what it holds now, and the peak."""
+    tracemalloc.start()
+    try:
+        yield tracemalloc.get_traced_memory
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_takes_memory_is_there_only_while_it_is_needed() -> None:
+    codec = client(AGREED_WITHOUT_TAKEOVER)
+    with traced() as memory:
+        codec.inflate(codec.deflate(bytes(10**5)), 10**5)
+        assert memory()[0] < 1000
+    # What zlib allocates itself, it does not tell.
+    assert vars(codec)["_compressor"] is None
+    assert vars(codec)["_decompressor"] is None
+    assert vars(client())["_compressor"] is None
+    assert vars(client())["_decompressor"] is None
+
+
+# -- decompressing
+
+
+@pytest.mark.parametrize("make", [client, server])
+@BOTH
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (HELLO, b"Hello"),
+        (HELLO_STORED, b"Hello"),
+        (HELLO_FINAL, b"Hello"),
+        (HELLO_IN_TWO, b"Hello"),
+        (EMPTY, b""),
+        (b"\x02\x00", b""),  # an empty block that is not stored
+        (b"", b""),  # not in order, but clear
+        (HELLO_FINAL[:-1], b"Hello"),  # likewise
+        (HELLO_FINAL[:-1] + HELLO, b"HelloHello"),
+        (HELLO_FINAL[:-1] + HELLO_FINAL, b"HelloHello"),
+        (HELLO_FINAL[:-1] * 1000 + EMPTY, b"Hello" * 1000),
+        (EMPTY + TAIL + HELLO, b"Hello"),
+        (HELLO + TAIL + HELLO_AGAIN, b"HelloHello"),
+        (HELLO + TAIL + EMPTY, b"Hello"),  # a sender that leaves its own tail
+        (HELLO + (TAIL + EMPTY) * 1000, b"Hello"),
+        (HELLO + TAIL + b"\x03\x00", b"Hello"),
+        (b"\x01\x05\x00\xfa\xffHello", b"Hello"),  # stored and final
+    ],
+)
+def test_what_peers_may_send(
+    make: Any, agreed: DeflateParameters, payload: bytes, message: bytes
+) -> None:
+    codec = make(agreed)
+    for _ in range(3):
+        assert codec.inflate(payload, len(message)) == message
+        assert not codec.has_more
+        assert pieces(codec, [payload[i : i + 1] for i in range(len(payload))], 1) == message
+        assert codec.inflate(HELLO, 5) == b"Hello"
+        if not (agreed.client_no_context_takeover):
+            assert codec.inflate(HELLO_AGAIN, 5) == b"Hello"
+
+
+def pieces(codec: Deflate, data: Iterable[bytes], max_length: int) -> bytes:
+    """A message, given in pieces and taken in pieces."""
+    parts = []
+    for piece, is_last in [*((piece, False) for piece in data), (b"", True)]:
+        parts.append(codec.inflate_piece(piece, is_last=is_last, max_length=max_length))
+        while codec.has_more:
+            parts.append(codec.inflate_piece(b"", is_last=is_last, max_length=max_length))
+    assert all(len(part) <= max_length for part in parts)
+    return b"".join(parts)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "payload",
+    [
+        HELLO[:-1],
+        HELLO[:-2],
+        HELLO + TAIL,
+        HELLO_STORED[:-3],
+        HELLO_FINAL[:-2],
+        HELLO_FINAL + TAIL,
+        b"\xff",
+        b"\x06",
+        b"\x07",
+        b"Hello",
+        b"\x00\x05\x00\xfa\xfe",
+        HELLO_AGAIN,
+        HELLO_FINAL[:-1] + HELLO_AGAIN,
+    ],
+)
+def test_what_is_no_compressed_message(agreed: DeflateParameters, payload: bytes) -> None:
+    with pytest.raises(InvalidData, match=r"^the message can't be inflated: "):
+        client(agreed).inflate(payload, math.inf)
+    with pytest.raises(InvalidData, match=r"^the message can't be inflated: "):
+        pieces(client(agreed), [payload[:1], payload[1:]], 100)
+
+
+@deterministic
+@given(st.binary(), st.booleans())
+def test_arbitrary_data_raises_nothing_but_invalid_data(data: bytes, takeover: bool) -> None:
+    def message(codec: Deflate, chunks: list[bytes], max_length: int) -> bytes | None:
+        try:
+            return pieces(codec, chunks, max_length)
+        except InvalidData:
+            return None
+
+    agreed = AGREED if takeover else AGREED_WITHOUT_TAKEOVER
+    whole = message(client(agreed), [data], 10**6)
+    assert message(client(agreed), [data[:3], data[3:]], 10) == whole
+    assert message(client(agreed), [data[i : i + 1] for i in range(len(data))], 1) == whole
+
+
+def test_as_much_as_is_allowed_is_inflated() -> None:
+    for size in (0, 1, 1000, 2**16, 2**16 + 1):
+        packed = server().deflate(bytes(size))
+        assert client().inflate(packed, size) == bytes(size)
+        assert client().inflate(packed, size + 0.5) == bytes(size)
+        assert client().inflate(packed, math.inf) == bytes(size)
+        if size:
+            with pytest.raises(TooLarge, match=f"inflates to more than {size - 1} bytes$"):
+                client().inflate(packed, size - 1)
+            with pytest.raises(TooLarge):
+                client().inflate(packed, size - 0.5)
+
+
+def test_a_bomb_costs_no_more_than_what_is_allowed() -> None:
+    bomb = server().deflate(bytes(2**24))
+    assert len(bomb) < 2**15
+    codec = client()
+    start = time.process_time()
+    with traced() as memory:
+        with pytest.raises(TooLarge):
+            codec.inflate(bomb, 2**20)
+        assert memory()[1] < 3 * 2**20
+    assert time.process_time() - start < 0.5
+
+
+def test_bombs_with_context_takeover() -> None:
+    sender, receiver = server(), client()
+    for _ in range(4):
+        packed = sender.deflate(bytes(2**20))
+        assert receiver.inflate(packed, 2**20) == bytes(2**20)
+    with pytest.raises(TooLarge):
+        receiver.inflate(sender.deflate(bytes(2**20 + 1)), 2**20)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "end"),
+    [
+        (b"\x03\x00", b""),  # final
+        (b"\x00\x00\x00\xff\xff", EMPTY),  # stored
+        (b"\x02\x00\x00\x00\xff\xff", EMPTY),  # with codes, and stored
+    ],
+)
+def test_many_empty_blocks_take_linear_time(blocks: bytes, end: bytes) -> None:
+    payload = blocks * 2**17 + end
+    start = time.process_time()
+    assert client().inflate(payload, 0) == b""
+    assert pieces(client(), [payload], 1) == b""
+    assert time.process_time() - start < 5
+
+
+def test_a_large_message_in_small_portions_takes_linear_time() -> None:
+    packed = server().deflate(bytes(2**22) + random_bytes(2**18))
+    start = time.process_time()
+    assert len(pieces(client(), [packed], 100)) == 2**22 + 2**18
+    assert time.process_time() - start < 5
+
+
+def test_a_stream_is_decompressed_in_bounded_memory() -> None:
+    sender, receiver = server(), client()
+    size = 0
+    with traced() as memory:
+        for number in range(65):
+            data = sender.deflate_piece(bytes(2**20 if number < 64 else 0), is_last=number == 64)
+            size += len(receiver.inflate_piece(data, is_last=number == 64, max_length=2**14))
+            while receiver.has_more:
+                size += len(receiver.inflate_piece(b"", is_last=number == 64, max_length=2**14))
+        assert memory()[1] < 2**21
+    assert size == 2**26
+    assert receiver.inflate(sender.deflate(b"Hello"), 5) == b"Hello"
+
+
+def test_that_a_piece_is_the_last_need_not_be_repeated() -> None:
+    codec = client()
+    parts = [codec.inflate_piece(HELLO, is_last=True, max_length=2)]
+    while codec.has_more:
+        parts.append(codec.inflate_piece(b"", is_last=False, max_length=2))
+    assert [*filter(None, parts)] == [b"He", b"ll", b"o"]
+
+
+def test_no_input_while_there_is_more_output() -> None:
+    codec = client()
+    assert codec.inflate_piece(HELLO, is_last=False, max_length=2) == b"He"
+    with pytest.raises(AssertionError):
+        codec.inflate_piece(HELLO, is_last=False, max_length=2)
+    with pytest.raises(AssertionError):
+        codec.inflate_piece(b"", is_last=False, max_length=0)
+
+
+SETTINGS = st.builds(
+    PerMessageDeflate,
+    window_bits=st.integers(9, 15),
+    mem_level=st.integers(1, 9),
+    level=st.integers(-1, 9),
+    context_takeover=st.booleans(),
+)
+PAYLOADS = st.one_of(
+    st.binary(),
+    st.builds(bytes, st.integers(0, 70_000)),
+    st.builds(lambda part, times: part * times, st.binary(max_size=100), st.integers(0, 300)),
+    st.integers(0, 40_000).map(random_bytes),
+)
+
+
+def split(data: bytes, sizes: list[int]) -> list[bytes]:
+    """The data in pieces of these sizes, and the rest."""
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(data[at : at + size])
+        at += size
+    return [*parts, data[at:]]
+
+
+@deterministic
+@given(st.data(), SETTINGS, SETTINGS, st.booleans())
+def test_what_two_sides_negotiate_works(
+    data: st.DataObject, ours: PerMessageDeflate, theirs: PerMessageDeflate, to_server: bool
+) -> None:
+    result = answer([offer(ours)], theirs)
+    assert result is not None
+    value, agreed = result
+    assert check_answer([value], ours) == agreed
+    assert agreed.server_max_window_bits == min(ours.window_bits, theirs.window_bits)
+    assert agreed.client_max_window_bits == agreed.server_max_window_bits
+    takeover = ours.context_takeover and theirs.context_takeover
+    assert agreed.server_no_context_takeover is not takeover
+    assert agreed.client_no_context_takeover is not takeover
+    sender = Deflate(agreed, ours if to_server else theirs, is_client=to_server)
+    receiver = Deflate(agreed, theirs if to_server else ours, is_client=not to_server)
+    # Plain zlib, as other libraries have it, must take the same.
+    plain = zlib.decompressobj(-agreed.client_max_window_bits)
+    sizes = st.lists(st.integers(0, 1000), max_size=5)
+    for payload in data.draw(st.lists(PAYLOADS, max_size=4)):
+        parts = split(payload, data.draw(sizes))
+        packed = b"".join(sender.deflate_piece(part, is_last=False) for part in parts[:-1])
+        packed += sender.deflate_piece(parts[-1], is_last=True)
+        assert packed
+        assert plain.decompress(packed + TAIL) == payload
+        if not takeover:
+            plain = zlib.decompressobj(-agreed.client_max_window_bits)
+        if data.draw(st.booleans()):
+            assert receiver.inflate(packed, len(payload)) == payload
+        else:
+            max_length = data.draw(st.integers(100, 10**5))
+            assert pieces(receiver, split(packed, data.draw(sizes)), max_length) == payload
+
+
+FLUSHES = st.sampled_from([zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH, zlib.Z_BLOCK, zlib.Z_FINISH])
+
+
+@deterministic
+@given(st.data(), st.booleans())
+def test_what_zlib_may_write_is_read(data: st.DataObject, takeover: bool) -> None:
+    receiver = client(AGREED if takeover else AGREED_WITHOUT_TAKEOVER)
+    compressor = zlib.compressobj(wbits=-15)
+    for parts in data.draw(st.lists(st.lists(st.tuples(PAYLOADS, FLUSHES), max_size=4))):
+        packed = b""
+        for payload, flush in parts:
+            packed += compressor.compress(payload) + compressor.flush(flush)
+            if flush == zlib.Z_FINISH:
+                compressor = zlib.compressobj(wbits=-15)
+        packed += compressor.compress(b"!") + compressor.flush(zlib.Z_SYNC_FLUSH)
+        message = b"".join(payload for payload, _ in parts) + b"!"
+        if data.draw(st.booleans()):
+            assert receiver.inflate(packed[:-4], len(message)) == message
+        else:
+            sizes = data.draw(st.lists(st.integers(0, 1000), max_size=5))
+            assert pieces(receiver, split(packed[:-4], sizes), 1000) == message
+        if not takeover:
+            compressor = zlib.compressobj(wbits=-15)
+
+
+# -- the extension for wsproto
+
+FIN, RSV1, RSV2 = 0x80, 0x40, 0x20
+KEY = b"\x11\x22\x33\x44"
+
+
+def frame(
+    opcode: int, payload: bytes = b"", *, fin: bool = True, bits: int = 0, masked: bool = True
+) -> bytes:
+    """A frame of a client, unless it is not masked."""
+    first = bytes([opcode | (FIN if fin else 0) | bits])
+    mask = 0x80 if masked else 0
+    if len(payload) < 126:
+        head = first + bytes([mask | len(payload)])
+    elif len(payload) < 2**16:
+        head = first + bytes([mask | 126]) + len(payload).to_bytes(2, "big")
+    else:
+        head = first + bytes([mask | 127]) + len(payload).to_bytes(8, "big")
+    if not masked:
+        return head + payload
+    return head + KEY + bytes(byte ^ KEY[i % 4] for i, byte in enumerate(payload))
+
+
+def connection(
+    max_size: float = math.inf, agreed: DeflateParameters = AGREED, *, is_client: bool = False
+) -> Connection:
+    extension = DeflateExtension(Deflate(agreed, WIDE, is_client=is_client))
+    assert extension.max_size == math.inf
+    extension.max_size = max_size
+    side = ConnectionType.CLIENT if is_client else ConnectionType.SERVER
+    return Connection(side, extensions=[extension])
+
+
+def received(ws: Connection, data: bytes, *, size: int = 0) -> list[object]:
+    """Messages, controls, and the code of a close, of data given in chunks of the size."""
+    size = size or len(data)
+    events: list[Event] = []
+    for at in range(0, len(data), size):
+        ws.receive_data(data[at : at + size])
+        events += ws.events()
+        if events and isinstance(events[-1], CloseConnection):
+            break
+    found: list[object] = []
+    parts: list[Any] = []
+    for event in events:
+        if isinstance(event, (TextMessage, BytesMessage)):
+            parts.append(event.data)
+            if event.message_finished:
+                found.append(parts[0][:0].join(parts))
+                parts = []
+        elif isinstance(event, (Ping, Pong)):
+            found.append((type(event), bytes(event.payload)))
+        else:
+            assert isinstance(event, CloseConnection)
+            found.append(event.code)
+    return found
+
+
+TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_compressed_and_other_messages_fragments_and_controls(size: int) -> None:
+    data = b"".join(
+        [
+            frame(TEXT, HELLO, bits=RSV1),
+            frame(TEXT, b"plain"),
+            frame(BINARY, HELLO_AGAIN, bits=RSV1),
+            frame(BINARY, HELLO_FINAL[:3], fin=False, bits=RSV1),
+            frame(Opcode.PING, HELLO),
+            frame(CONTINUATION, fin=False),
+            frame(Opcode.PONG),
+            frame(CONTINUATION, HELLO_FINAL[3:], fin=False),
+            frame(CONTINUATION),
+            frame(TEXT, b"pl", fin=False),
+            frame(Opcode.PING, b""),
+            frame(CONTINUATION, b"ain"),
+            frame(TEXT, EMPTY, bits=RSV1),
+            frame(TEXT, fin=False, bits=RSV1),
+            frame(CONTINUATION, HELLO),
+            frame(BINARY, b"", bits=RSV1),
+            frame(BINARY, b""),
+            frame(TEXT, HELLO_IN_TWO, bits=RSV1),
+            frame(Opcode.CLOSE, b"\x03\xe8"),
+        ]
+    )
+    assert received(connection(), data, size=size) == [
+        "Hello",
+        "plain",
+        b"Hello",
+        (Ping, HELLO),
+        (Pong, b""),
+        b"Hello",
+        (Ping, b""),
+        "plain",
+        "",
+        "Hello",
+        b"",
+        b"",
+        "Hello",
+        1000,
+    ]
+
+
+def test_a_client_receives_what_a_server_compressed() -> None:
+    ws = connection(agreed=agreed(9, 15), is_client=True)
+    text = random_bytes(2**14)
+    sender = server(agreed(9, 15))
+    data = b"".join(frame(BINARY, sender.deflate(text), bits=RSV1, masked=False) for _ in range(3))
+    assert received(ws, data) == [text] * 3
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(TEXT, HELLO, fin=False, bits=RSV1) + frame(CONTINUATION, HELLO, bits=RSV1),
+        frame(TEXT, b"plain", fin=False) + frame(CONTINUATION, HELLO, bits=RSV1),
+        frame(CONTINUATION, HELLO, bits=RSV1),
+        frame(CONTINUATION, HELLO),
+        frame(TEXT, HELLO, bits=RSV1 | RSV2),
+        frame(TEXT, HELLO, bits=RSV2),
+        frame(Opcode.PING, HELLO, bits=RSV1),
+        frame(Opcode.CLOSE, HELLO, bits=RSV1),
+        frame(TEXT, HELLO, fin=False, bits=RSV1) + frame(Opcode.PONG, HELLO, bits=RSV1),
+        # Before what is in the second message is looked at:
+        frame(TEXT, HELLO, fin=False, bits=RSV1) + frame(TEXT, b"\xff", bits=RSV1),
+        frame(TEXT, HELLO, fin=False, bits=RSV1) + frame(TEXT, HELLO),
+        frame(TEXT, b"plain", fin=False) + frame(BINARY, b"\xff", bits=RSV1),
+    ],
+)
+def test_what_breaks_the_protocol(data: bytes, size: int) -> None:
+    assert received(connection(), data, size=size) == [CloseReason.PROTOCOL_ERROR]
+
+
+@BOTH
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(BINARY, b"\xff", bits=RSV1),
+        frame(BINARY, HELLO[:-1], bits=RSV1),
+        frame(BINARY, HELLO[:3], fin=False, bits=RSV1) + frame(CONTINUATION),
+        frame(BINARY, HELLO_AGAIN, bits=RSV1),
+        frame(TEXT, server().deflate(b"\xe4"), bits=RSV1),  # not UTF-8
+    ],
+)
+def test_bad_data(data: bytes, size: int, agreed: DeflateParameters) -> None:
+    codes = received(connection(agreed=agreed), data, size=size)
+    assert codes == [CloseReason.INVALID_FRAME_PAYLOAD_DATA]
+
+
+def test_the_size_of_each_message_is_limited() -> None:
+    data = frame(TEXT, HELLO, bits=RSV1) + frame(TEXT, HELLO_AGAIN, bits=RSV1)
+    assert received(connection(5), data) == ["Hello", "Hello"]
+    assert received(connection(5.5), data) == ["Hello", "Hello"]
+    assert received(connection(4), data) == [CloseReason.MESSAGE_TOO_BIG]
+    assert received(connection(0), data) == [CloseReason.MESSAGE_TOO_BIG]
+    assert received(connection(0), frame(TEXT, EMPTY, bits=RSV1)) == [""]
+
+
+def test_a_limit_that_was_lowered_below_what_was_decompressed() -> None:
+    extension = DeflateExtension(server())
+    ws = Connection(ConnectionType.SERVER, extensions=[extension])
+    assert received(ws, frame(TEXT, HELLO, fin=False, bits=RSV1)) == []
+    extension.max_size = 3
+    assert received(ws, frame(CONTINUATION)) == [CloseReason.MESSAGE_TOO_BIG]
+
+
+@pytest.mark.parametrize("size", [1, 16, 2**14])
+def test_a_bomb_in_fragments(size: int) -> None:
+    bomb = client().deflate(bytes(2**24))
+    first, *rest = (bomb[at : at + size] for at in range(0, len(bomb), size))
+    data = frame(BINARY, first, fin=False, bits=RSV1)
+    data += b"".join(frame(CONTINUATION, part, fin=False) for part in rest)
+    ws = connection(2**20)
+    with traced() as memory:
+        assert received(ws, data, size=2**12)[-1:] == [CloseReason.MESSAGE_TOO_BIG]
+        assert memory()[1] < 6 * 2**20  # wsproto copies what was decompressed
+
+
+def test_what_is_sent_is_left_as_it_is() -> None:
+    ws = connection(is_client=True)
+    plain = Connection(ConnectionType.SERVER)
+    data = ws.send(TextMessage(data="Hello")) + ws.send(Ping(payload=b"!"))
+    assert received(plain, bytes(data)) == ["Hello", (Ping, b"!")]
+
+
+def test_the_extension_has_no_part_in_the_handshake() -> None:
+    extension = DeflateExtension(server())
+    assert extension.enabled()
+    assert extension.name == "permessage-deflate"
+    assert extension.offer() is False
+
+
+CONTROLS = st.sampled_from([b"", b"", frame(Opcode.PING, b"?"), frame(Opcode.PONG)])
+
+
+@deterministic
+@given(st.data(), st.booleans())
+def test_any_messages_in_any_frames_and_chunks(data: st.DataObject, takeover: bool) -> None:
+    agreed = AGREED if takeover else AGREED_WITHOUT_TAKEOVER
+    sender = client(agreed)
+    payloads = data.draw(st.lists(PAYLOADS, max_size=4))
+    stream = b""
+    for payload in payloads:
+        is_compressed = data.draw(st.booleans())
+        packed = sender.deflate(payload) if is_compressed else payload
+        parts = split(packed, data.draw(st.lists(st.integers(0, 1000), max_size=4)))
+        for number, part in enumerate(parts):
+            stream += frame(
+                CONTINUATION if number else BINARY,
+                part,
+                fin=number == len(parts) - 1,
+                bits=RSV1 if is_compressed and not number else 0,
+            )
+            stream += data.draw(CONTROLS)
+    found = received(connection(agreed=agreed), stream, size=data.draw(st.integers(500, 10**5)))
+    assert [item for item in found if not isinstance(item, tuple)] == payloads

@@ -1,0 +1,40 @@
+"""What a connection tells of its traffic."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ConnectionStatistics:
+    """A connection's traffic at one moment, as :meth:`WebSocketConnection.statistics` gives it."""
+
+    #: Messages that were accepted to be sent.
+    messages_sent: int
+    #: Messages that were received whole, read by the application or not.
+    messages_received: int
+    #: Bytes of payload of the messages sent, before compression.
+    bytes_sent: int
+    #: Bytes of payload of the messages received, after decompression.
+    bytes_received: int
+    #: Bytes of frames, control frames too, that were given to the stream.
+    wire_bytes_sent: int
+    #: Bytes that were received behind the opening handshake.
+    wire_bytes_received: int
+    #: Messages that wait for ``get_message``.
+    messages_unread: int
+    #: Bytes that were received and not read: of those messages (of a text, its characters), and
+    #: of what is not decoded yet.
+    bytes_unread: int
+    #: Frames that wait to be written.
+    frames_unsent: int
+    #: Bytes that wait to be written; those that the kernel has taken are not counted.
+    bytes_unsent: int
+    #: Tasks in ``get_message``, or in another call that receives.
+    tasks_receiving: int
+    #: Tasks that wait until they may send.
+    tasks_sending: int
+    #: Pings of ours whose Pong is awaited.
+    pings_in_flight: int
+    #: The round-trip time of the latest Ping that was answered, in seconds, or None.
+    latency: float | None

@@ -1,0 +1,187 @@
+"""Messages that are sent, or received, in pieces."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import functools
+import sys
+from typing import TYPE_CHECKING, Any, AsyncIterable, AsyncIterator, Iterable, Mapping, Union
+
+import trio
+
+from ._errors import MessageTypeError
+from ._protocol import LONG, Piece
+
+if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a newer one
+    from async_generator import aclosing
+else:
+    from contextlib import aclosing
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self, TypeAlias, TypeGuard
+
+    from ._connection import WebSocketConnection
+    from ._inbox import Inbox
+
+Message: TypeAlias = "str | Buffer"
+
+
+class MessageStream(AsyncIterator[Union[str, bytes]]):
+    """A message that is received in pieces; see :meth:`WebSocketConnection.receive_stream`."""
+
+    def __init__(self, inbox: Inbox, max_size: float | None) -> None:
+        """
+        :param inbox: Where the message is to come from.
+        :param max_size: Bytes that it may have.
+        """
+        self._inbox = inbox
+        self._max_size = max_size
+        self._piece: Piece | None = None
+        self._is_entered = self._is_open = False
+        #: Whether the message is text, and its pieces are str. It is known in the block.
+        self.is_text: bool = False
+
+    async def __aenter__(self) -> Self:
+        if self._is_entered:
+            raise RuntimeError("this is for one message: receive_stream() gives the next")
+        self._is_entered = True
+        self._piece = await self._inbox.begin_stream(self._max_size)
+        self.is_text = isinstance(self._piece.data, str)
+        self._is_open = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_open = False
+        self._inbox.end_stream()
+
+    async def __anext__(self) -> str | bytes:
+        """The next piece. It is never empty, and a character of a text is never split.
+
+        If cancelled, no piece is lost.
+
+        :raises ConnectionClosed: The connection ended in the middle of the message.
+        """
+        if not self._is_open:
+            raise trio.ClosedResourceError("pieces are received in the block of receive_stream()")
+        while True:
+            if self._piece is None:
+                self._piece = await self._inbox.next_piece()
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            data, is_last = self._piece
+            if data:
+                self._piece = Piece(data[:0], is_last=True) if is_last else None
+                return data
+            if is_last:
+                raise StopAsyncIteration
+            self._piece = None
+
+
+def is_buffer(message: object) -> TypeGuard[Buffer]:
+    """Whether its bytes can be had."""
+    try:
+        memoryview(message)  # type: ignore[arg-type] # which is the question
+    except TypeError:
+        return False
+    return True
+
+
+def check_utf8(data: bytes) -> None:
+    """Raise a UnicodeDecodeError, which is a ValueError, if the data is not UTF-8."""
+    if not data.isascii():
+        data.decode()
+
+
+async def send_pieces(
+    connection: WebSocketConnection, message: object, text: bool | None, *, compress: bool
+) -> None:
+    """Send an iterable, or async iterable, as one message; see `send_message`."""
+    if isinstance(message, AsyncIterable):
+        pieces = message.__aiter__()
+    elif isinstance(message, Iterable) and not isinstance(message, Mapping):
+        pieces = _each(message)
+    else:
+        kinds = "str or bytes-like, or an iterable of such pieces"
+        raise MessageTypeError(f"a message is {kinds}, not {message!r:.100}")
+    closable: Any = pieces
+    async with contextlib.AsyncExitStack() as stack:
+        if hasattr(pieces, "aclose"):
+            await stack.enter_async_context(aclosing(closable))
+        await connection._pacer.checkpoint()
+        async with connection._sender:  # other messages wait
+            await _Sending(connection, text, compress).send(pieces)
+
+
+async def _each(pieces: Iterable[Any]) -> AsyncIterator[Any]:
+    for piece in pieces:
+        yield piece
+
+
+class _Sending:
+    """A message on its way out."""
+
+    def __init__(self, connection: WebSocketConnection, text: bool | None, compress: bool) -> None:
+        self._connection = connection
+        self._text = text
+        self._compress = compress
+        self._kind: type[str | bytes] | None = None  # of the pieces
+        self._is_begun = False
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()  # checks bytes that are to be text
+
+    async def send(self, pieces: AsyncIterator[Any]) -> None:
+        try:
+            await self._connection._check_open()
+            async for piece in pieces:
+                await self._append(self._payload(piece), is_last=False)
+            await self._append(b"", is_last=True)
+        except BaseException as exc:
+            if self._is_begun and self._connection._can_close:
+                what = repr(exc) if isinstance(exc, Exception) else "cancelled"
+                text = "a message was broken off half-way"
+                error = ConnectionAbortedError(f"{text}: {what:.200}")
+                self._connection._give_up(1011, text, error)  # what it was is not for the peer
+            raise
+        await self._connection._outbox.wait_room()
+        if self._connection._outbox.broken is not None:
+            await self._connection._check_open()
+
+    def _payload(self, piece: object) -> bytes:
+        if not isinstance(piece, str) and not is_buffer(piece):
+            raise MessageTypeError(f"a piece of a message is str or bytes-like, not {piece!r:.100}")
+        kind = str if isinstance(piece, str) else bytes
+        if self._kind not in (None, kind):
+            raise MessageTypeError("the pieces of a message are all str, or all bytes-like")
+        self._kind = kind
+        return piece.encode() if isinstance(piece, str) else bytes(memoryview(piece))
+
+    async def _append(self, payload: bytes, *, is_last: bool) -> None:
+        is_text = self._kind is str if self._text is None else self._text
+        if is_text and self._kind is not str:
+            self._utf8.decode(payload, is_last)
+        connection = self._connection
+        await connection._pacer.checkpoint()
+        await connection._outbox.wait_room()
+        await connection._check_open()
+        fragment = functools.partial(
+            connection._protocol.fragment,
+            is_text,
+            payload,
+            is_first=not self._is_begun,
+            is_last=is_last,
+            compress=self._compress,
+        )
+        if len(payload) >= LONG and self._compress and connection.compression is not None:
+            frame = await trio.to_thread.run_sync(fragment)
+            await connection._check_open()
+        else:
+            frame = fragment()
+        connection._outbox.append(frame)
+        self._is_begun = True
