@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import signal
 from typing import Any, Awaitable, Callable, Iterator
 
 import pytest
@@ -28,6 +29,14 @@ def _limited(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[.
             await test(*args, **kwargs)
 
     return limited
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_works() -> Iterator[None]:
+    """A shell that starts the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ of the library never raise: they leave the reason in `_protocol`, where the next
 
 from __future__ import annotations
 
-import collections
 import itertools
 import logging
 import os
@@ -25,15 +24,17 @@ from ._errors import (
     is_normal,
     without_lost_connections,
 )
+from ._frames import check_utf8
 from ._handshake import Opened
 from ._inbox import Inbox
 from ._keep_alive import KeepAlive
 from ._options import OptionKeywords, Options, check_number, takes_options
 from ._outbox import Outbox
 from ._pace import Pacer
+from ._pings import PingInFlight, Pings
 from ._protocol import LONG, Protocol
 from ._statistics import ConnectionStatistics
-from ._streaming import Message, MessageStream, check_utf8, is_buffer, send_pieces
+from ._streaming import Message, MessageStream, is_buffer, send_pieces
 from ._transport import LINGER, Address, Transport
 
 if TYPE_CHECKING:
@@ -51,15 +52,6 @@ logger = logging.getLogger("trio-websocket")
 _GOODBYE = 0.05
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
 _MAX_REASON = _MAX_CONTROL_PAYLOAD - 2
-
-
-class _Ping:
-    """A Ping that waits for its Pong."""
-
-    def __init__(self) -> None:
-        self.sent_at = trio.current_time()
-        self.round_trip: float | None = None
-        self.is_over = trio.Event()
 
 
 class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
@@ -119,11 +111,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             is_urgent=self._is_urgent,
         )
         self._sender = trio.StrictFIFOLock()  # of the tasks that wait for room in the outbox
-        # Those that wait for a Pong, in the order in which they were sent. The newest may be None:
-        # it was cancelled, and stays only because its Pong answers those before it.
-        self._pings: collections.OrderedDict[bytes, _Ping | None] = collections.OrderedDict()
-        self._ping_answered = trio.lowlevel.ParkingLot()
-        self._latency: float | None = None
+        self._pings = Pings(options.max_unanswered_pings)
         self._is_closed_here = False  # the closing handshake was begun from here
         self._scope = trio.CancelScope()  # of the connection's task
         self._keep_alive: KeepAlive | None = None
@@ -188,7 +176,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     @property
     def latency(self) -> float | None:
         """The round-trip time of the latest Ping that was answered, in seconds, or None."""
-        return self._latency
+        return self._pings.latency
 
     def statistics(self) -> ConnectionStatistics:
         """The traffic of the connection at this moment."""
@@ -208,8 +196,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             bytes_unsent=bytes_unsent,
             tasks_receiving=inbox.tasks_waiting,
             tasks_sending=self._sender.statistics().tasks_waiting + outbox.tasks_waiting,
-            pings_in_flight=sum(ping is not None for ping in self._pings.values()),
-            latency=self._latency,
+            pings_in_flight=self._pings.count,
+            latency=self._pings.latency,
         )
 
     # -- messages
@@ -381,43 +369,27 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises ValueError: A Ping with this payload is under way, or it is too long.
         """
         payload = os.urandom(4) if payload is None else _control_payload(payload)
-        self._check_unused(payload)
+        self._pings.check_unused(payload)
         await self._wait_turn()
-        while len(self._pings) >= self._options.max_unanswered_pings:
-            await self._ping_answered.park()
+        while self._pings.is_full:
+            await self._pings.wait_changed()
             await self._check_open()
-        self._check_unused(payload)
+        self._pings.check_unused(payload)
         ping = self._send_ping(payload)
         try:
             await ping.is_over.wait()
         finally:
-            self._forget_ping(payload, ping)
+            self._pings.forget(payload, ping)
         if ping.round_trip is None:
             await trio.lowlevel.checkpoint_if_cancelled()
             raise self._protocol.closed_error()
         return ping.round_trip
 
-    def _send_ping(self, payload: bytes) -> _Ping:
-        if self._pings and next(reversed(self._pings.values())) is None:
-            self._pings.popitem()  # the Pong of the new one will do
-        ping = self._pings[payload] = _Ping()
+    def _send_ping(self, payload: bytes) -> PingInFlight:
+        ping = self._pings.add(payload)
         self._outbox.append(self._protocol.ping(payload))
         self._inbox.tend()
         return ping
-
-    def _forget_ping(self, payload: bytes, ping: _Ping) -> None:
-        if self._pings.get(payload) is ping:
-            if next(reversed(self._pings)) == payload:
-                self._pings[payload] = None
-            else:
-                del self._pings[payload]
-            if len(self._pings) == 1:
-                self._drop_forgotten_ping()
-            self._ping_answered.unpark()
-
-    def _drop_forgotten_ping(self) -> None:
-        if next(iter(self._pings.values())) is None:
-            self._pings.clear()  # there is none before it
 
     async def pong(self, payload: bytes | None = None) -> None:
         """Send a Pong that nobody asked for, as a sign of life (RFC 6455, 5.5.3).
@@ -574,27 +546,14 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         payload = bytes(event.payload)
         if isinstance(event, Ping):
             self._outbox.append_pong(self._protocol.pong(payload))
-        elif payload in self._pings:
-            # It answers the Pings before as well (RFC 6455, 5.5.3).
-            now = trio.current_time()
-            answered: bytes | None = None
-            while answered != payload:
-                answered, ping = self._pings.popitem(last=False)
-                if ping is not None:
-                    ping.round_trip = self._latency = now - ping.sent_at
-                    ping.is_over.set()
-            if self._pings:
-                self._drop_forgotten_ping()
-            self._ping_answered.unpark_all()
+        else:
+            self._pings.answer(payload)
 
     def _on_ended(self) -> None:
         farewell = self._protocol.take_farewell()
         if farewell:
             self._outbox.append(farewell)
-        for ping in self._pings.values():
-            if ping is not None:
-                ping.is_over.set()
-        self._ping_answered.unpark_all()
+        self._pings.end()
         self._inbox.wake()
 
     def _on_write_error(self) -> None:
@@ -616,10 +575,6 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             # If what cancelled us has closed the connection first, that says more.
             await trio.lowlevel.checkpoint_if_cancelled()
             raise self._protocol.closed_error()
-
-    def _check_unused(self, payload: bytes) -> None:
-        if self._pings.get(payload) is not None:
-            raise ValueError(f"a ping with the payload {payload!r} is under way")
 
     async def _wait_turn(self) -> None:
         """Wait until a control frame of the application may be sent."""

@@ -151,7 +151,7 @@ class Inbox:
             if not self._messages:
                 self._protocol.begin_stream(max_size)
             elif max_size is not None and _size(self._messages[0]) > max_size:
-                self._messages.clear()
+                self.discard()
                 self._protocol.refuse_message()
             if self._protocol.ended and self._watch is not None:  # by what was done here
                 self._on_ended()

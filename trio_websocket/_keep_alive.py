@@ -57,5 +57,5 @@ class KeepAlive:
                 if not (was_paused or self._connection._inbox.is_paused):
                     parts -= 1
         finally:
-            self._connection._forget_ping(payload, ping)
+            self._connection._pings.forget(payload, ping)
         return ping.is_over.is_set()

@@ -13,16 +13,30 @@ from __future__ import annotations
 import enum
 import io
 import math
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
-from wsproto.frame_protocol import XorMaskerSimple
 from wsproto.utilities import RemoteProtocolError
 
 from ._deflate import InvalidData, TooLarge
 from ._errors import CloseReason, ConnectionClosed
+from ._frames import (
+    BINARY,
+    CLOSE,
+    COMPRESSED,
+    CONTINUATION,
+    CONTROL,
+    FINAL,
+    MASKED,
+    PING,
+    PONG,
+    TEXT,
+    check_utf8,
+    frame,
+    masked,
+    sizes,
+)
 
 if TYPE_CHECKING:
     import wsproto
@@ -60,13 +74,7 @@ class Piece(NamedTuple):
 
 Event: TypeAlias = "str | bytes | Piece | Ping | Pong | Signal"
 
-_CONTINUATION, _TEXT, _BINARY = 0x0, 0x1, 0x2
-_CONTROL = 0x8
-_CLOSE, _PING, _PONG = 0x8, 0x9, 0xA
-_FINAL = 0x80
-_COMPRESSED = 0x40  # RSV1 of the first frame of a message (RFC 7692, 6)
-_FINAL_CONTROL = frozenset({_FINAL | _CLOSE, _FINAL | _PING, _FINAL | _PONG})
-_MASKED = 0x80
+_FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
 _PROTOCOL_ERROR = 1002
 _NO_STATUS = 1005
 _ABNORMAL = 1006
@@ -83,8 +91,6 @@ _SMALL = 512
 LONG = 2**16
 # What wsproto says of every error that our extension finds.
 _ERROR_IN_EXTENSION = "error in extension"
-# From this size on, wsproto's byte tables mask faster than one long integer operation.
-_LARGE = 1024
 
 
 class Protocol:
@@ -108,14 +114,14 @@ class Protocol:
         self._extension = extension
         # Bytes from which on a message is compressed; and what a data frame may begin with.
         self._threshold = math.inf
-        self._openings = frozenset({_TEXT, _BINARY})
+        self._openings = frozenset({TEXT, BINARY})
         if extension is not None and options.compression is not None:
             self._threshold = options.compression.threshold
-            self._openings |= {_COMPRESSED | _TEXT, _COMPRESSED | _BINARY}
+            self._openings |= {COMPRESSED | TEXT, COMPRESSED | BINARY}
         self._fast = fast and options.max_fragments >= 1
         self._max_message_size = options.max_message_size
         self._max_fragments = options.max_fragments
-        self._expected_mask = 0 if ws.client else _MASKED
+        self._expected_mask = 0 if ws.client else MASKED
         #: The Close frame that was sent, received; the error that ended the connection.
         self.sent: CloseReason | None = None
         self.rcvd: CloseReason | None = None
@@ -195,10 +201,10 @@ class Protocol:
         """The frame of a whole message. The frames must be sent in the order of the calls."""
         self.messages_sent += 1
         self.bytes_sent += len(payload)
-        first = _FINAL | (_TEXT if is_text else _BINARY)
+        first = FINAL | (TEXT if is_text else BINARY)
         if compress and len(payload) >= self._threshold:
             assert self._extension is not None
-            return self._frame(first | _COMPRESSED, self._extension.codec.deflate(payload))
+            return self._frame(first | COMPRESSED, self._extension.codec.deflate(payload))
         return self._frame(first, payload)
 
     def fragment(
@@ -207,12 +213,12 @@ class Protocol:
         """The frame of a part of a message."""
         self.messages_sent += is_last
         self.bytes_sent += len(payload)
-        first = (_TEXT if is_text else _BINARY) if is_first else _CONTINUATION
+        first = (TEXT if is_text else BINARY) if is_first else CONTINUATION
         if compress and self._extension is not None:
             payload = self._extension.codec.deflate_piece(payload, is_last=is_last)
             if is_first:
-                first |= _COMPRESSED
-        return self._frame((_FINAL if is_last else 0) | first, payload)
+                first |= COMPRESSED
+        return self._frame((FINAL if is_last else 0) | first, payload)
 
     def ping(self, payload: bytes) -> bytes:
         """The frame of a Ping."""
@@ -230,18 +236,7 @@ class Protocol:
         return self._ws.send(event)
 
     def _frame(self, first: int, payload: bytes) -> bytes:
-        length = len(payload)
-        mask = self._expected_mask ^ _MASKED  # the peer expects what we don't
-        if length < 126:
-            head = bytes((first, mask | length))
-        elif length < 0x10000:
-            head = bytes((first, mask | 126)) + length.to_bytes(2, "big")
-        else:
-            head = bytes((first, mask | 127)) + length.to_bytes(8, "big")
-        if not mask:
-            return head + payload
-        key = os.urandom(4)  # unpredictable (RFC 6455, 5.3)
-        return head + key + _masked(payload, key)
+        return frame(first, payload, is_masked=not self._expected_mask)
 
     # -- receiving
 
@@ -289,8 +284,9 @@ class Protocol:
 
     def skip_rest(self) -> None:
         """Throw away what is left of the message that is given in pieces, if anything is."""
-        self._is_skipping = self._is_streaming
-        self.end_stream()
+        if self._is_streaming:
+            self._is_skipping = True
+            self.end_stream()
 
     def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
         """Decode one message, a piece of the one that is given so, or a control frame.
@@ -339,7 +335,7 @@ class Protocol:
         available = len(buffer) - at
         if available < 2:
             return None
-        opcode = buffer[at] ^ _FINAL  # anything but FIN and an opcode makes it another number
+        opcode = buffer[at] ^ FINAL  # anything but FIN and an opcode makes it another number
         length = buffer[at + 1] ^ self._expected_mask
         if opcode not in self._openings or length > 127:
             return None
@@ -360,18 +356,21 @@ class Protocol:
         end = start + length
         if end > len(buffer) or length > self._limit:
             return None
-        if opcode & _COMPRESSED and not self._may_inflate(length, is_wanted):
+        if opcode & COMPRESSED and not self._may_inflate(length, is_wanted):
             return None
         payload = buffer[start:end]
         if self._expected_mask:
-            payload = _masked(payload, key)
-        if opcode & _COMPRESSED:
+            payload = masked(payload, key)
+        if opcode & COMPRESSED:
             self._at = end
             return self._inflated(opcode, payload, raw)
         message: str | bytes = payload
-        if opcode == _TEXT:
+        if opcode == TEXT:
             try:
-                message = _checked(payload) if raw else payload.decode()
+                if raw:
+                    check_utf8(payload)
+                else:
+                    message = payload.decode()
             except UnicodeDecodeError:
                 return None
         self._at = end
@@ -392,8 +391,10 @@ class Protocol:
         try:
             payload = self._extension.codec.inflate(payload, self._limit)
             message: str | bytes = payload
-            if opcode == _COMPRESSED | _TEXT:
-                message = _checked(payload) if raw else payload.decode()
+            if opcode == COMPRESSED | TEXT and raw:
+                check_utf8(payload)
+            elif opcode == COMPRESSED | TEXT:
+                message = payload.decode()
             self.messages_received += 1
             self.bytes_received += len(payload)
             return message
@@ -427,23 +428,23 @@ class Protocol:
         if not self._begins_well(head):
             self._frame_left = math.inf  # it is for wsproto to say what is wrong
             return available
-        head_size, length = _sizes(head)
+        head_size, length = sizes(head)
         if length is None:
             return 0
         opcode = head[0] & 0x0F
-        if opcode & _CONTROL:
+        if opcode & CONTROL:
             if available < head_size + length:
                 return 0
-            if opcode == _CLOSE and length >= 2:
+            if opcode == CLOSE and length >= 2:
                 self._replace_unknown_code(head, head_size)
             return head_size + length
         return self._begin_data(head, head_size, length, is_wanted)
 
     def _begin_data(self, head: bytes, head_size: int, length: int, is_wanted: bool) -> int | None:
         """How many bytes of a data frame wsproto gets first, as in `_next_piece`."""
-        is_in_order = (head[0] & 0x0F == _CONTINUATION) == bool(self._fragments)
+        is_in_order = (head[0] & 0x0F == CONTINUATION) == bool(self._fragments)
         if not self._fragments:
-            self._is_compressed = bool(head[0] & _COMPRESSED)
+            self._is_compressed = bool(head[0] & COMPRESSED)
             if self._extension is not None:
                 self._extension.size = 0
         # What is compressed counts when it is decompressed.
@@ -484,9 +485,9 @@ class Protocol:
 
     def _begins_well(self, head: bytes) -> bool:
         """Whether the first two bytes are those of a frame that may come (RFC 6455, 5.2)."""
-        if head[1] & _MASKED != self._expected_mask:
+        if head[1] & MASKED != self._expected_mask:
             return False
-        if head[0] & 0x7F == _CONTINUATION or head[0] & 0x7F in self._openings:
+        if head[0] & 0x7F == CONTINUATION or head[0] & 0x7F in self._openings:
             return True
         return head[0] in _FINAL_CONTROL and head[1] & 0x7F <= 125
 
@@ -513,8 +514,8 @@ class Protocol:
         """Show wsproto a code that it knows in place of 1014, registered after it was written."""
         start = self._at + size
         code = self._buffer[start : start + 2]
-        if head[1] & _MASKED:
-            code = _masked(code, head[size - 4 : size])
+        if head[1] & MASKED:
+            code = masked(code, head[size - 4 : size])
         if int.from_bytes(code, "big") == _UNKNOWN_TO_WSPROTO:
             self._code_behind_stand_in = _UNKNOWN_TO_WSPROTO
             frames = bytearray(self._buffer)
@@ -599,31 +600,3 @@ def _explained(event: CloseConnection) -> str:
     if event.code == _PROTOCOL_ERROR:
         return "a message begins within another"
     return "a message is compressed in a wrong way"
-
-
-def _sizes(head: bytes) -> tuple[int, int | None]:
-    """The sizes of a frame's head and payload; the latter is None if the head has not told it."""
-    length = head[1] & 0x7F
-    size = 2
-    if length > 125:
-        size = 4 if length == 126 else 10
-        if len(head) < size:
-            return size, None
-        length = int.from_bytes(head[2:size], "big")
-    return size + (4 if head[1] & _MASKED else 0), length
-
-
-def _checked(payload: bytes) -> bytes:
-    if not payload.isascii():
-        payload.decode()
-    return payload
-
-
-def _masked(payload: bytes, key: bytes) -> bytes:
-    """The payload masked, or unmasked, with the key (RFC 6455, 5.3)."""
-    size = len(payload)
-    if size >= _LARGE:
-        return bytes(XorMaskerSimple(key).process(bytearray(payload)))
-    keys = (key * (size // 4 + 1))[:size]
-    number = int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")
-    return number.to_bytes(size, "big")

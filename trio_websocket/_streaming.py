@@ -94,12 +94,6 @@ def is_buffer(message: object) -> TypeGuard[Buffer]:
     return True
 
 
-def check_utf8(data: bytes) -> None:
-    """Raise a UnicodeDecodeError, which is a ValueError, if the data is not UTF-8."""
-    if not data.isascii():
-        data.decode()
-
-
 async def send_pieces(
     connection: WebSocketConnection, message: object, text: bool | None, *, compress: bool
 ) -> None:
