@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ._connection import WebSocketConnection
     from ._inbox import Inbox
 
+_PIECE = 8  # what it costs to send one, as a `Pacer` counts
+
 Message: TypeAlias = "str | Buffer"
 
 
@@ -161,7 +163,7 @@ class _Sending:
         if is_text and self._kind is not str:
             self._utf8.decode(payload, is_last)
         connection = self._connection
-        await connection._pacer.checkpoint()
+        await connection._pacer.checkpoint(_PIECE)
         await connection._outbox.wait_room()
         await connection._check_open()
         fragment = functools.partial(

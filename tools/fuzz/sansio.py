@@ -220,6 +220,8 @@ class _Run:
         ws.connection = wsproto.connection.Connection(side)
         self._protocol = Protocol(ws, options, fast=fast)
         self._max_size = options.max_message_size
+        # A large frame waits until it is whole.
+        self._most_undecoded = max(_MOST_UNDECODED, self._max_size if fast else 0)
         self._close_after = close_after
         self._result = _Outcome()
 
@@ -230,10 +232,11 @@ class _Run:
             protocol.receive_data(chunk)
             if self._decode(most=2 * len(chunk) + _MOST_UNDECODED):
                 break
-            expect(protocol.undecoded <= _MOST_UNDECODED, "kept undecoded", protocol.undecoded)
+            expect(protocol.undecoded <= self._most_undecoded, "kept undecoded", protocol.undecoded)
         else:
             protocol.receive_eof()
-            expect(self._decode(most=2 * _MOST_UNDECODED), "no end after the end of the stream")
+            most = 2 * _MOST_UNDECODED + sum(map(len, chunks))
+            expect(self._decode(most), "no end after the end of the stream")
         farewell, torn = frames_of(protocol.take_farewell(), masked=self._is_client)
         expect(not torn and len(farewell) <= 1, "a bad farewell", farewell, torn)
         expect(not protocol.take_farewell(), "a second farewell")
