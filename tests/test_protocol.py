@@ -123,8 +123,8 @@ def sent_close(data: bytes, side: ConnectionType) -> tuple[int, str | None]:
 
 
 def test_the_sans_io_half_imports_no_trio_and_nothing_of_the_other_half() -> None:
-    half = ["_version", "_errors", "_deflate", "_options", "_url", "_handshake", "_frames"]
-    half += ["_protocol", "_statistics"]
+    half = ["_version", "_errors", "_extensions", "_deflate", "_options", "_url", "_handshake"]
+    half += ["_frames", "_protocol", "_statistics"]
     package = Path(trio_websocket.__file__).parent
     for module in half:
         for node in ast.walk(ast.parse((package / f"{module}.py").read_text("utf-8"))):
