@@ -34,8 +34,7 @@ _LONGEST = 4096
 
 
 def _target(name: str) -> SansIOTarget:
-    # Not at the top: when atheris runs, it has to see how the library is imported.
-    from .targets import SANS_IO  # noqa: PLC0415
+    from .targets import SANS_IO  # noqa: PLC0415 # atheris has to see how the library is imported
 
     (target,) = [target for target in SANS_IO if target.name == name]
     return target
