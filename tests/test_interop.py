@@ -39,6 +39,8 @@ from .interop_peers import (
     Settings,
 )
 
+pytestmark = pytest.mark.no_cover
+
 each_way = pytest.mark.parametrize("we_are", ["client", "server"])
 each_compression = pytest.mark.parametrize(
     "compression", [pytest.param(False, id="plain"), pytest.param(True, id="compressed")]
