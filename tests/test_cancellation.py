@@ -72,7 +72,7 @@ def test_one_byte_at_a_time(name: str, transport: str) -> None:
 
 @each
 def test_cancelled_at_each_checkpoint(name: str, transport: str) -> None:
-    assert sweep(SCENARIOS[name], transport, "cancel", all_then_fewer(20))
+    assert sweep(SCENARIOS[name], transport, "cancel", all_then_fewer(15))
 
 
 @each
