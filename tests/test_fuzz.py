@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from random import Random
@@ -22,7 +23,8 @@ from tools.fuzz.frames import CONTINUATION, TEXT, frame
 from tools.fuzz.handshakes import KEY, request, response
 from tools.fuzz.model import Verdict, Violation, check_refusal, judge
 from tools.fuzz.targets import EDGE, SANS_IO, TARGETS, EdgeTarget, SansIOTarget, Target
-from trio_websocket import HandshakeError, WebSocketConnection
+from trio_websocket import HandshakeError, PerMessageDeflate, WebSocketConnection
+from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._handshake import BadRequest, ClientHandshake, ServerHandshake
 from trio_websocket._options import Options
 from trio_websocket._protocol import NEED_DATA, PROGRESS, Event, Protocol
@@ -83,13 +85,31 @@ class WithoutFastEmptyMessages(Protocol):
 
 
 class WithoutLimit(Protocol):
-    def __init__(self, ws: wsproto.WSConnection, options: Options, *, fast: bool = True) -> None:
-        super().__init__(ws, Options(max_fragments=options.max_fragments), fast=fast)
+    def __init__(
+        self,
+        ws: wsproto.WSConnection,
+        options: Options,
+        extension: DeflateExtension | None = None,
+        *,
+        fast: bool = True,
+    ) -> None:
+        super().__init__(ws, Options(max_fragments=options.max_fragments), extension, fast=fast)
 
 
 class Hoarding(Protocol):
     def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
         return super().next_event(raw=raw, is_wanted=is_wanted) if self.has_eof else NEED_DATA
+
+
+class WithoutFastLimit(Deflate):
+    def inflate(self, payload: bytes, max_size: float) -> bytes:
+        return super().inflate(payload, math.inf)
+
+
+class WithoutTakeover(Deflate):
+    def inflate(self, payload: bytes, max_size: float) -> bytes:
+        resetting = Deflate(self.agreed, PerMessageDeflate(), is_client=False)
+        return resetting.inflate(payload, max_size)
 
 
 class LeakingErrors(ServerHandshake):
@@ -119,6 +139,8 @@ class Endless(ClientHandshake):
         ("server-protocol", WithoutFastEmptyMessages),
         ("server-protocol", WithoutLimit),
         ("client-protocol", Hoarding),
+        ("server-deflate", WithoutFastLimit),
+        ("client-deflate", WithoutTakeover),
         ("server-handshake", LeakingErrors),
         ("server-handshake", WithoutClose),
         ("client-handshake", Endless),
