@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, Union, overload
 import trio
 from wsproto.events import Ping, Pong
 
-from ._deflate import DeflateParameters
 from ._errors import (
     CloseReason,
     ConnectionClosed,
@@ -24,6 +23,7 @@ from ._errors import (
     is_normal,
     without_lost_connections,
 )
+from ._extensions import DeflateParameters
 from ._frames import check_utf8
 from ._handshake import Opened
 from ._inbox import Inbox

@@ -9,7 +9,6 @@ from ._client import (
 )
 from ._codec import HAS_SPEEDUPS as HAS_SPEEDUPS
 from ._connection import WebSocketConnection as WebSocketConnection
-from ._deflate import DeflateParameters as DeflateParameters, PerMessageDeflate as PerMessageDeflate
 from ._errors import (
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
@@ -18,6 +17,10 @@ from ._errors import (
     ConnectionTimeout as ConnectionTimeout,
     DisconnectionTimeout as DisconnectionTimeout,
     HandshakeError as HandshakeError,
+)
+from ._extensions import (
+    DeflateParameters as DeflateParameters,
+    PerMessageDeflate as PerMessageDeflate,
 )
 from ._request import (
     WebSocketRequest as WebSocketRequest,
