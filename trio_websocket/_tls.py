@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import socket
 import ssl
 
 import trio
@@ -15,6 +16,7 @@ import trio
 _RECORD = 2**14  # the most that is in a record (RFC 8446, 5.1); a read takes one
 # Bytes that go through OpenSSL's buffers at a time: they never shrink, and larger ones gain little.
 _SLICE = 2**15
+_RECEIVE_SIZE = 2**16
 # Bytes that the engine may want to send before the caller sends something. Each KeyUpdate that asks
 # for one in return makes a few, so that a peer could fill the memory.
 _MAX_UNSENT = 2**16
@@ -23,8 +25,8 @@ _MAX_UNSENT = 2**16
 class TlsStream(trio.abc.HalfCloseableStream):
     """TLS on a TCP socket, read by one task and written by one task at a time.
 
-    Where TLS fails, `ssl.SSLError` is raised; where the network does, `trio.BrokenResourceError` or
-    another `OSError`.
+    Where the network fails, it raises `OSError`, as sockets do; where TLS does, `ssl.SSLError`,
+    which is a kind of it.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         :param server_side: Whether this is the server.
         :raises ValueError: The context and the name don't go together; or `ssl.SSLError`.
         """
+        if context.check_hostname and server_hostname is None and not server_side:
+            raise ValueError("check_hostname of the context requires server_hostname")  # not of ssl
         self.transport_stream = transport_stream
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -65,7 +69,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Do the TLS handshake, unless it is done. If cancelled, the next call goes on with it.
 
         :raises ssl.SSLCertVerificationError: The peer's certificate is none that we trust.
-        :raises ssl.SSLError: The two don't agree, or the peer has closed the connection.
+        :raises ssl.SSLError: The two don't agree.
+        :raises OSError: The connection was lost, or the peer has closed it.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self.is_open:
@@ -74,7 +79,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLError:
-                await self._write_now()  # the alert, so that the peer learns why
+                self._write_now()  # the alert, so that the peer learns why
                 raise
             else:
                 # What a server of TLS 1.3 has still to send are session tickets. They go with its
@@ -84,18 +89,19 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 self.is_open = True
                 return
             await self._write_unsent()
-            data = await self.transport_stream.receive_some()
+            data = await self.transport_stream.socket.recv(_SLICE)
             if not data:
                 text = "the peer closed the connection during the TLS handshake"
-                raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, text)
+                raise ConnectionAbortedError(text)
             self._incoming.write(data)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read some data; ``b""`` is the end. If cancelled, nothing is lost.
 
-        :param max_bytes: How many encrypted bytes to read at a time; by default, Trio chooses. All
-            the data that was in them is returned.
+        :param max_bytes: How many encrypted bytes to read at a time; by default, 64 KiB. All the
+            data in them is returned.
         """
+        # Not SocketStream.receive_some: its errors refer to themselves by their tracebacks.
         if not self.is_open:
             await self.do_handshake()
         plain = b""
@@ -103,7 +109,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             plain = self.decrypt(b"")
         while not plain and not self.is_ended:
-            data = await self.transport_stream.receive_some(max_bytes)
+            data = await self.transport_stream.socket.recv(max_bytes or _RECEIVE_SIZE)
             # An end without close_notify may be an attacker's, who cuts off what came behind. It
             # can't pass for the end of a WebSocket connection: that is a Close frame.
             self.is_ended = not data
@@ -153,9 +159,9 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Fail the connection if the peer makes the engine send what it should not."""
         if self.ssl_object.version() != "TLSv1.3":
             # Until a renegotiation is over, nothing could be encrypted.
-            self._failure = ssl.SSLError(ssl.SSL_ERROR_SSL, "the peer asked to renegotiate TLS")
+            self._failure = _error("the peer asked to renegotiate TLS")
         elif self._outgoing.pending > _MAX_UNSENT:
-            self._failure = ssl.SSLError(ssl.SSL_ERROR_SSL, "too many requests for new TLS keys")
+            self._failure = _error("too many requests for new TLS keys")
 
     def encrypt(self, data: bytes | bytearray | memoryview) -> bytes:
         """The bytes to write for ``data``, behind what TLS has to say by itself.
@@ -183,7 +189,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Encrypt the data and write it. If cancelled, nothing more can be sent."""
         if not self.is_open:
             await self.do_handshake()
-        await self.transport_stream.send_all(self.encrypt(data))
+        self._unsent = self.encrypt(data)
+        await self._write_unsent()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the socket takes something."""
@@ -198,7 +205,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """Close the socket, at once; with close_notify if it takes that without waiting."""
         self._end_tls()
-        await self._write_now()
+        self._write_now()
         await self.transport_stream.aclose()
 
     def _end_tls(self) -> None:
@@ -214,8 +221,21 @@ class TlsStream(trio.abc.HalfCloseableStream):
             sent = await self.transport_stream.socket.send(self._unsent)
             self._unsent = self._unsent[sent:]
 
-    async def _write_now(self) -> None:
+    def _write_now(self) -> None:
         """Write what the engine has to say, as far as the socket takes it at once."""
-        at_once = trio.CancelScope(deadline=trio.current_time(), shield=True)
-        with at_once, contextlib.suppress(OSError, trio.ClosedResourceError):
-            await self._write_unsent()
+        unsent = self._unsent + self._outgoing.read()
+        handle = self.transport_stream.socket.fileno()
+        if unsent and handle != -1:
+            sock = socket.socket(fileno=handle)
+            try:
+                sock.send(unsent)  # it does not block: Trio has set that
+            except OSError:
+                pass  # it is full, or broken; whoever reads it is told
+            finally:
+                sock.detach()
+
+
+def _error(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, reason)
+    error.library, error.reason = "SSL", reason  # as those of OpenSSL have them
+    return error
