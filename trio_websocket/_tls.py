@@ -101,7 +101,6 @@ class TlsStream(trio.abc.HalfCloseableStream):
         :param max_bytes: How many encrypted bytes to read at a time; by default, 64 KiB. All the
             data in them is returned.
         """
-        # Not SocketStream.receive_some: its errors refer to themselves by their tracebacks.
         if not self.is_open:
             await self.do_handshake()
         plain = b""
@@ -109,6 +108,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             plain = self.decrypt(b"")
         while not plain and not self.is_ended:
+            # Not receive_some of the SocketStream: its errors are in cycles with their tracebacks.
             data = await self.transport_stream.socket.recv(max_bytes or _RECEIVE_SIZE)
             # An end without close_notify may be an attacker's, who cuts off what came behind. It
             # can't pass for the end of a WebSocket connection: that is a Close frame.
@@ -171,7 +171,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
         :raises ssl.SSLError: TLS has failed, or our side has ended.
         """
-        assert self.is_open, "OpenSSL would do the handshake, and not look at the host's name"
+        assert self.is_open
         if self._failure is not None:
             raise copy.copy(self._failure)
         if len(data) <= _SLICE:
@@ -215,15 +215,18 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 self.ssl_object.unwrap()
 
     async def _write_unsent(self) -> None:
-        """Write what the engine has to say. If cancelled, the next call goes on."""
-        self._unsent += self._outgoing.read()
-        while self._unsent:
-            sent = await self.transport_stream.socket.send(self._unsent)
-            self._unsent = self._unsent[sent:]
+        """Write what is unsent and what the engine says. If cancelled, the next call goes on."""
+        unsent = memoryview(self._unsent + self._outgoing.read())
+        sent = 0
+        try:
+            while sent < len(unsent):
+                sent += await self.transport_stream.socket.send(unsent[sent:])
+        finally:
+            self._unsent = bytes(unsent[sent:])
 
     def _write_now(self) -> None:
-        """Write what the engine has to say, as far as the socket takes it at once."""
-        unsent = self._unsent + self._outgoing.read()
+        """The same, as far as the socket takes it at once. Nothing can be sent after it."""
+        unsent, self._unsent = self._unsent + self._outgoing.read(), b""
         handle = self.transport_stream.socket.fileno()
         if unsent and handle != -1:
             sock = socket.socket(fileno=handle)
