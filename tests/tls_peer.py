@@ -29,7 +29,7 @@ def authority() -> tuple[trustme.CA, trustme.LeafCert]:
 def contexts(version: ssl.TLSVersion = TLS_1_3) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """New contexts for a client and a server."""
     certifying, certificate = authority()
-    client = ssl.create_default_context()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # quicker than with the system's authorities
     certifying.configure_trust(client)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(server)

@@ -119,6 +119,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
     def decrypt(self, data: bytes) -> bytes:
         """The plain data in what was read from the socket, perhaps none; see also `is_ended`.
 
+        ``b""`` gives what came together with the end of the handshake.
+
         :raises ssl.SSLError: There is none because of a fault in TLS.
         """
         if len(data) <= _SLICE:
