@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 if TYPE_CHECKING:
     from .targets import SansIOTarget
 
-NAMES = ("server-handshake", "client-handshake", "server-protocol", "client-protocol")
+NAMES = ("server-handshake", "client-handshake", "server-protocol", "client-protocol", "codec")
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _FOLDER = _ROOT / "build" / "fuzz"
 _SEEDS = 500  # cases of the grammar to begin with
