@@ -7,6 +7,7 @@ from ._client import (
     open_websocket_url as open_websocket_url,
     wrap_client_stream as wrap_client_stream,
 )
+from ._codec import HAS_SPEEDUPS as HAS_SPEEDUPS
 from ._connection import WebSocketConnection as WebSocketConnection
 from ._deflate import DeflateParameters as DeflateParameters, PerMessageDeflate as PerMessageDeflate
 from ._errors import (
