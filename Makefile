@@ -22,17 +22,18 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 python-version := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
 installed := $(VENV)/installed-$(python-version)
 tested := $(VENV)/test-installed-$(python-version)
-REQUIREMENTS := pyproject.toml setup.py trio_websocket/_version.py
+REQUIREMENTS := pyproject.toml setup.py trio_websocket/_version.py trio_websocket/_speedups.c
 TOOL_PACKAGES := -e .[test,lint,docs] build twine
 
 # $(call pip,ENVIRONMENT,PACKAGES): what pip prints matters only when it fails.
 pip = $(1)/bin/python -m pip install $(2) >$(1)/pip.log 2>&1 || { cat $(1)/pip.log >&2; exit 1; }
+build = $(TOOLS)/bin/python -m build $(1) >$(TOOLS)/build.log 2>&1 || { cat $(TOOLS)/build.log >&2; exit 1; }
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin soak soak-sockets \
-	soak-limits bombs stream-huge measure-compression fuzz fuzz-atheris clean
+.PHONY: help demo test test-pure test-all test-minimum lint format docs package autobahn dropin soak \
+	soak-sockets soak-limits bombs stream-huge measure-compression fuzz sanitize fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
@@ -42,6 +43,9 @@ demo: $(installed)  ## run the example server and client against each other
 
 test: $(tested)  ## the suite with coverage; PYTHON=python3.12, ARGS="-k close --no-cov"
 	$(strip $(VENV)/bin/python -m pytest $(COVERAGE) $(ARGS))
+
+test-pure:  ## the suite without the extension in C
+	@TRIO_WEBSOCKET_NO_EXTENSIONS=1 $(MAKE) test COVERAGE=
 
 test-all:  ## the suite on the oldest and the newest Python found; PYTHONS="3.10 3.12", PYTHONS=all
 	@set -e; pythons=$$($(PYTHON) tools/interpreters.py $(PYTHONS)); \
@@ -66,14 +70,19 @@ format: $(TOOLS)/installed  ## what ruff can put right
 docs: $(TOOLS)/installed  ## the manual, in docs/_build/html
 	$(TOOLS)/bin/python -m sphinx -q -E -n -W --keep-going -b html docs docs/_build/html
 
-package: $(TOOLS)/installed  ## sdist and wheel in dist/, checked and installed
+package: $(TOOLS)/installed  ## sdist and wheels in dist/, checked and installed
 	rm -rf dist
-	@$(TOOLS)/bin/python -m build >$(TOOLS)/build.log 2>&1 || { cat $(TOOLS)/build.log >&2; exit 1; }
+	@$(call build,)
+	@TRIO_WEBSOCKET_PURE=1 $(call build,--wheel)
 	$(TOOLS)/bin/twine check --strict dist/*
 	$(TOOLS)/bin/python -m venv --clear $(FRESH)
-	@$(call pip,$(FRESH),dist/*.whl)
+	@$(call pip,$(FRESH),dist/*-cp38-abi3-*.whl)
 	$(FRESH)/bin/python -m pip check
 	$(FRESH)/bin/python -I tools/check_installed.py
+	@$(call pip,$(FRESH),--force-reinstall --no-deps dist/*-py3-none-any.whl)
+	$(FRESH)/bin/python -I tools/check_installed.py pure
+	@CC=false $(call pip,$(FRESH),--force-reinstall --no-deps dist/*.tar.gz)  # without a compiler
+	$(FRESH)/bin/python -I tools/check_installed.py pure
 
 autobahn: $(tested)  ## the Autobahn test suite against our client and server
 	$(strip $(VENV)/bin/python autobahn/run.py $(ARGS))
@@ -104,6 +113,9 @@ measure-compression: $(tested)  ## what the settings of compression cost, as a t
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))
 
+sanitize: $(tested)  ## the extension in C with ASan and UBSan: its tests, and fuzzed; SECONDS=60 SEED=1
+	$(strip $(VENV)/bin/python -m tools.sanitize --seconds $(SECONDS) --seed $(SEED) $(ARGS))
+
 fuzz-atheris: $(ATHERIS)/installed  ## the same, guided by coverage; SECONDS=1800 SEED=1
 	@if $(ATHERIS)/bin/python -c 'import atheris' 2>/dev/null; then \
 		$(ATHERIS)/bin/python -m tools.fuzz.guided --seconds $(SECONDS) --seed $(SEED) $(ARGS); \
@@ -115,6 +127,7 @@ fuzz-atheris: $(ATHERIS)/installed  ## the same, guided by coverage; SECONDS=180
 clean:  ## remove what the other targets made
 	rm -rf .venv .venvs build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	rm -f trio_websocket/_speedups.*.so trio_websocket/_speedups*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed-%: $(REQUIREMENTS)

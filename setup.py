@@ -1,7 +1,32 @@
-"""What pyproject.toml can't say in a way that both old and new setuptools accept."""
+"""What pyproject.toml can't say, or not in a way that both old and new setuptools accept.
 
-from setuptools import setup
+The extension in C is optional: where it can't be built, the package does without. The environment
+variable TRIO_WEBSOCKET_PURE, set to anything, leaves it out, which makes a wheel for any machine.
+"""
 
-# Setuptools before 77, the newest for Python 3.8, refuses `license = "MIT"` in pyproject.toml,
-# and the table that it wants there instead is deprecated.
-setup(license="MIT")
+import os
+import platform
+import sysconfig
+
+from setuptools import Extension, setup
+
+is_pure = bool(os.environ.get("TRIO_WEBSOCKET_PURE"))
+is_pure = is_pure or platform.python_implementation() != "CPython"  # others are slower with it
+# One binary for all versions, except free-threaded ones, which have no stable ABI.
+is_stable = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+speedups = Extension(
+    "trio_websocket._speedups",
+    sources=["trio_websocket/_speedups.c"],
+    define_macros=[("Py_LIMITED_API", "0x03080000")] if is_stable else [],
+    py_limited_api=is_stable,
+    optional=True,
+)
+
+setup(
+    # Setuptools before 77, the newest for Python 3.8, refuses `license = "MIT"` in pyproject.toml,
+    # and the table that it wants there instead is deprecated.
+    license="MIT",
+    ext_modules=[] if is_pure else [speedups],
+    options={"bdist_wheel": {"py_limited_api": "cp38"}} if is_stable else {},
+)

@@ -2,6 +2,7 @@
 
 from ._codec import HAS_SPEEDUPS as HAS_SPEEDUPS
 from ._impl import (
+    HAS_SPEEDUPS as HAS_SPEEDUPS,
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
     ConnectionFailed as ConnectionFailed,

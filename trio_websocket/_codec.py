@@ -163,7 +163,8 @@ unmasked = _unmasked
 frame = _frame
 messages = _messages
 
-#: Whether the functions in C are in use.
+#: Whether the functions in C are in use: they were built, and the environment variable
+#: ``TRIO_WEBSOCKET_NO_EXTENSIONS`` is not set, or empty.
 HAS_SPEEDUPS: bool = False
 
 if not os.environ.get("TRIO_WEBSOCKET_NO_EXTENSIONS"):
