@@ -32,7 +32,8 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin soak soak-sockets \
-	soak-limits bombs stream-huge measure-compression fuzz fuzz-atheris clean
+	soak-limits bombs stream-huge measure-compression bench fuzz fuzz-atheris \
+	clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
@@ -100,6 +101,9 @@ stream-huge: $(tested)  ## one message from process to process; GIGABYTES=4
 
 measure-compression: $(tested)  ## what the settings of compression cost, as a table
 	$(strip $(VENV)/bin/python -m tools.measure_compression $(ARGS))
+
+bench:  ## us and other libraries, measured in turn; ARGS="--quick", ARGS="--cases burst,tls-* --peers ours,raw"
+	$(strip $(PYTHON) -m tools.bench $(ARGS))
 
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))
