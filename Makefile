@@ -102,7 +102,7 @@ stream-huge: $(tested)  ## one message from process to process; GIGABYTES=4
 measure-compression: $(tested)  ## what the settings of compression cost, as a table
 	$(strip $(VENV)/bin/python -m tools.measure_compression $(ARGS))
 
-bench:  ## us and other libraries, measured in turn; ARGS="--quick", ARGS="--cases burst,tls-* --peers ours,raw"
+bench:  ## us and other libraries, measured in turn; ARGS=--quick, ARGS="--cases burst --peers ours"
 	$(strip $(PYTHON) -m tools.bench $(ARGS))
 
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
@@ -117,7 +117,7 @@ fuzz-atheris: $(ATHERIS)/installed  ## the same, guided by coverage; SECONDS=180
 	fi
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venvs build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
+	rm -rf .venv .venvs bench.json build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -16,7 +16,7 @@ class Contestant:
     :param title: In the table.
     :param module: The program, in `tools.bench.peers`.
     :param requirements: What pip is to install. Exact, so that the figures stay comparable.
-    :param lacks: The features that it does not have.
+    :param lacks: What cases may need that it does not have; `time-out` is that of a broadcast.
     """
 
     name: str
@@ -49,7 +49,7 @@ CONTESTANTS = (
         "with_raw_trio",
         "raw-trio",
         (TRIO,),
-        frozenset({"deflate", "text", "broadcast"}),
+        frozenset({"messages", "text", "deflate", "broadcast"}),
     ),
     Contestant(
         "0.12.2",
@@ -57,10 +57,15 @@ CONTESTANTS = (
         "with_trio_websocket",
         "0.12.2",
         (TRIO, "wsproto==1.3.2", "trio-websocket==0.12.2"),
-        frozenset({"deflate"}),
+        frozenset({"deflate", "time-out"}),
     ),
     Contestant(
-        "websockets.trio", "websockets.trio", "with_websockets_trio", "websockets", (TRIO, WEBSOCKETS)
+        "websockets.trio",
+        "websockets.trio",
+        "with_websockets_trio",
+        "websockets",
+        (TRIO, WEBSOCKETS),
+        frozenset({"time-out"}),
     ),
     Contestant(
         "websockets.asyncio",
@@ -68,14 +73,22 @@ CONTESTANTS = (
         "with_websockets_asyncio",
         "websockets",
         (TRIO, WEBSOCKETS),
+        frozenset({"time-out"}),
     ),
-    Contestant("aiohttp", "aiohttp", "with_aiohttp", "aiohttp", ("aiohttp==3.14.5",)),
+    Contestant(
+        "aiohttp",
+        "aiohttp",
+        "with_aiohttp",
+        "aiohttp",
+        ("aiohttp==3.14.5",),
+        frozenset({"time-out"}),
+    ),
     Contestant(
         "picows",
         "picows, uvloop",
         "with_picows",
         "picows",
         ("picows==2.3.1", "uvloop==0.23.0"),
-        frozenset({"deflate"}),
+        frozenset({"deflate", "time-out"}),
     ),
 )

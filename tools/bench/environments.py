@@ -43,7 +43,11 @@ def find_tools(python: Path) -> None:
 
 
 def install_checkout(python: Path, stamp: Path) -> None:
-    sources = [ROOT / "pyproject.toml", ROOT / "setup.py", *sorted(ROOT.glob("trio_websocket/**/*"))]
+    sources = [
+        ROOT / "pyproject.toml",
+        ROOT / "setup.py",
+        *sorted(ROOT.glob("trio_websocket/**/*")),
+    ]
     parts = [path.read_bytes() for path in sources if path.suffix in {".toml", ".py", ".c", ".h"}]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
@@ -66,7 +70,10 @@ def versions(python: Path) -> dict[str, str]:
 def run(*command: str | Path) -> str:
     """The output of a command that must succeed."""
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, encoding="utf-8", timeout=INSTALL_LIMIT
+        [str(part) for part in command],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=INSTALL_LIMIT,
     )
     if done.returncode:
         raise InstallError(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")

@@ -14,28 +14,31 @@ import socket
 import ssl
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple, Union
+from typing import Callable, Dict, Union
 
 from tools.bench import wire
 from tools.bench.process import Process
 from tools.bench.task import HOST, Task
 
 Socket = Union[socket.socket, ssl.SSLSocket]
+Sample = Dict[str, float]  # "wall" and "cpu" for each message or connection, in s; or "memory" in B
 
+NORMAL_CLOSURE = (1000).to_bytes(2, "big")
 TIMEOUT = 30  # seconds after which a contestant is said to hang
 LARGE = 2**16  # bytes above which it reads while it writes: whoever echoes may not wait for the end
 
 
-class Sample(NamedTuple):
-    """What a contestant took for each message, or connection, in seconds."""
-
-    wall: float
-    cpu: float
+_buffer = bytearray(2**20)  # what is read, and not looked at
 
 
-def connect(task: Task, port: int, *, is_raw: bool) -> Line:
-    """A client, open."""
-    plain = socket.create_connection((HOST, port), TIMEOUT)
+def connect(task: Task, port: int, *, is_raw: bool, narrow: bool = False) -> Line:
+    """A client, open; if it is narrow, little fits into the buffers between it and the server."""
+    plain = socket.socket()
+    if narrow:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    plain.settimeout(TIMEOUT)
+    plain.connect((HOST, port))
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock: Socket = plain
     if task.tls:
@@ -88,8 +91,6 @@ class Line:
 
     def __init__(self, sock: Socket) -> None:
         self.sock = sock
-        self._buffer = bytearray(2**20)
-        self._view = memoryview(self._buffer)
         self._rest = b""  # read, and not yet looked at
 
     def read_head(self) -> bytes:
@@ -116,7 +117,7 @@ class Line:
         self.sock.sendall(data)
 
     def read(self, size: int) -> None:
-        sock, buffer = self.sock, self._buffer
+        sock, buffer = self.sock, _buffer
         while size > 0:
             got = sock.recv_into(buffer, min(size, 2**20))
             if not got:
@@ -125,7 +126,7 @@ class Line:
 
     def read_some(self) -> int:
         """Whatever is there; its size."""
-        return self.sock.recv_into(self._buffer)
+        return self.sock.recv_into(_buffer)
 
     def read_frames(self, count: int) -> None:
         """Read so many unfragmented frames, whatever their size."""
@@ -143,7 +144,7 @@ class Line:
         self._rest = data
 
     def _exchange_at_once(self, data: bytes, expected: int) -> None:
-        sock, buffer = self.sock, self._buffer
+        sock, buffer = self.sock, _buffer
         poll = select.poll()
         unsent = memoryview(data)
         sock.setblocking(False)
@@ -168,6 +169,23 @@ class Line:
                 assert poll.poll(TIMEOUT * 1000), "it hangs"
         sock.settimeout(TIMEOUT)
 
+    def leave(self, *, is_raw: bool) -> None:
+        """A client that closes the connection, and waits for the server to end it."""
+        if is_raw:
+            self.sock.shutdown(socket.SHUT_WR)
+        else:
+            self.sock.sendall(wire.frame(NORMAL_CLOSURE, wire.CLOSE, masked=True))
+        while self.read_some():
+            pass
+        self.sock.close()
+
+    def see_off(self, *, is_raw: bool) -> None:
+        """A server that sees the connection being closed, and ends it."""
+        self.read_some()
+        if not is_raw:
+            self.sock.sendall(wire.frame(NORMAL_CLOSURE, wire.CLOSE, masked=False))
+        self.sock.close()
+
     def close(self) -> None:
         self.sock.close()
 
@@ -184,17 +202,29 @@ def whole_frame(data: bytes) -> int | None:
     return 2 + extended + 4 * masked + size
 
 
-def repeat(
-    step: Callable[[], float], process: Process, warm_up: float, seconds: float
-) -> Sample:
-    """Do it over and over; what one of those that `step` counted took."""
-    deadline = time.perf_counter() + warm_up
+class Count:
+    """What a process takes for each of what it does."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._cpu = process.settled_cpu()
+        self._begin = time.perf_counter()
+
+    def until(self, seconds: float, step: Callable[[], float]) -> Sample:
+        """Go on with steps for so long; each says how much was done."""
+        deadline, count = self._begin + seconds, 0.0
+        now = self._begin
+        while now < deadline:
+            count += step()
+            now = time.perf_counter()
+        return self.sample(count, now - self._begin)
+
+    def sample(self, count: float, wall: float) -> Sample:
+        """When so much was done in so much time."""
+        return {"wall": wall / count, "cpu": (self._process.settled_cpu() - self._cpu) / count}
+
+
+def warm_up(seconds: float, step: Callable[[], object]) -> None:
+    deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         step()
-    before, begin = process.settled_cpu(), time.perf_counter()
-    deadline, count = begin + seconds, 0
-    now = begin
-    while now < deadline:
-        count += step()
-        now = time.perf_counter()
-    return Sample((now - begin) / count, (process.settled_cpu() - before) / count)

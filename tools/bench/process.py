@@ -6,13 +6,12 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 
 from tools.bench.contestants import Contestant
 from tools.bench.task import Task
 
 SETTLE = 0.005  # seconds for a process to have done what it still does, and sleep
-START_LIMIT = 20  # seconds
+IDLE = 0.1  # seconds without work, after which there is none
 
 
 class Process:
@@ -30,15 +29,7 @@ class Process:
         # The clock of all threads of another process, in nanoseconds: clock_getcpuclockid(3).
         self._clock = ~self.process.pid << 3 | 2
 
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.process.kill()
         self.process.communicate()
 
@@ -54,6 +45,25 @@ class Process:
         """Seconds that it ran, in the kernel and outside; call it while the process sleeps."""
         return time.clock_gettime(self._clock)
 
+    def wait_idle(self) -> None:
+        """Until it has done what it had to do."""
+        last, now = 0.0, self.cpu()
+        while now - last > IDLE / 100:
+            time.sleep(IDLE)
+            last, now = now, self.cpu()
+
     def settled_cpu(self) -> float:
         time.sleep(SETTLE)
         return self.cpu()
+
+    def tidy_memory(self) -> int:
+        """Bytes of memory, when it has thrown away what it can."""
+        assert self.process.stdin is not None
+        self.wait_idle()
+        self.process.stdin.write(b"tidy\n")
+        self.read()
+        # Exact, as the sums in /proc/PID/status and statm are not.
+        for line in Path(f"/proc/{self.process.pid}/smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Rss:"):
+                return int(line.split()[1]) * 2**10
+        raise LookupError("Rss")

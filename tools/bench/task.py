@@ -39,6 +39,7 @@ class Task:
     tls: str = ""  # the folder with the certificates
     deflate: bool = False
     port: int = 0
+    tidies: bool = False  # on request, from another thread
 
     def dump(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -38,7 +38,8 @@ async def serve(task: Task) -> None:
     connections: set[WSTransport] = set()
 
     def make(request: WSUpgradeRequest) -> Listener:  # noqa: ARG001 # its signature
-        return LISTENERS[task.work](task, connections)
+        listener: Listener = LISTENERS[task.work](task, connections)
+        return listener
 
     server = await ws_create_server(
         make, HOST, 0, ssl=task.server_context(), max_frame_size=MAX_SIZE
@@ -79,7 +80,8 @@ class Listener(WSListener):  # type: ignore[misc] # it has no types where it is 
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.CLOSE:
-            transport.send_close(frame.get_close_code(), frame.get_close_message())
+            if not transport.is_close_frame_sent:
+                transport.send_close(frame.get_close_code(), frame.get_close_message())
             transport.disconnect()
         else:
             self.on_message(transport, frame)
@@ -115,8 +117,8 @@ class Exchange(Listener):
 
     def send(self, transport: WSTransport) -> None:
         for _ in range(self.task.batch):
-            is_text = isinstance(self.message, str)
-            transport.send(self.type, self.message.encode() if is_text else self.message)
+            message = self.message
+            transport.send(self.type, message.encode() if isinstance(message, str) else message)
 
 
 class Sink(Listener):

@@ -6,11 +6,13 @@ import itertools
 from typing import Any
 
 import trio
-import trio_websocket
-from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
 
+import trio_websocket
 from tools.bench import wire
 from tools.bench.task import HOST, MAX_SIZE, Task
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
+
+TIMEOUT = 0.1  # seconds for those that don't read what is broadcast
 
 
 def main(task: Task) -> None:
@@ -53,7 +55,12 @@ class Server(Side):
 
     async def serve(self, task_status: Any) -> None:
         await trio_websocket.serve_websocket(
-            self.handle, HOST, 0, self.task.server_context(), task_status=task_status, **self.options
+            self.handle,
+            HOST,
+            0,
+            self.task.server_context(),
+            task_status=task_status,
+            **self.options,
         )
 
     async def handle(self, request: WebSocketRequest) -> None:
@@ -79,7 +86,7 @@ class Server(Side):
         while True:
             await ws.get_message()
             if hasattr(trio_websocket, "broadcast"):
-                await trio_websocket.broadcast(self.server.connections, message, timeout=1)
+                await trio_websocket.broadcast(self.server.connections, message, timeout=TIMEOUT)
             else:
                 async with trio.open_nursery() as nursery:
                     for each in self.connections:

@@ -7,16 +7,13 @@ from typing import Any
 
 import trio
 from websockets.exceptions import ConnectionClosed
-from websockets.extensions.permessage_deflate import (
-    ClientPerMessageDeflateFactory,
-    ServerPerMessageDeflateFactory,
-)
 from websockets.trio.client import connect
 from websockets.trio.connection import Connection, broadcast
 from websockets.trio.server import ServerConnection, serve
 
 from tools.bench import wire
-from tools.bench.task import HOST, MAX_SIZE, Task
+from tools.bench.peers.websockets_options import options
+from tools.bench.task import HOST, Task
 
 
 def main(task: Task) -> None:
@@ -29,22 +26,7 @@ class Side:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.messages = task.messages()
-        self.options: dict[str, Any] = {
-            "compression": None,
-            "max_size": MAX_SIZE,
-            "ping_interval": None,
-        }
-        if task.deflate:
-            is_server = task.side == "server"
-            factory: Any = (
-                ServerPerMessageDeflateFactory if is_server else ClientPerMessageDeflateFactory
-            )
-            deflate = factory(
-                server_max_window_bits=wire.WINDOW_BITS,
-                client_max_window_bits=wire.WINDOW_BITS,
-                compress_settings={"level": wire.LEVEL, "memLevel": wire.MEM_LEVEL},
-            )
-            self.options["extensions"] = [deflate]
+        self.options = options(task)
 
     async def sink(self, ws: Connection) -> None:
         while True:
@@ -69,9 +51,7 @@ class Server(Side):
 
     async def serve(self, task_status: Any) -> None:
         context = self.task.server_context()
-        await serve(
-            self.handle, 0, host=HOST, ssl=context, task_status=task_status, **self.options
-        )
+        await serve(self.handle, 0, host=HOST, ssl=context, task_status=task_status, **self.options)
 
     async def handle(self, ws: ServerConnection) -> None:
         self.connections.add(ws)
@@ -110,9 +90,8 @@ class Client(Side):
             await getattr(self, self.task.work)(ws)
 
     def open(self) -> Any:
-        # proxy=None: otherwise it looks for one in the environment each time, which others don't.
         context = self.task.client_context()
-        return connect(self.task.url, ssl=context, proxy=None, **self.options)
+        return connect(self.task.url, ssl=context, **self.options)
 
     async def exchange(self, ws: Connection) -> None:
         if self.task.batch == 1:
