@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import socket
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -15,7 +14,7 @@ from tools.bench.contestants import Contestant
 from tools.bench.crowd import Crowd
 from tools.bench.load import Line, Sample
 from tools.bench.process import Process
-from tools.bench.task import HOST, Task
+from tools.bench.task import Task
 
 KIB, MIB = 2**10, 2**20
 BOTH = ("server", "client")
@@ -75,16 +74,17 @@ def on_one_connection(
     run: Run, task: Task, make_step: Callable[[Run, Task, Line], Callable[[], float]]
 ) -> Sample:
     is_raw = run.contestant.is_raw
-    if run.side == "server":
-        with closing(Process(run.contestant, run.python, task)) as process:
+    with ExitStack() as stack:
+        if run.side == "server":
+            process = stack.enter_context(closing(Process(run.contestant, run.python, task)))
             line = load.connect(task, process.read(), is_raw=is_raw)
-            return count(run, process, make_step(run, task, line))
-    with socket.create_server((HOST, 0)) as listener:
-        listener.settimeout(load.TIMEOUT)
-        task = dataclasses.replace(task, port=listener.getsockname()[1])
-        with closing(Process(run.contestant, run.python, task)) as process:
+        else:
+            listener = stack.enter_context(load.listen())
+            task = dataclasses.replace(task, port=listener.getsockname()[1])
+            process = stack.enter_context(closing(Process(run.contestant, run.python, task)))
             line = load.accept(task, listener, is_raw=is_raw)
-            return count(run, process, make_step(run, task, line))
+        stack.callback(line.close)
+        return count(run, process, make_step(run, task, line))
 
 
 def count(run: Run, process: Process, step: Callable[[], float]) -> Sample:
@@ -100,16 +100,20 @@ def exchanging(run: Run, task: Task, line: Line) -> Callable[[], float]:
     expected = wire.frame_size(task.size, masked=not is_client) * task.batch
     if run.contestant.is_raw and is_client:
         expected = len(data)
+    elif is_client:
+        (message,) = task.messages()
+        answer = wire.ready_made(message, masked=False, compressed=False)
+        line.check(data, answer * task.batch)
 
     def ask() -> float:
         line.exchange(data, expected)
         return task.batch
 
-    def answer() -> float:
+    def reply() -> float:
         line.answer(expected, data)
         return task.batch
 
-    return ask if is_client else answer
+    return ask if is_client else reply
 
 
 def exchanging_compressed(run: Run, task: Task, line: Line) -> Callable[[], float]:
@@ -166,8 +170,7 @@ def open_and_close(run: Run, task: Task) -> Sample:
                 return 1
 
             return count(run, process, visit)
-    with socket.create_server((HOST, 0)) as listener:
-        listener.settimeout(load.TIMEOUT)
+    with load.listen() as listener:
         task = dataclasses.replace(task, work="connect", port=listener.getsockname()[1])
         with closing(Process(run.contestant, run.python, task)) as process:
 

@@ -28,6 +28,7 @@ TIMEOUT = 30  # seconds after which a contestant is said to hang
 LARGE = 2**16  # bytes above which it reads while it writes: whoever echoes may not wait for the end
 
 
+COMPRESSED = 0x40  # RSV1
 _buffer = bytearray(2**20)  # what is read, and not looked at
 
 
@@ -51,6 +52,13 @@ def connect(task: Task, port: int, *, is_raw: bool, narrow: bool = False) -> Lin
         assert response.startswith(b"HTTP/1.1 101"), response
         assert task.deflate == (b"permessage-deflate" in response), response
     return line
+
+
+def listen() -> socket.socket:
+    """What clients under test connect to."""
+    listener = socket.create_server((HOST, 0))
+    listener.settimeout(TIMEOUT)
+    return listener
 
 
 def accept(task: Task, listener: socket.socket, *, is_raw: bool) -> Line:
@@ -111,6 +119,17 @@ class Line:
             self.sock.sendall(data)
             self.read(expected)
 
+    def check(self, data: bytes, expected: bytes) -> None:
+        """Send, and read exactly this."""
+        self.sock.sendall(data)
+        parts, left = [], len(expected)
+        while left:
+            parts.append(self.sock.recv(left))
+            if not parts[-1]:
+                raise EOFError("it closed the connection")
+            left -= len(parts[-1])
+        assert b"".join(parts) == expected, "another answer than the message"
+
     def answer(self, expected: int, data: bytes) -> None:
         """Read so many bytes, and send."""
         self.read(expected)
@@ -129,7 +148,7 @@ class Line:
         return self.sock.recv_into(_buffer)
 
     def read_frames(self, count: int) -> None:
-        """Read so many unfragmented frames, whatever their size."""
+        """Read so many unfragmented frames with compressed messages, whatever their size."""
         data = self._rest
         while count:
             size = whole_frame(data)
@@ -139,6 +158,7 @@ class Line:
                     raise EOFError("it closed the connection")
                 data += more
                 size = whole_frame(data)
+            assert data[0] & COMPRESSED, "an answer that is not compressed"
             data = data[size:]
             count -= 1
         self._rest = data

@@ -14,14 +14,21 @@ SETTLE = 0.005  # seconds for a process to have done what it still does, and sle
 IDLE = 0.1  # seconds without work, after which there is none
 
 
+def environment() -> dict[str, str]:
+    """Without what would change how Python, or the library, runs."""
+    names = ("PYTHON", "TRIO_WEBSOCKET", "AIOHTTP", "WEBSOCKETS", "MALLOC")
+    return {name: value for name, value in os.environ.items() if not name.startswith(names)}
+
+
 class Process:
     """A contestant that does its task, until the block ends."""
 
     def __init__(self, contestant: Contestant, python: Path, task: Task) -> None:
-        command = [str(python), "-I", "-m", "tools.bench.peers", contestant.module, task.dump()]
+        command = [str(python), "-m", "tools.bench.peers", contestant.module, task.dump()]
         self.process = subprocess.Popen(
             command,
-            env={**os.environ, **dict(contestant.variables)},
+            cwd="/",  # where it finds no modules
+            env={**environment(), **dict(contestant.variables)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -49,11 +49,11 @@ def _floods() -> list[Target]:
 def _large() -> list[Target]:
     targets = []
     for case, title in {"64k": "64 KiB", "1m": "1 MiB"}.items():
-        what = f"{title}, wall time"
+        with_it, without = (f"{title}, wall time, {how} C" for how in ("with", "without"))
         targets += [
-            Target(3, what, case, "wall", 1.0, "aiohttp", only=C),
-            Target(3, what, case, "wall", 0.5, "websockets.trio", only=C),
-            Target(3, f"{what}, pure Python", case, "wall", 2.0, "websockets.trio", only=PURE),
+            Target(3, with_it, case, "wall", 1.0, "aiohttp", only=C),
+            Target(3, with_it, case, "wall", 0.5, "websockets.trio", only=C),
+            Target(3, without, case, "wall", 2.0, "websockets.trio", only=PURE),
         ]
     return targets
 

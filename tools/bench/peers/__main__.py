@@ -1,4 +1,4 @@
-"""The process under test: `python -I -m tools.bench.peers MODULE TASK`."""
+"""The process under test: `python -m tools.bench.peers MODULE TASK`."""
 
 from __future__ import annotations
 
