@@ -71,6 +71,7 @@ RESULTS = {
     "machine": dict.fromkeys(("date", "command", "cpus", "cpu", "system", "python"), "?"),
     "packages": {"trio": "0.35.0"},
     "extension": False,
+    "spread": False,
     "rounds": 3,
     "seconds": 1,
     "notes": ["A note."],

@@ -58,6 +58,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     add("--peers", default="*", help="ours,raw,websockets.*; all by default")
     add("--sides", default="*", help="server or client; both by default")
     add("--without-speedups", action="store_true", help="ours without its C extension, too")
+    add("--spread", action="store_true", help="don't bind both sides to one CPU")
     add("--quick", action="store_true", help="fewer cases, 2 rounds of 0.15 s: 3 minutes in all")
     add("--list", action="store_true", help="the cases and the peers")
     add("--read", type=Path, metavar="JSON", help="show what an earlier run wrote")
@@ -118,13 +119,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         if is_tls(options):
             make_certificates(folder)
-        for number in range(options.rounds):
+        for number in range(1, options.rounds + 1):
             for count in counts(options, installed):
-                tell(f"round {number + 1} of {options.rounds}: {count.name}")
+                tell(f"round {number} of {options.rounds}: {count.name}")
                 python = pythons[count.contestant.name]
-                run = Run(count.contestant, python, count.side, folder, options.seconds)
+                how = Run(count.contestant, python, count.side, folder, options.seconds)
                 try:
-                    sample = count.case.run(run)
+                    sample = count.case.run(how)
                 except (AssertionError, EOFError, OSError, RuntimeError) as exc:
                     notes.append(f"Failed: {count.name}: {exc!r}")
                 else:
@@ -134,6 +135,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     tell("")
     return {
         "machine": machine(),
+        "spread": options.spread,
         "packages": packages(pythons),
         "extension": ours is not None and has(ours, "trio_websocket._speedups", "__name__"),
         "rounds": options.rounds,
@@ -171,7 +173,7 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", "-m", "tools.bench", *sys.argv[1:]]),
-        "cpus": str(len(os.sched_getaffinity(0))),
+        "cpus": str(os.cpu_count()),
         "cpu": cpu_name(),
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -224,25 +226,35 @@ def main(given: list[str] | None = None) -> int:
     if options.list:
         show_list()
         return 0
+    try:
+        return run(options)
+    except InstallError as exc:
+        raise SystemExit(f"bench: {exc}") from None
+
+
+def run(options: argparse.Namespace) -> int:
     if options.read:
         results = json.loads(options.read.read_text("utf-8"))
     else:
         raise_limit()
+        if not options.spread:
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # and of those that it starts
         results = measure(options)
         results["targets"] = [report.as_data(each) for each in report.verdicts_on(results)]
         options.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     plot = ""
     if options.plot:
-        source = options.read or options.json
-        environments.run(
-            environment("tools", TOOLS), "-m", "tools.bench.plot", source, options.plot
-        )
+        draw(options.read or options.json, options.plot)
         plot = os.path.relpath(options.plot, (options.markdown or options.plot).parent)
     text = report.markdown(results, plot)
     print(text)
     if options.markdown:
         options.markdown.write_text(text, "utf-8")
     return int(any(note.startswith("Failed") for note in results["notes"]))
+
+
+def draw(source: Path, target: Path) -> None:
+    environments.run(environment("tools", TOOLS), "-m", "tools.bench.plot", source, target)
 
 
 if __name__ == "__main__":

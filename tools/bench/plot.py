@@ -28,7 +28,9 @@ def main(source: Path, target: Path) -> None:
     medians = report.medians_of(json.loads(source.read_text("utf-8"))["samples"])
     mpl.rcParams["svg.hashsalt"] = "bench"  # the same figures make the same file
     mpl.rcParams["svg.fonttype"] = "none"  # text, not curves
-    sides = [side for side in BOTH if any(side in sides for sides in medians.values())]
+    sides = [side for side in BOTH if rows(medians, side)]
+    if not sides:
+        raise SystemExit("there is nothing of ours to compare with")
     heights = [2 + 1.1 * len(rows(medians, side)) for side in sides]
     figure, all_axes = pyplot.subplots(
         len(sides),

@@ -51,7 +51,8 @@ def about(results: dict[str, Any]) -> str:
     peers = ", ".join(f"{name} {version}" for name, version in results["packages"].items())
     return (
         f"Measured on {machine['date']} with `{machine['command']}`, {results['rounds']} rounds of "
-        f"{results['seconds']:g} s, on {machine['cpus']} CPUs ({machine['cpu']}), "
+        f"{results['seconds']:g} s, {'over' if results['spread'] else 'on one of'} "
+        f"{machine['cpus']} CPUs ({machine['cpu']}), "
         f"{machine['system']}, with {machine['python']}; {peers}; ours "
         f"{'with' if results['extension'] else 'without'} the C extension."
     )
