@@ -32,8 +32,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-all test-minimum lint format docs package autobahn dropin soak soak-sockets \
-	soak-limits bombs stream-huge measure-compression bench fuzz fuzz-atheris \
-	clean
+	soak-limits bombs stream-huge measure-compression bench fuzz fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
