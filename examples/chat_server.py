@@ -148,7 +148,7 @@ def serve_page(host: str, port: int, page: bytes) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(page)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # its name there
             """Say nothing."""
 
     class Server(socketserver.ThreadingTCPServer):

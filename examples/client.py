@@ -36,7 +36,7 @@ close [CODE [REASON]]  close the connection; the end of the input does it, too""
 PING_TIMEOUT = 10  # seconds
 
 # Not sys.stdin: Python aborts at its end if a thread left behind holds the lock of that.
-STDIN = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
+STDIN = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 # it is never closed
 
 # Trio 0.23 renamed the argument.
 ABANDON_ON_CANCEL: dict[str, Any] = (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import signal
 from typing import Any, Awaitable, Callable, Iterator
@@ -37,6 +38,15 @@ def _ctrl_c_works() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def frozen_heap() -> Iterator[None]:
+    """What was there before is not looked at each time that garbage is collected."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

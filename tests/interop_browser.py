@@ -20,6 +20,7 @@ import trio
 
 from trio_websocket import (
     ConnectionClosed,
+    WebSocketConnection,
     WebSocketRequest,
     serve_websocket,
 )
@@ -46,7 +47,7 @@ PAGE = r"""<!doctype html>
 <meta charset="utf-8">
 <script>
 "use strict";
-const {ports, streams} = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+const ports = JSON.parse(decodeURIComponent(location.hash.slice(1)));
 
 // A socket whose events are awaited one by one: ["open"], ["message", data], ["close", ...]
 class Socket {
@@ -138,7 +139,6 @@ const CASES = {
     return socket.ws.protocol;
   },
   async fragments(port) {
-    if (!streams) return "none yet";
     const socket = await opened(port, "/fragments");
     if (await socket.message() !== "in fragments \u03c0") return "wrong text";
     return same(await socket.message(), bytes(131072)) ? "same" : "wrong binary";
@@ -178,17 +178,16 @@ def find() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def browse(program: str, kinds: dict[str, dict[str, Any]], *, streams: bool) -> Outcome:
+def browse(program: str, kinds: dict[str, dict[str, Any]]) -> Outcome:
     """Run the page.
 
     :param program: The browser.
     :param kinds: The kinds of connections, and for each the options of our server. One is "plain".
-    :param streams: Whether `send_message` takes iterables.
     """
-    return trio.run(functools.partial(_browse, program, kinds, streams=streams))
+    return trio.run(functools.partial(_browse, program, kinds))
 
 
-async def _browse(program: str, kinds: dict[str, dict[str, Any]], *, streams: bool) -> Outcome:
+async def _browse(program: str, kinds: dict[str, dict[str, Any]]) -> Outcome:
     outcome = Outcome({}, {})
     done = trio.Event()
     with trio.fail_after(LIMIT), tempfile.TemporaryFile() as output:
@@ -202,7 +201,7 @@ async def _browse(program: str, kinds: dict[str, dict[str, Any]], *, streams: bo
             try:
                 page = Path(folder, "page.html")
                 page.write_text(PAGE, "utf-8")
-                arguments = json.dumps({"ports": ports, "streams": streams})
+                arguments = json.dumps(ports)
                 process = subprocess.Popen(
                     [program, *FLAGS, f"--user-data-dir={folder}", f"{page.as_uri()}#{arguments}"],
                     stdin=subprocess.DEVNULL,
@@ -237,7 +236,7 @@ async def _handle(kind: str, outcome: Outcome, done: trio.Event, request: WebSoc
     if path == "rejection":
         await request.reject(STATUS, body=BODY)
         return
-    ws: Any = await request.accept(subprotocol="chat" if path == "subprotocol" else None)
+    ws = await request.accept(subprotocol="chat" if path == "subprotocol" else None)
     try:
         outcome.seen[kind, path] = await _serve(path, ws, outcome)
     except ConnectionClosed as exc:
@@ -245,12 +244,12 @@ async def _handle(kind: str, outcome: Outcome, done: trio.Event, request: WebSoc
     except AssertionError as exc:
         outcome.seen[kind, path] = exc
     if path == "echo":
-        outcome.seen[kind, "compression"] = getattr(ws, "compression", None)
+        outcome.seen[kind, "compression"] = ws.compression
     if path == "report":
         done.set()
 
 
-async def _serve(path: str, ws: Any, outcome: Outcome) -> Any:
+async def _serve(path: str, ws: WebSocketConnection, outcome: Outcome) -> Any:
     """What our side does at a path; what it saw."""
     if path == "echo":
         while True:

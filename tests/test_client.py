@@ -237,7 +237,7 @@ def test_open_websocket_refuses_use_ssl_of_another_type_at_once(use_ssl: Any) ->
 
 async def test_connect_websocket_refuses_use_ssl_of_another_type(nursery: trio.Nursery) -> None:
     with pytest.raises(TypeError, match="use_ssl"):
-        await connect_websocket(nursery, "example.org", 80, "/", use_ssl="yes")  # type: ignore[arg-type]
+        await connect_websocket(nursery, "example.org", 80, "/", use_ssl="yes")  # type: ignore[arg-type] # what is tested
 
 
 BAD_URLS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from random import Random
@@ -22,12 +23,15 @@ from tools.fuzz.frames import CONTINUATION, TEXT, frame
 from tools.fuzz.handshakes import KEY, request, response
 from tools.fuzz.model import Verdict, Violation, check_refusal, judge
 from tools.fuzz.targets import EDGE, SANS_IO, TARGETS, EdgeTarget, SansIOTarget, Target
-from trio_websocket import HandshakeError, WebSocketConnection
+from trio_websocket import HandshakeError, PerMessageDeflate, WebSocketConnection
+from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._handshake import BadRequest, ClientHandshake, ServerHandshake
 from trio_websocket._options import Options
 from trio_websocket._protocol import NEED_DATA, PROGRESS, Event, Protocol
 
 from .peer import open_pair
+
+pytestmark = [pytest.mark.no_cover, pytest.mark.usefixtures("frozen_heap")]
 
 # The others wait for real time-outs.
 VIRTUAL = [target for target in EDGE if target.kind not in edge.REAL]
@@ -47,7 +51,7 @@ def test_hostile_bytes_break_no_promise_of_the_sans_io_half(target: SansIOTarget
 
 @pytest.mark.parametrize("target", VIRTUAL, ids=name_of)
 def test_hostile_peers_break_no_promise(target: EdgeTarget) -> None:
-    target.run("test", range(40))
+    target.run("test", range(25))
 
 
 def test_a_client_that_sends_nothing_is_no_finding() -> None:
@@ -81,13 +85,31 @@ class WithoutFastEmptyMessages(Protocol):
 
 
 class WithoutLimit(Protocol):
-    def __init__(self, ws: wsproto.WSConnection, options: Options, *, fast: bool = True) -> None:
-        super().__init__(ws, Options(max_fragments=options.max_fragments), fast=fast)
+    def __init__(
+        self,
+        ws: wsproto.WSConnection,
+        options: Options,
+        extension: DeflateExtension | None = None,
+        *,
+        fast: bool = True,
+    ) -> None:
+        super().__init__(ws, Options(max_fragments=options.max_fragments), extension, fast=fast)
 
 
 class Hoarding(Protocol):
     def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
         return super().next_event(raw=raw, is_wanted=is_wanted) if self.has_eof else NEED_DATA
+
+
+class WithoutFastLimit(Deflate):
+    def inflate(self, payload: bytes, max_size: float) -> bytes:
+        return super().inflate(payload, math.inf)
+
+
+class WithoutTakeover(Deflate):
+    def inflate(self, payload: bytes, max_size: float) -> bytes:
+        resetting = Deflate(self.agreed, PerMessageDeflate(), is_client=False)
+        return resetting.inflate(payload, max_size)
 
 
 class LeakingErrors(ServerHandshake):
@@ -117,6 +139,8 @@ class Endless(ClientHandshake):
         ("server-protocol", WithoutFastEmptyMessages),
         ("server-protocol", WithoutLimit),
         ("client-protocol", Hoarding),
+        ("server-deflate", WithoutFastLimit),
+        ("client-deflate", WithoutTakeover),
         ("server-handshake", LeakingErrors),
         ("server-handshake", WithoutClose),
         ("client-handshake", Endless),

@@ -26,6 +26,8 @@ from trio_websocket import (
 
 from .peer import REQUEST, accepting, frame, read_head, reset, start_raw_server, tls_contexts
 
+pytestmark = [pytest.mark.no_cover, pytest.mark.usefixtures("frozen_heap")]
+
 OURS = "trio_websocket"
 
 # Between a client and a server of ours: what they do, and who ends the connection, and how.
@@ -42,7 +44,7 @@ def check(play: Callable[[], Awaitable[object]]) -> None:
         gc.collect()
 
     gc.collect()
-    gc.freeze()  # what was there before is not looked at
+    gc.freeze()  # nor is what the tests before have left
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
@@ -54,7 +56,6 @@ def check(play: Callable[[], Awaitable[object]]) -> None:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
-        gc.unfreeze()
 
 
 def describe(item: object) -> str:

@@ -76,7 +76,7 @@ def test_open_websocket_url_passes_on_what_was_given() -> None:
         "max_rejection_body": 9,
     }
     with mock.patch("trio_websocket._impl.open_websocket") as replaced:
-        open_websocket_url("wss://example.org/", context, **given)  # type: ignore[arg-type]
+        open_websocket_url("wss://example.org/", context, **given)  # type: ignore[arg-type] # an object is enough
     replaced.assert_called_once_with("example.org", 443, "/", use_ssl=context, **given)
 
 

@@ -7,17 +7,16 @@ is up to us.
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any, AsyncIterator, Awaitable, Callable, Iterable
 
 import pytest
 import trio
 
-import trio_websocket
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,
     ConnectionRejected,
+    PerMessageDeflate,
     WebSocketConnection,
     WebSocketRequest,
     open_websocket_url,
@@ -40,22 +39,11 @@ from .interop_peers import (
     Settings,
 )
 
-PERMESSAGE_DEFLATE: Any = getattr(trio_websocket, "PerMessageDeflate", None)
-SENDS_ITERABLES = "Iterable" in str(inspect.signature(WebSocketConnection.send_message))
+pytestmark = pytest.mark.no_cover
 
-needs_compression = pytest.mark.skipif(
-    PERMESSAGE_DEFLATE is None, reason="there is no compression yet"
-)
-needs_streaming = pytest.mark.skipif(
-    not SENDS_ITERABLES, reason="send_message takes no iterables yet"
-)
 each_way = pytest.mark.parametrize("we_are", ["client", "server"])
 each_compression = pytest.mark.parametrize(
-    "compression",
-    [
-        pytest.param(False, id="plain"),
-        pytest.param(True, id="compressed", marks=needs_compression),
-    ],
+    "compression", [pytest.param(False, id="plain"), pytest.param(True, id="compressed")]
 )
 
 # Below and above the size from which messages are compressed, of one frame and of several reads,
@@ -103,7 +91,7 @@ async def converse(
     is_compressed = compression is not False and settings.compression
 
     async def run(ws: WebSocketConnection) -> None:
-        assert (getattr(ws, "compression", None) is not None) == is_compressed
+        assert (ws.compression is not None) == is_compressed
         await ours(ws)
 
     async def run_theirs(peer: Peer) -> None:
@@ -113,7 +101,7 @@ async def converse(
     options: dict[str, Any] = {"max_message_size": settings.max_size}
     if compression is not False:
         chosen = {} if compression is True else compression
-        options["compression"] = PERMESSAGE_DEFLATE(**chosen)
+        options["compression"] = PerMessageDeflate(**chosen)
 
     if we_are == "client":
         async with library.serving(run_theirs, settings) as port:
@@ -167,7 +155,6 @@ async def test_messages(library: Library, we_are: str, compression: bool) -> Non
     await converse(library, we_are, send_messages, echo_messages, compression=compression)
 
 
-@needs_compression
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -237,14 +224,13 @@ async def test_their_fragments(library: Library, we_are: str, compression: bool)
     await converse(library, we_are, ours, theirs, compression=compression)
 
 
-@needs_streaming
 @pytest.mark.parametrize("is_async", [False, True], ids=["iterable", "async"])
 @each_compression
 @each_way
 async def test_our_fragments(
     library: Library, we_are: str, compression: bool, is_async: bool
 ) -> None:
-    async def ours(ws: Any) -> None:
+    async def ours(ws: WebSocketConnection) -> None:
         for fragments in FRAGMENTED:
             await ws.send_message(one_by_one(fragments) if is_async else iter(fragments))
 
@@ -372,12 +358,11 @@ async def test_we_reject_them(library: Library) -> None:
 
 # -- a browser
 
-BROWSER_KINDS: dict[str, dict[str, Any]] = {"plain": {}}
-if PERMESSAGE_DEFLATE is not None:
-    BROWSER_KINDS["compressed"] = {"compression": PERMESSAGE_DEFLATE()}
-each_kind = pytest.mark.parametrize(
-    "kind", ["plain", pytest.param("compressed", marks=needs_compression)]
-)
+BROWSER_KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "compressed": {"compression": PerMessageDeflate()},
+}
+each_kind = pytest.mark.parametrize("kind", BROWSER_KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +371,7 @@ def browser() -> interop_browser.Outcome:
     program = interop_browser.find()
     if program is None:
         pytest.skip("there is no Chromium here")
-    return interop_browser.browse(program, BROWSER_KINDS, streams=SENDS_ITERABLES)
+    return interop_browser.browse(program, BROWSER_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +379,7 @@ def browser() -> interop_browser.Outcome:
     [
         ("messages", "same"),
         ("large", "same"),
-        pytest.param("fragments", "same", marks=needs_streaming),
+        ("fragments", "same"),
         ("ping", "answered"),
         ("ourClose", [4001, "from us \u03c0", True]),
         ("theirClose", [4002, "from them \u03c0", True]),

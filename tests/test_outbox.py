@@ -8,6 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_websocket._outbox import HIGH_WATER, Outbox
+from trio_websocket._pace import FAIRNESS
 from trio_websocket._transport import Transport
 
 from .peer import (
@@ -343,3 +344,110 @@ async def test_the_stop_ends_a_write_and_every_wait(nursery: trio.Nursery) -> No
         await flushing.result()
         await wait_all_tasks_blocked()
         assert not nursery.child_tasks
+
+
+# -- what is kept back
+
+
+async def test_the_first_message_of_a_turn_is_written_at_once_and_others_together(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        assert await theirs.receive_some() == b"1"
+        for data in (b"2", b"3", b"4"):
+            outbox.append_message(data)
+        assert outbox.unsent == (3, 3)
+        assert await theirs.receive_some() == b"234"
+        assert outbox.unsent == (0, 0)
+
+
+async def test_what_is_kept_back_is_written_when_the_turn_ends(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.end_turn()
+        assert outbox.unsent == (0, 0)
+        assert await receive_exactly(theirs, 2) == b"12"
+
+
+async def test_what_is_kept_back_is_written_before_what_is_written_now(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.append(b"3")
+        assert outbox.unsent == (0, 0)
+        assert await receive_exactly(theirs, 3) == b"123"
+
+
+async def test_no_more_is_kept_back_than_the_high_water_mark(nursery: trio.Nursery) -> None:
+    ours, theirs = await tcp_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(bytes(HIGH_WATER))
+        assert outbox.unsent == (1, HIGH_WATER)
+        outbox.append_message(b"2")
+        assert outbox.unsent[1] < HIGH_WATER
+        assert await receive_exactly(theirs, HIGH_WATER + 2) == b"1" + bytes(HIGH_WATER) + b"2"
+
+
+async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks(
+    nursery: trio.Nursery,
+) -> None:
+    pairs = [await socket_pair() for _ in range(2 * FAIRNESS)]
+    with contextlib.ExitStack() as stack:
+        outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
+        for _ in range(2):
+            for outbox in outboxes:
+                outbox.append_message(b"1")
+                outbox.append_message(b"2")
+            turns = 0
+            while any(outbox.unsent[1] for outbox in outboxes):
+                await trio.lowlevel.checkpoint()
+                turns += 1
+            assert turns > 1
+
+
+async def test_what_another_outbox_keeps_back_meanwhile_is_written(nursery: trio.Nursery) -> None:
+    pairs = [await socket_pair() for _ in range(FAIRNESS + 1)]
+    ours, theirs = await socket_pair()
+    with contextlib.ExitStack() as stack:
+        outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
+        late = stack.enter_context(running(nursery, ours))
+        for outbox in outboxes:
+            outbox.append_message(b"1")
+            outbox.append_message(b"2")
+        while outboxes[0].unsent[1]:
+            await trio.lowlevel.checkpoint()
+        late.append_message(b"1")
+        late.append_message(b"2")
+        assert await receive_exactly(theirs, 2) == b"12"
+
+
+async def test_nothing_is_kept_back_when_the_peer_is_gone(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    broken: list[str] = []
+    with running(nursery, ours, lambda: broken.append("broken")) as outbox:
+        outbox.append_message(b"1")
+        await theirs.aclose()
+        outbox.append_message(b"2")
+        outbox.end_turn()
+        outbox.append_message(b"3")
+        outbox.append_message(b"4")
+        assert outbox.unsent == (0, 0)
+        assert broken == ["broken"]
+
+
+async def test_a_pong_never_comes_between_the_parts_of_a_frame(nursery: trio.Nursery) -> None:
+    large = bytes(HIGH_WATER)
+    async with held(nursery, b"first") as (outbox, stream):
+        outbox.append(b"head", large)
+        outbox.append_pong(b"pong")
+        stream.gate.set()
+        await outbox.flush()
+        assert stream.writes == [b"first", b"ponghead", large]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import trio
 
-from trio_websocket._pace import FAIRNESS, Pacer
+from trio_websocket._pace import TURN, Pacer
 
 
 async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nursery) -> None:
@@ -16,14 +16,14 @@ async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nurs
 
     nursery.start_soon(other)
     pacer = Pacer()
-    for _ in range(10 * (FAIRNESS + 1)):
+    for _ in range(10 * (TURN + 1)):
         await pacer.checkpoint()
     assert 9 <= turns <= 11
 
 
 async def test_every_checkpoint_raises_if_cancelled() -> None:
     pacer = Pacer()
-    for _ in range(2 * FAIRNESS):
+    for _ in range(2 * TURN):
         with trio.CancelScope() as scope:
             await pacer.checkpoint()
             scope.cancel()

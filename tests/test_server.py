@@ -808,7 +808,7 @@ async def test_wrap_server_stream_answers_and_raises_when_it_is_no_handshake(
 ) -> None:
     theirs, ours = await memory_pair()
     await theirs.send_all(b"nonsense\r\n\r\n")
-    await theirs.send_eof()  # type: ignore[attr-defined]
+    await theirs.send_eof()  # type: ignore[attr-defined] # a memory stream can
     with pytest.raises(HandshakeError, match="HTTP") as caught:
         await wrap_server_stream(nursery, ours)
     assert not isinstance(caught.value, OSError)

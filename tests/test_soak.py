@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -29,31 +31,48 @@ KINDS = (
 )
 
 
-def run(module: str, *arguments: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=25,
-    )
-    assert result.returncode == 0, result.stdout
-    return result.stdout
+ARGUMENTS = {
+    "tools.soak_sockets": (
+        *("--seconds=0.7", "--warm-up=0", "--connections=20", "--timeout=0.5"),
+        *("--kinds", ",".join(KINDS)),
+    ),
+    "tools.soak_limits": ("--megabytes=4", "--connections=2", "--timeout=0.5", "--late=5"),
+}
 
 
-def test_the_soak_over_sockets_keeps_its_promises() -> None:
-    scale = ("--seconds=0.7", "--warm-up=0", "--connections=20", "--timeout=0.5")
-    output = run("tools.soak_sockets", *scale, "--kinds", ",".join(KINDS))
+@pytest.fixture(scope="module")
+def soaks() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """All of them, which run at once: they wait most of the time."""
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for module, arguments in ARGUMENTS.items():
+            running[module] = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.enter_context(running[module])
+            stack.callback(running[module].kill)
+        yield running
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=25)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_the_soak_over_sockets_keeps_its_promises(soaks: dict[str, subprocess.Popen[str]]) -> None:
+    output = output_of(soaks["tools.soak_sockets"])
     assert "violations     0" in output
     assert "promised messages echoed" in output
     assert output.endswith("all as it should be\n")
 
 
-def test_every_limit_is_kept() -> None:
-    output = run(
-        "tools.soak_limits", "--megabytes=4", "--connections=2", "--timeout=0.5", "--late=5"
-    )
+def test_every_limit_is_kept(soaks: dict[str, subprocess.Popen[str]]) -> None:
+    output = output_of(soaks["tools.soak_limits"])
     assert "FAILED" not in output
     assert output.endswith("all within their bounds\n")

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection
+from trio_websocket import CloseReason, ConnectionClosed, MessageStream, WebSocketConnection
 from trio_websocket._outbox import HIGH_WATER
 
 from .peer import (
@@ -1289,6 +1289,47 @@ async def test_aclose_by_another_task_ends_a_stream(
         with pytest.raises(ConnectionClosed) as caught:
             await (pieces.__anext__() if waiting is None else waiting.result())
         assert caught.value.reason == CloseReason(1000, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_tasks_that_iterate_one_stream_share_its_pieces(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    received: list[str | bytes] = []
+
+    async def receive(pieces: MessageStream) -> None:
+        async for piece in pieces:
+            received.append(piece)  # noqa: PERF401 # each at its time
+
+    async def receive_all() -> None:
+        async with client.receive_stream() as pieces, trio.open_nursery() as receiving:
+            for _ in range(3):
+                receiving.start_soon(receive, pieces)
+
+    receiving = Call(nursery, receive_all)
+    for number in range(10):
+        opcode = CONTINUATION if number else TEXT
+        await peer.send(peer.frame(opcode, b"%d" % number, fin=number == 9))
+        await wait_all_tasks_blocked()
+    await peer.send(peer.frame(TEXT, b"next"))
+    await receiving.result()
+    assert "".join(map(str, received)) == "0123456789"
+    assert await client.get_message() == "next"
+
+
+async def test_who_waits_behind_a_stream_hears_of_the_end_behind_it(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    await peer.send(peer.frame(TEXT, b"a", fin=False))
+    async with client.receive_stream():
+        waiting = Call(nursery, client.get_message)
+        await peer.send_close(1000)
+        await peer.aclose()
+        await client.wait_closed()
+        await wait_all_tasks_blocked()
+        assert not waiting.is_over
+    with pytest.raises(ConnectionClosed):
+        await waiting.result()
 
 
 # -- streaming in: the end of the connection

@@ -85,7 +85,7 @@ async def test_a_write_writes_everything(nursery: trio.Nursery, kind: str) -> No
 async def test_write_now_writes_what_the_socket_takes() -> None:
     ours, theirs = await tcp_pair()
     sent = bytes(10**6)
-    written = transport(ours).write_now(sent)
+    written = transport(ours).write_now([sent])
     assert 0 < written < len(sent)
     received = 0
     while received < written:
@@ -95,22 +95,22 @@ async def test_write_now_writes_what_the_socket_takes() -> None:
 
 async def test_write_now_writes_nothing_where_the_socket_takes_nothing() -> None:
     ours, _ = await socket_pair()
-    while transport(ours).write_now(bytes(10**6)):
+    while transport(ours).write_now([bytes(10**6)]):
         pass
-    assert transport(ours).write_now(b"more") == 0
+    assert transport(ours).write_now([b"more"]) == 0
 
 
 async def test_write_now_raises_when_the_peer_is_gone() -> None:
     ours, theirs = await socket_pair()
     await theirs.aclose()
     with pytest.raises(BrokenPipeError):
-        transport(ours).write_now(b"data")
+        transport(ours).write_now([b"data"])
 
 
 @pytest.mark.parametrize("kind", PAIRS)
 async def test_only_plain_sockets_are_written_to_at_once(kind: str) -> None:
     ours, _ = await PAIRS[kind]()
-    assert transport(ours).is_socket == (kind in ("socketpair", "tcp"))
+    assert transport(ours).is_direct == (kind in ("socketpair", "tcp"))
 
 
 # -- addresses
@@ -296,3 +296,36 @@ async def test_the_cause_of_what_trio_raises_is_the_network_s_error() -> None:
 @pytest.mark.parametrize("exc", [trio.BrokenResourceError(), trio.ClosedResourceError(), OSError()])
 def test_an_error_without_another_behind_it_is_its_own_cause(exc: Exception) -> None:
     assert cause_of(exc) is exc
+
+
+async def test_a_read_that_is_woken_for_nothing_waits_on(nursery: trio.Nursery) -> None:
+    class Hasty(Transport):
+        hastes = 1
+
+        def read_now(self, awaited: int = 0) -> bytes | None:
+            if self.hastes:
+                self.hastes -= 1
+                return None
+            return super().read_now(awaited)
+
+    ours, theirs = await socket_pair()
+    reading = Call(nursery, Hasty(ours, None).read)
+    await theirs.send_all(b"data")
+    assert await reading.result() == b"data"
+
+
+@pytest.mark.parametrize(
+    ("size", "awaited", "most"),
+    [(None, 0, 2**16), (None, 2**17, 2**17), (None, 2**20, 2**18), (1000, 2**20, 1000)],
+)
+async def test_a_read_asks_for_more_where_more_is_to_come(
+    size: int | None, awaited: int, most: int
+) -> None:
+    ours, theirs = await socket_pair()
+    for stream, option in ((ours, socket.SO_RCVBUF), (theirs, socket.SO_SNDBUF)):
+        assert isinstance(stream, trio.SocketStream)
+        stream.setsockopt(socket.SOL_SOCKET, option, 2**20)
+    sent = Transport(theirs, None).write_now([bytes(2**19)])
+    data = Transport(ours, size).read_now(awaited)
+    assert data is not None
+    assert len(data) == min(most, sent)

@@ -425,7 +425,7 @@ async def test_an_opening_on_a_stream_that_fails_in_its_own_way_is_a_failure(
 
 @pytest.mark.parametrize("pair", [lockstep_pair, stapled_pair, plain_pair])
 async def test_a_raw_client_is_served_over_any_stream(nursery: trio.Nursery, pair: object) -> None:
-    ws, peer = await open_server(nursery, streams=await pair())  # type: ignore[operator]
+    ws, peer = await open_server(nursery, streams=await pair())  # type: ignore[operator] # a function
     with trio.fail_after(5):
         async with trio.open_nursery() as both:
             both.start_soon(peer.send, peer.frame(TEXT, b"hello"), peer.frame(PING, b"ping"))

@@ -119,14 +119,17 @@ async def test_binary_that_is_no_text_counts_among_the_bytes_that_wait(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, message_queue_size=100, message_queue_bytes=4000)
-    data = peer.frame(BINARY, b"\xff" * 1000) * 10
+    data = peer.frame(BINARY, b"\xff" * 1000) * 40
     await peer.send(data)
     for _ in range(3):
         with pytest.raises(UnicodeDecodeError):
             await client.get_message(decode=True)
         await trio.sleep(1)
-        assert client.statistics().messages_unread == 4
-    for _ in range(2):
+        assert client.statistics().messages_unread == 40  # all that was read at once
+    await peer.send(data)
+    await trio.sleep(1)
+    assert client.statistics().messages_unread == 40
+    for _ in range(39):
         assert await client.get_message() == b"\xff" * 1000
     await trio.sleep(1)
     assert client.statistics().messages_unread == 4

@@ -1,5 +1,6 @@
 """A WebSocket library for Trio: client and server (RFC 6455), over wsproto."""
 
+from ._codec import HAS_SPEEDUPS as HAS_SPEEDUPS
 from ._impl import (
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,

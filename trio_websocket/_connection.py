@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, Union, overload
 import trio
 from wsproto.events import Ping, Pong
 
-from ._deflate import DeflateParameters
 from ._errors import (
     CloseReason,
     ConnectionClosed,
@@ -24,6 +23,7 @@ from ._errors import (
     is_normal,
     without_lost_connections,
 )
+from ._extensions import DeflateParameters
 from ._frames import check_utf8
 from ._handshake import Opened
 from ._inbox import Inbox
@@ -98,6 +98,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         self._opened = opened
         self._transport = transport
         self._protocol = Protocol(opened.ws, options, opened.extension)
+        self._pacer = Pacer()
         self._outbox = Outbox(
             self._transport, self._on_write_error, max_unsent=options.max_unsent_bytes
         )
@@ -108,7 +109,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             max_bytes=options.message_queue_bytes,
             on_control=self._on_control,
             on_ended=self._on_ended,
+            on_wait=self._outbox.end_turn,
             is_urgent=self._is_urgent,
+            pacer=self._pacer,
         )
         self._sender = trio.StrictFIFOLock()  # of the tasks that wait for room in the outbox
         self._pings = Pings(options.max_unanswered_pings)
@@ -117,7 +120,6 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         self._keep_alive: KeepAlive | None = None
         self._is_started = False
         self._gone = trio.Event()  # the stream is closed
-        self._pacer = Pacer()
 
     def __str__(self) -> str:
         return f"{'client' if self.is_client else 'server'}-{self._id}"
@@ -242,24 +244,29 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             await send_pieces(self, message, text, compress=compress)
             return
         await self._pacer.checkpoint()
-        takes_long = len(payload) >= LONG and compress and self._protocol.compresses(payload)
-        if takes_long or self._outbox.is_full or self._sender.locked():
+        outbox, protocol = self._outbox, self._protocol
+        if len(payload) >= LONG or outbox.is_full or self._sender.locked():
             async with self._sender:
-                await self._outbox.wait_room()
+                await outbox.wait_room()
                 await self._check_open()
-                if takes_long:
-                    frame = await trio.to_thread.run_sync(self._protocol.message, is_text, payload)
-                    await self._check_open()
-                else:
-                    frame = self._protocol.message(is_text, payload, compress)
-                self._outbox.append(frame)
+                outbox.append(*await self._long_message(is_text, payload, compress))
         else:
+            if outbox.broken is not None or not protocol.is_open:
+                await self._check_open()
+            outbox.append_message(protocol.message(is_text, payload, compress))
+        if outbox.is_full:
+            await outbox.wait_room()
+        if outbox.broken is not None:
             await self._check_open()
-            self._outbox.append(self._protocol.message(is_text, payload, compress))
-        if self._outbox.is_full:
-            await self._outbox.wait_room()
-        if self._outbox.broken is not None:
-            await self._check_open()
+
+    async def _long_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
+        if len(payload) < LONG:
+            return [self._protocol.message(is_text, payload, compress)]
+        if not compress or not self._protocol.compresses(payload):
+            return self._protocol.large_message(is_text, payload)
+        frame = await trio.to_thread.run_sync(self._protocol.message, is_text, payload)
+        await self._check_open()
+        return [frame]
 
     @overload
     async def get_message(self, decode: Literal[True]) -> str: ...
@@ -283,6 +290,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises UnicodeDecodeError: A binary message is to be a str, and is not UTF-8. It stays the
             next message.
         """
+        if decode is None and self._inbox.can_take():
+            await self._pacer.checkpoint()
+            return self._inbox.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
         return await self._inbox.get(decode)
 
     def receive_stream(self, *, max_size: float | None = None) -> MessageStream:
@@ -487,10 +497,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             self._keep_alive = KeepAlive(self, options.ping_interval, options.ping_timeout)
             nursery.start_soon(self._keep_alive.run)
         self._is_started = True
-        self._outbox.start(nursery)
-        if response:
-            self._outbox.append(response)
-            self._outbox.written -= len(response)  # which is no part of the connection
+        self._outbox.start(nursery, response)
         self._protocol.receive_data(opened.trailing)
         self._inbox.start()
         return self

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from wsproto.frame_protocol import XorMaskerSimple
+from . import _codec
 
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
 CLOSE, PING, PONG = 0x8, 0x9, 0xA
@@ -13,29 +11,44 @@ FINAL = 0x80  # in the first byte: FIN
 COMPRESSED = 0x40  # in the first byte: RSV1, of the first frame of a message (RFC 7692, 6)
 MASKED = 0x80  # in the second byte
 
-# From this size on, wsproto's byte tables mask faster than one long integer operation.
-_LARGE = 1024
+# Bytes of payload from which on it pays to wait until a frame is whole, and decode it in one step.
+LARGE = 2**12
+# Parts of a frame that are shorter are joined: many short ones take many times their size.
+_SHORT = 2**12
 
 
-def frame(first: int, payload: bytes, *, is_masked: bool) -> bytes:
-    """The bytes of a frame.
+class LargeFrame:
+    """A whole message that is on its way."""
 
-    :param first: Its first byte: FIN, the reserved bits, the opcode.
-    :param payload: The payload.
-    :param is_masked: Whether it is masked, as a client's frames are.
-    """
-    length = len(payload)
-    mask = MASKED if is_masked else 0
-    if length < 126:
-        head = bytes((first, mask | length))
-    elif length < 0x10000:
-        head = bytes((first, mask | 126)) + length.to_bytes(2, "big")
-    else:
-        head = bytes((first, mask | 127)) + length.to_bytes(8, "big")
-    if not is_masked:
-        return head + payload
-    key = os.urandom(4)  # unpredictable (RFC 6455, 5.3)
-    return head + key + masked(payload, key)
+    def __init__(self, head: bytes, size: int) -> None:
+        """
+        :param head: The head of the frame, with the key if it is masked.
+        :param size: Bytes of payload.
+        """
+        self.head = head
+        #: Bytes that are still to come.
+        self.left = size
+        #: Bytes that have come.
+        self.received = 0
+        #: These bytes, as they came.
+        self.parts: list[bytes] = []
+
+    def add(self, data: bytes) -> bytes:
+        """Take what has come of the frame; give back what follows it."""
+        rest = b""
+        if len(data) > self.left:
+            data, rest = data[: self.left], data[self.left :]
+        self.left -= len(data)
+        self.received += len(data)
+        if self.parts and len(self.parts[-1]) + len(data) <= _SHORT:
+            self.parts[-1] += data
+        else:
+            self.parts.append(data)
+        return rest
+
+    def payload(self) -> bytes:
+        """The payload of the frame, which is whole."""
+        return _codec.unmasked(self.parts, self.head[-4:] if self.head[1] & MASKED else b"")
 
 
 def sizes(head: bytes) -> tuple[int, int | None]:
@@ -53,14 +66,14 @@ def sizes(head: bytes) -> tuple[int, int | None]:
     return size + (4 if head[1] & MASKED else 0), length
 
 
-def masked(payload: bytes, key: bytes) -> bytes:
-    """The payload masked, or unmasked, with the key (RFC 6455, 5.3)."""
-    size = len(payload)
-    if size >= _LARGE:
-        return bytes(XorMaskerSimple(key).process(bytearray(payload)))
-    keys = (key * (size // 4 + 1))[:size]
-    number = int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")
-    return number.to_bytes(size, "big")
+def long_head(first: int, size: int) -> bytes:
+    """The head of a frame that is not masked and has 64 KiB of payload or more."""
+    return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+def is_shortest(head: bytes, length: int) -> bool:
+    """Whether the length of the payload is written in as few bytes as it can be."""
+    return length >= {126: 126, 127: 0x10000}.get(head[1] & 0x7F, 0)
 
 
 def check_utf8(payload: bytes) -> None:

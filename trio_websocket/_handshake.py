@@ -18,8 +18,9 @@ import wsproto.connection
 import wsproto.extensions
 import wsproto.utilities
 
-from ._deflate import Deflate, DeflateExtension, DeflateParameters, answer, check_answer, offer
+from ._deflate import Deflate, DeflateExtension
 from ._errors import ConnectionFailed, ConnectionRejected, HandshakeError
+from ._extensions import DeflateParameters, answer, check_answer, offer
 from ._options import Options
 from ._url import request_target
 

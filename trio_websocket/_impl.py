@@ -7,8 +7,8 @@ from ._client import (
     open_websocket_url as open_websocket_url,
     wrap_client_stream as wrap_client_stream,
 )
+from ._codec import HAS_SPEEDUPS as HAS_SPEEDUPS
 from ._connection import WebSocketConnection as WebSocketConnection
-from ._deflate import DeflateParameters as DeflateParameters, PerMessageDeflate as PerMessageDeflate
 from ._errors import (
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
@@ -17,6 +17,10 @@ from ._errors import (
     ConnectionTimeout as ConnectionTimeout,
     DisconnectionTimeout as DisconnectionTimeout,
     HandshakeError as HandshakeError,
+)
+from ._extensions import (
+    DeflateParameters as DeflateParameters,
+    PerMessageDeflate as PerMessageDeflate,
 )
 from ._request import (
     WebSocketRequest as WebSocketRequest,

@@ -21,7 +21,7 @@ from typing import Callable
 import trio
 from wsproto.events import Ping, Pong
 
-from ._pace import FAIRNESS, Pacer
+from ._pace import FAIRNESS, TURN, Pacer
 from ._protocol import ENDED, HELD, NEED_DATA, Piece, Protocol, Signal
 from ._transport import Transport, cause_of
 
@@ -31,6 +31,12 @@ _WATCH_INTERVAL = 0.02
 # Seconds that a message over its limit waits for an application that may allow a larger one, in
 # receive_stream, before it is refused.
 _HOLD = 2.0
+# What a read costs, as a `Pacer` counts, and how many bytes cost as much as one unit.
+_READ = 8
+_PER_UNIT = 2**10
+# Messages that are decoded in one step for a task that waits. The bytes of all of them came in one
+# read, and are here in any case.
+_BATCH = 64
 
 
 class Inbox:
@@ -45,7 +51,9 @@ class Inbox:
         max_bytes: float = math.inf,
         on_control: Callable[[Ping | Pong], None],
         on_ended: Callable[[], None],
+        on_wait: Callable[[], None],
         is_urgent: Callable[[], bool],
+        pacer: Pacer,
     ) -> None:
         """
         :param transport: Where the bytes come from.
@@ -54,32 +62,45 @@ class Inbox:
         :param max_bytes: How many bytes of memory they may have.
         :param on_control: Called for each Ping and Pong.
         :param on_ended: Called when the end of the connection was decoded.
+        :param on_wait: Called before anything waits for the peer.
         :param is_urgent: Whether somebody waits for a Pong or a Close, so that reading goes on.
+        :param pacer: That of the connection.
         """
         self._transport = transport
         self._protocol = protocol
         self._size = size + 1  # one is in hand while so many wait, as it was in 0.12
         self._max_bytes = max_bytes
-        self._bytes = 0  # of the messages that the connection's task has decoded
+        self._bytes = 0  # of the messages, once the connection's task decodes
         self._on_control = on_control
         self._on_ended = on_ended
+        self._on_wait = on_wait
         self._is_urgent = is_urgent
         self._watch: _Watch | None = None
-        self._messages: collections.deque[str | bytes | Piece] = collections.deque()
+        #: Those that are decoded.
+        self.messages: collections.deque[str | bytes | Piece] = collections.deque()
         # What comes next is left for a reader until this time; None if it is not.
         self._hold_end: float | None = None
-        self._turn = trio.StrictFIFOLock()  # of the tasks in get(); its holder decodes
+        self._is_taken = False  # one of the tasks in get() has the turn, and decodes
+        self._queue = trio.lowlevel.ParkingLot()  # the others
         self._is_away = False  # the holder is in a block of receive_stream, and busy
         self._arrival = trio.lowlevel.ParkingLot()  # the holder, while another task reads
         self._work = trio.lowlevel.ParkingLot()  # the connection's task, while it has no work
         self._is_reading = False  # some task is in a read
         self._is_tended = False  # the connection's task decodes, as nobody is in get()
-        self._pacer = Pacer()
+        self._is_untouched = False  # nobody took anything since the watch looked
+        self._pacer = pacer
 
     def start(self) -> None:
         """Begin to look after the messages."""
         self._watch = _Watch.of_this_run()
         self._watch.add(self)
+
+    def can_take(self) -> bool:
+        """Whether the next message may be popped without a turn: it is here, for whoever comes."""
+        if self._is_taken or self._is_tended or self._bytes or self._pacer.left <= 0:
+            return False
+        self._is_untouched = False
+        return bool(self.messages)
 
     async def get(self, decode: bool | None = None) -> str | bytes:
         """The next message. If cancelled, it stays the next.
@@ -89,10 +110,9 @@ class Inbox:
         :raises UnicodeDecodeError: It is binary, and no text. It stays the next.
         """
         await self._pacer.checkpoint()
-        if self._turn.locked():
-            await self._turn.acquire()
-        else:
-            self._turn.acquire_nowait()
+        if self._is_taken:
+            await self._queue.park()  # until the turn is passed on
+        self._is_taken = True
         self._is_tended = False
         try:
             message = await self._next(decode is False)
@@ -101,28 +121,26 @@ class Inbox:
             self._drop_first(message)
             return converted
         except UnicodeDecodeError:
-            self._bytes = sum(map(_memory, self._messages))  # it waits now
+            self._bytes = sum(map(_memory, self.messages))  # it waits now
             raise
         finally:
-            self._turn.release()
-            if not self._turn.locked():
-                self._leave()
+            self._pass_turn()
 
     async def _next(self, raw: bool = False) -> str | bytes | Piece:
         """Wait until there is something in the queue; what it is."""
-        while not self._messages:
+        while not self.messages:
             if not self._protocol.is_open:
                 # If what cancelled us has closed the connection first, that says more.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 raise self._protocol.closed_error()
             if not self._decode(is_awaited=True, raw=raw):
                 await self._wait_for_data()
-            elif not self._messages:
+            elif not self.messages:
                 await trio.lowlevel.checkpoint()  # a flood of control frames
-        return self._messages[0]
+        return self.messages[0]
 
     def _drop_first(self, item: str | bytes | Piece) -> None:
-        self._messages.popleft()
+        self.messages.popleft()
         if self._bytes:
             self._bytes -= _memory(item)
 
@@ -133,7 +151,7 @@ class Inbox:
         come late, and halt the program for longer the more connections there were.
         """
         self._watch = None
-        del self._on_control, self._on_ended, self._is_urgent
+        del self._on_control, self._on_ended, self._on_wait, self._is_urgent
 
     async def begin_stream(self, max_size: float | None) -> Piece:
         """Wait for the next message, and take it in pieces. Others wait until `end_stream`.
@@ -145,12 +163,14 @@ class Inbox:
         :raises ConnectionClosed: There is no further message.
         """
         await self._pacer.checkpoint()
-        await self._turn.acquire()
+        if self._is_taken:
+            await self._queue.park()
+        self._is_taken = True
         self._is_tended = False
         try:
-            if not self._messages:
+            if not self.messages:
                 self._protocol.begin_stream(max_size)
-            elif max_size is not None and _size(self._messages[0]) > max_size:
+            elif max_size is not None and _size(self.messages[0]) > max_size:
                 self.discard()
                 self._protocol.refuse_message()
             if self._protocol.ended and self._watch is not None:  # by what was done here
@@ -158,7 +178,8 @@ class Inbox:
             return await self.next_piece()
         except BaseException:
             self._protocol.end_stream()
-            self._release()
+            self._is_away = False
+            self._pass_turn()
             raise
 
     async def next_piece(self) -> Piece:
@@ -178,26 +199,42 @@ class Inbox:
 
     def end_stream(self) -> None:
         """Let others read. What is left of the message is thrown away."""
-        while self._messages and isinstance(self._messages[0], Piece):
-            self._drop_first(self._messages[0])
+        while self.messages and isinstance(self.messages[0], Piece):
+            self._drop_first(self.messages[0])
         self._protocol.skip_rest()
-        self._release()
-
-    def _release(self) -> None:
         self._is_away = False
-        self._turn.release()
-        if not self._turn.locked():
+        self._pass_turn()
+
+    def _pass_turn(self) -> None:
+        if self._queue:
+            self._queue.unpark()
+        else:
+            self._is_taken = False
             self._leave()
 
     def tend(self) -> None:
         """Let the connection's task read and decode while nobody is in get()."""
         if not self._is_awaited:
+            if not self._bytes:
+                self._bytes = sum(map(_memory, self.messages))
             self._is_tended = True
             self._work.unpark_all()
 
+    def begin_interval(self) -> None:
+        """The watch will look again in a while."""
+        self._is_untouched = True
+
+    def end_interval(self) -> bool:
+        """Tend the messages if none was taken in the interval; whether there is to be another."""
+        if self._watch is None or self._is_awaited or self._is_tended:
+            return False
+        if self._is_untouched:
+            self.tend()
+        return not self._is_untouched
+
     def discard(self) -> None:
         """Throw away what was received: the application has closed the connection."""
-        self._messages.clear()
+        self.messages.clear()
         self._bytes = 0
         self.wake()
 
@@ -226,13 +263,13 @@ class Inbox:
     @property
     def unread(self) -> tuple[int, int]:
         """How many messages wait, and how many bytes they have, with those not decoded yet."""
-        items = [item.data if isinstance(item, Piece) else item for item in self._messages]
-        return len(items), sum(map(len, items)) + self._protocol.undecoded
+        size = sum(map(_length, self.messages)) + self._protocol.undecoded
+        return len(self.messages), size
 
     @property
     def tasks_waiting(self) -> int:
         """How many tasks wait for a message."""
-        return self._turn.statistics().tasks_waiting + self._is_awaited
+        return len(self._queue) + self._is_awaited
 
     @property
     def is_paused(self) -> bool:
@@ -242,14 +279,14 @@ class Inbox:
     @property
     def _is_awaited(self) -> bool:
         """Whether a task waits for a message, or for a piece of one."""
-        return self._turn.locked() and not self._is_away
+        return self._is_taken and not self._is_away
 
     @property
     def _has_room(self) -> bool:
         if self._hold_end is not None:
             return False
-        within_limits = len(self._messages) < self._size and self._bytes < self._max_bytes
-        return within_limits or not self._messages  # one, whatever its size
+        within_limits = len(self.messages) < self._size and self._bytes < self._max_bytes
+        return within_limits or not self.messages  # one, whatever its size
 
     def _leave(self) -> None:
         if self._watch is None:
@@ -257,6 +294,7 @@ class Inbox:
         if self._is_urgent():
             self.tend()
         else:
+            self._is_untouched = False
             self._watch.add(self)
 
     def _decode(self, is_awaited: bool, *, raw: bool = False, is_wanted: bool = False) -> bool:
@@ -266,13 +304,19 @@ class Inbox:
         :param raw: Whether a text may stay bytes.
         :param is_wanted: Whether a message over its limit is refused though nobody waits for one.
         """
+        if is_awaited:
+            messages = self._protocol.messages(_BATCH, raw=raw)
+            if messages:
+                self.messages.extend(messages)
+                return True
         hold_end, self._hold_end = self._hold_end, None
         for _ in range(FAIRNESS):
             if not is_awaited and not self._has_room:
                 return False
             event = self._protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
             if isinstance(event, (str, bytes, Piece)):
-                self._messages.append(event)
+                self.messages.append(event)
+                self._pacer.left -= _length(event) // _PER_UNIT  # it may have been inflated
                 if not is_awaited:
                     self._bytes += _memory(event)
                 return True
@@ -289,11 +333,31 @@ class Inbox:
         return True
 
     async def _wait_for_data(self) -> None:
-        if self._transport.is_socket and not self._is_reading:
-            await self._read()
-        else:
+        self._on_wait()
+        if not self._transport.is_direct or self._is_reading:
             self._work.unpark_all()
             await self._arrival.park()
+        elif self._pacer.left <= 0 or not self._read_now():
+            await self._read()
+
+    def _read_now(self) -> bool:
+        """Take what is there; False if nothing is."""
+        try:
+            data = self._transport.read_now(self._protocol.awaited)
+        except OSError as exc:
+            self._protocol.receive_eof(cause_of(exc))
+            return True
+        if data is None:
+            return False
+        self._pacer.left -= _READ + len(data) // _PER_UNIT
+        self._receive(data)
+        return True
+
+    def _receive(self, data: bytes) -> None:
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
 
     def _falls_to_connection(self) -> bool:
         """Whether the connection's task is to read, now that nothing is left to decode."""
@@ -304,14 +368,12 @@ class Inbox:
     async def _read(self) -> None:
         self._is_reading = True
         try:
-            data = await self._transport.read()
+            data = await self._transport.read(self._protocol.awaited)
+            self._pacer.left = TURN  # the others have run
         except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
             self._protocol.receive_eof(cause_of(exc))
         else:
-            if data:
-                self._protocol.receive_data(data)
-            else:
-                self._protocol.receive_eof()
+            self._receive(data)
         finally:
             self._is_reading = False
 
@@ -320,6 +382,10 @@ def _size(message: str | bytes | Piece) -> int:
     """Bytes of payload."""
     data = message.data if isinstance(message, Piece) else message
     return len(data.encode() if isinstance(data, str) else data)
+
+
+def _length(item: str | bytes | Piece) -> int:
+    return len(item.data if isinstance(item, Piece) else item)
 
 
 def _memory(item: str | bytes | Piece) -> int:
@@ -335,12 +401,12 @@ def _converted(message: str | bytes, decode: bool) -> str | bytes:
 class _Watch:
     """Notices, for all connections of a run, whose application stays away from get_message.
 
-    One look every interval, however many connections there are and however many messages they
-    take; none while all of them are waited for or tended.
+    One look every interval, however many messages they take; none while all of them are waited
+    for or tended.
     """
 
     def __init__(self) -> None:
-        self._left: set[Inbox] = set()  # since the last look
+        self._inboxes: set[Inbox] = set()  # those that are neither
         self._is_running = False
 
     @staticmethod
@@ -354,18 +420,18 @@ class _Watch:
 
     def add(self, inbox: Inbox) -> None:
         """The application took a message just now, or is about to begin."""
-        self._left.add(inbox)
+        self._inboxes.add(inbox)
         if not self._is_running:
             self._is_running = True
             trio.lowlevel.spawn_system_task(self._run)
 
     async def _run(self) -> None:
         try:
-            while self._left:
-                away, self._left = self._left, set()
+            while self._inboxes:
+                for inbox in self._inboxes:
+                    inbox.begin_interval()
                 await trio.sleep(_WATCH_INTERVAL)
-                for inbox in away - self._left:
-                    inbox.tend()
+                self._inboxes = {inbox for inbox in self._inboxes if inbox.end_interval()}
         finally:
             self._is_running = False
 

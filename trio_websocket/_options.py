@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from typing import Any, Callable, TypedDict, TypeVar
 
-from ._deflate import PerMessageDeflate
+from ._extensions import PerMessageDeflate
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -1,7 +1,9 @@
 """The only code that writes to the stream of an open connection.
 
-Frames are appended without awaiting, in the order of the calls. On a plain socket the kernel gets
-at once what it takes; the rest, and everything on other streams, is written by one task of the
+Frames are appended without awaiting, in the order of the calls. On a socket the kernel gets the
+first at once, as far as it takes it. Messages that follow in the same turn of the scheduler are
+kept back, and leave in one write when the turn is over, or before the connection waits for the
+peer. What the kernel does not take, and everything on other streams, is written by one task of the
 connection, which no user's cancel scope reaches: no frame is ever torn.
 """
 
@@ -12,6 +14,7 @@ from typing import Callable
 
 import trio
 
+from ._pace import FAIRNESS
 from ._transport import Transport, cause_of
 
 # Bytes that leave in one write, unless one frame is larger, and by default as many may wait.
@@ -38,21 +41,28 @@ class Outbox:
         self._max_unsent = max_unsent
         self._nursery: trio.Nursery | None = None
         self._chunks: collections.deque[bytes] = collections.deque()
-        self._size = 0  # of the chunks, and of what the writer is at
+        self._rest: collections.deque[bytes | memoryview] = collections.deque()  # of a write
+        self._size = 0  # of both
+        self._has_written = False  # in this turn, and what follows may be kept back
         self._late_pong: bytes | None = None
         self._writer: trio.CancelScope | None = None
         self._idle = trio.lowlevel.ParkingLot()
         self._progress = trio.lowlevel.ParkingLot()
-        #: Bytes that the stream has taken.
-        self.written = 0
+        self._taken = 0  # bytes of frames that were given to be written
         #: Why something that was appended will never be written.
         self.broken: Exception | None = None
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Let the writer run in ``nursery``."""
+    def start(self, nursery: trio.Nursery, response: bytes = b"") -> None:
+        """Let the writer run in ``nursery``.
+
+        :param response: What precedes the first frame.
+        """
         self._nursery = nursery
-        if not self._transport.is_socket:
+        if not self._transport.is_direct:
             self._start_writer()
+        if response:
+            self._taken = -len(response)
+            self.append(response)
 
     def stop(self) -> None:
         """Write nothing more. The stream may have a part of a frame."""
@@ -69,6 +79,11 @@ class Outbox:
         return self._size > self._max_unsent
 
     @property
+    def written(self) -> int:
+        """Bytes that the stream has taken."""
+        return self._taken - sum(map(len, self._rest))
+
+    @property
     def unsent(self) -> tuple[int, int]:
         """How many frames wait to be written, at least, and how many bytes."""
         return len(self._chunks) or int(self._size > 0), self._size
@@ -78,27 +93,31 @@ class Outbox:
         """How many tasks wait for room."""
         return self._progress.statistics().tasks_waiting
 
-    def append(self, data: bytes) -> None:
-        """Write the data now, or as soon as the peer lets us."""
+    def append_message(self, data: bytes) -> None:
+        """Write the data within this turn of the scheduler, or as soon as the peer lets us."""
+        size = self._size + len(data)
+        if self._has_written and size <= HIGH_WATER:
+            if not self._chunks:
+                _LateWrites.of_this_run().add(self)
+            self._chunks.append(data)
+            self._size = size
+        else:
+            self.append(data)
+
+    def append(self, *chunks: bytes) -> None:
+        """Write the chunks now, or as soon as the peer lets us."""
         if self.broken is not None or self._on_broken is None:
             return
-        if self._transport.is_socket and not self._size:
-            try:
-                written = self._transport.write_now(data)
-            except OSError as exc:
-                self._break(cause_of(exc))
-                return
-            self.written += written
-            if written == len(data):
-                return
-            data = data[written:]
         if self._late_pong is not None:
             pong, self._late_pong = self._late_pong, None
             self._enqueue(pong)  # it may not come after what is appended later: a Close
-        self._enqueue(data)
-        if self._writer is None:
-            self._start_writer()
-        self._idle.unpark()
+        for data in chunks:
+            self._enqueue(data)
+        if self._writer is not None:
+            self._idle.unpark()
+        else:
+            self._write_now()
+            self._has_written = not self._size and self.broken is None
 
     def append_pong(self, data: bytes) -> None:
         """Write a Pong; if another one waits still, in its place.
@@ -111,6 +130,12 @@ class Outbox:
         else:
             self.append(data)
 
+    def end_turn(self) -> None:
+        """Write what was kept back: the turn of the scheduler is over, or about to be."""
+        self._has_written = False
+        if self._chunks and self._writer is None:
+            self._write_now()
+
     async def wait_room(self) -> None:
         """Wait until a sender need not wait. If cancelled, nothing has happened."""
         while self.is_full:
@@ -118,11 +143,30 @@ class Outbox:
 
     async def flush(self) -> None:
         """Wait until all is written, or can't be. If cancelled, the rest is still written."""
+        self.end_turn()
         while self._size > 0:
             await self._progress.park()
 
+    def _write_now(self) -> None:
+        """Write what the socket takes without blocking; a task writes the rest."""
+        try:
+            while self._chunks:
+                chunks = self._next_write()
+                written = self._transport.write_now(chunks)
+                self._size -= written
+                while chunks and written >= len(chunks[0]):
+                    written -= len(chunks.pop(0))
+                if chunks:
+                    self._rest.append(memoryview(chunks[0])[written:])
+                    self._rest.extend(chunks[1:])
+                    self._start_writer()
+                    return
+        except OSError as exc:
+            self._break(cause_of(exc))
+
     def _start_writer(self) -> None:
         assert self._nursery is not None
+        self._has_written = False
         self._writer = trio.CancelScope(shield=True)
         self._nursery.start_soon(self._write, self._writer)
 
@@ -130,14 +174,15 @@ class Outbox:
     async def _write(self, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                while self._chunks or not self._transport.is_socket:
-                    if not self._chunks:
+                while self._size or not self._transport.is_direct:
+                    if not self._size:
                         await self._idle.park()
                         continue
-                    data = self._take_batch()
-                    await self._transport.write(data)
-                    self._size -= len(data)
-                    self.written += len(data)
+                    if not self._rest:
+                        self._rest.extend(self._next_write())
+                    await self._transport.write(self._rest[0])
+                    if self._rest:  # not stopped meanwhile
+                        self._size -= len(self._rest.popleft())
                     self._progress.unpark_all()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 self._break(cause_of(exc))
@@ -147,18 +192,25 @@ class Outbox:
         self._chunks.append(data)
         self._size += len(data)
 
-    def _take_batch(self) -> bytes:
-        """What goes out in one write: small frames together, a large one by itself."""
+    def _next_write(self) -> list[bytes]:
+        """What goes out next: small chunks joined, and a large one as it is."""
         batch = [self._chunks.popleft()]
         size = len(batch[0])
         while self._chunks and size + len(self._chunks[0]) <= HIGH_WATER:
             size += len(self._chunks[0])
             batch.append(self._chunks.popleft())
+        large = []
+        if self._chunks and len(self._chunks[0]) >= HIGH_WATER:
+            # It may be the payload of a frame whose head precedes it: nothing may come between.
+            large = [self._chunks.popleft()]
+            size += len(large[0])
         if self._late_pong is not None:
-            batch.append(self._late_pong)
+            batch.insert(0 if large else len(batch), self._late_pong)
             self._size += len(self._late_pong)
+            size += len(self._late_pong)
             self._late_pong = None
-        return b"".join(batch)
+        self._taken += size
+        return [b"".join(batch) if len(batch) > 1 else batch[0], *large]
 
     def _break(self, exc: Exception) -> None:
         if self._on_broken is not None:
@@ -168,6 +220,51 @@ class Outbox:
 
     def _discard(self) -> None:
         self._chunks.clear()
+        self._rest.clear()
         self._late_pong = None
         self._size = 0
+        self._has_written = False
         self._progress.unpark_all()
+
+
+class _LateWrites:
+    """Ends the turns of all outboxes of a run that have kept something back."""
+
+    def __init__(self) -> None:
+        self._outboxes: list[Outbox] = []
+        self._work = trio.lowlevel.ParkingLot()
+        self._is_running = False
+
+    @staticmethod
+    def of_this_run() -> _LateWrites:
+        try:
+            return _late_writes.get()
+        except LookupError:
+            late_writes = _LateWrites()
+            _late_writes.set(late_writes)
+            return late_writes
+
+    def add(self, outbox: Outbox) -> None:
+        """The outbox has kept something back."""
+        if not self._is_running:
+            self._is_running = True
+            trio.lowlevel.spawn_system_task(self._run)
+        elif not self._outboxes:
+            self._work.unpark()
+        self._outboxes.append(outbox)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                outboxes, self._outboxes = self._outboxes, []
+                for number, outbox in enumerate(outboxes, 1):
+                    outbox.end_turn()
+                    if number % FAIRNESS == 0:
+                        await trio.lowlevel.checkpoint()
+                if not self._outboxes:
+                    await self._work.park()
+        finally:
+            self._is_running = False
+
+
+_late_writes: trio.lowlevel.RunVar[_LateWrites] = trio.lowlevel.RunVar("trio_websocket_late_writes")

@@ -75,7 +75,8 @@ class Pings:
             else:
                 del self._pings[payload]
             self._drop_useless()
-            self._changed.unpark()
+            # All of them, because one that is woken need not take the room that there is now.
+            self._changed.unpark_all()
 
     def answer(self, payload: bytes) -> None:
         """A Pong has come. It answers the Pings before its own as well (RFC 6455, 5.5.3)."""

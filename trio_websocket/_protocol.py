@@ -13,12 +13,15 @@ from __future__ import annotations
 import enum
 import io
 import math
+import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
+from . import _codec
 from ._deflate import InvalidData, TooLarge
 from ._errors import CloseReason, ConnectionClosed
 from ._frames import (
@@ -28,13 +31,15 @@ from ._frames import (
     CONTINUATION,
     CONTROL,
     FINAL,
+    LARGE,
     MASKED,
     PING,
     PONG,
     TEXT,
+    LargeFrame,
     check_utf8,
-    frame,
-    masked,
+    is_shortest,
+    long_head,
     sizes,
 )
 
@@ -74,6 +79,7 @@ class Piece(NamedTuple):
 
 Event: TypeAlias = "str | bytes | Piece | Ping | Pong | Signal"
 
+_COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
 _PROTOCOL_ERROR = 1002
 _NO_STATUS = 1005
@@ -119,7 +125,8 @@ class Protocol:
             self._threshold = options.compression.threshold
             self._openings |= {COMPRESSED | TEXT, COMPRESSED | BINARY}
         self._fast = fast and options.max_fragments >= 1
-        self._max_message_size = options.max_message_size
+        self._is_client = ws.client
+        self._max_message_size = _at_most(options.max_message_size)
         self._max_fragments = options.max_fragments
         self._expected_mask = 0 if ws.client else MASKED
         #: The Close frame that was sent, received; the error that ended the connection.
@@ -138,11 +145,13 @@ class Protocol:
         self._farewell = b""
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
+        # The large frame that is not whole yet, if there is one. The buffer is empty then.
+        self._large: LargeFrame | None = None
         self._eof: Exception | None = None
         # The frame under way in wsproto: what it still lacks.
         self._frame_left: float = 0
         # The limit on the size of the message that comes, and whether it is given in pieces.
-        self._limit = options.max_message_size
+        self._limit = self._max_message_size
         self._is_streaming = False
         self._is_skipping = False  # the rest of the message under way is thrown away
         # The message under way in wsproto: its frames, the size they announced, its payload.
@@ -168,7 +177,12 @@ class Protocol:
     @property
     def undecoded(self) -> int:
         """How many bytes were received and not decoded."""
-        return len(self._buffer) - self._at
+        return len(self._buffer) - self._at + (0 if self._large is None else self._large.received)
+
+    @property
+    def awaited(self) -> int:
+        """How many bytes are known to come, of a large frame."""
+        return 0 if self._large is None else self._large.left
 
     @property
     def has_eof(self) -> bool:
@@ -207,6 +221,17 @@ class Protocol:
             return self._frame(first | COMPRESSED, self._extension.codec.deflate(payload))
         return self._frame(first, payload)
 
+    def large_message(self, is_text: bool, payload: bytes) -> list[bytes]:
+        """The frame of a whole message, not compressed, in parts: the payload need not be copied.
+
+        The frames must be sent in the order of the calls.
+        """
+        if self._is_client:
+            return [self.message(is_text, payload, compress=False)]
+        self.messages_sent += 1
+        self.bytes_sent += len(payload)
+        return [long_head(FINAL | (TEXT if is_text else BINARY), len(payload)), payload]
+
     def fragment(
         self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
     ) -> bytes:
@@ -236,14 +261,20 @@ class Protocol:
         return self._ws.send(event)
 
     def _frame(self, first: int, payload: bytes) -> bytes:
-        return frame(first, payload, is_masked=not self._expected_mask)
+        # The key of a client's frame is unpredictable (RFC 6455, 5.3).
+        return _codec.frame(first, payload, os.urandom(4) if self._is_client else b"")
 
     # -- receiving
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer."""
         self.wire_bytes_received += len(data)
-        self._buffer = self._buffer[self._at :] + data if self.undecoded else data
+        if self._large is not None:
+            self._buffer = self._large.add(data)
+        elif self._at < len(self._buffer):
+            self._buffer = self._buffer[self._at :] + data
+        else:
+            self._buffer = data
         self._at = 0
 
     def receive_eof(self, cause: Exception | None = None) -> None:
@@ -270,8 +301,10 @@ class Protocol:
         :param max_size: The limit on its size, in place of that of the options.
         """
         self._is_streaming = True
+        if self._large is not None:
+            self._take_apart(self._large)
         if max_size is not None:
-            self._limit = max_size
+            self._limit = _at_most(max_size)
         size = self._size_so_far
         is_begun = self._fragments > 0 and not self._is_skipping
         if is_begun and not self._is_within_limits(size, self._fragments):
@@ -299,17 +332,9 @@ class Protocol:
         """
         if self.ended:
             return ENDED
-        if self._fast and not self._frame_left and not self._fragments:
-            message = self._whole_frame(raw, is_wanted)
-            if self.ended:
-                return ENDED
-            if message is not None:
-                if self.sent is not None:
-                    return PROGRESS
-                if not self._is_streaming:
-                    return message
-                self.end_stream()
-                return Piece(message, is_last=True)
+        event = self._without_wsproto(raw, is_wanted)
+        if event is not None:
+            return event
         if self._is_streaming and (self._binary or self._text.tell()):
             return Piece(self._take_kept(is_text=not self._binary), is_last=False)
         size = self._next_piece(is_wanted)
@@ -317,6 +342,50 @@ class Protocol:
             return HELD
         if size:
             return self._feed(size)
+        return self._need_data()
+
+    def _without_wsproto(self, raw: bool, is_wanted: bool) -> Event | None:
+        """What is next, if it is on the fast path."""
+        if self._large is not None:
+            if not self._large.left:
+                return self._large_message(self._large, raw, is_wanted)
+            if self._eof is None:
+                return NEED_DATA
+            self._take_apart(self._large)
+        if not self._fast or self._frame_left or self._fragments:
+            return None
+        message = self._whole_frame(raw, is_wanted)
+        if self.ended:
+            return ENDED
+        if message is None:
+            return NEED_DATA if self._begins_large_frame() else None
+        if self.sent is not None:
+            return PROGRESS
+        if not self._is_streaming:
+            return message
+        self.end_stream()
+        return Piece(message, is_last=True)
+
+    def messages(self, most: int, *, raw: bool = False) -> list[str | bytes]:
+        """Decode messages that are next, without asking wsproto; none is no news.
+
+        :param most: How many, at most.
+        :param raw: As in `next_event`.
+        """
+        if self._at == len(self._buffer) or self._large is not None:
+            return []
+        if not self._fast or self._frame_left or self._fragments or self._is_streaming:
+            return []
+        if self.sent is not None or self.error is not None:
+            return []
+        messages, self._at, size = _codec.messages(
+            self._buffer, self._at, self._expected_mask, self._limit, most, raw
+        )
+        self.messages_received += len(messages)
+        self.bytes_received += size
+        return messages
+
+    def _need_data(self) -> Event:
         if self.ended:
             return ENDED
         if self._eof is None:
@@ -329,61 +398,92 @@ class Protocol:
         data, self._farewell = self._farewell, b""
         return data
 
-    def _whole_frame(self, raw: bool, is_wanted: bool) -> str | bytes | None:  # noqa: C901, PLR0912 # a call would take longer than what it does
+    def _whole_frame(self, raw: bool, is_wanted: bool) -> str | bytes | None:
         """Decode a frame that is whole, final, valid, and within the limit."""
-        buffer, at = self._buffer, self._at
-        available = len(buffer) - at
-        if available < 2:
-            return None
-        opcode = buffer[at] ^ FINAL  # anything but FIN and an opcode makes it another number
-        length = buffer[at + 1] ^ self._expected_mask
-        if opcode not in self._openings or length > 127:
-            return None
-        start = at + 2
-        if length == 126:
-            length = int.from_bytes(buffer[start : start + 2], "big")
-            start += 2
-            if length < 126:
-                return None
-        elif length == 127:
-            length = int.from_bytes(buffer[start : start + 8], "big")
-            start += 8
-            if length < 0x10000:
-                return None
-        if self._expected_mask:
-            key = buffer[start : start + 4]
-            start += 4
-        end = start + length
-        if end > len(buffer) or length > self._limit:
-            return None
-        if opcode & COMPRESSED and not self._may_inflate(length, is_wanted):
-            return None
-        payload = buffer[start:end]
-        if self._expected_mask:
-            payload = masked(payload, key)
-        if opcode & COMPRESSED:
-            self._at = end
-            return self._inflated(opcode, payload, raw)
-        message: str | bytes = payload
-        if opcode == TEXT:
-            try:
-                if raw:
-                    check_utf8(payload)
-                else:
-                    message = payload.decode()
-            except UnicodeDecodeError:
-                return None
+        messages, end, size = _codec.messages(
+            self._buffer, self._at, self._expected_mask, self._limit, 1, raw
+        )
+        if not messages:
+            return self._compressed_frame(raw, is_wanted)
         self._at = end
         if self.sent is None:
             self.messages_received += 1
-            self.bytes_received += length
-        return message
+            self.bytes_received += size
+        return messages[0]
 
-    def _may_inflate(self, size: int, is_wanted: bool) -> bool:
-        """Whether a message may be inflated as a whole."""
+    def _compressed_frame(self, raw: bool, is_wanted: bool) -> str | bytes | None:
+        """Decode a compressed message of one frame, if that is whole, and likely to be valid."""
+        if self._extension is None or self._is_streaming or self.sent is not None:
+            return None
+        head = self._buffer[self._at : self._at + 14]
+        if len(head) < 2 or head[0] not in _COMPRESSED or not self._begins_well(head):
+            return None
+        head_size, size = sizes(head)
+        if size is None or size > self._limit or not is_shortest(head, size):
+            return None
+        end = self._at + head_size + size
+        if end > len(self._buffer):
+            return None
+        if not is_wanted and self._may_be_too_large(size):
+            return None
+        payload = self._buffer[self._at + head_size : end]
+        if self._expected_mask:
+            payload = _codec.masked(payload, head[head_size - 4 : head_size])
+        self._at = end
+        return self._inflated(head[0] ^ FINAL, payload, raw)
+
+    def _begins_large_frame(self) -> bool:
+        """Whether the rest of a frame is to come before anything of it is decoded."""
+        head = self._buffer[self._at : self._at + 14]
+        if len(head) < 2 or head[0] ^ FINAL not in self._openings or not self._begins_well(head):
+            return False
+        head_size, size = sizes(head)
+        if size is None or not LARGE <= size <= self._limit or not is_shortest(head, size):
+            return False
+        if head_size + size <= self.undecoded or self._eof is not None:
+            return False
         if self._is_streaming or self.sent is not None:
             return False
-        return is_wanted or size * _MOST_INFLATED <= self._limit
+        self._large = LargeFrame(head[:head_size], size)
+        self._large.add(self._buffer[self._at + head_size :])
+        self._buffer = b""
+        self._at = 0
+        return True
+
+    def _large_message(self, large: LargeFrame, raw: bool, is_wanted: bool) -> str | bytes | Signal:
+        """The message of a large frame that is whole now."""
+        if self.sent is not None:
+            self._large = None
+            return PROGRESS
+        opcode = large.head[0] ^ FINAL
+        if opcode & COMPRESSED:
+            if not is_wanted and self._may_be_too_large(large.received):
+                self._take_apart(large)
+                return PROGRESS
+            self._large = None
+            message = self._inflated(opcode, large.payload(), raw)
+            return ENDED if message is None else message
+        message = payload = large.payload()
+        try:
+            if opcode == TEXT and raw:
+                check_utf8(payload)
+            elif opcode == TEXT:
+                message = payload.decode()
+        except UnicodeDecodeError:
+            self._take_apart(large)
+            return PROGRESS
+        self._large = None
+        self.messages_received += 1
+        self.bytes_received += len(payload)
+        return message
+
+    def _take_apart(self, large: LargeFrame) -> None:
+        """Let the frame be decoded as it comes."""
+        self._large = None
+        self._buffer = large.head + b"".join(large.parts) + self._buffer
+
+    def _may_be_too_large(self, compressed_size: int) -> bool:
+        return compressed_size * _MOST_INFLATED > self._limit
 
     def _inflated(self, opcode: int, payload: bytes, raw: bool) -> str | bytes | None:
         """Decode a message of one frame, or fail the connection."""
@@ -515,7 +615,7 @@ class Protocol:
         start = self._at + size
         code = self._buffer[start : start + 2]
         if head[1] & MASKED:
-            code = masked(code, head[size - 4 : size])
+            code = _codec.masked(code, head[size - 4 : size])
         if int.from_bytes(code, "big") == _UNKNOWN_TO_WSPROTO:
             self._code_behind_stand_in = _UNKNOWN_TO_WSPROTO
             frames = bytearray(self._buffer)
@@ -589,6 +689,10 @@ class Protocol:
         if self.sent is None:
             self._farewell = self.close(code, text)
         self.error = RemoteProtocolError(text)
+
+
+def _at_most(limit: float) -> int:
+    return int(min(limit, sys.maxsize))
 
 
 def _explained(event: CloseConnection) -> str:

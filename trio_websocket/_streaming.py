@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ._connection import WebSocketConnection
     from ._inbox import Inbox
 
+_PIECE = 8  # what it costs to send one, as a `Pacer` counts
+
 Message: TypeAlias = "str | Buffer"
 
 
@@ -41,6 +43,7 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
         self._max_size = max_size
         self._piece: Piece | None = None
         self._is_entered = self._is_open = False
+        self._turn = trio.StrictFIFOLock()  # of the tasks that wait for a piece
         #: Whether the message is text, and its pieces are str. It is known in the block.
         self.is_text: bool = False
 
@@ -65,10 +68,20 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
     async def __anext__(self) -> str | bytes:
         """The next piece. It is never empty, and a character of a text is never split.
 
-        If cancelled, no piece is lost.
+        Each piece goes to one of the tasks that wait for it. If cancelled, no piece is lost.
 
         :raises ConnectionClosed: The connection ended in the middle of the message.
         """
+        if self._turn.locked():
+            await self._turn.acquire()
+        else:
+            self._turn.acquire_nowait()
+        try:
+            return await self._next_piece()
+        finally:
+            self._turn.release()
+
+    async def _next_piece(self) -> str | bytes:
         if not self._is_open:
             raise trio.ClosedResourceError("pieces are received in the block of receive_stream()")
         while True:
@@ -161,7 +174,7 @@ class _Sending:
         if is_text and self._kind is not str:
             self._utf8.decode(payload, is_last)
         connection = self._connection
-        await connection._pacer.checkpoint()
+        await connection._pacer.checkpoint(_PIECE)
         await connection._outbox.wait_room()
         await connection._check_open()
         fragment = functools.partial(

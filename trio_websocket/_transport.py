@@ -18,8 +18,11 @@ LINGER = 2.0
 #: What a stream's end is called: streams other than TCP sockets have no address.
 Address = Union[Endpoint, str]
 
-_DEFAULT_RECEIVE_SIZE = 4096
-_LARGE_RECEIVE_SIZE = 65536
+# What one read asks for by default: usually, and at most, when more of a frame is known to come.
+# For more than the usual the system maps pages anew, which takes as long as many small messages.
+# While a connection waits, it has no buffer at all.
+_RECEIVE_SIZE, _MOST_RECEIVE_SIZE = 2**16, 2**18
+_DEFAULT_RECEIVE_SIZE = 4096  # of the option: leaves it to us
 
 
 class Transport:
@@ -34,27 +37,51 @@ class Transport:
         #: The two ends, kept for when the socket is closed.
         self.local: Address = _address(stream, "getsockname")
         self.remote: Address = _address(stream, "getpeername")
+        self._receive_size, self._most = receive_size or 0, receive_size or 0
         if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
-            receive_size = _LARGE_RECEIVE_SIZE
-        self._receive_size = receive_size
+            self._receive_size, self._most = _RECEIVE_SIZE, _MOST_RECEIVE_SIZE
         #: Whether a read can be cancelled and loses nothing, and `write_now` works: a plain socket.
-        self.is_socket: bool = type(stream) is trio.SocketStream and os.name == "posix"
+        self.is_direct: bool = type(stream) is trio.SocketStream and os.name == "posix"
+        if self.is_direct:
+            assert isinstance(stream, trio.SocketStream)
+            # Asked each time: the number of a socket that is closed may be another's by now.
+            self._fileno = stream.socket.fileno
 
-    def write_now(self, data: bytes) -> int:
-        """Write what the socket takes without blocking; say how much it was. Sockets only."""
-        assert isinstance(self.stream, trio.SocketStream)
+    def write_now(self, chunks: list[bytes]) -> int:
+        """Write what the socket takes without blocking; say how much it was. If direct only."""
         try:
-            return os.write(self.stream.socket.fileno(), data)
+            if len(chunks) == 1:
+                return os.write(self._fileno(), chunks[0])
+            return os.writev(self._fileno(), chunks)
         except BlockingIOError:
             return 0
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Write all of it. A cancelled write leaves the stream useless."""
         await self.stream.send_all(data)
 
-    async def read(self) -> bytes:
-        """Read some bytes; ``b""`` is the end."""
-        return bytes(await self.stream.receive_some(self._receive_size))
+    async def read(self, awaited: int = 0) -> bytes:
+        """Read some bytes, once there are any; ``b""`` is the end. Lets other tasks run.
+
+        :param awaited: How many are known to come.
+        """
+        if not self.is_direct:
+            return bytes(await self.stream.receive_some(self._receive_size))
+        while True:
+            await trio.lowlevel.wait_readable(self._fileno())
+            data = self.read_now(awaited)
+            if data is not None:
+                return data
+
+    def read_now(self, awaited: int = 0) -> bytes | None:
+        """Read what is there; ``b""`` is the end, None means that nothing is. If direct only."""
+        size = self._receive_size
+        if awaited > size:
+            size = min(awaited, self._most)
+        try:
+            return os.read(self._fileno(), size)
+        except BlockingIOError:
+            return None
 
     async def hang_up(self, *, peer_may_send: bool) -> None:
         """End our side, wait a short while for the peer to end its own, and close.

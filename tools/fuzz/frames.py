@@ -20,11 +20,11 @@ _CODES = (
     *(0, 1, 999, 1000, 1001, 1003, 1004, 1005, 1006, 1007, 1011, 1012, 1013, 1014, 1015, 1016),
     *(1100, 2000, 2999, 3000, 3999, 4000, 4999, 5000, 65535),
 )
-_TEXTS = (
+TEXTS = (
     *("", "a", "Hello", "κόσμε", "\0", "\ufeff", "\U00010348" * 9, "x" * 125),
     "\ud7ff\ue000\U0010ffff",
 )
-_BAD_UTF8 = (
+BAD_UTF8 = (
     *(b"\xff", b"\x80", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf8\x88\x80"),
     *(b"\xce\xba\xe1\xbd", b"\xf0\x9f\x92", b"\xe2\x28\xa1", b"ok\xfe"),
 )
@@ -91,11 +91,11 @@ def frames(rng: Random, *, masked: bool) -> bytes:
 
 def _message(rng: Random) -> tuple[int, bytes]:
     kind = rng.random()
-    text = rng.choice(_TEXTS).encode()
+    text = rng.choice(TEXTS).encode()
     if kind < 0.45:
         return TEXT, text
     if kind < 0.55:
-        return TEXT, text * rng.choice((2, 20, 300)) + rng.choice(_BAD_UTF8)
+        return TEXT, text * rng.choice((2, 20, 300)) + rng.choice(BAD_UTF8)
     return BINARY, some_bytes(rng, _size(rng))
 
 
@@ -123,7 +123,7 @@ def _close_payload(rng: Random) -> bytes:
         return b""
     if kind < 0.25:
         return b"\x03"
-    reason = rng.choice((b"", b"bye", b"x" * 123, "ü".encode() * 61, rng.choice(_BAD_UTF8)))
+    reason = rng.choice((b"", b"bye", b"x" * 123, "ü".encode() * 61, rng.choice(BAD_UTF8)))
     return struct.pack("!H", rng.choice(_CODES)) + reason
 
 
@@ -149,4 +149,4 @@ def _bad_frame(rng: Random, *, masked: bool) -> bytes:
         return frame(rng, opcode, payload, masked=masked, width=width)
     if kind == 6:
         return frame(rng, CONTINUATION, payload, masked=masked, fin=fin)
-    return frame(rng, TEXT, rng.choice(_BAD_UTF8), masked=masked, fin=fin)
+    return frame(rng, TEXT, rng.choice(BAD_UTF8), masked=masked, fin=fin)

@@ -25,7 +25,10 @@ from typing import TYPE_CHECKING, Any, Sequence
 if TYPE_CHECKING:
     from .targets import SansIOTarget
 
-NAMES = ("server-handshake", "client-handshake", "server-protocol", "client-protocol")
+NAMES = (
+    *("server-handshake", "client-handshake", "server-protocol", "client-protocol"),
+    *("server-deflate", "client-deflate"),
+)
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _FOLDER = _ROOT / "build" / "fuzz"
 _SEEDS = 500  # cases of the grammar to begin with
@@ -34,8 +37,7 @@ _LONGEST = 4096
 
 
 def _target(name: str) -> SansIOTarget:
-    # Not at the top: when atheris runs, it has to see how the library is imported.
-    from .targets import SANS_IO  # noqa: PLC0415
+    from .targets import SANS_IO  # noqa: PLC0415 # atheris has to see how the library is imported
 
     (target,) = [target for target in SANS_IO if target.name == name]
     return target

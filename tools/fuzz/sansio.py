@@ -15,15 +15,23 @@ import wsproto
 import wsproto.connection
 from wsproto.connection import ConnectionType
 from wsproto.events import Ping, Pong
+from wsproto.extensions import Extension
 from wsproto.utilities import RemoteProtocolError
 
-from trio_websocket import CloseReason, ConnectionRejected, HandshakeError
+from trio_websocket import (
+    CloseReason,
+    ConnectionRejected,
+    DeflateParameters,
+    HandshakeError,
+    PerMessageDeflate,
+)
+from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._errors import ConnectionFailed
 from trio_websocket._handshake import BadRequest, ClientHandshake, ServerHandshake
 from trio_websocket._options import Options
 from trio_websocket._protocol import ENDED, NEED_DATA, PROGRESS, Protocol
 
-from . import handshakes
+from . import deflated, handshakes
 from .frames import CLOSE, PONG
 from .model import (
     Event,
@@ -188,6 +196,36 @@ def _check_protocol(data: bytes, rng: Random, side: ConnectionType) -> None:
     _compare(runs[0], verdict)
 
 
+def check_client_deflate(data: bytes, rng: Random) -> None:
+    _check_deflate(data, rng, ConnectionType.CLIENT)
+
+
+def check_server_deflate(data: bytes, rng: Random) -> None:
+    _check_deflate(data, rng, ConnectionType.SERVER)
+
+
+def _check_deflate(data: bytes, rng: Random, side: ConnectionType) -> None:
+    options = dataclasses.replace(random_limits(rng), compression=PerMessageDeflate())
+    close_after = rng.randrange(4) if rng.random() < 0.15 else None
+    agreed = deflated.agreed(data[:1])
+    runs = [
+        _Run(side, options, close_after, agreed, fast=fast).outcome(chunks)
+        for chunks in _cut_differently(data[1:], rng)
+        for fast in (True, False)
+    ]
+    for run in map(_without_code, runs[1:]):
+        expect(run == _without_code(runs[0]), "path and cuts make a difference", runs[0], run)
+
+
+def _without_code(outcome: _Outcome) -> _Outcome:
+    """Of a message that is both bad and too large, it is not said which is found first."""
+    if outcome.farewell in (1007, 1009):
+        return dataclasses.replace(outcome, sent=None, error=None, farewell=1007)
+    if outcome.has_closed and outcome.error is not None:  # there is no code then, only a text
+        return dataclasses.replace(outcome, error=(outcome.error[0], ""))
+    return outcome
+
+
 def random_limits(rng: Random) -> Options:
     if rng.random() < 0.5:
         return Options()
@@ -213,13 +251,26 @@ class _Run:
     """One way through the bytes."""
 
     def __init__(
-        self, side: ConnectionType, options: Options, close_after: int | None, *, fast: bool
+        self,
+        side: ConnectionType,
+        options: Options,
+        close_after: int | None,
+        agreed: DeflateParameters | None = None,
+        *,
+        fast: bool,
     ) -> None:
         self._is_client = side is ConnectionType.CLIENT
         ws = wsproto.WSConnection(side)
-        ws.connection = wsproto.connection.Connection(side)
-        self._protocol = Protocol(ws, options, fast=fast)
+        extension = None
+        if agreed is not None and options.compression is not None:
+            codec = Deflate(agreed, options.compression, is_client=self._is_client)
+            extension = DeflateExtension(codec)
+        extensions: list[Extension] = [extension] if extension else []
+        ws.connection = wsproto.connection.Connection(side, extensions)
+        self._protocol = Protocol(ws, options, extension, fast=fast)
         self._max_size = options.max_message_size
+        # A large frame waits until it is whole.
+        self._most_undecoded = max(_MOST_UNDECODED, self._max_size if fast else 0)
         self._close_after = close_after
         self._result = _Outcome()
 
@@ -230,10 +281,11 @@ class _Run:
             protocol.receive_data(chunk)
             if self._decode(most=2 * len(chunk) + _MOST_UNDECODED):
                 break
-            expect(protocol.undecoded <= _MOST_UNDECODED, "kept undecoded", protocol.undecoded)
+            expect(protocol.undecoded <= self._most_undecoded, "kept undecoded", protocol.undecoded)
         else:
             protocol.receive_eof()
-            expect(self._decode(most=2 * _MOST_UNDECODED), "no end after the end of the stream")
+            most = 2 * _MOST_UNDECODED + sum(map(len, chunks))
+            expect(self._decode(most), "no end after the end of the stream")
         farewell, torn = frames_of(protocol.take_farewell(), masked=self._is_client)
         expect(not torn and len(farewell) <= 1, "a bad farewell", farewell, torn)
         expect(not protocol.take_farewell(), "a second farewell")

@@ -7,7 +7,7 @@ import gc
 from random import Random
 from typing import Callable, Sequence
 
-from . import edge, grammar, on_client, on_server, sansio
+from . import deflated, edge, grammar, on_client, on_server, sansio
 
 # How many cases meet at a time. Those that wait for real time-outs had better be many.
 _BATCH = {"memory": 50, "lockstep": 50, "socketpair": 50, "tcp": 200, "tls": 50}
@@ -79,6 +79,8 @@ SANS_IO = (
     SansIOTarget("client-handshake", grammar.from_server, sansio.check_client_handshake),
     SansIOTarget("server-protocol", grammar.frames_from_client, sansio.check_server_protocol),
     SansIOTarget("client-protocol", grammar.frames_from_server, sansio.check_client_protocol),
+    SansIOTarget("server-deflate", deflated.from_client, sansio.check_server_deflate),
+    SansIOTarget("client-deflate", deflated.from_server, sansio.check_client_deflate),
 )
 EDGE = tuple(EdgeTarget(side, kind) for kind in edge.KINDS for side in ("server", "client"))
 TARGETS = {target.name: target for target in (*SANS_IO, *EDGE)}

@@ -29,7 +29,7 @@ async def handler(request: WebSocketRequest) -> None:
 
 async def watch(ws: WebSocketConnection) -> None:
     with trio.move_on_after(5):
-        while ws.closed is None:  # noqa: ASYNC110
+        while ws.closed is None:  # noqa: ASYNC110 # 0.12 has no event for it
             await trio.sleep(0.05)
     print("client sees", ws.closed)
 

@@ -70,7 +70,7 @@ async def client_errors(url: str) -> None:
             try:
                 raise KeyError("first")
             except KeyError:
-                raise AppError("second")  # noqa: B904
+                raise AppError("second")  # noqa: B904 # what is tried
     except AppError as exc:
         print("context", exc.__cause__, repr(exc.__context__))
 

@@ -37,7 +37,7 @@ async def memory() -> None:
     client, server = memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, nursery, server)
-        stream: trio.SocketStream = client  # type: ignore[assignment]
+        stream: trio.SocketStream = client  # type: ignore[assignment] # 0.12: sockets only
         ws = await wrap_client_stream(nursery, stream, "localhost", "/")
         print("open after", round(trio.current_time() - START))
         for i in range(3):

@@ -69,7 +69,7 @@ async def talk(client: trio.abc.Stream, server: trio.abc.Stream, peek: bool = Fa
         nursery.start_soon(serve_peeked if peek else serve, nursery, server)
         ws = await wrap_client_stream(
             nursery,
-            client,  # type: ignore[arg-type, unused-ignore]  # 0.12: sockets only
+            client,  # type: ignore[arg-type, unused-ignore] # 0.12: sockets only
             "example.org",
             "/path",
             subprotocols=["chat"],

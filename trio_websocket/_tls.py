@@ -1,0 +1,246 @@
+"""TLS on a TCP socket. What is sent is encrypted without awaiting, and the caller writes it.
+
+Unlike with ``trio.SSLStream``, a cancelled read loses nothing, and nothing here is in a cycle of
+references.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import socket
+import ssl
+
+import trio
+
+_RECORD = 2**14  # the most that is in a record (RFC 8446, 5.1); a read takes one
+# Bytes that go through OpenSSL's buffers at a time: they never shrink, and larger ones gain little.
+_SLICE = 2**15
+_RECEIVE_SIZE = 2**16
+# Bytes that the engine may want to send before the caller sends something. Each KeyUpdate that asks
+# for one in return makes a few, so that a peer could fill the memory.
+_MAX_UNSENT = 2**16
+
+
+class TlsStream(trio.abc.HalfCloseableStream):
+    """TLS on a TCP socket, read by one task and written by one task at a time.
+
+    Where the network fails, it raises `OSError`, as sockets do; where TLS does, `ssl.SSLError`,
+    which is a kind of it.
+    """
+
+    def __init__(
+        self,
+        transport_stream: trio.SocketStream,
+        context: ssl.SSLContext,
+        *,
+        server_hostname: str | None = None,
+        server_side: bool = False,
+    ) -> None:
+        """
+        :param transport_stream: The socket. From now on nobody else reads it.
+        :param context: What is wanted of TLS.
+        :param server_hostname: The name or address of the server, for clients: what it is told
+            (SNI), and what its certificate must be for, if the context says so.
+        :param server_side: Whether this is the server.
+        :raises ValueError: The context and the name don't go together; or `ssl.SSLError`.
+        """
+        if context.check_hostname and server_hostname is None and not server_side:
+            raise ValueError("check_hostname of the context requires server_hostname")  # not of ssl
+        self.transport_stream = transport_stream
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        #: The engine, for who wants to know of certificates, versions and ciphers.
+        self.ssl_object: ssl.SSLObject = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=server_side,
+            server_hostname=server_hostname,
+        )
+        #: Whether the handshake is over.
+        self.is_open = False
+        #: Whether the peer sends nothing more.
+        self.is_ended = False
+        self._unsent = b""  # taken from the engine, and not yet by the socket
+        # Why nothing more can be read. It has no traceback, which would lead back to us.
+        self._failure: ssl.SSLError | None = None
+
+    async def do_handshake(self) -> None:
+        """Do the TLS handshake, unless it is done. If cancelled, the next call goes on with it.
+
+        :raises ssl.SSLCertVerificationError: The peer's certificate is none that we trust.
+        :raises ssl.SSLError: The two don't agree.
+        :raises OSError: The connection was lost, or the peer has closed it.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self.is_open:
+            try:
+                self.ssl_object.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                self._write_now()  # the alert, so that the peer learns why
+                raise
+            else:
+                # What a server of TLS 1.3 has still to send are session tickets. They go with its
+                # first data: a client that has left already would answer them with a reset.
+                if not self.ssl_object.server_side or self.ssl_object.version() != "TLSv1.3":
+                    await self._write_unsent()
+                self.is_open = True
+                return
+            await self._write_unsent()
+            data = await self.transport_stream.socket.recv(_SLICE)
+            if not data:
+                text = "the peer closed the connection during the TLS handshake"
+                raise ConnectionAbortedError(text)
+            self._incoming.write(data)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Read some data; ``b""`` is the end. If cancelled, nothing is lost.
+
+        :param max_bytes: How many encrypted bytes to read at a time; by default, 64 KiB. All the
+            data in them is returned.
+        """
+        if not self.is_open:
+            await self.do_handshake()
+        plain = b""
+        if self._incoming.pending or self._failure is not None or self.is_ended:
+            await trio.lowlevel.checkpoint()
+            plain = self.decrypt(b"")
+        while not plain and not self.is_ended:
+            # Not receive_some of the SocketStream: its errors are in cycles with their tracebacks.
+            data = await self.transport_stream.socket.recv(max_bytes or _RECEIVE_SIZE)
+            # An end without close_notify may be an attacker's, who cuts off what came behind. It
+            # can't pass for the end of a WebSocket connection: that is a Close frame.
+            self.is_ended = not data
+            plain = self.decrypt(data)
+        return plain
+
+    def decrypt(self, data: bytes) -> bytes:
+        """The plain data in what was read from the socket, perhaps none; see also `is_ended`.
+
+        ``b""`` gives what came together with the end of the handshake.
+
+        :raises ssl.SSLError: There is none because of a fault in TLS.
+        """
+        if len(data) <= _SLICE:
+            plain = self._decrypt(data)
+        else:
+            view = memoryview(data)
+            starts = range(0, len(data), _SLICE)
+            plain = b"".join([self._decrypt(view[start : start + _SLICE]) for start in starts])
+        if not plain and self._failure is not None:
+            raise copy.copy(self._failure)
+        return plain
+
+    def _decrypt(self, data: bytes | memoryview) -> bytes:
+        if self.is_ended or self._failure is not None:
+            return b""
+        self._incoming.write(data)
+        chunks: list[bytes] = []
+        try:
+            while True:
+                chunk = self.ssl_object.read(_RECORD)
+                if not chunk:
+                    self.is_ended = True  # close_notify
+                    break
+                chunks.append(chunk)
+                if not self._incoming.pending:
+                    break  # cheaper than to be told by an exception
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.is_ended = True
+        except ssl.SSLError as exc:
+            self._failure = exc.with_traceback(None)
+        if self._outgoing.pending and self._failure is None:
+            self._check_unsent()
+        return b"".join(chunks)
+
+    def _check_unsent(self) -> None:
+        """Fail the connection if the peer makes the engine send what it should not."""
+        if self.ssl_object.version() != "TLSv1.3":
+            # Until a renegotiation is over, nothing could be encrypted.
+            self._failure = _error("the peer asked to renegotiate TLS")
+        elif self._outgoing.pending > _MAX_UNSENT:
+            self._failure = _error("too many requests for new TLS keys")
+
+    def encrypt(self, data: bytes | bytearray | memoryview) -> bytes:
+        """The bytes to write for ``data``, behind what TLS has to say by itself.
+
+        The handshake must be over. The caller writes all of it, in the order of the calls. ``b""``
+        gives what TLS has to say; nothing comes of waiting with that (RFC 8446, 4.6.3).
+
+        :raises ssl.SSLError: TLS has failed, or our side has ended.
+        """
+        assert self.is_open
+        if self._failure is not None:
+            raise copy.copy(self._failure)
+        if len(data) <= _SLICE:
+            return self._encrypt(data)
+        view = memoryview(data)
+        starts = range(0, len(view), _SLICE)
+        return b"".join([self._encrypt(view[start : start + _SLICE]) for start in starts])
+
+    def _encrypt(self, data: bytes | bytearray | memoryview) -> bytes:
+        if data:
+            self.ssl_object.write(data)  # into memory: it takes all
+        return self._outgoing.read()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt the data and write it. If cancelled, nothing more can be sent."""
+        if not self.is_open:
+            await self.do_handshake()
+        self._unsent = self.encrypt(data)
+        await self._write_unsent()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the socket takes something."""
+        await self.transport_stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """End our side. If cancelled, the peer may not know of it."""
+        self._end_tls()
+        await self._write_unsent()
+        await self.transport_stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close the socket, at once; with close_notify if it takes that without waiting."""
+        self._end_tls()
+        self._write_now()
+        await self.transport_stream.aclose()
+
+    def _end_tls(self) -> None:
+        if self.is_open:
+            # It wants the peer's close_notify at once; or TLS is broken.
+            with contextlib.suppress(ssl.SSLError):
+                self.ssl_object.unwrap()
+
+    async def _write_unsent(self) -> None:
+        """Write what is unsent and what the engine says. If cancelled, the next call goes on."""
+        unsent = memoryview(self._unsent + self._outgoing.read())
+        sent = 0
+        try:
+            while sent < len(unsent):
+                sent += await self.transport_stream.socket.send(unsent[sent:])
+        finally:
+            self._unsent = bytes(unsent[sent:])
+
+    def _write_now(self) -> None:
+        """The same, as far as the socket takes it at once. Nothing can be sent after it."""
+        unsent, self._unsent = self._unsent + self._outgoing.read(), b""
+        handle = self.transport_stream.socket.fileno()
+        if unsent and handle != -1:
+            sock = socket.socket(fileno=handle)
+            try:
+                sock.send(unsent)  # it does not block: Trio has set that
+            except OSError:
+                pass  # it is full, or broken; whoever reads it is told
+            finally:
+                sock.detach()
+
+
+def _error(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, reason)
+    error.library, error.reason = "SSL", reason  # as those of OpenSSL have them
+    return error
