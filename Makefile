@@ -33,7 +33,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-pure test-all test-minimum lint format docs package autobahn dropin soak \
-	soak-sockets soak-limits bombs stream-huge measure-compression fuzz sanitize fuzz-atheris clean
+	soak-sockets soak-limits bombs stream-huge measure-compression bench fuzz sanitize fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
@@ -110,6 +110,9 @@ stream-huge: $(tested)  ## one message from process to process; GIGABYTES=4
 measure-compression: $(tested)  ## what the settings of compression cost, as a table
 	$(strip $(VENV)/bin/python -m tools.measure_compression $(ARGS))
 
+bench:  ## us and other libraries, measured in turn; ARGS=--quick, ARGS="--cases burst --peers ours"
+	$(strip $(PYTHON) -m tools.bench $(ARGS))
+
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))
 
@@ -125,7 +128,7 @@ fuzz-atheris: $(ATHERIS)/installed  ## the same, guided by coverage; SECONDS=180
 	fi
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venvs build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
+	rm -rf .venv .venvs bench.json build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	rm -f trio_websocket/_speedups.*.so trio_websocket/_speedups*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

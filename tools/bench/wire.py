@@ -1,0 +1,91 @@
+"""Frames and requests as bytes, made once, so that the load costs no work per message."""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from typing import Iterator
+
+TEXT, BINARY, CLOSE = 1, 2, 8
+MASK = b"\x37\xfa\x21\x3d"
+DONE = b"done"  # what answers a flood
+WINDOW_BITS, LEVEL, MEM_LEVEL = 12, 1, 8  # what aiohttp can't be told otherwise, and all have
+
+REQUEST = (
+    "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{}\r\n"
+)
+DEFLATE = (
+    "Sec-WebSocket-Extensions: permessage-deflate; "
+    f"server_max_window_bits={WINDOW_BITS}; client_max_window_bits={WINDOW_BITS}\r\n"
+)
+
+
+def frame(payload: bytes, opcode: int, *, masked: bool, compressed: bool = False) -> bytes:
+    """A whole frame; all that are masked have the same key."""
+    bit, size = masked << 7, len(payload)
+    if size < 126:
+        head = bytes([bit | size])
+    elif size < 2**16:
+        head = bytes([bit | 126]) + size.to_bytes(2, "big")
+    else:
+        head = bytes([bit | 127]) + size.to_bytes(8, "big")
+    first = bytes([0x80 | compressed << 6 | opcode])
+    return first + head + (MASK + xor(payload) if masked else payload)
+
+
+def frame_size(size: int, *, masked: bool) -> int:
+    return size + (2 if size < 126 else 4 if size < 2**16 else 10) + 4 * masked
+
+
+def xor(payload: bytes) -> bytes:
+    size = len(payload)
+    key = (MASK * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
+
+
+def messages(size: int, *, text: bool, compressible: bool) -> list[str | bytes]:
+    """What is sent, in turn: always the same, for everybody."""
+    chance = random.Random(size)
+    if compressible:
+        return list(documents(chance, size, max(4, 64 * 1024 // size)))
+    if text:
+        line = "Grüße! 3 µm, 12 °C, and much that is plain ASCII. "
+        encoded = (line.encode() * (size // len(line) + 1))[:size]
+        plain = encoded.decode("utf-8", "ignore")
+        return [plain + "." * (size - len(plain.encode()))]
+    return [chance.getrandbits(8 * size).to_bytes(size, "big")]
+
+
+def documents(chance: random.Random, size: int, count: int) -> Iterator[str]:
+    """JSON as an application may send it: the same keys, different values."""
+    names = ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Frances", "Ken", "Radia"]
+    for _ in range(count):
+        text = "["
+        while len(text) < size:
+            row = {
+                "id": chance.getrandbits(32),
+                "name": chance.choice(names),
+                "active": chance.random() < 0.8,
+                "score": round(chance.random() * 1000, 2),
+                "tags": chance.sample(["new", "sale", "gift", "used"], 2),
+            }
+            text += json.dumps(row) + ", "
+        yield text[:size]
+
+
+def deflated(payload: bytes) -> bytes:
+    """A message compressed without reference to others: right wherever it comes."""
+    compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -WINDOW_BITS, MEM_LEVEL)
+    data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return data[:-4]
+
+
+def ready_made(message: str | bytes, *, masked: bool, compressed: bool) -> bytes:
+    """The frame of a message."""
+    opcode = TEXT if isinstance(message, str) else BINARY
+    payload = message.encode() if isinstance(message, str) else message
+    if compressed:
+        return frame(deflated(payload), opcode, masked=masked, compressed=True)
+    return frame(payload, opcode, masked=masked)
