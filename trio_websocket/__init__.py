@@ -1,6 +1,5 @@
 """A WebSocket library for Trio: client and server (RFC 6455), over wsproto."""
 
-from ._codec import HAS_SPEEDUPS as HAS_SPEEDUPS
 from ._impl import (
     HAS_SPEEDUPS as HAS_SPEEDUPS,
     CloseReason as CloseReason,

@@ -15,6 +15,7 @@ from ._connection import WebSocketConnection, conclude
 from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, leaves
 from ._handshake import ClientHandshake, ExtraHeaders
 from ._options import OptionKeywords, Options, takes_options
+from ._tls import TlsStream
 from ._transport import Transport, cause_of, close_now
 from ._url import ascii_host, check_port, host_header, parse_url, request_target
 
@@ -303,11 +304,10 @@ async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> 
     if use_ssl is False:
         return stream
     context = ssl.create_default_context() if use_ssl is True else use_ssl
-    # Not every server ends TLS in form; that the WebSocket ended in form is what counts.
     try:
-        tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+        tls = TlsStream(stream, context, server_hostname=host)
         await tls.do_handshake()
-    except (OSError, trio.BrokenResourceError) as exc:
+    except OSError as exc:
         await close_now(stream)
         raise _failed(f"no TLS with {host}, port {port}", exc)  # noqa: B904 # has its cause
     except BaseException:

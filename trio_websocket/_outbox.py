@@ -180,7 +180,7 @@ class Outbox:
                         continue
                     if not self._rest:
                         self._rest.extend(self._next_write())
-                    await self._transport.write(self._rest[0])
+                    await self._transport.write_wire(self._rest[0])
                     if self._rest:  # not stopped meanwhile
                         self._size -= len(self._rest.popleft())
                     self._progress.unpark_all()
@@ -210,7 +210,11 @@ class Outbox:
             size += len(self._late_pong)
             self._late_pong = None
         self._taken += size
-        return [b"".join(batch) if len(batch) > 1 else batch[0], *large]
+        chunks = [b"".join(batch) if len(batch) > 1 else batch[0], *large]
+        encoded = self._transport.on_the_wire(chunks)
+        if encoded is not chunks:
+            self._size += sum(map(len, encoded)) - size
+        return encoded
 
     def _break(self, exc: Exception) -> None:
         if self._on_broken is not None:

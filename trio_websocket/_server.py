@@ -21,6 +21,7 @@ from ._errors import (
 )
 from ._options import OptionKeywords, Options, check_number, takes_options
 from ._request import WebSocketRequest, answer, receive_request
+from ._tls import TlsStream
 from ._transport import LINGER, Address, Transport, close_now
 from ._url import Endpoint
 
@@ -237,7 +238,7 @@ class WebSocketServer:
                         logger.error("can't accept a connection for now: %s", exc)
                         await trio.sleep(_ACCEPT_AGAIN)
                     else:
-                        await self._begin(nursery, stream)
+                        await self._begin(nursery, _own(stream))
 
     async def _begin(self, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
         is_full = self._is_closing or len(self._serving) >= self._max_connections
@@ -366,6 +367,13 @@ def _single(exc: BaseException) -> BaseException:
     """The one error in a group that a nursery has made of it, or else what it is."""
     errors = [error for error in members(exc) if not isinstance(error, trio.Cancelled)]
     return errors[0] if len(errors) == 1 else exc
+
+
+def _own(stream: trio.abc.Stream) -> trio.abc.Stream:
+    """The stream with TLS of ours in place of Trio's, which has not begun."""
+    if type(stream) is trio.SSLStream and type(stream.transport_stream) is trio.SocketStream:
+        return TlsStream(stream.transport_stream, stream.context, server_side=True)
+    return stream
 
 
 def _listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:

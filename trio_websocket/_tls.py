@@ -103,18 +103,33 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """
         if not self.is_open:
             await self.do_handshake()
-        plain = b""
-        if self._incoming.pending or self._failure is not None or self.is_ended:
+        plain = None
+        if not self.is_drained:
             await trio.lowlevel.checkpoint()
             plain = self.decrypt(b"")
         while not plain and not self.is_ended:
             # Not receive_some of the SocketStream: its errors are in cycles with their tracebacks.
-            data = await self.transport_stream.socket.recv(max_bytes or _RECEIVE_SIZE)
-            # An end without close_notify may be an attacker's, who cuts off what came behind. It
-            # can't pass for the end of a WebSocket connection: that is a Close frame.
-            self.is_ended = not data
-            plain = self.decrypt(data)
-        return plain
+            plain = self.feed(await self.transport_stream.socket.recv(max_bytes or _RECEIVE_SIZE))
+        return plain or b""
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether there is no data but what comes from the socket yet."""
+        if self._incoming.pending or self._failure is not None:
+            return False
+        return self.is_open and not self.is_ended
+
+    def feed(self, data: bytes) -> bytes | None:
+        """The plain data in what was read from the socket; ``b""`` is the end of both.
+
+        :returns: None if the data is not there before more is read.
+        :raises ssl.SSLError: There is none because of a fault in TLS.
+        """
+        # An end without close_notify may be an attacker's, who cuts off what came behind. It can't
+        # pass for the end of a WebSocket connection: that is a Close frame.
+        self.is_ended = self.is_ended or not data
+        plain = self.decrypt(data)
+        return plain if plain or self.is_ended else None
 
     def decrypt(self, data: bytes) -> bytes:
         """The plain data in what was read from the socket, perhaps none; see also `is_ended`.

@@ -8,6 +8,7 @@ from typing import Any, Union
 
 import trio
 
+from ._tls import TlsStream
 from ._url import Endpoint
 
 # A peer that has been told that the connection is over gets this many seconds to end its side.
@@ -40,12 +41,26 @@ class Transport:
         self._receive_size, self._most = receive_size or 0, receive_size or 0
         if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
             self._receive_size, self._most = _RECEIVE_SIZE, _MOST_RECEIVE_SIZE
-        #: Whether a read can be cancelled and loses nothing, and `write_now` works: a plain socket.
-        self.is_direct: bool = type(stream) is trio.SocketStream and os.name == "posix"
+        self._tls = stream if isinstance(stream, TlsStream) else None
+        wire = stream if self._tls is None else self._tls.transport_stream
+        #: Whether a read can be cancelled and loses nothing, and `write_now` works: a socket, with
+        #: or without TLS of ours.
+        self.is_direct: bool = type(wire) is trio.SocketStream and os.name == "posix"
+        self._wire = wire if self.is_direct else stream
         if self.is_direct:
-            assert isinstance(stream, trio.SocketStream)
+            assert isinstance(wire, trio.SocketStream)
             # Asked each time: the number of a socket that is closed may be another's by now.
-            self._fileno = stream.socket.fileno
+            self._fileno = wire.socket.fileno
+
+    def on_the_wire(self, chunks: list[bytes]) -> list[bytes]:
+        """What is to be written for the chunks: the same, or TLS."""
+        if self._tls is None or not self.is_direct:
+            return chunks
+        return [self._tls.encrypt(chunks[0] if len(chunks) == 1 else b"".join(chunks))]
+
+    async def write_wire(self, data: bytes | memoryview) -> None:
+        """Write what is `on_the_wire`. A cancelled write leaves the stream useless."""
+        await self._wire.send_all(data)
 
     def write_now(self, chunks: list[bytes]) -> int:
         """Write what the socket takes without blocking; say how much it was. If direct only."""
@@ -65,7 +80,7 @@ class Transport:
 
         :param awaited: How many are known to come.
         """
-        if not self.is_direct:
+        if not self.is_direct or (self._tls is not None and not self._tls.is_drained):
             return bytes(await self.stream.receive_some(self._receive_size))
         while True:
             await trio.lowlevel.wait_readable(self._fileno())
@@ -74,14 +89,15 @@ class Transport:
                 return data
 
     def read_now(self, awaited: int = 0) -> bytes | None:
-        """Read what is there; ``b""`` is the end, None means that nothing is. If direct only."""
+        """Read what is there; ``b""`` is the end, None means that it is nothing. If direct only."""
         size = self._receive_size
         if awaited > size:
             size = min(awaited, self._most)
         try:
-            return os.read(self._fileno(), size)
+            data = os.read(self._fileno(), size)
         except BlockingIOError:
             return None
+        return data if self._tls is None else self._tls.feed(data)
 
     async def hang_up(self, *, peer_may_send: bool) -> None:
         """End our side, wait a short while for the peer to end its own, and close.
@@ -140,9 +156,9 @@ class IgnoringErrors:
 
 
 def _address(stream: trio.abc.AsyncResource, get_name: str) -> Address:
-    is_ssl = isinstance(stream, trio.SSLStream)
+    is_ssl = isinstance(stream, (TlsStream, trio.SSLStream))
     transport: Any = stream
-    while isinstance(transport, trio.SSLStream):  # TLS may be in TLS
+    while isinstance(transport, (TlsStream, trio.SSLStream)):  # TLS may be in TLS
         transport = transport.transport_stream
     if isinstance(transport, trio.SocketStream):
         sock = transport.socket
