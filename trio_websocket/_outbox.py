@@ -9,7 +9,7 @@ connection, which no user's cancel scope reaches: no frame is ever torn.
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from typing import Callable, Sequence, Sized
 
 import trio
 
@@ -112,14 +112,16 @@ class Outbox:
         """How many tasks wait for room."""
         return len(self._progress)
 
-    def append_message(self, data: bytes, *, is_more_likely: bool = False) -> None:
+    def append_message(self, data: bytes, unread: Sized = ()) -> None:
         """Write the data within this turn of the scheduler, or as soon as the peer lets us.
 
-        :param is_more_likely: Whether it had better wait for more, though it is the first.
+        :param unread: Messages that the application has not read. If there are any, it may well
+            answer them, too, so that the data waits for that.
         """
         size = self._size + len(data)
-        if is_more_likely and not self._size:
-            self._may_hold = self._transport.is_direct and self._on_broken is not None
+        if unread and not self._size:
+            can_write = self._on_broken is not None and self.broken is None
+            self._may_hold = can_write and self._transport.is_direct
         if self._may_hold and size <= self._most_held:
             if not self._chunks:
                 _LateWrites.of_this_run().add(self)

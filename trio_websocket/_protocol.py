@@ -13,7 +13,6 @@ from __future__ import annotations
 import enum
 import io
 import math
-import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +40,7 @@ from ._frames import (
     cut_reason,
     is_shortest,
     long_head,
+    new_key,
     sizes,
 )
 
@@ -79,6 +79,7 @@ class Piece(NamedTuple):
 
 Event: TypeAlias = "str | bytes | Piece | Ping | Pong | Signal"
 
+_WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 _COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
 _PROTOCOL_ERROR = 1002
@@ -252,13 +253,15 @@ class Protocol:
 
     def message(self, is_text: bool, payload: bytes, compress: bool = True) -> bytes:
         """The frame of a whole message. The frames must be sent in the order of the calls."""
+        size = len(payload)
         self.messages_sent += 1
-        self.bytes_sent += len(payload)
-        first = FINAL | (TEXT if is_text else BINARY)
-        if compress and len(payload) >= self._threshold:
+        self.bytes_sent += size
+        first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
+        if compress and size >= self._threshold:
             assert self._extension is not None
-            return self._frame(first | COMPRESSED, self._extension.codec.deflate(payload))
-        return self._frame(first, payload)
+            first |= COMPRESSED
+            payload = self._extension.codec.deflate(payload)
+        return _codec.frame(first, payload, new_key() if self._is_client else b"")
 
     def large_message(self, is_text: bool, payload: bytes) -> list[bytes]:
         """The frame of a whole message, not compressed, in parts: the payload need not be copied.
@@ -269,7 +272,7 @@ class Protocol:
             return [self.message(is_text, payload, compress=False)]
         self.messages_sent += 1
         self.bytes_sent += len(payload)
-        return [long_head(FINAL | (TEXT if is_text else BINARY), len(payload)), payload]
+        return [long_head(_WHOLE_TEXT if is_text else _WHOLE_BINARY, len(payload)), payload]
 
     def fragment(
         self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
@@ -302,8 +305,7 @@ class Protocol:
         return self._frame(FINAL | CLOSE, payload)
 
     def _frame(self, first: int, payload: bytes) -> bytes:
-        # The key of a client's frame is unpredictable (RFC 6455, 5.3).
-        return _codec.frame(first, payload, os.urandom(4) if self._is_client else b"")
+        return _codec.frame(first, payload, new_key() if self._is_client else b"")
 
     # -- receiving
 

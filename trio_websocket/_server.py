@@ -6,6 +6,8 @@ import errno
 import inspect
 import logging
 import math
+import os
+import socket
 from typing import TYPE_CHECKING, Awaitable, Callable, Sequence
 
 import trio
@@ -19,6 +21,7 @@ from ._errors import (
     without_lost_connections,
 )
 from ._options import OptionKeywords, Options, check_number, takes_options
+from ._pace import FAIRNESS
 from ._request import WebSocketRequest, answer, receive_request
 from ._tls import TlsStream
 from ._transport import LINGER, Address, Transport, close_now
@@ -36,6 +39,9 @@ _ACCEPT_AGAIN = 0.1  # seconds until then
 # must not cost what the limit is there to save. Others are closed without a word.
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _MAX_TURNED_AWAY = 100
+
+# Otherwise each task has a name of its own, which says the same.
+_TASK = "trio_websocket: a client that is served"
 
 Handler = Callable[[WebSocketRequest], Awaitable[object]]
 ErrorHandler = Callable[[WebSocketRequest, Exception], object]
@@ -234,16 +240,25 @@ class WebSocketServer:
             async with listener:
                 while True:
                     try:
-                        stream = await listener.accept()
+                        streams = await _accept(listener)
                     except OSError as exc:
                         if exc.errno not in _OUT_OF_RESOURCES:
                             raise
                         logger.error("can't accept a connection for now: %s", exc)
                         await trio.sleep(_ACCEPT_AGAIN)
                     else:
-                        await self._begin(nursery, _own(stream))
+                        await self._begin(nursery, streams)
 
-    async def _begin(self, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
+    async def _begin(self, nursery: trio.Nursery, streams: list[trio.abc.Stream]) -> None:
+        while streams:
+            try:
+                await self._begin_one(nursery, streams.pop())
+            except BaseException:
+                for stream in streams:
+                    await close_now(stream)
+                raise
+
+    async def _begin_one(self, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
         is_full = self._is_closing or len(self._serving) >= self._max_connections
         if is_full and len(self._turned_away) >= _MAX_TURNED_AWAY:
             await close_now(stream)
@@ -254,7 +269,7 @@ class WebSocketServer:
             if is_full:
                 nursery.start_soon(self._turn_away, served)
             else:
-                nursery.start_soon(self._serve, served, nursery)
+                nursery.start_soon(self._serve, served, nursery, name=_TASK)
         except RuntimeError:  # the handlers' nursery is closed
             self._serving.discard(served)
             self._turned_away.discard(served)
@@ -362,11 +377,34 @@ def _single(exc: BaseException) -> BaseException:
     return errors[0] if len(errors) == 1 else exc
 
 
-def _own(stream: trio.abc.Stream) -> trio.abc.Stream:
-    """The stream with TLS of ours in place of Trio's, which has not begun."""
+async def _accept(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:
+    """Wait for a client; all that have come, the last one first."""
+    if type(listener) is trio.SocketListener and os.name == "posix":
+        # One by one, each would take a turn of the scheduler, which is long where many are served.
+        await trio.lowlevel.wait_readable(listener.socket)
+        streams = _accept_now(listener.socket)
+        if streams:
+            return streams
+    stream = await listener.accept()  # which knows what to do about errors
     if type(stream) is trio.SSLStream and type(stream.transport_stream) is trio.SocketStream:
-        return TlsStream(stream.transport_stream, stream.context, server_side=True)
-    return stream
+        # TLS of ours in place of Trio's, which has not begun.
+        return [TlsStream(stream.transport_stream, stream.context, server_side=True)]
+    return [stream]
+
+
+def _accept_now(listening: trio.socket.SocketType) -> list[trio.abc.Stream]:
+    accepted: list[trio.abc.Stream] = []
+    kind = listening.family, listening.type, listening.proto
+    sock = socket.socket(*kind, fileno=listening.fileno())  # that of Trio can't but wait
+    try:
+        while len(accepted) < FAIRNESS:
+            client, _ = sock.accept()
+            accepted.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+    except OSError:
+        pass  # there are no more, or the next attempt fails, too
+    finally:
+        sock.detach()
+    return accepted[::-1]
 
 
 def _listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:
