@@ -10,7 +10,7 @@ connection, which no user's cancel scope reaches: no frame is ever torn.
 from __future__ import annotations
 
 import collections
-from typing import Callable
+from typing import Callable, Sequence
 
 import trio
 
@@ -106,6 +106,8 @@ class Outbox:
 
     def append(self, *chunks: bytes) -> None:
         """Write the chunks now, or as soon as the peer lets us."""
+        if self.append_first(chunks):
+            return
         if self.broken is not None or self._on_broken is None:
             return
         if self._late_pong is not None:
@@ -118,6 +120,33 @@ class Outbox:
         else:
             self._write_now()
             self._has_written = not self._size and self.broken is None
+
+    def append_first(self, chunks: Sequence[bytes]) -> bool:
+        """Write the chunks now, as far as the peer lets us, if nothing waits to be written.
+
+        False if something does, or if the chunks will never be written.
+        """
+        if self._size or self._writer is not None or self._on_broken is None or self.broken:
+            return False
+        size = sum(map(len, chunks))
+        self._taken += size
+        try:
+            wire = self._transport.on_the_wire(chunks)
+            written = self._transport.write_now(wire)
+        except OSError as exc:
+            self._break(cause_of(exc))
+            return False
+        if wire is not chunks:
+            size = sum(map(len, wire))
+        self._has_written = written == size
+        if written < size:
+            self._size = size - written
+            for chunk in wire:
+                if written < len(chunk):
+                    self._rest.append(memoryview(chunk)[written:])
+                written = max(0, written - len(chunk))
+            self._start_writer()
+        return True
 
     def append_pong(self, data: bytes) -> None:
         """Write a Pong; if another one waits still, in its place.
@@ -214,7 +243,7 @@ class Outbox:
         encoded = self._transport.on_the_wire(chunks)
         if encoded is not chunks:
             self._size += sum(map(len, encoded)) - size
-        return encoded
+        return list(encoded)
 
     def _break(self, exc: Exception) -> None:
         if self._on_broken is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Union
+from typing import Any, Sequence, Union
 
 import trio
 
@@ -52,7 +52,7 @@ class Transport:
             # Asked each time: the number of a socket that is closed may be another's by now.
             self._fileno = wire.socket.fileno
 
-    def on_the_wire(self, chunks: list[bytes]) -> list[bytes]:
+    def on_the_wire(self, chunks: Sequence[bytes]) -> Sequence[bytes]:
         """What is to be written for the chunks: the same, or TLS."""
         if self._tls is None or not self.is_direct:
             return chunks
@@ -62,7 +62,7 @@ class Transport:
         """Write what is `on_the_wire`. A cancelled write leaves the stream useless."""
         await self._wire.send_all(data)
 
-    def write_now(self, chunks: list[bytes]) -> int:
+    def write_now(self, chunks: Sequence[bytes]) -> int:
         """Write what the socket takes without blocking; say how much it was. If direct only."""
         try:
             if len(chunks) == 1:
