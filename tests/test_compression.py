@@ -18,7 +18,7 @@ import trio
 import wsproto
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
-from wsproto.connection import Connection, ConnectionType
+from wsproto.connection import ConnectionType
 from wsproto.events import Ping, Pong
 
 from trio_websocket import (
@@ -1047,10 +1047,8 @@ def open_two(
     for kind in (side, KINDS[side is KINDS[0]]):
         codec = Deflate(agreed, settings, is_client=kind is ConnectionType.CLIENT)
         extension = DeflateExtension(codec)
-        ws = wsproto.WSConnection(kind)
-        ws.connection = Connection(kind, [extension])
         bounds = Options(compression=settings, **options)
-        found.append(Protocol(ws, bounds, extension, fast=fast))
+        found.append(Protocol(kind, bounds, extension, fast=fast))
     return found[0], found[1]
 
 

@@ -13,8 +13,7 @@ import h11
 import pytest
 import trio
 import trio.testing
-import wsproto
-from wsproto.connection import Connection, ConnectionType
+from wsproto.connection import ConnectionType
 from wsproto.events import Ping
 
 from tools.fuzz import edge, guided, sansio
@@ -87,13 +86,13 @@ class WithoutFastEmptyMessages(Protocol):
 class WithoutLimit(Protocol):
     def __init__(
         self,
-        ws: wsproto.WSConnection,
+        side: ConnectionType,
         options: Options,
         extension: DeflateExtension | None = None,
         *,
         fast: bool = True,
     ) -> None:
-        super().__init__(ws, Options(max_fragments=options.max_fragments), extension, fast=fast)
+        super().__init__(side, Options(max_fragments=options.max_fragments), extension, fast=fast)
 
 
 class Hoarding(Protocol):
@@ -312,9 +311,7 @@ def chosen_by_cuts(data: bytes, options: Options) -> set[int]:
     """The close codes for the data from a client, cut in two everywhere."""
     codes = set()
     for cut in range(len(data)):
-        ws = wsproto.WSConnection(ConnectionType.SERVER)
-        ws.connection = Connection(ConnectionType.SERVER)
-        protocol = Protocol(ws, options)
+        protocol = Protocol(ConnectionType.SERVER, options)
         for chunk in (data[:cut], data[cut:]):
             protocol.receive_data(chunk)
             while protocol.next_event() is PROGRESS:

@@ -197,7 +197,7 @@ def test_what_comes_behind_a_request_is_left_for_the_connection() -> None:
 
 def test_a_server_speaks_websocket_after_it_has_accepted() -> None:
     _, opened = accepted(server())
-    protocol = Protocol(opened.ws, Options())
+    protocol = Protocol(opened.side, Options())
     protocol.receive_data(b"\x81\x82\0\0\0\0hi")
     assert protocol.next_event() == "hi"
 
@@ -848,7 +848,7 @@ def test_what_comes_behind_an_acceptance_is_left_for_the_connection() -> None:
 
 def test_a_client_speaks_websocket_after_it_was_accepted() -> None:
     handshake = client()
-    protocol = Protocol(answered(handshake, acceptance(handshake)).ws, Options())
+    protocol = Protocol(answered(handshake, acceptance(handshake)).side, Options())
     protocol.receive_data(b"\x81\x02hi")
     assert protocol.next_event() == "hi"
 
@@ -1158,7 +1158,7 @@ def test_client_and_server_agree(
     assert of_client.path == of_server.path == "/chat"
     assert (b"x-ask", b"1") in of_server.headers
     assert of_client.headers[0] == (b"x-answer", b"2")
-    ours, theirs = Protocol(of_client.ws, Options()), Protocol(of_server.ws, Options())
+    ours, theirs = Protocol(of_client.side, Options()), Protocol(of_server.side, Options())
     theirs.receive_data(ours.message(True, "grüß".encode()))
     assert [theirs.next_event(), theirs.next_event()] == ["grüß", NEED_DATA]
 

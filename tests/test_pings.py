@@ -20,7 +20,7 @@ def sent(*payloads: bytes, limit: float = math.inf) -> tuple[Pings, list[PingInF
 
 
 def over(flights: list[PingInFlight]) -> list[bool]:
-    return [ping.is_over.is_set() for ping in flights]
+    return [ping.is_over.is_set for ping in flights]
 
 
 # -- one
@@ -29,14 +29,14 @@ def over(flights: list[PingInFlight]) -> list[bool]:
 async def test_a_ping_in_flight_is_not_over() -> None:
     _, (ping,) = sent(b"1")
     assert ping.round_trip is None
-    assert not ping.is_over.is_set()
+    assert not ping.is_over.is_set
 
 
 async def test_its_pong_tells_the_round_trip(autojump_clock: MockClock) -> None:
     pings, (ping,) = sent(b"1")
     await trio.sleep(0.25)
     pings.answer(b"1")
-    assert ping.is_over.is_set()
+    assert ping.is_over.is_set
     assert ping.round_trip == pytest.approx(0.25)
 
 
@@ -44,7 +44,7 @@ async def test_an_answer_returns_the_round_trip(autojump_clock: MockClock) -> No
     ping = PingInFlight()
     await trio.sleep(0.5)
     assert ping.answer() == ping.round_trip == pytest.approx(0.5)
-    assert ping.is_over.is_set()
+    assert ping.is_over.is_set
 
 
 async def test_a_pong_wakes_who_waits_for_it(nursery: trio.Nursery) -> None:
@@ -98,7 +98,7 @@ async def test_a_payload_may_be_used_again_once_it_was_answered() -> None:
     second = pings.add(b"1")
     assert over([first, second]) == [True, False]
     pings.answer(b"1")
-    assert second.is_over.is_set()
+    assert second.is_over.is_set
 
 
 async def test_a_payload_that_is_under_way_is_refused() -> None:
@@ -161,7 +161,7 @@ async def test_one_that_was_given_up_is_not_answered() -> None:
         pings.forget(payload, given_up)
         pings.answer(b"2")
         assert given_up.round_trip is None
-        assert not given_up.is_over.is_set()
+        assert not given_up.is_over.is_set
 
 
 async def test_the_pong_of_one_that_was_given_up_answers_those_before_it() -> None:
@@ -199,7 +199,7 @@ async def test_forgetting_one_that_is_over_leaves_another_with_its_payload() -> 
     pings.forget(b"1", first)
     assert pings.count == 1
     pings.answer(b"1")
-    assert second.is_over.is_set()
+    assert second.is_over.is_set
 
 
 async def test_forgetting_one_that_is_over_does_nothing() -> None:
@@ -302,7 +302,7 @@ async def test_who_is_cancelled_while_it_waits_for_a_change_has_changed_nothing(
     assert scope.cancelled_caught
     assert pings.count == 1
     pings.answer(b"1")
-    assert ping.is_over.is_set()
+    assert ping.is_over.is_set
 
 
 # -- the end

@@ -40,7 +40,7 @@ PUSHING_BACK = ["lockstep", "socketpair", "tcp", "tls"]
 
 LARGE = bytes(range(256)) * 2**10  # 256 KiB, more than any socket of the tests takes
 CHUNK = b"x" * 2**14
-READ = 2**16  # bytes of one read, at most
+READ = 2**16 + 2**10
 
 
 class Source:

@@ -825,3 +825,57 @@ def test_nothing_is_left_for_the_garbage_collector(
 
     with no_garbage():
         trio.run(main)
+
+
+# -- who reads the socket itself
+
+
+@SIDES
+async def test_what_is_read_of_the_socket_is_fed(side: str) -> None:
+    ours, theirs = await open_streams(side)
+    await theirs.send_all(b"data")
+    data = await ours.transport_stream.receive_some()
+    if side == "client":
+        plain = ours.feed(data)
+        while plain is None:  # tickets
+            plain = ours.feed(await ours.transport_stream.receive_some())
+        assert plain == b"data"
+    else:
+        assert ours.feed(data[:10]) is None
+        assert ours.feed_again() is None
+        assert ours.feed(data[10:]) == b"data"
+    assert ours.is_drained
+    assert ours.feed_again() is None
+
+
+@SIDES
+async def test_an_end_behind_data_is_told_when_asked_again(side: str) -> None:
+    ours, theirs = await open_streams(side)
+    await theirs.send_all(b"data")
+    await theirs.aclose()
+    plain = b""
+    while True:
+        data = await ours.transport_stream.receive_some()
+        if not data:
+            break
+        plain += ours.feed(data) or b""
+    assert plain == b"data"
+    assert ours.is_ended
+    assert ours.feed_again() == b""
+
+
+@SIDES
+async def test_a_fault_behind_data_is_told_when_asked_again(side: str) -> None:
+    ours, theirs = await open_streams(side)
+    await theirs.send_all(b"data")
+    await theirs.transport_stream.send_all(b"garbage" * 10)
+    await theirs.transport_stream.aclose()
+    plain = b""
+    with pytest.raises(ssl.SSLError):
+        while True:
+            data = await ours.transport_stream.receive_some()
+            again = ours.feed(data) if data else ours.feed_again()
+            plain += again or b""
+    assert plain == b"data"
+    with pytest.raises(ssl.SSLError):
+        ours.feed_again()

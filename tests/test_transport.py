@@ -44,7 +44,9 @@ class FailingStream(WrappedStream):
 # -- reading and writing
 
 
-@pytest.mark.parametrize(("given", "asked"), [(None, 65536), (4096, 65536), (1, 1), (9000, 9000)])
+@pytest.mark.parametrize(
+    ("given", "asked"), [(None, 2**16 + 2**10), (4096, 2**16 + 2**10), (1, 1), (9000, 9000)]
+)
 async def test_a_read_asks_for_as_many_bytes_as_given_or_by_default_many(
     given: int | None, asked: int
 ) -> None:
@@ -316,7 +318,7 @@ async def test_a_read_that_is_woken_for_nothing_waits_on(nursery: trio.Nursery) 
 
 @pytest.mark.parametrize(
     ("size", "awaited", "most"),
-    [(None, 0, 2**16), (None, 2**17, 2**17), (None, 2**20, 2**18), (1000, 2**20, 1000)],
+    [(None, 0, 2**16 + 2**10), (None, 2**17, 2**17), (None, 2**21, 2**19), (1000, 2**20, 1000)],
 )
 async def test_a_read_asks_for_more_where_more_is_to_come(
     size: int | None, awaited: int, most: int
@@ -324,8 +326,8 @@ async def test_a_read_asks_for_more_where_more_is_to_come(
     ours, theirs = await socket_pair()
     for stream, option in ((ours, socket.SO_RCVBUF), (theirs, socket.SO_SNDBUF)):
         assert isinstance(stream, trio.SocketStream)
-        stream.setsockopt(socket.SOL_SOCKET, option, 2**20)
-    sent = Transport(theirs, None).write_now([bytes(2**19)])
+        stream.setsockopt(socket.SOL_SOCKET, option, 2**21)
+    sent = Transport(theirs, None).write_now([bytes(2**20)])
     data = Transport(ours, size).read_now(awaited)
     assert data is not None
     assert len(data) == min(most, sent)

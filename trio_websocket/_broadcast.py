@@ -121,7 +121,7 @@ class _Broadcast:
                 # This is all that most connections need, and much of the time is spent here.
                 if (
                     protocol.is_open
-                    and not connection._sender.locked()
+                    and not connection._sender.is_taken
                     and connection._outbox.append_first(shared[kind])
                 ):
                     protocol.count_message(size)
@@ -162,7 +162,7 @@ class _Broadcast:
             else:
                 self.failed[connection] = _closed_error(connection)
         finally:
-            connection._sender.release()
+            connection._sender.pass_on()
 
     def _takes_long(self, protocol: Protocol) -> bool:
         """Whether another thread had better make the frame."""
@@ -224,20 +224,17 @@ def _encoded(message: Message, text: bool | None) -> tuple[bool, bytes]:
 
 def _is_free(connection: WebSocketConnection) -> bool:
     """Whether a message can be appended now."""
-    return not connection._outbox.is_full and not connection._sender.locked()
+    return not connection._outbox.is_full and not connection._sender.is_taken
 
 
 async def _wait_turn(connection: WebSocketConnection, deadline: float) -> bool:
     """Lock the connection for other senders, once there is room; False if that takes too long."""
-    if _is_free(connection):
-        connection._sender.acquire_nowait()
-        return True
     with trio.CancelScope(deadline=deadline):
-        await connection._sender.acquire()
+        await connection._sender.take()
         try:
             await connection._outbox.wait_room()
         except trio.Cancelled:
-            connection._sender.release()
+            connection._sender.pass_on()
             raise
         return True
     return False

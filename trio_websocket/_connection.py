@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, Literal, Union, overload
 
 import trio
+import wsproto
 from wsproto.events import Ping, Pong
 
 from ._errors import (
@@ -24,10 +25,11 @@ from ._errors import (
     without_lost_connections,
 )
 from ._extensions import DeflateParameters
-from ._frames import check_utf8
+from ._frames import check_utf8, cut_reason
 from ._handshake import Opened
 from ._inbox import Inbox
 from ._keep_alive import KeepAlive
+from ._lot import Flag, Turn
 from ._options import OptionKeywords, Options, check_number, takes_options
 from ._outbox import Outbox
 from ._pace import Pacer
@@ -40,7 +42,6 @@ from ._transport import LINGER, Address, Transport
 if TYPE_CHECKING:
     from typing import AsyncIterable, Iterable
 
-    import wsproto
     from typing_extensions import Unpack
 
     from ._handshake import ExtraHeaders
@@ -51,7 +52,6 @@ logger = logging.getLogger("trio-websocket")
 # once, unless the peer does not read.
 _GOODBYE = 0.05
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
-_MAX_REASON = _MAX_CONTROL_PAYLOAD - 2
 
 
 class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
@@ -61,6 +61,27 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     tasks may send and receive at the same time. As an async context manager it closes itself; as an
     async iterator it gives the messages that come. It is a :class:`trio.abc.Channel`, too.
     """
+
+    # Those of ours take less memory so; applications may add what they like.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_gone",
+        "_id",
+        "_inbox",
+        "_is_closed_here",
+        "_is_started",
+        "_keep_alive",
+        "_opened",
+        "_options",
+        "_outbox",
+        "_pacer",
+        "_pings",
+        "_protocol",
+        "_scope",
+        "_sender",
+        "_transport",
+    )
 
     CONNECTION_ID = itertools.count()
 
@@ -81,7 +102,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         which those start.
 
         :param stream: The stream that the connection is on.
-        :param ws_connection: The state machine.
+        :param ws_connection: Tells which side this is.
         :param host: Not used; the opening handshake comes before the connection.
         :param path: The request target.
         :param client_subprotocols: Not used.
@@ -89,7 +110,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """
         del host, client_subprotocols, client_extra_headers
         bounds = Options(**options)
-        opened = Opened(ws_connection, path, subprotocol=None, headers=(), trailing=b"")
+        sides = wsproto.ConnectionType.SERVER, wsproto.ConnectionType.CLIENT
+        side = sides[ws_connection.client]
+        opened = Opened(side, path, subprotocol=None, headers=(), trailing=b"")
         self._set_up(Transport(stream, bounds.receive_buffer_size), opened, bounds)
 
     def _set_up(self, transport: Transport, opened: Opened, options: Options) -> None:
@@ -97,7 +120,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         self._id = next(self.CONNECTION_ID)
         self._opened = opened
         self._transport = transport
-        self._protocol = Protocol(opened.ws, options, opened.extension)
+        self._protocol = Protocol(opened.side, options, opened.extension)
         self._pacer = Pacer()
         self._outbox = Outbox(
             self._transport, self._on_write_error, max_unsent=options.max_unsent_bytes
@@ -105,21 +128,19 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         self._inbox = Inbox(
             self._transport,
             self._protocol,
+            self._outbox,
+            self._pacer,
+            self,
             size=options.message_queue_size,
             max_bytes=options.message_queue_bytes,
-            on_control=self._on_control,
-            on_ended=self._on_ended,
-            on_wait=self._outbox.end_turn,
-            is_urgent=self._is_urgent,
-            pacer=self._pacer,
         )
-        self._sender = trio.StrictFIFOLock()  # of the tasks that wait for room in the outbox
+        self._sender = Turn()  # of the tasks that wait for room in the outbox
         self._pings = Pings(options.max_unanswered_pings)
         self._is_closed_here = False  # the closing handshake was begun from here
         self._scope = trio.CancelScope()  # of the connection's task
         self._keep_alive: KeepAlive | None = None
         self._is_started = False
-        self._gone = trio.Event()  # the stream is closed
+        self._gone = Flag()  # the stream is closed
 
     def __str__(self) -> str:
         return f"{'client' if self.is_client else 'server'}-{self._id}"
@@ -134,7 +155,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     @property
     def is_client(self) -> bool:
         """Whether this is the client's side."""
-        return self._opened.ws.client
+        return self._opened.side is wsproto.ConnectionType.CLIENT
 
     @property
     def is_server(self) -> bool:
@@ -197,7 +218,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             frames_unsent=frames_unsent,
             bytes_unsent=bytes_unsent,
             tasks_receiving=inbox.tasks_waiting,
-            tasks_sending=self._sender.statistics().tasks_waiting + outbox.tasks_waiting,
+            tasks_sending=len(self._sender) + outbox.tasks_waiting,
             pings_in_flight=self._pings.count,
             latency=self._pings.latency,
         )
@@ -245,21 +266,28 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             return
         await self._pacer.checkpoint()
         outbox, protocol = self._outbox, self._protocol
-        if len(payload) >= LONG or outbox.is_full or self._sender.locked():
+        is_long = len(payload) >= LONG
+        takes_long = is_long and compress and protocol.compresses(payload)
+        if takes_long or outbox.is_full or self._sender.is_taken:
             async with self._sender:
                 await outbox.wait_room()
                 await self._check_open()
-                outbox.append(*await self._long_message(is_text, payload, compress))
+                outbox.append(*await self._message(is_text, payload, compress))
         else:
             if outbox.broken is not None or not protocol.is_open:
                 await self._check_open()
-            outbox.append_message(protocol.message(is_text, payload, compress))
+            if is_long:
+                outbox.append(*protocol.large_message(is_text, payload))
+            else:
+                frame = protocol.message(is_text, payload, compress)
+                # What is to be read first may well be answered, too.
+                outbox.append_message(frame, is_more_likely=bool(self._inbox.messages))
         if outbox.is_full:
             await outbox.wait_room()
         if outbox.broken is not None:
             await self._check_open()
 
-    async def _long_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
+    async def _message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
         if len(payload) < LONG:
             return [self._protocol.message(is_text, payload, compress)]
         if not compress or not self._protocol.compresses(payload):
@@ -291,7 +319,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             next message.
         """
         if decode is None and self._inbox.can_take():
-            await self._pacer.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
             return self._inbox.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
         return await self._inbox.get(decode)
 
@@ -430,7 +458,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises ValueError: The code must not be sent.
         """
         check_close_code(code)
-        reason = cut_reason(reason)
+        reason = checked_reason(reason)
         self._is_closed_here = True
         if not self._is_started:
             await self._transport.close_now()
@@ -442,7 +470,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             with trio.move_on_after(timeout):
                 await self._gone.wait()
         finally:
-            if not self._gone.is_set():
+            if not self._gone.is_set:
                 is_unanswered = not self._protocol.ended
                 await self._abort()
         if is_unanswered:
@@ -507,8 +535,10 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         with self._scope:
             try:
                 await self._inbox.run()
-                with trio.move_on_after(self._options.disconnect_timeout):
-                    await self._outbox.flush()
+                self._outbox.end_turn()
+                if self._outbox.unsent[1]:
+                    with trio.move_on_after(self._options.disconnect_timeout):
+                        await self._outbox.flush()
                 await self._transport.hang_up(peer_may_send=self._protocol.rcvd is None)
             except trio.Cancelled:
                 await self._say_goodbye()
@@ -620,10 +650,10 @@ def _control_payload(payload: Any) -> bytes:
     return bytes(payload)
 
 
-def cut_reason(reason: str | None) -> str | None:
+def checked_reason(reason: str | None) -> str | None:
     """The part of the text that fits in a Close frame."""
     if reason is None:
         return None
     if not isinstance(reason, str):
         raise TypeError(f"the reason of a Close is a str, not {reason!r:.100}")
-    return reason.encode()[:_MAX_REASON].decode(errors="ignore")
+    return cut_reason(reason)

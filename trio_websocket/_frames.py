@@ -13,6 +13,7 @@ MASKED = 0x80  # in the second byte
 
 # Bytes of payload from which on it pays to wait until a frame is whole, and decode it in one step.
 LARGE = 2**12
+_MAX_REASON = 123  # a control frame has up to 125 bytes (RFC 6455, 5.5), and the code has two
 # Parts of a frame that are shorter are joined: many short ones take many times their size.
 _SHORT = 2**12
 
@@ -69,6 +70,11 @@ def sizes(head: bytes) -> tuple[int, int | None]:
 def long_head(first: int, size: int) -> bytes:
     """The head of a frame that is not masked and has 64 KiB of payload or more."""
     return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+def cut_reason(reason: str) -> str:
+    """The part of the text that fits in a Close frame."""
+    return reason.encode()[:_MAX_REASON].decode(errors="ignore")
 
 
 def is_shortest(head: bytes, length: int) -> bool:

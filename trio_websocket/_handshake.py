@@ -3,14 +3,14 @@
 h11, the engine of wsproto's own handshake, parses and writes HTTP. The rules of RFC 6455 are
 checked here, and not by wsproto, because it takes what it must refuse (a bad key), refuses what it
 must take (a header in two lines), fails on bytes outside ASCII, and can't bound the size of a head.
-What comes out is an open ``wsproto.WSConnection``.
+What comes out is what an open connection needs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Iterable, List, Sequence, Tuple, Union
+from typing import Iterable, List, Tuple, Union
 
 import h11
 import wsproto
@@ -38,6 +38,15 @@ _LONG_REQUEST = "the head of the request is too long"
 _LONG_RESPONSE = "the head of the server's response is too long"
 # Headers of a response to an accepted request that would tell what is not so.
 _NOT_IN_101 = (b"sec-websocket-extensions", b"content-length", b"transfer-encoding")
+# The names that are in most requests, so that each of those has not one of its own.
+_NAMES = {
+    name: name
+    for name in (
+        *(b"host", b"upgrade", b"connection", b"origin", b"user-agent", b"cookie", b"pragma"),
+        *(b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol"),
+        *(b"sec-websocket-extensions", b"accept-encoding", b"accept-language", b"cache-control"),
+    )
+}
 # The headers of a response that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 
@@ -46,8 +55,8 @@ _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 class Opened:
     """The outcome of an opening handshake."""
 
-    #: The state machine of the open connection.
-    ws: wsproto.WSConnection
+    #: Which side it is of.
+    side: wsproto.ConnectionType
     #: The request target.
     path: str | None
     #: The subprotocol that the server chose.
@@ -113,7 +122,7 @@ class ClientHandshake:
         self._head = _HeadSize(options.max_header_size)
         self._path = resource
         self._key = _values(request.headers, b"sec-websocket-key")[0]
-        offers = _tokens(request.headers, b"sec-websocket-protocol")
+        offers = _tokens(_values(request.headers, b"sec-websocket-protocol"))
         self._offered = [offer for offer in offers if offer.isascii()]
         self._max_body = options.max_rejection_body
         self._rejection: h11.Response | None = None
@@ -178,9 +187,9 @@ class ClientHandshake:
         headers = list(response.headers)
         if response.http_version < b"1.1":
             raise HandshakeError("the server answered 101 in HTTP/1.0")
-        if _lower_tokens(headers, b"upgrade") != [b"websocket"]:
+        if _lower_tokens(_values(headers, b"upgrade")) != [b"websocket"]:
             raise HandshakeError("the server's response lacks 'Upgrade: websocket'")
-        if b"upgrade" not in _lower_tokens(headers, b"connection"):
+        if b"upgrade" not in _lower_tokens(_values(headers, b"connection")):
             raise HandshakeError("the server's response lacks 'Connection: Upgrade'")
         if _values(headers, b"sec-websocket-accept") != [
             wsproto.utilities.generate_accept_token(self._key)
@@ -192,7 +201,7 @@ class ClientHandshake:
             raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
         extension = self._extension(headers)
         return Opened(
-            ws=_open_connection(wsproto.ConnectionType.CLIENT, extension),
+            side=wsproto.ConnectionType.CLIENT,
             extension=extension,
             path=self._path,
             subprotocol=chosen[0].decode("ascii") if chosen else None,
@@ -203,7 +212,7 @@ class ClientHandshake:
     def _extension(self, headers: Headers) -> DeflateExtension | None:
         values = _values(headers, b"sec-websocket-extensions")
         if self._compression is None:
-            if any(_tokens(headers, b"sec-websocket-extensions")):
+            if any(_tokens(values)):
                 raise HandshakeError("the server chose an extension that was not offered")
             return None
         try:
@@ -225,6 +234,7 @@ class ServerHandshake:
         self._compression = options.compression
         self._answer: tuple[bytes, DeflateParameters] | None = None  # to the offers of compression
         self._method = b""
+        self._fields: dict[bytes, list[bytes]] = {}
         #: The headers of the request, with names in lower case.
         self.headers: Headers = []
         #: The request target.
@@ -254,13 +264,14 @@ class ServerHandshake:
             return False
         assert isinstance(event, h11.Request)
         self._method = event.method
-        self.headers = list(event.headers)
+        self.headers = [(_NAMES.get(name, name), value) for name, value in event.headers]
+        self._fields = _by_name(self.headers)
         target = event.target.decode("ascii")
         absolute = _ABSOLUTE.match(target)
         self.path = request_target(target[absolute.end() :]) if absolute else target
         self._check(event)
         if self._compression is not None:
-            extensions = _values(self.headers, b"sec-websocket-extensions")
+            extensions = self._fields.get(b"sec-websocket-extensions", ())
             try:
                 self._answer = answer(extensions, self._compression)
             except ValueError as exc:
@@ -269,34 +280,32 @@ class ServerHandshake:
 
     def _check(self, request: h11.Request) -> None:
         # RFC 6455, 4.2.1
-        headers = self.headers
         if not self._head.is_allowed(self._http, request):
             raise self._refuse(431, _LONG_REQUEST)
         if request.method != b"GET":
             raise self._refuse(405, "the method must be GET", (b"Allow", b"GET"))
         if request.http_version < b"1.1":
             raise self._refuse(400, "WebSocket needs HTTP/1.1")
-        if _values(headers, b"transfer-encoding") or any(
-            int(length) for length in _values(headers, b"content-length")
-        ):
+        fields = self._fields
+        if b"transfer-encoding" in fields or any(map(int, fields.get(b"content-length", ()))):
             raise self._refuse(400, "a WebSocket handshake has no body")
-        if b"websocket" not in _lower_tokens(headers, b"upgrade"):
+        if b"websocket" not in _lower_tokens(fields.get(b"upgrade", ())):
             text = "this is a WebSocket server, and the request lacks 'Upgrade: websocket'"
             raise self._refuse(426, text)
-        if b"upgrade" not in _lower_tokens(headers, b"connection"):
+        if b"upgrade" not in _lower_tokens(fields.get(b"connection", ())):
             raise self._refuse(400, "the request lacks 'Connection: Upgrade'")
-        versions = _values(headers, b"sec-websocket-version")
+        versions = fields.get(b"sec-websocket-version")
         if versions != [_VERSION]:
             status = 426 if versions else 400
             text = "the request lacks 'Sec-WebSocket-Version: 13'"
             raise self._refuse(status, text, (b"Sec-WebSocket-Version", _VERSION))
-        keys = _values(headers, b"sec-websocket-key")
+        keys = fields.get(b"sec-websocket-key", ())
         if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
             raise self._refuse(400, "a Sec-WebSocket-Key has 16 bytes in base64")
-        hosts = _values(headers, b"host")
+        hosts = fields.get(b"host", ())
         if len(hosts) != 1 or not hosts[0].isascii():
             raise self._refuse(400, "a request has one Host header, in ASCII")
-        offers = _tokens(headers, b"sec-websocket-protocol")
+        offers = _tokens(fields.get(b"sec-websocket-protocol", ()))
         self.proposed_subprotocols = tuple(offer.decode("latin-1") for offer in offers)
         if not all(_TOKEN.fullmatch(offer) for offer in self.proposed_subprotocols):
             raise self._refuse(400, "the name of a subprotocol has other characters than a token")
@@ -315,7 +324,7 @@ class ServerHandshake:
         for name, _ in extra:
             if _header_bytes(name).lower() in _NOT_IN_101:
                 raise ValueError(f"{name!r} can't be sent with the acceptance of a request")
-        key = _values(self.headers, b"sec-websocket-key")[0]
+        (key,) = self._fields[b"sec-websocket-key"]
         headers = [
             (b"Upgrade", b"websocket"),
             (b"Connection", b"Upgrade"),
@@ -328,25 +337,25 @@ class ServerHandshake:
             value, agreed = self._answer
             headers.append((b"Sec-WebSocket-Extensions", value))
             extension = DeflateExtension(Deflate(agreed, self._compression, is_client=False))
-        try:
-            response = h11.InformationalResponse(
-                status_code=101,
-                headers=_merged(headers, extra),
-                reason=b"Switching Protocols",
-            )
-        except h11.LocalProtocolError as exc:
-            raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
-        self._http.next_event()  # the end of the request, which has no body
-        chosen = _values(response.headers, b"sec-websocket-protocol")  # it may be an extra one
+        chosen = subprotocol
+        if extra:
+            headers = _merged(headers, extra)
+            try:
+                checked = h11.InformationalResponse(status_code=101, headers=headers)
+            except h11.LocalProtocolError as exc:
+                raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
+            names = _values(checked.headers, b"sec-websocket-protocol")  # it may be an extra one
+            chosen = names[0].decode("latin-1") if names else None
         opened = Opened(
-            ws=_open_connection(wsproto.ConnectionType.SERVER, extension),
+            side=wsproto.ConnectionType.SERVER,
             extension=extension,
             path=self.path,
-            subprotocol=chosen[0].decode("latin-1") if chosen else None,
+            subprotocol=chosen,
             headers=tuple(self.headers),
             trailing=bytes(self._http.trailing_data[0]),
         )
-        return self._http.send(response), opened
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        return b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(lines) + b"\r\n", opened
 
     def reject(
         self, status_code: int, extra_headers: ExtraHeaders | None = None, body: bytes | None = None
@@ -420,15 +429,6 @@ class _HeadSize:
         return size <= self._limit and len(head.headers) <= _MAX_FIELDS
 
 
-def _open_connection(
-    side: wsproto.ConnectionType, extension: DeflateExtension | None
-) -> wsproto.WSConnection:
-    ws = wsproto.WSConnection(side)
-    extensions: list[wsproto.extensions.Extension] = [] if extension is None else [extension]
-    ws.connection = wsproto.connection.Connection(side, extensions)
-    return ws
-
-
 def _merged(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
     # What the user gives takes the place of ours: HTTP has one Host and one Authorization.
     extra = [(_header_bytes(name), _header_bytes(value)) for name, value in extra_headers or ()]
@@ -460,14 +460,21 @@ def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     return [value for key, value in headers if key == name]
 
 
-def _tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+def _by_name(headers: Headers) -> dict[bytes, list[bytes]]:
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+def _tokens(values: Iterable[bytes]) -> list[bytes]:
     # A list may stand in one line or in several (RFC 9110, 5.3), and have empty elements.
-    pieces = b",".join(_values(headers, name)).split(b",")
+    pieces = b",".join(values).split(b",")
     return [piece.strip() for piece in pieces if piece.strip()]
 
 
-def _lower_tokens(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    return [token.lower() for token in _tokens(headers, name)]
+def _lower_tokens(values: Iterable[bytes]) -> list[bytes]:
+    return [token.lower() for token in _tokens(values)]
 
 
 def _is_handshake_header(header: tuple[bytes, bytes]) -> bool:

@@ -16,13 +16,16 @@ from __future__ import annotations
 import collections
 import math
 import sys
-from typing import Callable
+from typing import Any, Protocol, Sequence
 
 import trio
 from wsproto.events import Ping, Pong
 
+from . import _protocol
+from ._lot import Lot, Turn
+from ._outbox import Outbox
 from ._pace import FAIRNESS, TURN, Pacer
-from ._protocol import ENDED, HELD, NEED_DATA, Piece, Protocol, Signal
+from ._protocol import ENDED, HELD, NEED_DATA, Piece, Signal
 from ._transport import Transport, cause_of
 
 # Seconds between two looks at who has been away from get_message. An application that is away for
@@ -37,54 +40,83 @@ _PER_UNIT = 2**10
 # Messages that are decoded in one step for a task that waits. The bytes of all of them came in one
 # read, and are here in any case.
 _BATCH = 64
+# A queue takes memory while it has something only.
+_NOTHING: collections.deque[Any] = collections.deque(maxlen=0)
+
+
+class Owner(Protocol):
+    """Who is told of what was decoded."""
+
+    def _on_control(self, event: Ping | Pong) -> None:
+        """A Ping or Pong came."""
+
+    def _on_ended(self) -> None:
+        """The end of the connection came."""
+
+    def _is_urgent(self) -> bool:
+        """Whether somebody waits for a Pong or a Close, so that reading is to go on."""
 
 
 class Inbox:
     """Messages on their way to the application."""
 
+    __slots__ = (
+        "_arrival",
+        "_bytes",
+        "_hold_end",
+        "_is_away",
+        "_is_reading",
+        "_is_tended",
+        "_is_untouched",
+        "_max_bytes",
+        "_outbox",
+        "_owner",
+        "_pacer",
+        "_protocol",
+        "_size",
+        "_transport",
+        "_turn",
+        "_watch",
+        "_work",
+        "messages",
+    )
+
     def __init__(
         self,
         transport: Transport,
-        protocol: Protocol,
+        protocol: _protocol.Protocol,
+        outbox: Outbox,
+        pacer: Pacer,
+        owner: Owner,
         *,
         size: float,
         max_bytes: float = math.inf,
-        on_control: Callable[[Ping | Pong], None],
-        on_ended: Callable[[], None],
-        on_wait: Callable[[], None],
-        is_urgent: Callable[[], bool],
-        pacer: Pacer,
     ) -> None:
         """
         :param transport: Where the bytes come from.
         :param protocol: What decodes them.
+        :param outbox: What it keeps back is written before anything waits for the peer.
+        :param pacer: That of the connection.
+        :param owner: Who is told.
         :param size: How many messages may wait, beside the one in hand.
         :param max_bytes: How many bytes of memory they may have.
-        :param on_control: Called for each Ping and Pong.
-        :param on_ended: Called when the end of the connection was decoded.
-        :param on_wait: Called before anything waits for the peer.
-        :param is_urgent: Whether somebody waits for a Pong or a Close, so that reading goes on.
-        :param pacer: That of the connection.
         """
         self._transport = transport
         self._protocol = protocol
         self._size = size + 1  # one is in hand while so many wait, as it was in 0.12
         self._max_bytes = max_bytes
         self._bytes = 0  # of the messages, once the connection's task decodes
-        self._on_control = on_control
-        self._on_ended = on_ended
-        self._on_wait = on_wait
-        self._is_urgent = is_urgent
+        self._outbox = outbox
+        self._owner: Owner | None = owner  # None when stopped
         self._watch: _Watch | None = None
         #: Those that are decoded.
-        self.messages: collections.deque[str | bytes | Piece] = collections.deque()
+        self.messages: collections.deque[str | bytes | Piece] = _NOTHING
         # What comes next is left for a reader until this time; None if it is not.
         self._hold_end: float | None = None
-        self._is_taken = False  # one of the tasks in get() has the turn, and decodes
-        self._queue = trio.lowlevel.ParkingLot()  # the others
+        self._turn = Turn()  # of the tasks in get(); who has it decodes
         self._is_away = False  # the holder is in a block of receive_stream, and busy
-        self._arrival = trio.lowlevel.ParkingLot()  # the holder, while another task reads
-        self._work = trio.lowlevel.ParkingLot()  # the connection's task, while it has no work
+        self._arrival = Lot()  # the holder, while another task reads
+        self._work = Lot()  # the connection's task, while it has no work
         self._is_reading = False  # some task is in a read
         self._is_tended = False  # the connection's task decodes, as nobody is in get()
         self._is_untouched = False  # nobody took anything since the watch looked
@@ -97,8 +129,9 @@ class Inbox:
 
     def can_take(self) -> bool:
         """Whether the next message may be popped without a turn: it is here, for whoever comes."""
-        if self._is_taken or self._is_tended or self._bytes or self._pacer.left <= 0:
+        if self._turn.is_taken or self._is_tended or self._bytes or self._pacer.left <= 0:
             return False
+        self._pacer.left -= 1
         self._is_untouched = False
         return bool(self.messages)
 
@@ -110,9 +143,7 @@ class Inbox:
         :raises UnicodeDecodeError: It is binary, and no text. It stays the next.
         """
         await self._pacer.checkpoint()
-        if self._is_taken:
-            await self._queue.park()  # until the turn is passed on
-        self._is_taken = True
+        await self._turn.take()
         self._is_tended = False
         try:
             message = await self._next(decode is False)
@@ -133,11 +164,34 @@ class Inbox:
                 # If what cancelled us has closed the connection first, that says more.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 raise self._protocol.closed_error()
-            if not self._decode(is_awaited=True, raw=raw):
-                await self._wait_for_data()
-            elif not self.messages:
-                await trio.lowlevel.checkpoint()  # a flood of control frames
+            if self._decode(is_awaited=True, raw=raw):
+                if not self.messages:
+                    await trio.lowlevel.checkpoint()  # a flood of control frames
+                continue
+            self._outbox.end_turn()
+            self.messages = _NOTHING
+            if not self._transport.is_direct or self._is_reading:
+                self._work.unpark_all()
+                await self._arrival.park()
+            elif self._pacer.left <= 0:
+                await self._pacer.checkpoint()
+            elif not self._read_now():
+                # Not by _read(): a coroutine less that waits takes less memory.
+                self._is_reading = True
+                try:
+                    await self._transport.wait_readable()
+                except Exception as exc:  # it was closed
+                    self._protocol.receive_eof(cause_of(exc))
+                finally:
+                    self._is_reading = False
+                self._pacer.left = TURN  # the others have run
         return self.messages[0]
+
+    def _put(self, items: Sequence[str | bytes | Piece]) -> None:
+        if self.messages:
+            self.messages.extend(items)
+        else:
+            self.messages = collections.deque(items)
 
     def _drop_first(self, item: str | bytes | Piece) -> None:
         self.messages.popleft()
@@ -145,13 +199,12 @@ class Inbox:
             self._bytes -= _memory(item)
 
     def stop(self) -> None:
-        """Nothing is decoded any more: forget who was told, so that no cycle of references is left.
+        """Nothing is decoded any more: forget who is told, so that no cycle of references is left.
 
         Without one, all that a connection had is free when it ends. The garbage collector would
         come late, and halt the program for longer the more connections there were.
         """
-        self._watch = None
-        del self._on_control, self._on_ended, self._on_wait, self._is_urgent
+        self._watch = self._owner = None
 
     async def begin_stream(self, max_size: float | None) -> Piece:
         """Wait for the next message, and take it in pieces. Others wait until `end_stream`.
@@ -163,9 +216,7 @@ class Inbox:
         :raises ConnectionClosed: There is no further message.
         """
         await self._pacer.checkpoint()
-        if self._is_taken:
-            await self._queue.park()
-        self._is_taken = True
+        await self._turn.take()
         self._is_tended = False
         try:
             if not self.messages:
@@ -173,8 +224,8 @@ class Inbox:
             elif max_size is not None and _size(self.messages[0]) > max_size:
                 self.discard()
                 self._protocol.refuse_message()
-            if self._protocol.ended and self._watch is not None:  # by what was done here
-                self._on_ended()
+            if self._protocol.ended and self._owner is not None:  # by what was done here
+                self._owner._on_ended()
             return await self.next_piece()
         except BaseException:
             self._protocol.end_stream()
@@ -206,10 +257,8 @@ class Inbox:
         self._pass_turn()
 
     def _pass_turn(self) -> None:
-        if self._queue:
-            self._queue.unpark()
-        else:
-            self._is_taken = False
+        self._turn.pass_on()
+        if not self._turn.is_taken:
             self._leave()
 
     def tend(self) -> None:
@@ -234,7 +283,7 @@ class Inbox:
 
     def discard(self) -> None:
         """Throw away what was received: the application has closed the connection."""
-        self.messages.clear()
+        self.messages = _NOTHING
         self._bytes = 0
         self.wake()
 
@@ -269,7 +318,7 @@ class Inbox:
     @property
     def tasks_waiting(self) -> int:
         """How many tasks wait for a message."""
-        return len(self._queue) + self._is_awaited
+        return len(self._turn) + self._is_awaited
 
     @property
     def is_paused(self) -> bool:
@@ -279,7 +328,7 @@ class Inbox:
     @property
     def _is_awaited(self) -> bool:
         """Whether a task waits for a message, or for a piece of one."""
-        return self._is_taken and not self._is_away
+        return self._turn.is_taken and not self._is_away
 
     @property
     def _has_room(self) -> bool:
@@ -289,9 +338,9 @@ class Inbox:
         return within_limits or not self.messages  # one, whatever its size
 
     def _leave(self) -> None:
-        if self._watch is None:
+        if self._watch is None or self._owner is None:
             return  # all is over
-        if self._is_urgent():
+        if self._owner._is_urgent():
             self.tend()
         else:
             self._is_untouched = False
@@ -307,7 +356,7 @@ class Inbox:
         if is_awaited:
             messages = self._protocol.messages(_BATCH, raw=raw)
             if messages:
-                self.messages.extend(messages)
+                self._put(messages)
                 return True
         hold_end, self._hold_end = self._hold_end, None
         for _ in range(FAIRNESS):
@@ -315,7 +364,7 @@ class Inbox:
                 return False
             event = self._protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
             if isinstance(event, (str, bytes, Piece)):
-                self.messages.append(event)
+                self._put([event])
                 self._pacer.left -= _length(event) // _PER_UNIT  # it may have been inflated
                 if not is_awaited:
                     self._bytes += _memory(event)
@@ -326,19 +375,13 @@ class Inbox:
                 self._hold_end = hold_end or trio.current_time() + _HOLD
                 return False
             if event is ENDED:
-                self._on_ended()
+                assert self._owner is not None
+                self._owner._on_ended()
                 return True
             if not isinstance(event, Signal):
-                self._on_control(event)
+                assert self._owner is not None
+                self._owner._on_control(event)
         return True
-
-    async def _wait_for_data(self) -> None:
-        self._on_wait()
-        if not self._transport.is_direct or self._is_reading:
-            self._work.unpark_all()
-            await self._arrival.park()
-        elif self._pacer.left <= 0 or not self._read_now():
-            await self._read()
 
     def _read_now(self) -> bool:
         """Take what is there; False if nothing is."""
@@ -368,12 +411,10 @@ class Inbox:
     async def _read(self) -> None:
         self._is_reading = True
         try:
-            data = await self._transport.read(self._protocol.awaited)
+            self._receive(await self._transport.read(self._protocol.awaited))
             self._pacer.left = TURN  # the others have run
         except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
             self._protocol.receive_eof(cause_of(exc))
-        else:
-            self._receive(data)
         finally:
             self._is_reading = False
 

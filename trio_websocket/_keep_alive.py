@@ -50,7 +50,7 @@ class KeepAlive:
         ping = self._connection._send_ping(payload)
         parts = _PARTS
         try:
-            while parts and not ping.is_over.is_set():
+            while parts and not ping.is_over.is_set:
                 was_paused = self._connection._inbox.is_paused
                 with trio.move_on_after(self._timeout / _PARTS):
                     await ping.is_over.wait()
@@ -58,4 +58,4 @@ class KeepAlive:
                     parts -= 1
         finally:
             self._connection._pings.forget(payload, ping)
-        return ping.is_over.is_set()
+        return ping.is_over.is_set

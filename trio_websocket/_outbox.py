@@ -9,11 +9,11 @@ connection, which no user's cancel scope reaches: no frame is ever torn.
 
 from __future__ import annotations
 
-import collections
 from typing import Callable, Sequence
 
 import trio
 
+from ._lot import Lot
 from ._pace import FAIRNESS
 from ._transport import Transport, cause_of
 
@@ -23,6 +23,24 @@ HIGH_WATER = 2**16
 
 class Outbox:
     """Bytes on their way to the peer."""
+
+    __slots__ = (
+        "_chunks",
+        "_idle",
+        "_late_pong",
+        "_max_unsent",
+        "_may_hold",
+        "_most_held",
+        "_nursery",
+        "_on_broken",
+        "_progress",
+        "_rest",
+        "_size",
+        "_taken",
+        "_transport",
+        "_writer",
+        "broken",
+    )
 
     def __init__(
         self,
@@ -39,15 +57,16 @@ class Outbox:
         self._transport = transport
         self._on_broken: Callable[[], object] | None = on_broken  # None when stopped
         self._max_unsent = max_unsent
+        self._most_held = min(max_unsent, HIGH_WATER)
         self._nursery: trio.Nursery | None = None
-        self._chunks: collections.deque[bytes] = collections.deque()
-        self._rest: collections.deque[bytes | memoryview] = collections.deque()  # of a write
+        self._chunks: list[bytes] = []
+        self._rest: Sequence[bytes | memoryview] = ()  # of the write under way
         self._size = 0  # of both
-        self._has_written = False  # in this turn, and what follows may be kept back
+        self._may_hold = False  # what follows in this turn
         self._late_pong: bytes | None = None
         self._writer: trio.CancelScope | None = None
-        self._idle = trio.lowlevel.ParkingLot()
-        self._progress = trio.lowlevel.ParkingLot()
+        self._idle = Lot()  # the writer, while it has nothing to write
+        self._progress = Lot()  # tasks that wait for room
         self._taken = 0  # bytes of frames that were given to be written
         #: Why something that was appended will never be written.
         self.broken: Exception | None = None
@@ -91,12 +110,17 @@ class Outbox:
     @property
     def tasks_waiting(self) -> int:
         """How many tasks wait for room."""
-        return self._progress.statistics().tasks_waiting
+        return len(self._progress)
 
-    def append_message(self, data: bytes) -> None:
-        """Write the data within this turn of the scheduler, or as soon as the peer lets us."""
+    def append_message(self, data: bytes, *, is_more_likely: bool = False) -> None:
+        """Write the data within this turn of the scheduler, or as soon as the peer lets us.
+
+        :param is_more_likely: Whether it had better wait for more, though it is the first.
+        """
         size = self._size + len(data)
-        if self._has_written and size <= HIGH_WATER:
+        if is_more_likely and not self._size:
+            self._may_hold = self._transport.is_direct and self._on_broken is not None
+        if self._may_hold and size <= self._most_held:
             if not self._chunks:
                 _LateWrites.of_this_run().add(self)
             self._chunks.append(data)
@@ -119,7 +143,7 @@ class Outbox:
             self._idle.unpark()
         else:
             self._write_now()
-            self._has_written = not self._size and self.broken is None
+            self._may_hold = not self._size and self.broken is None
 
     def append_first(self, chunks: Sequence[bytes]) -> bool:
         """Write the chunks now, as far as the peer lets us, if nothing waits to be written.
@@ -138,13 +162,10 @@ class Outbox:
             return False
         if wire is not chunks:
             size = sum(map(len, wire))
-        self._has_written = written == size
+        self._may_hold = written == size
         if written < size:
             self._size = size - written
-            for chunk in wire:
-                if written < len(chunk):
-                    self._rest.append(memoryview(chunk)[written:])
-                written = max(0, written - len(chunk))
+            self._rest = _behind(wire, written)
             self._start_writer()
         return True
 
@@ -161,7 +182,7 @@ class Outbox:
 
     def end_turn(self) -> None:
         """Write what was kept back: the turn of the scheduler is over, or about to be."""
-        self._has_written = False
+        self._may_hold = False
         if self._chunks and self._writer is None:
             self._write_now()
 
@@ -186,8 +207,7 @@ class Outbox:
                 while chunks and written >= len(chunks[0]):
                     written -= len(chunks.pop(0))
                 if chunks:
-                    self._rest.append(memoryview(chunks[0])[written:])
-                    self._rest.extend(chunks[1:])
+                    self._rest = (memoryview(chunks[0])[written:], *chunks[1:])
                     self._start_writer()
                     return
         except OSError as exc:
@@ -195,7 +215,7 @@ class Outbox:
 
     def _start_writer(self) -> None:
         assert self._nursery is not None
-        self._has_written = False
+        self._may_hold = False
         self._writer = trio.CancelScope(shield=True)
         self._nursery.start_soon(self._write, self._writer)
 
@@ -208,10 +228,11 @@ class Outbox:
                         await self._idle.park()
                         continue
                     if not self._rest:
-                        self._rest.extend(self._next_write())
+                        self._rest = self._next_write()
                     await self._transport.write_wire(self._rest[0])
                     if self._rest:  # not stopped meanwhile
-                        self._size -= len(self._rest.popleft())
+                        self._size -= len(self._rest[0])
+                        self._rest = self._rest[1:]
                     self._progress.unpark_all()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 self._break(cause_of(exc))
@@ -223,16 +244,19 @@ class Outbox:
 
     def _next_write(self) -> list[bytes]:
         """What goes out next: small chunks joined, and a large one as it is."""
-        batch = [self._chunks.popleft()]
-        size = len(batch[0])
-        while self._chunks and size + len(self._chunks[0]) <= HIGH_WATER:
-            size += len(self._chunks[0])
-            batch.append(self._chunks.popleft())
-        large = []
-        if self._chunks and len(self._chunks[0]) >= HIGH_WATER:
+        count, size = 1, len(self._chunks[0])
+        for chunk in self._chunks[1:]:
+            if size + len(chunk) > HIGH_WATER:
+                break
+            size += len(chunk)
+            count += 1
+        batch, large = self._chunks[:count], self._chunks[count : count + 1]
+        if large and len(large[0]) >= HIGH_WATER:
             # It may be the payload of a frame whose head precedes it: nothing may come between.
-            large = [self._chunks.popleft()]
             size += len(large[0])
+        else:
+            large = []
+        del self._chunks[: count + len(large)]
         if self._late_pong is not None:
             batch.insert(0 if large else len(batch), self._late_pong)
             self._size += len(self._late_pong)
@@ -253,11 +277,21 @@ class Outbox:
 
     def _discard(self) -> None:
         self._chunks.clear()
-        self._rest.clear()
+        self._rest = ()
         self._late_pong = None
         self._size = 0
-        self._has_written = False
+        self._may_hold = False
         self._progress.unpark_all()
+
+
+def _behind(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
+    """What is left of the chunks when so many bytes of them are written."""
+    rest: list[bytes | memoryview] = []
+    for chunk in chunks:
+        if size < len(chunk):
+            rest.append(memoryview(chunk)[size:])
+        size = max(0, size - len(chunk))
+    return rest
 
 
 class _LateWrites:
@@ -265,7 +299,7 @@ class _LateWrites:
 
     def __init__(self) -> None:
         self._outboxes: list[Outbox] = []
-        self._work = trio.lowlevel.ParkingLot()
+        self._work = Lot()
         self._is_running = False
 
     @staticmethod

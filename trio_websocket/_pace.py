@@ -17,6 +17,8 @@ FAIRNESS = 32
 class Pacer:
     """Checkpoints of the calls of a connection, which mostly have nothing to wait for."""
 
+    __slots__ = ("left",)
+
     def __init__(self) -> None:
         #: How much may be done until the others are to run.
         self.left: int = TURN

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import collections
+from typing import Any
 
 import trio
+
+from ._lot import Flag, Lot
+
+# Of a connection that has sent none: it takes less memory so.
+_NONE: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
 
 
 class PingInFlight:
@@ -15,7 +21,7 @@ class PingInFlight:
         #: Seconds until the Pong came; None if it never did.
         self.round_trip: float | None = None
         #: The Pong came, or will not come any more.
-        self.is_over = trio.Event()
+        self.is_over = Flag()
 
     def answer(self) -> float:
         """The Pong has come; how long that took."""
@@ -27,13 +33,15 @@ class PingInFlight:
 class Pings:
     """Those that are in flight, by payload, in the order in which they were sent."""
 
+    __slots__ = ("_changed", "_limit", "_pings", "latency")
+
     def __init__(self, limit: float) -> None:
         """:param limit: How many there may be at a time."""
         self._limit = limit
         # The newest may be None: it was given up, and stays only because its Pong answers those
         # before it.
-        self._pings: collections.OrderedDict[bytes, PingInFlight | None] = collections.OrderedDict()
-        self._changed = trio.lowlevel.ParkingLot()
+        self._pings: collections.OrderedDict[bytes, PingInFlight | None] = _NONE
+        self._changed = Lot()
         #: The latest round trip in seconds.
         self.latency: float | None = None
 
@@ -64,6 +72,8 @@ class Pings:
         """One is sent now."""
         if self._pings and next(reversed(self._pings.values())) is None:
             self._pings.popitem()  # the Pong of the new one will do
+        if self._pings is _NONE:
+            self._pings = collections.OrderedDict()
         ping = self._pings[payload] = PingInFlight()
         return ping
 

@@ -1,6 +1,6 @@
 """The open connection (RFC 6455, 5 to 7): bytes in, events out; bytes out for what is to be sent.
 
-wsproto is the engine and the judge. It gets the bytes of one frame at a time, so that between two
+wsproto is the judge. It gets the bytes of one frame at a time, so that between two
 frames every byte that is not decoded yet is still here. There, a whole, final, unextended data
 frame is decoded on a fast path, without wsproto, which spends most of the time of a message.
 
@@ -17,7 +17,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from wsproto.connection import ConnectionState
+from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
@@ -38,13 +38,13 @@ from ._frames import (
     TEXT,
     LargeFrame,
     check_utf8,
+    cut_reason,
     is_shortest,
     long_head,
     sizes,
 )
 
 if TYPE_CHECKING:
-    import wsproto
     from typing_extensions import TypeAlias
 
     from ._deflate import DeflateExtension
@@ -102,7 +102,7 @@ _ERROR_IN_EXTENSION = "error in extension"
 class Protocol:
     """One side of an open connection."""
 
-    # With so many names, Python would give each connection a dict of 1.5 KiB, which is slow, too.
+    # With more than 30 names, Python would give each connection a dict, which is large and slow.
     __slots__ = (
         "_at",
         "_binary",
@@ -124,10 +124,11 @@ class Protocol:
         "_max_fragments",
         "_max_message_size",
         "_openings",
+        "_side",
         "_size",
         "_text",
         "_threshold",
-        "_ws",
+        "_wsproto",
         "bytes_received",
         "bytes_sent",
         "error",
@@ -141,19 +142,21 @@ class Protocol:
 
     def __init__(
         self,
-        ws: wsproto.WSConnection,
+        side: ConnectionType,
         options: Options,
         extension: DeflateExtension | None = None,
         *,
         fast: bool = True,
     ) -> None:
         """
-        :param ws: The state machine, at the beginning of an open connection.
+        :param side: Which side it is.
         :param options: The bounds.
-        :param extension: That of the state machine, if compression was agreed on.
+        :param extension: What was agreed on about compression.
         :param fast: Whether to take the fast path; without it wsproto decodes every frame.
         """
-        self._ws = ws
+        self._side = side
+        # A connection that has had nothing but messages in order has none: it takes memory.
+        self._wsproto: Connection | None = None
         self._extension = extension
         # Bytes from which on a message is compressed; and what a data frame may begin with.
         self._threshold = math.inf
@@ -162,10 +165,10 @@ class Protocol:
             self._threshold = options.compression.threshold
             self._openings |= {COMPRESSED | TEXT, COMPRESSED | BINARY}
         self._fast = fast and options.max_fragments >= 1
-        self._is_client = ws.client
+        self._is_client = side is ConnectionType.CLIENT
         self._max_message_size = _at_most(options.max_message_size)
         self._max_fragments = options.max_fragments
-        self._expected_mask = 0 if ws.client else MASKED
+        self._expected_mask = 0 if self._is_client else MASKED
         #: The Close frame that was sent, received; the error that ended the connection.
         self.sent: CloseReason | None = None
         self.rcvd: CloseReason | None = None
@@ -195,8 +198,8 @@ class Protocol:
         self._fragments = 0
         self._size = 0
         self._is_compressed = False
-        self._text = io.StringIO()
-        self._binary = bytearray()
+        self._text: io.StringIO | None = None
+        self._binary: bytearray | None = None
         self._code_behind_stand_in: int | None = None
 
     # -- facts
@@ -315,18 +318,20 @@ class Protocol:
 
     def ping(self, payload: bytes) -> bytes:
         """The frame of a Ping."""
-        return self._ws.send(Ping(payload=payload))
+        return self._frame(FINAL | PING, payload)
 
     def pong(self, payload: bytes) -> bytes:
         """The frame of a Pong."""
-        return self._ws.send(Pong(payload=payload))
+        return self._frame(FINAL | PONG, payload)
 
     def close(self, code: int, reason: str | None) -> bytes:
         """The frame that begins or completes the closing handshake; code 1005 stands for none."""
+        reason = None if reason is None else cut_reason(reason)
         self.sent = CloseReason(code, reason)
-        none = code == _NO_STATUS
-        event = CloseConnection(code=None if none else code, reason=reason)  # type: ignore[arg-type] # a Close frame without a code, which wsproto can write
-        return self._ws.send(event)
+        payload = b""
+        if code != _NO_STATUS:
+            payload = code.to_bytes(2, "big") + (reason or "").encode()
+        return self._frame(FINAL | CLOSE, payload)
 
     def _frame(self, first: int, payload: bytes) -> bytes:
         # The key of a client's frame is unpredictable (RFC 6455, 5.3).
@@ -403,7 +408,7 @@ class Protocol:
         event = self._without_wsproto(raw, is_wanted)
         if event is not None:
             return event
-        if self._is_streaming and (self._binary or self._text.tell()):
+        if self._is_streaming and (self._binary or self._text is not None):
             return Piece(self._take_kept(is_text=not self._binary), is_last=False)
         size = self._next_piece(is_wanted)
         if size is None:
@@ -695,15 +700,18 @@ class Protocol:
 
         (Or of what begins with a bad frame, which has one event, too.)
         """
-        self._ws.receive_data(self._buffer[self._at : self._at + size])
+        if self._wsproto is None:
+            extensions = [] if self._extension is None else [self._extension]
+            self._wsproto = Connection(self._side, [*extensions])
+        self._wsproto.receive_data(self._buffer[self._at : self._at + size])
         self._at += size
-        for event in self._ws.events():
+        for event in self._wsproto.events():
             if isinstance(event, (TextMessage, BytesMessage)):
                 message = self._join(event)
                 if message is not None:
                     return message
             elif isinstance(event, CloseConnection):
-                self._receive_close(event)
+                self._receive_close(event, self._wsproto.state)
                 return ENDED
             elif isinstance(event, Pong) or self.sent is None:
                 assert isinstance(event, (Ping, Pong))
@@ -723,8 +731,12 @@ class Protocol:
         if not is_read:
             return None
         if isinstance(event, TextMessage):
+            if self._text is None:
+                self._text = io.StringIO()
             self._text.write(event.data)
         else:
+            if self._binary is None:
+                self._binary = bytearray()
             self._binary += event.data
         if not is_last and not self._is_streaming:
             return None
@@ -736,14 +748,15 @@ class Protocol:
         return Piece(data, is_last)
 
     def _take_kept(self, *, is_text: bool) -> str | bytes:
+        kept: io.StringIO | bytearray | None
         if is_text:
-            text, self._text = self._text.getvalue(), io.StringIO()
-            return text
-        data, self._binary = bytes(self._binary), bytearray()
-        return data
+            kept, self._text = self._text, None
+            return "" if kept is None else kept.getvalue()
+        kept, self._binary = self._binary, None
+        return b"" if kept is None else bytes(kept)
 
-    def _receive_close(self, event: CloseConnection) -> None:
-        if self._ws.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
+    def _receive_close(self, event: CloseConnection, state: ConnectionState) -> None:
+        if state is ConnectionState.OPEN:
             # No Close frame, but wsproto's verdict: it leaves its state as it was.
             self._fail(int(event.code), _explained(event))
             return

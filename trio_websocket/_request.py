@@ -44,10 +44,11 @@ class WebSocketRequest:
         """
         self._nursery = nursery
         self._transport = transport
-        self._handshake = handshake
-        self._headers = list(handshake.headers)
+        self._handshake: ServerHandshake | None = handshake  # until it is answered
+        self._headers = handshake.headers
+        self._path = handshake.path
+        self._proposed_subprotocols = handshake.proposed_subprotocols
         self._options = options
-        self._is_answered = False
         self._is_turned_away = False  # by the server, behind the handler's back
         self._farewell = b""
         self._is_concluded = False  # whether `_conclude` is sure to be called
@@ -61,12 +62,12 @@ class WebSocketRequest:
     @property
     def path(self) -> str:
         """The request target: the path and the query."""
-        return self._handshake.path
+        return self._path
 
     @property
     def proposed_subprotocols(self) -> tuple[str, ...]:
         """The names of the subprotocols that the client offers, the preferred one first."""
-        return self._handshake.proposed_subprotocols
+        return self._proposed_subprotocols
 
     @property
     def local(self) -> Address:
@@ -94,11 +95,10 @@ class WebSocketRequest:
         :raises RuntimeError: The request was answered before.
         :raises ConnectionClosed: The server is being closed, and has answered with status 503.
         """
-        self._check_unanswered()
-        await trio.lowlevel.checkpoint()
-        self._check_unanswered()
-        response, opened = self._handshake.accept(subprotocol, extra_headers)
-        self._is_answered = True
+        handshake = self._unanswered()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        response, opened = handshake.accept(subprotocol, extra_headers)
+        self._handshake = None  # it takes memory, and the connection may live long
         self._connection = WebSocketConnection._start(
             self._nursery, self._transport, opened, self._options, response
         )
@@ -123,9 +123,8 @@ class WebSocketRequest:
         :raises ValueError: The status or a header can't be sent. The request can still be answered.
         :raises RuntimeError: The request was answered before.
         """
-        self._check_unanswered()
-        response = self._handshake.reject(status_code, extra_headers, body)
-        self._is_answered = True
+        response = self._unanswered().reject(status_code, extra_headers, body)
+        self._handshake = None
         await self._end(response)
 
     async def _end(self, response: bytes) -> None:
@@ -136,9 +135,10 @@ class WebSocketRequest:
         """Tell the client, without waiting, that the server is being closed."""
         if self._connection is not None:
             self._connection._begin_to_close(code, reason)
-        elif not self._is_answered:
-            self._is_answered = self._is_turned_away = True
+        elif self._handshake is not None:
+            self._is_turned_away = True
             self._farewell = self._handshake.reject(503)
+            self._handshake = None
 
     async def _leave(self) -> None:
         """End what `_begin_to_leave` has begun."""
@@ -149,11 +149,12 @@ class WebSocketRequest:
             farewell, self._farewell = self._farewell, b""
             await self._end(farewell)
 
-    def _check_unanswered(self) -> None:
+    def _unanswered(self) -> ServerHandshake:
         if self._is_turned_away:
             raise ConnectionClosed(CloseReason(1001, "the server is being closed"))
-        if self._is_answered:
+        if self._handshake is None:
             raise RuntimeError("the request was accepted or rejected already")
+        return self._handshake
 
     async def _conclude(self, error: BaseException | None) -> BaseException | None:
         """Close what the handler was given, now that it is done; return what is to be raised."""
@@ -162,7 +163,7 @@ class WebSocketRequest:
         if self._is_turned_away:
             return error  # `_leave` closes the stream
         try:
-            if not self._is_answered and (error is None or isinstance(error, Exception)):
+            if self._handshake is not None and (error is None or isinstance(error, Exception)):
                 await self.reject(500)
         except BaseException as exc:
             return exc if error is None else error

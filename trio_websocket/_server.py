@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import errno
 import inspect
 import logging
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Awaitable, Callable, Sequence
 
 import trio
 
-from ._connection import cut_reason
+from ._connection import checked_reason
 from ._errors import (
     HandshakeError,
     check_close_code,
@@ -208,7 +207,7 @@ class WebSocketServer:
         :raises ValueError: The code must not be sent.
         """
         check_close_code(code)
-        reason = cut_reason(reason)
+        reason = checked_reason(reason)
         self._is_closing = True
         for scope in self._accepting:
             scope.cancel()
@@ -232,9 +231,13 @@ class WebSocketServer:
                 served.scope.cancel()
 
     def _others(self) -> list[_Served]:
-        """Those who are being served, but for the one whose handler asks."""
-        asking = _current.get(None)
-        return [served for served in self._serving if served is not asking]
+        """Those who are being served, but for the one whose handler, or a task of it, asks."""
+        asking = set()
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None:
+            asking.add(task)
+            task = None if task.parent_nursery is None else task.parent_nursery.parent_task
+        return [served for served in self._serving if served.task not in asking]
 
     async def _accept(
         self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery
@@ -264,7 +267,10 @@ class WebSocketServer:
         served = _Served(stream)
         (self._turned_away if is_full else self._serving).add(served)
         try:
-            nursery.start_soon(self._turn_away if is_full else self._serve, served)
+            if is_full:
+                nursery.start_soon(self._turn_away, served)
+            else:
+                nursery.start_soon(self._serve, served, nursery)
         except RuntimeError:  # the handlers' nursery is closed
             self._serving.discard(served)
             self._turned_away.discard(served)
@@ -278,48 +284,36 @@ class WebSocketServer:
         finally:
             self._turned_away.discard(served)
 
-    async def _serve(self, served: _Served) -> None:
+    async def _serve(self, served: _Served, nursery: trio.Nursery) -> None:
         """One connection, from the request to the end of its handler."""
-        _current.set(served)
+        served.task = trio.lowlevel.current_task()
         try:
             with served.scope:
-                await self._handle(served)
-        finally:
-            served.request = None  # it knows the nursery of this task, whose context knows `served`
-            self._serving.discard(served)
-            self._served.unpark_all()
-
-    async def _handle(self, served: _Served) -> None:
-        error: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                request = await receive_request(nursery, served.stream, self._options)
-            except HandshakeError as exc:
-                logger.debug("no opening handshake: %s", exc)
-            except BaseException as exc:
-                error = exc
-            else:
+                try:
+                    request = await receive_request(nursery, served.stream, self._options)
+                except HandshakeError as exc:
+                    logger.debug("no opening handshake: %s", exc)
+                    return
                 served.request = request
                 request._is_concluded = True
-                error = await self._call_handler(request)
-            # What runs in the nursery ends by itself now.
-            nursery.cancel_scope.shield = True
-        try:
-            if error is not None:
-                raise error
+                try:
+                    if self._is_closing:
+                        await request.reject(503)
+                    else:
+                        await self._handler(request)
+                except BaseException as exc:
+                    error = await self._conclude(request, exc)
+                else:
+                    error = await self._conclude(request, None)
+                try:
+                    if error is not None:
+                        raise error
+                finally:
+                    del error  # whose traceback has this frame
         finally:
-            del error  # whose traceback has this frame
-
-    async def _call_handler(self, request: WebSocketRequest) -> BaseException | None:
-        """Call the handler and close its connection; return what is to be raised."""
-        try:
-            if self._is_closing:
-                await request.reject(503)
-            else:
-                await self._handler(request)
-        except BaseException as exc:
-            return await self._conclude(request, exc)
-        return await self._conclude(request, None)
+            served.task = None  # which knows `served`
+            self._serving.discard(served)
+            self._served.unpark_all()
 
     async def _conclude(
         self, request: WebSocketRequest, outcome: BaseException | None
@@ -357,17 +351,16 @@ class WebSocketServer:
             logger.exception("on_handler_error has failed")
 
 
-# Who is being served by the task that runs, and by those that it has started.
-_current: contextvars.ContextVar[_Served] = contextvars.ContextVar("trio_websocket_served")
-
-
 class _Served:
     """A client that is being served, or turned away."""
+
+    __slots__ = ("request", "scope", "stream", "task")
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.scope = trio.CancelScope()
         self.request: WebSocketRequest | None = None
+        self.task: trio.lowlevel.Task | None = None
 
 
 def _check_server_options(

@@ -131,6 +131,17 @@ class TlsStream(trio.abc.HalfCloseableStream):
         plain = self.decrypt(data)
         return plain if plain or self.is_ended else None
 
+    def feed_again(self) -> bytes | None:
+        """What is left of what was fed: an end or a fault that came behind data, for one.
+
+        :returns: As `feed`.
+        :raises ssl.SSLError: As `feed`.
+        """
+        if self.is_drained:
+            return None
+        plain = self.decrypt(b"")
+        return plain if plain or self.is_ended else None
+
     def decrypt(self, data: bytes) -> bytes:
         """The plain data in what was read from the socket, perhaps none; see also `is_ended`.
 
@@ -221,9 +232,14 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Close the socket, at once; with close_notify if it takes that without waiting."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """The same, without a checkpoint."""
         self._end_tls()
         self._write_now()
-        await self.transport_stream.aclose()
+        self.transport_stream.socket.close()
 
     def _end_tls(self) -> None:
         if self.is_open:

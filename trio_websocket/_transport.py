@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Sequence, Union
+from typing import Any, Awaitable, Sequence, Union
 
 import trio
 
@@ -19,15 +19,27 @@ LINGER = 2.0
 #: What a stream's end is called: streams other than TCP sockets have no address.
 Address = Union[Endpoint, str]
 
-# What one read asks for by default: usually, and at most, when more of a frame is known to come.
-# For more than the usual the system maps pages anew, which takes as long as many small messages.
-# While a connection waits, it has no buffer at all.
-_RECEIVE_SIZE, _MOST_RECEIVE_SIZE = 2**16, 2**18
+# What one read asks for by default: usually, which is 64 KiB and the head of their frame, and at
+# most, when more of a frame is known to come. For more, the system maps pages anew, which takes as
+# long as many small messages. While a connection waits, it has no buffer at all.
+_RECEIVE_SIZE, _MOST_RECEIVE_SIZE = 2**16 + 2**10, 2**19
 _DEFAULT_RECEIVE_SIZE = 4096  # of the option: leaves it to us
 
 
 class Transport:
     """A stream, read by one task and written by one task at a time."""
+
+    __slots__ = (
+        "_local_name",
+        "_most",
+        "_receive_size",
+        "_remote_name",
+        "_socket",
+        "_tls",
+        "_wire",
+        "is_direct",
+        "stream",
+    )
 
     def __init__(self, stream: trio.abc.Stream, receive_size: int | None) -> None:
         """
@@ -35,9 +47,9 @@ class Transport:
         :param receive_size: How many bytes to read at a time; by default, we choose.
         """
         self.stream = stream
-        #: The two ends, kept for when the socket is closed.
-        self.local: Address = _address(stream, "getsockname")
-        self.remote: Address = _address(stream, "getpeername")
+        # The two ends, kept for when the socket is closed.
+        self._local_name = _name(stream, "getsockname")
+        self._remote_name = _name(stream, "getpeername")
         self._receive_size, self._most = receive_size or 0, receive_size or 0
         if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
             self._receive_size, self._most = _RECEIVE_SIZE, _MOST_RECEIVE_SIZE
@@ -49,8 +61,24 @@ class Transport:
         self._wire = wire if self.is_direct else stream
         if self.is_direct:
             assert isinstance(wire, trio.SocketStream)
-            # Asked each time: the number of a socket that is closed may be another's by now.
-            self._fileno = wire.socket.fileno
+            # Asked for its number each time: that of a closed one may be another's by now.
+            self._socket = wire.socket
+
+    @property
+    def local(self) -> Address:
+        """Our end."""
+        return self._address(self._local_name)
+
+    @property
+    def remote(self) -> Address:
+        """The peer's end."""
+        return self._address(self._remote_name)
+
+    def _address(self, name: tuple[str, int] | None) -> Address:
+        if name is None:
+            return repr(self.stream)
+        is_ssl = isinstance(self.stream, (TlsStream, trio.SSLStream))
+        return Endpoint(name[0].partition("%")[0], name[1], is_ssl)
 
     def on_the_wire(self, chunks: Sequence[bytes]) -> Sequence[bytes]:
         """What is to be written for the chunks: the same, or TLS."""
@@ -66,8 +94,8 @@ class Transport:
         """Write what the socket takes without blocking; say how much it was. If direct only."""
         try:
             if len(chunks) == 1:
-                return os.write(self._fileno(), chunks[0])
-            return os.writev(self._fileno(), chunks)
+                return os.write(self._socket.fileno(), chunks[0])
+            return os.writev(self._socket.fileno(), chunks)
         except BlockingIOError:
             return 0
 
@@ -83,10 +111,14 @@ class Transport:
         if not self.is_direct or (self._tls is not None and not self._tls.is_drained):
             return bytes(await self.stream.receive_some(self._receive_size))
         while True:
-            await trio.lowlevel.wait_readable(self._fileno())
+            await self.wait_readable()
             data = self.read_now(awaited)
             if data is not None:
                 return data
+
+    def wait_readable(self) -> Awaitable[None]:
+        """Wait until the socket is. If direct only."""
+        return trio.lowlevel.wait_readable(self._socket.fileno())  # noqa: ASYNC105 # by the caller
 
     def read_now(self, awaited: int = 0) -> bytes | None:
         """Read what is there; ``b""`` is the end, None means that it is nothing. If direct only."""
@@ -94,9 +126,9 @@ class Transport:
         if awaited > size:
             size = min(awaited, self._most)
         try:
-            data = os.read(self._fileno(), size)
+            data = os.read(self._socket.fileno(), size)
         except BlockingIOError:
-            return None
+            return None if self._tls is None else self._tls.feed_again()
         return data if self._tls is None else self._tls.feed(data)
 
     async def hang_up(self, *, peer_may_send: bool) -> None:
@@ -107,18 +139,27 @@ class Transport:
         """
         try:
             with trio.move_on_after(LINGER), IgnoringErrors():
-                if isinstance(self.stream, trio.abc.HalfCloseableStream):
+                if self.is_direct and self._tls is None:
+                    self._socket.shutdown(socket.SHUT_WR)
+                    peer_may_send = True
+                elif isinstance(self.stream, trio.abc.HalfCloseableStream):
                     await self.stream.send_eof()
                     peer_may_send = True
-                while peer_may_send and await self.stream.receive_some():
+                while peer_may_send and await self.read():
                     pass  # what still comes is nobody's any more
-                await self.stream.aclose()
+                if not self.is_direct:
+                    await self.stream.aclose()
         finally:
             await self.close_now()
 
     async def close_now(self) -> None:
         """Close without waiting for anything, and without an error."""
-        await close_now(self.stream)
+        if not self.is_direct:
+            await close_now(self.stream)
+        elif self._tls is None:
+            self._socket.close()
+        else:
+            self._tls.close()
 
 
 async def close_now(stream: trio.abc.AsyncResource) -> None:
@@ -155,8 +196,8 @@ class IgnoringErrors:
         return True
 
 
-def _address(stream: trio.abc.AsyncResource, get_name: str) -> Address:
-    is_ssl = isinstance(stream, (TlsStream, trio.SSLStream))
+def _name(stream: trio.abc.AsyncResource, get_name: str) -> tuple[str, int] | None:
+    """The address and port of an end, if it has them."""
     transport: Any = stream
     while isinstance(transport, (TlsStream, trio.SSLStream)):  # TLS may be in TLS
         transport = transport.transport_stream
@@ -166,6 +207,6 @@ def _address(stream: trio.abc.AsyncResource, get_name: str) -> Address:
             try:
                 host, port = getattr(sock, get_name)()[:2]
             except OSError:  # the peer is gone already
-                return repr(stream)
-            return Endpoint(host.partition("%")[0], port, is_ssl)
-    return repr(stream)
+                return None
+            return host, port
+    return None

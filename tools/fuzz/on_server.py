@@ -39,14 +39,16 @@ async def attack_server(setting: Setting, attacks: Sequence[Attack]) -> None:
         await server.start(nursery)
         async with server.good_client() as survivor:
             await server.echo(survivor)
+            await trio.testing.wait_all_tasks_blocked()
+            own = len(handlers.child_tasks)  # of the survivor's connection
             async with trio.open_nursery() as attackers:
                 for attack in attacks:
                     attackers.start_soon(_attack, server, attack)
                     await trio.sleep(setting.interval)
             with trio.move_on_after(setting.limit):
-                while len(handlers.child_tasks) > 1:  # noqa: ASYNC110 # no event tells of it
+                while len(handlers.child_tasks) > own:  # noqa: ASYNC110 # no event tells of it
                     await trio.sleep(setting.timeout / 50)
-            left = len(handlers.child_tasks) - 1
+            left = len(handlers.child_tasks) - own
             expect(left == 0, "connections are left after their clients", left)
             await server.echo(survivor)
         async with server.good_client() as newcomer:

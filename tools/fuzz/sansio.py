@@ -11,11 +11,8 @@ import math
 from random import Random
 from typing import Any, Sequence
 
-import wsproto
-import wsproto.connection
 from wsproto.connection import ConnectionType
 from wsproto.events import Ping, Pong
-from wsproto.extensions import Extension
 from wsproto.utilities import RemoteProtocolError
 
 from trio_websocket import (
@@ -260,14 +257,11 @@ class _Run:
         fast: bool,
     ) -> None:
         self._is_client = side is ConnectionType.CLIENT
-        ws = wsproto.WSConnection(side)
         extension = None
         if agreed is not None and options.compression is not None:
             codec = Deflate(agreed, options.compression, is_client=self._is_client)
             extension = DeflateExtension(codec)
-        extensions: list[Extension] = [extension] if extension else []
-        ws.connection = wsproto.connection.Connection(side, extensions)
-        self._protocol = Protocol(ws, options, extension, fast=fast)
+        self._protocol = Protocol(side, options, extension, fast=fast)
         self._max_size = options.max_message_size
         # A large frame waits until it is whole.
         self._most_undecoded = max(_MOST_UNDECODED, self._max_size if fast else 0)
