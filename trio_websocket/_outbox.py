@@ -132,6 +132,8 @@ class Outbox:
 
     def append(self, *chunks: bytes) -> None:
         """Write the chunks now, or as soon as the peer lets us."""
+        if self.append_first(chunks):
+            return
         if self.broken is not None or self._on_broken is None:
             return
         if self._late_pong is not None:
@@ -144,6 +146,30 @@ class Outbox:
         else:
             self._write_now()
             self._may_hold = not self._size and self.broken is None
+
+    def append_first(self, chunks: Sequence[bytes]) -> bool:
+        """Write the chunks now, as far as the peer lets us, if nothing waits to be written.
+
+        False if something does, or if the chunks will never be written.
+        """
+        if self._size or self._writer is not None or self._on_broken is None or self.broken:
+            return False
+        size = sum(map(len, chunks))
+        self._taken += size
+        try:
+            wire = self._transport.on_the_wire(chunks)
+            written = self._transport.write_now(wire)
+        except OSError as exc:
+            self._break(cause_of(exc))
+            return False
+        if wire is not chunks:
+            size = sum(map(len, wire))
+        self._may_hold = written == size
+        if written < size:
+            self._size = size - written
+            self._rest = _behind(wire, written)
+            self._start_writer()
+        return True
 
     def append_pong(self, data: bytes) -> None:
         """Write a Pong; if another one waits still, in its place.
@@ -243,7 +269,7 @@ class Outbox:
         encoded = self._transport.on_the_wire(chunks)
         if encoded is not chunks:
             self._size += sum(map(len, encoded)) - size
-        return encoded
+        return list(encoded)
 
     def _break(self, exc: Exception) -> None:
         if self._on_broken is not None:
@@ -258,6 +284,16 @@ class Outbox:
         self._size = 0
         self._may_hold = False
         self._progress.unpark_all()
+
+
+def _behind(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
+    """What is left of the chunks when so many bytes of them are written."""
+    rest: list[bytes | memoryview] = []
+    for chunk in chunks:
+        if size < len(chunk):
+            rest.append(memoryview(chunk)[size:])
+        size = max(0, size - len(chunk))
+    return rest
 
 
 class _LateWrites:

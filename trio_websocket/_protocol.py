@@ -103,6 +103,7 @@ _ERROR_IN_EXTENSION = "error in extension"
 class Protocol:
     """One side of an open connection."""
 
+    # With more than 30 names, Python would give each connection a dict, which is large and slow.
     __slots__ = (
         "_at",
         "_binary",
@@ -273,6 +274,37 @@ class Protocol:
         self.messages_sent += 1
         self.bytes_sent += len(payload)
         return [long_head(_WHOLE_TEXT if is_text else _WHOLE_BINARY, len(payload)), payload]
+
+    def sharing(self, size: int, compress: bool) -> object:
+        """What the frame of a message depends on, beside the message.
+
+        Where it is the same, frames are. None: they are for this connection alone.
+        """
+        if self._is_client:  # each frame has a key of its own
+            return None
+        if size < self._threshold or not compress:
+            return ()
+        assert self._extension is not None
+        return self._extension.codec.sharing
+
+    def shared_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
+        """The frame of a message, in parts, for all where `sharing` is what it is here.
+
+        It does nothing else, so any thread may call it. Who sends it calls `count_message`.
+        """
+        first = FINAL | (TEXT if is_text else BINARY)
+        if compress and len(payload) >= self._threshold:
+            assert self._extension is not None
+            payload = self._extension.codec.deflate_alone(payload)
+            return [self._frame(first | COMPRESSED, payload)]
+        if len(payload) >= LONG:
+            return [long_head(first, len(payload)), payload]
+        return [self._frame(first, payload)]
+
+    def count_message(self, size: int) -> None:
+        """A message of so many bytes is sent, whose frame was there already."""
+        self.messages_sent += 1
+        self.bytes_sent += size
 
     def fragment(
         self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool

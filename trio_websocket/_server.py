@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from ._connection import WebSocketConnection
+
 # What the system says when it can't have another connection, but may be able to in a while.
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _ACCEPT_AGAIN = 0.1  # seconds until then
@@ -165,6 +167,20 @@ class WebSocketServer:
     def listeners(self) -> list[Address]:
         """The listeners: an :class:`Endpoint` each, or the ``repr()`` of one that is not TCP."""
         return list(self._addresses)
+
+    @property
+    def connections(self) -> set[WebSocketConnection]:
+        """The connections that are open: accepted, and neither closed nor being closed.
+
+        It is a new set each time, which the server does not change.
+        """
+        return {
+            connection
+            for served in self._serving
+            if (request := served.request) is not None
+            and (connection := request._connection) is not None
+            and connection._can_close
+        }
 
     async def run(
         self, *, task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED
