@@ -399,7 +399,7 @@ async def test_no_more_is_kept_back_than_the_high_water_mark(nursery: trio.Nurse
 async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks(
     nursery: trio.Nursery,
 ) -> None:
-    pairs = [await socket_pair() for _ in range(2 * FAIRNESS)]
+    pairs = [await socket_pair() for _ in range(4 * FAIRNESS)]
     with contextlib.ExitStack() as stack:
         outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
         for _ in range(2):
