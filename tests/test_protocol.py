@@ -1196,6 +1196,16 @@ def test_it_tells_how_much_of_a_large_frame_is_to_come() -> None:
     assert protocol.awaited == 0
 
 
+def test_nothing_behind_a_large_frame_is_lost_if_that_is_not_decoded_yet() -> None:
+    protocol = open_protocol(CLIENT)
+    data = frame(BINARY, bytes(10_000))
+    protocol.receive_data(data[:5000])
+    assert protocol.next_event() is NEED_DATA
+    protocol.receive_data(data[5000:] + frame(TEXT, b"1"))
+    protocol.receive_data(frame(TEXT, b"2"))
+    assert [protocol.next_event() for _ in range(4)] == [bytes(10_000), "1", "2", NEED_DATA]
+
+
 def test_messages_behind_a_large_frame_wait_for_it() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))

@@ -206,7 +206,7 @@ def _snapshot(connections: Iterable[WebSocketConnection]) -> list[WebSocketConne
     for connection in receivers:
         if not isinstance(connection, WebSocketConnection):
             raise TypeError(f"only a WebSocketConnection can be sent to, not {connection!r:.100}")
-    # In the order in which they were opened: neighbours in memory, which saves a tenth of the time.
+    # In the order in which they were opened, neighbours in memory are mostly next to each other.
     return sorted(set(receivers), key=operator.attrgetter("_id"))
 
 

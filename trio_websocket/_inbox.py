@@ -354,7 +354,8 @@ class Inbox:
         :param is_wanted: Whether a message over its limit is refused though nobody waits for one.
         """
         if is_awaited:
-            messages = self._protocol.messages(_BATCH, raw=raw)
+            # What follows a raw one may be for who wants a text as str.
+            messages = self._protocol.messages(1 if raw else _BATCH, raw=raw)
             if messages:
                 self._put(messages)
                 return True

@@ -186,7 +186,7 @@ class Protocol:
         self._farewell = b""
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
-        # The large frame that is not whole yet, if there is one. The buffer is empty then.
+        # The large frame that is not decoded yet, if there is one. The buffer has what is behind it.
         self._large: LargeFrame | None = None
         self._eof: Exception | None = None
         # The frame under way in wsproto: what it still lacks.
@@ -345,7 +345,7 @@ class Protocol:
         """Take bytes from the peer."""
         self.wire_bytes_received += len(data)
         if self._large is not None:
-            self._buffer = self._large.add(data)
+            self._buffer += self._large.add(data)
         elif self._at < len(self._buffer):
             self._buffer = self._buffer[self._at :] + data
         else:
