@@ -56,6 +56,10 @@ _TASK = "trio_websocket: a connection"
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
 
 
+# The base class has one in old versions of Trio.
+_HAS_DICT = any("__dict__" in vars(base) for base in trio.abc.Channel.__mro__)
+
+
 class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     """A WebSocket connection, of a client or of a server.
 
@@ -66,8 +70,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     # Those of ours take less memory so; applications may add what they like.
     __slots__ = (
-        "__dict__",
-        "__weakref__",
+        *(() if _HAS_DICT else ("__dict__", "__weakref__")),
         "_gone",
         "_id",
         "_inbox",

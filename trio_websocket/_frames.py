@@ -70,7 +70,7 @@ def new_key() -> bytes:
         return key
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch # Windows has none
     os.register_at_fork(after_in_child=_keys.clear)  # each process has its own
 
 

@@ -46,7 +46,7 @@ class Transport:
         :param stream: The stream; from now on nobody else uses it.
         :param receive_size: How many bytes to read at a time; by default, we choose.
         """
-        self.stream = stream
+        self.stream: trio.abc.Stream = stream
         # The two ends, kept for when the socket is closed.
         self._local_name = _name(stream, "getsockname")
         self._remote_name = _name(stream, "getpeername")
