@@ -184,7 +184,8 @@ class Protocol:
         self._farewell = b""
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
-        # The large frame that is not decoded yet, if there is one. The buffer has what is behind it.
+        # The large frame that is not decoded yet, if there is one. The buffer has what is behind
+        # it.
         self._large: LargeFrame | None = None
         self._eof: Exception | None = None
         # The frame under way in wsproto: what it still lacks.
