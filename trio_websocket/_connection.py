@@ -21,6 +21,7 @@ from ._errors import (
     ConnectionClosed,
     DisconnectionTimeout,
     check_close_code,
+    graver,
     is_normal,
     without_lost_connections,
 )
@@ -642,7 +643,7 @@ async def conclude(
                 scope.cancel()
                 await connection.aclose(1001)
     except BaseException as exc:
-        return exc if error is None else error
+        return graver(error, exc)
     return error
 
 
