@@ -110,9 +110,9 @@ async def test_write_now_raises_when_the_peer_is_gone() -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-async def test_only_plain_sockets_are_written_to_at_once(kind: str) -> None:
+async def test_only_sockets_with_or_without_tls_of_ours_are_written_to_at_once(kind: str) -> None:
     ours, _ = await PAIRS[kind]()
-    assert transport(ours).is_direct == (kind in ("socketpair", "tcp"))
+    assert transport(ours).is_direct == (kind in ("socketpair", "tcp", "own-tls"))
 
 
 # -- addresses
