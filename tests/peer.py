@@ -120,7 +120,7 @@ async def over_tls(
     :param is_own: Whether an end on a socket is the library's TLS, and not Trio's.
     """
     contexts = tls_contexts()
-    ends = []
+    ends: list[_OwnTls | trio.SSLStream[Stream]] = []
     for stream, context, is_server in zip((client, server), contexts, (False, True)):
         keywords: Any = {
             "server_side": is_server,
