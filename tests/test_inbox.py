@@ -125,7 +125,7 @@ async def test_texts_behind_one_that_was_taken_as_bytes_are_str(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
-    getting = Call(nursery, client.get_message, False)
+    getting: Call[object] = Call(nursery, client.get_message, False)
     await wait_all_tasks_blocked()
     await peer.send(texts(peer, "1", "2", "3"))
     first: object = await getting.result()

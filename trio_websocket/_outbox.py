@@ -9,6 +9,7 @@ connection, which no user's cancel scope reaches: no frame is ever torn.
 
 from __future__ import annotations
 
+import collections
 from typing import Callable, Sequence, Sized
 
 import trio
@@ -300,7 +301,7 @@ class _LateWrites:
     """Ends the turns of all outboxes of a run that have kept something back."""
 
     def __init__(self) -> None:
-        self._outboxes: list[Outbox] = []
+        self._outboxes: collections.deque[Outbox] = collections.deque()
         self._work = Lot()
         self._is_running = False
 
@@ -325,15 +326,18 @@ class _LateWrites:
     async def _run(self) -> None:
         try:
             while True:
-                outboxes, self._outboxes = self._outboxes, []
-                for number, outbox in enumerate(outboxes, 1):
-                    outbox.end_turn()
-                    if number % FAIRNESS == 0:
-                        await trio.lowlevel.checkpoint()
-                if not self._outboxes:
+                self._end_turns(FAIRNESS)
+                if self._outboxes:
+                    await trio.lowlevel.checkpoint()
+                else:
                     await self._work.park()
-        finally:
+        finally:  # the run ends
             self._is_running = False
+            self._end_turns(len(self._outboxes))
+
+    def _end_turns(self, most: int) -> None:
+        for _ in range(min(most, len(self._outboxes))):
+            self._outboxes.popleft().end_turn()
 
 
 _late_writes: trio.lowlevel.RunVar[_LateWrites] = trio.lowlevel.RunVar("trio_websocket_late_writes")

@@ -156,10 +156,12 @@ class Transport:
         """Close without waiting for anything, and without an error."""
         if not self.is_direct:
             await close_now(self.stream)
-        elif self._tls is None:
-            self._socket.close()
-        else:
-            self._tls.close()
+            return
+        with IgnoringErrors():
+            if self._tls is None:
+                self._socket.close()
+            else:
+                self._tls.close()
 
 
 async def close_now(stream: trio.abc.AsyncResource) -> None:
