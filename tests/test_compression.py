@@ -39,7 +39,7 @@ from trio_websocket import (
 )
 from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._options import Options
-from trio_websocket._protocol import ENDED, HELD, NEED_DATA, PROGRESS, Piece, Protocol
+from trio_websocket._protocol import BUSY, ENDED, HELD, NEED_DATA, PROGRESS, Piece, Protocol
 
 from .peer import (
     BINARY,
@@ -583,6 +583,37 @@ async def test_the_connection_is_closed_while_a_large_message_is_compressed(
     assert caught.value.reason.code == 4000
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_others_run_while_messages_are_compressed(
+    nursery: trio.Nursery, in_pieces: bool
+) -> None:
+    ours, peer = await open_ours(nursery, "client")
+    message = b"all work and no play" * 5000
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as inner:
+        inner.start_soon(count)
+        if in_pieces:
+            await ours.send_message([message] * 20)
+        else:
+            for _ in range(20):
+                await ours.send_message(message)
+        inner.cancel_scope.cancel()
+    assert turns >= 15
+    codec = Codec()
+    for number in range(20):
+        sent = await received_frame(peer)
+        assert sent.rsv == (0 if in_pieces and number else RSV1)
+        inflate = codec.inflate_piece if in_pieces else codec.inflate
+        assert inflate(sent.payload) == message
+
+
 # -- messages in
 
 
@@ -916,7 +947,7 @@ async def test_a_compressed_message_is_received_in_pieces(
 ) -> None:
     ours, peer = await open_ours(nursery, side)
     codec = Codec()
-    message = ("grüß dich " * 3000).encode() + random_bytes(5000).hex().encode()
+    message = ("grüß dich " * 3000).encode() + random_bytes(9000).hex().encode()
     await peer.send(compressed(peer, opcode, *cut(codec.deflate(message), count)))
     await peer.send(compressed(peer, opcode, codec.deflate(message)))
     async with ours.receive_stream() as pieces:
@@ -1345,3 +1376,183 @@ def test_streams_that_are_begun_and_left_lose_nothing_else(
     assert reader.pings == [ping for one in sent for ping in one.pings if ping is not None]
     assert receiver.messages_received == len(sent)
     assert receiver.bytes_received == sender.bytes_sent
+
+
+# -- messages that take long to inflate
+
+HUGE = ("grüß dich " * 280_000).encode()  # 3.2 MiB
+IN_STEPS = [BUSY] * 3
+
+
+def huge_pair(limit: float = math.inf) -> tuple[Protocol, Protocol]:
+    """A client, and the server that sends to it."""
+    return open_two(ConnectionType.CLIENT, WIDE, (15, 15), (False, False), max_message_size=limit)
+
+
+def events(protocol: Protocol, **how: bool) -> list[Any]:
+    """Every event but `PROGRESS`, up to `NEED_DATA` or `ENDED`."""
+    found: list[Any] = []
+    while (event := protocol.next_event(**how)) not in (NEED_DATA, ENDED):
+        found += [] if event is PROGRESS else [event]
+    return [*found, ENDED] if event is ENDED else found
+
+
+@pytest.mark.parametrize("size", [10**6, 5000])
+@pytest.mark.parametrize("is_text", [True, False])
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_huge_message_is_inflated_in_steps(
+    size: int, is_text: bool, raw: bool, is_wanted: bool
+) -> None:
+    receiver, sender = huge_pair()
+    data = sender.message(is_text, HUGE) + sender.message(is_text, HUGE[:500])
+    found = []
+    for chunk in in_chunks(data, [size]):
+        receiver.receive_data(chunk)
+        found += events(receiver, raw=raw, is_wanted=is_wanted)
+    messages: list[Any] = [HUGE, HUGE[:500]]
+    if is_text and not raw:
+        messages = [message.decode() for message in messages]
+    assert found == [*IN_STEPS, *messages]
+    assert (receiver.messages_received, receiver.bytes_received) == (2, len(HUGE) + 500)
+
+
+def test_a_message_of_the_default_limit_is_inflated_in_one_step() -> None:
+    receiver, sender = huge_pair(MIB)
+    receiver.receive_data(sender.message(False, bytes(MIB)))
+    assert events(receiver) == [bytes(MIB)]
+    receiver.receive_data(sender.message(False, bytes(MIB + 1)))
+    assert events(receiver) == [ENDED]
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_the_limit_counts_what_all_steps_inflate(excess: int) -> None:
+    receiver, sender = huge_pair(len(HUGE) - excess)
+    receiver.receive_data(sender.message(False, HUGE))
+    assert events(receiver) == [*IN_STEPS, ENDED if excess else HUGE]
+    assert receiver.is_open is not bool(excess)
+    if excess:
+        assert receiver.sent is not None
+        assert receiver.sent.code == 1009
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False])
+def test_what_is_wrong_at_the_end_is_found_in_the_last_step(is_cut_off: bool) -> None:
+    receiver, _ = huge_pair()
+    packed = Codec(bits=15).deflate(HUGE if is_cut_off else HUGE + b"\xff")
+    packed = packed[:-1] if is_cut_off else packed
+    receiver.receive_data(bytes([0xC1, 126]) + len(packed).to_bytes(2, "big") + packed)
+    assert events(receiver) == [*IN_STEPS, ENDED]
+    assert receiver.sent is not None
+    assert receiver.sent.code == 1007
+
+
+def begun(limit: float = math.inf) -> tuple[Protocol, Protocol]:
+    """A receiver that has taken the first step of a huge message, and who sends."""
+    receiver, sender = huge_pair(limit)
+    receiver.receive_data(sender.message(True, HUGE) + sender.message(True, HUGE[:500]))
+    assert receiver.next_event() is BUSY
+    assert receiver.messages(9) == []
+    return receiver, sender
+
+
+def test_a_stream_that_begins_between_steps_gives_the_message_as_one_piece() -> None:
+    receiver, _ = begun()
+    receiver.begin_stream()
+    piece = Piece(HUGE.decode(), is_last=True)
+    assert events(receiver) == [*IN_STEPS[1:], piece, HUGE[:500].decode()]
+
+
+@pytest.mark.parametrize("max_size", [10, 2 * MIB])
+def test_a_stream_that_begins_between_steps_has_its_own_limit(max_size: int) -> None:
+    receiver, _ = begun()
+    receiver.begin_stream(max_size)
+    assert events(receiver) == [ENDED]
+    assert receiver.sent is not None
+    assert receiver.sent.code == 1009
+
+
+@pytest.mark.parametrize("limit", [math.inf, 2 * MIB])
+def test_a_close_between_steps(limit: float) -> None:
+    receiver, sender = begun(limit)
+    receiver.close(1000, None)
+    receiver.receive_data(sender.message(True, HUGE) + sender.close(1000, None))
+    assert events(receiver)[-1] is ENDED
+    assert receiver.error is None
+    assert receiver.messages_received == 0
+
+
+def test_a_close_within_a_large_frame_that_later_ones_refer_to() -> None:
+    receiver, sender = huge_pair()
+    text = random_bytes(10_000)
+    data = sender.message(False, text)
+    receiver.receive_data(data[:6000])
+    assert events(receiver) == []
+    receiver.close(1000, None)
+    receiver.receive_data(data[6000:] + sender.message(False, text) + sender.close(1000, None))
+    assert events(receiver) == [ENDED]
+    assert receiver.error is None
+
+
+def test_fragments_that_take_long_to_inflate() -> None:
+    receiver, sender = huge_pair()
+    data = sender.fragment(False, HUGE, is_first=True, is_last=False, compress=True)
+    receiver.receive_data(
+        data + sender.fragment(False, b"!", is_first=False, is_last=True, compress=True)
+    )
+    assert events(receiver) == [BUSY, HUGE + b"!"]
+
+
+async def receive_huge(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawPeer]:
+    return await open_ours(
+        nursery, "client", compression=WIDE, agreed=OFFER_WIDE, max_message_size=math.inf
+    )
+
+
+async def test_others_run_while_a_huge_message_is_inflated(nursery: trio.Nursery) -> None:
+    ours, peer = await receive_huge(nursery)
+    await peer.send(compressed(peer, TEXT, Codec(bits=15).deflate(HUGE)))
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as inner:
+        inner.start_soon(count)
+        assert await ours.get_message() == HUGE.decode()
+        inner.cancel_scope.cancel()
+    assert turns >= len(IN_STEPS)
+
+
+async def test_a_huge_message_that_nobody_wants_yet_is_inflated(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    ours, peer = await receive_huge(nursery)
+    await peer.send(compressed(peer, TEXT, Codec(bits=15).deflate(HUGE)))
+    await trio.sleep(1)
+    assert ours.statistics().messages_unread == 1
+    assert await ours.get_message() == HUGE.decode()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_huge_message_is_not_lost_when_its_reader_is_cancelled(
+    nursery: trio.Nursery, turns: int
+) -> None:
+    ours, peer = await receive_huge(nursery)
+    await peer.send(compressed(peer, TEXT, Codec(bits=15).deflate(HUGE)))
+    found = []
+
+    async def read() -> None:
+        found.append(await ours.get_message())
+
+    async with trio.open_nursery() as inner:
+        inner.start_soon(read)
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        inner.cancel_scope.cancel()
+    if not found:
+        await read()
+    assert found == [HUGE.decode()]

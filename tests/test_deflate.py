@@ -347,6 +347,36 @@ def test_that_a_piece_is_the_last_need_not_be_repeated() -> None:
     assert [*filter(None, parts)] == [b"He", b"ll", b"o"]
 
 
+@BOTH
+def test_a_whole_message_is_taken_in_pieces(agreed: DeflateParameters) -> None:
+    sender, receiver = server(agreed), client(agreed)
+    for text in (b"Hello" * 100, random_bytes(300), bytes(10**5), b"Hello", b"!"):
+        packed = sender.deflate(text)
+        parts = [receiver.inflate_piece(packed, is_last=True, max_length=50)]
+        while receiver.has_more:
+            parts.append(receiver.inflate_piece(b"", is_last=True, max_length=50))
+        assert b"".join(parts) == text
+
+
+@BOTH
+def test_a_whole_message_that_is_cut_off_is_found_by_its_last_piece(
+    agreed: DeflateParameters,
+) -> None:
+    receiver = client(agreed)
+    assert receiver.inflate_piece(HELLO[:-1], is_last=True, max_length=2) == b"He"
+    with pytest.raises(InvalidData):
+        receiver.inflate_piece(b"", is_last=True, max_length=50)
+
+
+@BOTH
+def test_a_last_piece_behind_a_final_block(agreed: DeflateParameters) -> None:
+    codec = client(agreed)
+    for _ in range(2):
+        assert codec.inflate_piece(HELLO_FINAL[:-1], is_last=False, max_length=50) == b"Hello"
+        assert codec.inflate_piece(HELLO, is_last=True, max_length=50) == b"Hello"
+        assert codec.inflate(HELLO_FINAL, 5) == b"Hello"
+
+
 def test_no_input_while_there_is_more_output() -> None:
     codec = client()
     assert codec.inflate_piece(HELLO, is_last=False, max_length=2) == b"He"

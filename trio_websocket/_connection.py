@@ -35,7 +35,7 @@ from ._options import OptionKeywords, Options, check_number, takes_options
 from ._outbox import Outbox
 from ._pace import Pacer
 from ._pings import PingInFlight, Pings
-from ._protocol import LONG, Protocol
+from ._protocol import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS, Protocol
 from ._statistics import ConnectionStatistics
 from ._streaming import Message, MessageStream, is_buffer, send_pieces
 from ._transport import LINGER, Address, Transport
@@ -272,8 +272,12 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             return
         await self._pacer.checkpoint()
         outbox, protocol = self._outbox, self._protocol
-        is_long = len(payload) >= LONG
-        takes_long = is_long and compress and protocol.compresses(payload)
+        size = len(payload)
+        # What is so short takes no time to speak of.
+        is_compressed = size >= COMPRESSED_AT_ONCE and compress and protocol.compresses(payload)
+        if is_compressed:
+            self._pacer.left -= size // COMPRESSED_AT_ONCE
+        takes_long = is_compressed and size >= LONG_TO_COMPRESS
         if takes_long or outbox.is_full or self._sender.is_taken:
             async with self._sender:
                 await outbox.wait_room()
@@ -282,7 +286,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         else:
             if outbox.broken is not None or not protocol.is_open:
                 await self._check_open()
-            if is_long:
+            if size >= LONG and not is_compressed:
                 outbox.append(*protocol.large_message(is_text, payload))
             else:
                 frame = protocol.message(is_text, payload, compress)
@@ -293,10 +297,11 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             await self._check_open()
 
     async def _message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
-        if len(payload) < LONG:
-            return [self._protocol.message(is_text, payload, compress)]
-        if not compress or not self._protocol.compresses(payload):
+        is_compressed = compress and self._protocol.compresses(payload)
+        if len(payload) >= LONG and not is_compressed:
             return self._protocol.large_message(is_text, payload)
+        if len(payload) < LONG_TO_COMPRESS:
+            return [self._protocol.message(is_text, payload, compress)]
         frame = await trio.to_thread.run_sync(self._protocol.message, is_text, payload)
         await self._check_open()
         return [frame]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
 
 _TAIL = b"\x00\x00\xff\xff"  # what a sender leaves out at the end of a message (7.2.1)
-_FINAL_BLOCK = b"\x03\x00"  # an empty block with BFINAL
+_PROBE = _TAIL + b"\x03\x00"  # the tail, and an empty block with BFINAL
 _EMPTY = b"\x00"  # an empty message (7.2.3.6)
 # zlib copies the input that it leaves over, so it gets no more than this at once: a large one for
 # speed; a small one in a message with final blocks, as any two bytes may be such a block.
@@ -144,6 +144,35 @@ class Deflate:
         :raises InvalidData: It is no part of a compressed message.
         """
         assert max_length >= 1  # to zlib, 0 is no limit
+        try:
+            if is_last and data and not self._is_begun and len(data) <= _SLICE:
+                return self._inflate_whole(data, max_length)
+            return self._inflate_any(data, is_last, max_length)
+        except zlib.error as exc:
+            raise InvalidData(f"the message can't be inflated: {exc}") from exc
+
+    def _inflate_whole(self, data: bytes, max_length: int) -> bytes:
+        """Inflate a message that is here as a whole, and most likely fits, and has no final block.
+
+        Nothing is noted down, and nothing joined, unless it turns out to be one of the others.
+        """
+        assert not self.has_more
+        decompressor = self._decompressor
+        if decompressor is None:
+            decompressor = self._decompressor = zlib.decompressobj(-self._inflate_bits)
+        output = decompressor.decompress(data, max_length)
+        if len(output) < max_length and not decompressor.eof:
+            self._end_stream(decompressor)
+            self._slice = _SLICE
+            return output
+        self._input = memoryview(data)
+        self._at = 0
+        self._is_begun = self._is_last = True
+        self._note(decompressor, data, is_full=len(output) == max_length)
+        room = max_length - len(output)
+        return output + self._inflate_any(b"", True, room) if room else output
+
+    def _inflate_any(self, data: bytes, is_last: bool, max_length: int) -> bytes:
         if data:
             assert not self.has_more
             self._input = memoryview(data)
@@ -151,18 +180,15 @@ class Deflate:
         self._is_last = self._is_last or is_last
         pieces = []
         room = max_length
-        try:
-            while room and (self._is_full or self._at < len(self._input)):
-                piece = self._inflate_some(room)
-                pieces.append(piece)
-                room -= len(piece)
-            if room:
-                self._input = memoryview(b"")
-                self._at = 0
-                if self._is_last:
-                    self._end_message()
-        except zlib.error as exc:
-            raise InvalidData(f"the message can't be inflated: {exc}") from exc
+        while room and (self._is_full or self._at < len(self._input)):
+            piece = self._inflate_some(room)
+            pieces.append(piece)
+            room -= len(piece)
+        if room:
+            self._input = memoryview(b"")
+            self._at = 0
+            if self._is_last:
+                self._end_message()
         return b"".join(pieces)
 
     def _inflate_some(self, room: int) -> bytes:
@@ -171,35 +197,48 @@ class Deflate:
         data = self._input[self._at : self._at + self._slice]
         self._is_begun = True
         output = self._decompressor.decompress(data, room)
-        left = self._decompressor.unconsumed_tail
-        self._is_full = len(output) == room
-        if self._decompressor.eof:
+        self._note(self._decompressor, data, is_full=len(output) == room)
+        return output
+
+    def _note(
+        self, decompressor: zlib._Decompress, data: bytes | memoryview, *, is_full: bool
+    ) -> None:
+        """Note what a decompressor made of the data: how much of it is left, and where it is."""
+        left = decompressor.unconsumed_tail
+        self._is_full = is_full
+        if decompressor.eof:
             # A final block ends a DEFLATE stream, not the message (7.2.3.4). What follows is
             # another stream, with a new window, as senders have it that must end streams.
-            left = self._decompressor.unused_data
+            left = decompressor.unused_data
             self._decompressor = None
             self._is_begun = self._is_full = False
             self._slice = _SMALL_SLICE
         self._at += len(data) - len(left)
-        return output
 
     def _end_message(self) -> None:
         # A message that is empty, or has nothing behind a final block, needs no tail. Neither is
         # quite in order; many send them, and there is only one way to understand them.
-        decompressor = self._decompressor
-        if decompressor is not None and self._is_begun:
-            # Behind the tail, a block may begin. Without this check, a message that was cut off
-            # would end in garbage, and so would the next one.
-            probe = decompressor if self._inflate_resets else decompressor.copy()
-            output = probe.decompress(_TAIL + _FINAL_BLOCK, 1)
-            if output or not probe.eof or probe.unused_data:
-                raise InvalidData("the message can't be inflated: it is cut off")
-            if not self._inflate_resets:
-                decompressor.decompress(_TAIL)
+        if self._decompressor is not None and self._is_begun:
+            self._end_stream(self._decompressor)
         if self._inflate_resets:
             self._decompressor = None
         self._is_begun = self._is_last = False
         self._slice = _SLICE
+
+    def _end_stream(self, decompressor: zlib._Decompress) -> None:
+        """Give the decompressor the tail, behind which a block may begin.
+
+        Without this check, a message that was cut off would end in garbage, and so would the next
+        one. A copy takes as long as it takes to copy the window.
+        """
+        probe = decompressor if self._inflate_resets else decompressor.copy()
+        output = probe.decompress(_PROBE, 1)
+        if output or not probe.eof or probe.unused_data:
+            raise InvalidData("the message can't be inflated: it is cut off")
+        if self._inflate_resets:
+            self._decompressor = None
+        else:
+            decompressor.decompress(_TAIL)
 
 
 def _beyond(max_size: float) -> int:

@@ -25,7 +25,7 @@ from . import _protocol
 from ._lot import Lot, Turn
 from ._outbox import Outbox
 from ._pace import FAIRNESS, TURN, Pacer
-from ._protocol import ENDED, HELD, NEED_DATA, Piece, Signal
+from ._protocol import BUSY, ENDED, HELD, NEED_DATA, Piece, Signal
 from ._transport import Transport, cause_of
 
 # Seconds between two looks at who has been away from get_message. An application that is away for
@@ -375,6 +375,8 @@ class Inbox:
             if event is HELD:
                 self._hold_end = hold_end or trio.current_time() + _HOLD
                 return False
+            if event is BUSY:
+                return True
             if event is ENDED:
                 assert self._owner is not None
                 self._owner._on_ended()

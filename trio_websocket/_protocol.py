@@ -58,6 +58,8 @@ class Signal(enum.Enum):
     NEED_DATA = enum.auto()
     #: A part of a message was decoded; there may be more.
     PROGRESS = enum.auto()
+    #: Likewise, and it took long, so that others are to run.
+    BUSY = enum.auto()
     #: A message goes over the limit on its size. Whoever reads it decides what becomes of it.
     HELD = enum.auto()
     #: The connection has ended. `Protocol.take_farewell` has the last bytes to send.
@@ -66,6 +68,7 @@ class Signal(enum.Enum):
 
 NEED_DATA = Signal.NEED_DATA
 PROGRESS = Signal.PROGRESS
+BUSY = Signal.BUSY
 HELD = Signal.HELD
 ENDED = Signal.ENDED
 
@@ -93,11 +96,28 @@ _UNKNOWN_TO_WSPROTO, _STAND_IN = 1014, 1013
 # What inflates to more than a limit may not be decoded before somebody says what becomes of it; and
 # what is given in pieces, or thrown away, takes little memory. DEFLATE makes 1032 bytes of one.
 _MOST_INFLATED = 1032
-_SMALL = 512
-#: Bytes from which on it takes long to compress a message, so that another thread had better do it.
+# Compressed bytes that wsproto gets at once: so many that its own work is little beside inflating;
+# and so few that what they inflate to takes little memory, where nothing else bounds it.
+_PORTION, _SMALL_PORTION = 2**13, 2**9
+# Bytes that are inflated in one step: all that the default limit allows, which takes about 2
+# milliseconds. And bytes from which on it is time for others to run.
+_STEP, _BUSY_SIZE = 2**20 + 1, 2**18
+#: Bytes from which on a payload is not joined to the head of its frame.
 LONG = 2**16
+#: Bytes from which on another thread compresses a message. To have it do so takes about 0.2
+#: milliseconds; to compress so many, about 1, in which the other tasks would wait.
+LONG_TO_COMPRESS = 2**17
+#: Bytes that are compressed in a microsecond or so.
+COMPRESSED_AT_ONCE = 2**7
 # What wsproto says of every error that our extension finds.
 _ERROR_IN_EXTENSION = "error in extension"
+
+
+class _Inflating(NamedTuple):
+    """A message of one frame that is inflated step by step."""
+
+    opcode: int
+    parts: list[bytes]
 
 
 class Protocol:
@@ -116,6 +136,7 @@ class Protocol:
         "_fast",
         "_fragments",
         "_frame_left",
+        "_inflating",
         "_is_client",
         "_is_compressed",
         "_is_skipping",
@@ -188,6 +209,8 @@ class Protocol:
         self._at = 0  # what precedes it in the buffer is decoded
         # The large frame that is not decoded yet, if any; the buffer has what is behind it.
         self._large: LargeFrame | None = None
+        # What there is of the large message of one frame that is inflated, if one is.
+        self._inflating: _Inflating | None = None
         self._eof: Exception | None = None
         # The frame under way in wsproto: what it still lacks.
         self._frame_left: float = 0
@@ -429,11 +452,16 @@ class Protocol:
             self._take_apart(self._large)
         if not self._fast or self._frame_left or self._fragments:
             return None
-        message = self._whole_frame(raw, is_wanted)
+        if self._inflating is not None:
+            message = self._inflated(self._inflating, b"", raw)
+        else:
+            message = self._whole_frame(raw, is_wanted)
         if self.ended:
             return ENDED
         if message is None:
             return NEED_DATA if self._begins_large_frame() else None
+        if isinstance(message, Signal):
+            return message
         if self.sent is not None:
             return PROGRESS
         if not self._is_streaming:
@@ -450,6 +478,8 @@ class Protocol:
         if self._at == len(self._buffer) or self._large is not None:
             return []
         if not self._fast or self._frame_left or self._fragments or self._is_streaming:
+            return []
+        if self._inflating is not None:
             return []
         if self.sent is not None or self.error is not None:
             return []
@@ -473,7 +503,7 @@ class Protocol:
         data, self._farewell = self._farewell, b""
         return data
 
-    def _whole_frame(self, raw: bool, is_wanted: bool) -> str | bytes | None:
+    def _whole_frame(self, raw: bool, is_wanted: bool) -> str | bytes | Signal | None:
         """Decode a frame that is whole, final, valid, and within the limit."""
         messages, end, size = _codec.messages(
             self._buffer, self._at, self._expected_mask, self._limit, 1, raw
@@ -486,7 +516,7 @@ class Protocol:
             self.bytes_received += size
         return messages[0]
 
-    def _compressed_frame(self, raw: bool, is_wanted: bool) -> str | bytes | None:
+    def _compressed_frame(self, raw: bool, is_wanted: bool) -> str | bytes | Signal | None:
         """Decode a compressed message of one frame, if that is whole, and likely to be valid."""
         if self._extension is None or self._is_streaming or self.sent is not None:
             return None
@@ -505,7 +535,7 @@ class Protocol:
         if self._expected_mask:
             payload = _codec.masked(payload, head[head_size - 4 : head_size])
         self._at = end
-        return self._inflated(head[0] ^ FINAL, payload, raw)
+        return self._inflated(_Inflating(head[0] ^ FINAL, []), payload, raw)
 
     def _begins_large_frame(self) -> bool:
         """Whether the rest of a frame is to come before anything of it is decoded."""
@@ -529,6 +559,8 @@ class Protocol:
         """The message of a large frame that is whole now."""
         if self.sent is not None:
             self._large = None
+            if large.head[0] & COMPRESSED:
+                self._take_apart(large)  # what follows may refer to it
             return PROGRESS
         opcode = large.head[0] ^ FINAL
         if opcode & COMPRESSED:
@@ -536,8 +568,9 @@ class Protocol:
                 self._take_apart(large)
                 return PROGRESS
             self._large = None
-            message = self._inflated(opcode, large.payload(), raw)
-            return ENDED if message is None else message
+            inflated = self._inflated(_Inflating(opcode, []), large.payload(), raw)
+            return ENDED if inflated is None else inflated
+        message: str | bytes
         message = payload = large.payload()
         try:
             if opcode == TEXT and raw:
@@ -560,24 +593,52 @@ class Protocol:
     def _may_be_too_large(self, compressed_size: int) -> bool:
         return compressed_size * _MOST_INFLATED > self._limit
 
-    def _inflated(self, opcode: int, payload: bytes, raw: bool) -> str | bytes | None:
-        """Decode a message of one frame, or fail the connection."""
+    def _inflated(self, message: _Inflating, data: bytes, raw: bool) -> str | bytes | Signal | None:
+        """Take a step of decoding a message of one frame, mostly the only one.
+
+        :param data: Its payload in the first step, nothing in the others.
+        :returns: None if the connection is failed.
+        """
         assert self._extension is not None
+        self._inflating = None
+        opcode, parts = message
         try:
-            payload = self._extension.codec.inflate(payload, self._limit)
-            message: str | bytes = payload
+            if parts or self._limit >= _STEP:
+                if self._inflate_step(parts, data):
+                    self._inflating = message
+                    return BUSY
+                payload = b"".join(parts)
+            else:
+                payload = self._extension.codec.inflate(data, self._limit)
+            if self.sent is not None:
+                return b""  # nobody will get it
+            decoded: str | bytes = payload
             if opcode == COMPRESSED | TEXT and raw:
                 check_utf8(payload)
             elif opcode == COMPRESSED | TEXT:
-                message = payload.decode()
+                decoded = payload.decode()
             self.messages_received += 1
             self.bytes_received += len(payload)
-            return message
+            return decoded
         except TooLarge:
             self.refuse_message()
         except (InvalidData, UnicodeDecodeError) as exc:
             self._fail(_INVALID_DATA, str(exc))
         return None
+
+    def _inflate_step(self, parts: list[bytes], data: bytes) -> bool:
+        """Add a part to a message that may be large; whether there may be more."""
+        assert self._extension is not None
+        codec = self._extension.codec
+        if self.sent is not None:
+            parts.clear()
+        left = self._limit - sum(map(len, parts))
+        if left < 0:
+            raise TooLarge
+        parts.append(codec.inflate_piece(data, is_last=True, max_length=min(left + 1, _STEP)))
+        if len(parts[-1]) > left:
+            raise TooLarge
+        return codec.has_more
 
     def _next_piece(self, is_wanted: bool) -> int | None:
         """How many bytes wsproto gets next: none of two frames, and no part of a control frame.
@@ -651,12 +712,13 @@ class Protocol:
         assert self._extension is not None
         if not self._is_kept:
             self._extension.max_size = math.inf
-            return min(size, _SMALL)
+            return min(size, _SMALL_PORTION)
         self._extension.max_size = self._limit
-        if self._is_streaming or is_wanted:
-            return min(size, _SMALL)
         left = self._limit - self._extension.size
-        return int(min(size, _SMALL, left / _MOST_INFLATED))
+        if not self._is_streaming and not is_wanted:
+            return int(min(size, _PORTION, left / _MOST_INFLATED))
+        is_small = self._is_streaming and left > _STEP
+        return min(size, _SMALL_PORTION if is_small else _PORTION)
 
     def _begins_well(self, head: bytes) -> bool:
         """Whether the first two bytes are those of a frame that may come (RFC 6455, 5.2)."""
@@ -705,6 +767,7 @@ class Protocol:
         if self._wsproto is None:
             extensions = [] if self._extension is None else [self._extension]
             self._wsproto = Connection(self._side, [*extensions])
+        before = self._size_so_far
         self._wsproto.receive_data(self._buffer[self._at : self._at + size])
         self._at += size
         for event in self._wsproto.events():
@@ -718,7 +781,7 @@ class Protocol:
             elif isinstance(event, Pong) or self.sent is None:
                 assert isinstance(event, (Ping, Pong))
                 return event
-        return PROGRESS
+        return BUSY if self._size_so_far - before >= _BUSY_SIZE else PROGRESS
 
     def _join(self, event: TextMessage | BytesMessage) -> str | bytes | Piece | None:
         size = self._size_so_far

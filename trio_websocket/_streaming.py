@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, AsyncIterable, AsyncIterator, Iterable, M
 import trio
 
 from ._errors import MessageTypeError
-from ._protocol import LONG, Piece
+from ._protocol import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS, Piece
 
 if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a newer one
     from async_generator import aclosing
@@ -199,10 +199,13 @@ class _Sending:
             is_last=is_last,
             compress=self._compress,
         )
-        if len(payload) >= LONG and self._compress and connection.compression is not None:
+        is_compressed = self._compress and connection.compression is not None
+        if is_compressed and len(payload) >= LONG_TO_COMPRESS:
             frame = await trio.to_thread.run_sync(fragment)
             await connection._check_open()
         else:
             frame = fragment()
+            if is_compressed:
+                connection._pacer.left -= len(payload) // COMPRESSED_AT_ONCE
         connection._outbox.append(frame)
         self._is_begun = True

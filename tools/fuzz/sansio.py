@@ -26,7 +26,7 @@ from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._errors import ConnectionFailed
 from trio_websocket._handshake import BadRequest, ClientHandshake, ServerHandshake
 from trio_websocket._options import Options
-from trio_websocket._protocol import ENDED, NEED_DATA, PROGRESS, Protocol
+from trio_websocket._protocol import BUSY, ENDED, NEED_DATA, PROGRESS, Protocol
 
 from . import deflated, handshakes
 from .frames import CLOSE, PONG
@@ -302,7 +302,7 @@ class _Run:
                 return False
             if event is ENDED:
                 return True
-            if event is PROGRESS:
+            if event is PROGRESS or event is BUSY:
                 continue
             if isinstance(event, Ping):
                 payload = bytes(event.payload)
