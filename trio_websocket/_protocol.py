@@ -113,13 +113,6 @@ COMPRESSED_AT_ONCE = 2**7
 _ERROR_IN_EXTENSION = "error in extension"
 
 
-class _Inflating(NamedTuple):
-    """A message of one frame that is inflated step by step."""
-
-    opcode: int
-    parts: list[bytes]
-
-
 class Protocol:
     """One side of an open connection."""
 
@@ -209,8 +202,8 @@ class Protocol:
         self._at = 0  # what precedes it in the buffer is decoded
         # The large frame that is not decoded yet, if any; the buffer has what is behind it.
         self._large: LargeFrame | None = None
-        # What there is of the large message of one frame that is inflated, if one is.
-        self._inflating: _Inflating | None = None
+        # The large message of one frame that is inflated step by step: opcode, and what there is.
+        self._inflating: tuple[int, list[bytes]] | None = None
         self._eof: Exception | None = None
         # The frame under way in wsproto: what it still lacks.
         self._frame_left: float = 0
@@ -453,7 +446,7 @@ class Protocol:
         if not self._fast or self._frame_left or self._fragments:
             return None
         if self._inflating is not None:
-            message = self._inflated(self._inflating, b"", raw)
+            message = self._inflated(*self._inflating, b"", raw)
         else:
             message = self._whole_frame(raw, is_wanted)
         if self.ended:
@@ -535,7 +528,7 @@ class Protocol:
         if self._expected_mask:
             payload = _codec.masked(payload, head[head_size - 4 : head_size])
         self._at = end
-        return self._inflated(_Inflating(head[0] ^ FINAL, []), payload, raw)
+        return self._inflated(head[0] ^ FINAL, [], payload, raw)
 
     def _begins_large_frame(self) -> bool:
         """Whether the rest of a frame is to come before anything of it is decoded."""
@@ -568,7 +561,7 @@ class Protocol:
                 self._take_apart(large)
                 return PROGRESS
             self._large = None
-            inflated = self._inflated(_Inflating(opcode, []), large.payload(), raw)
+            inflated = self._inflated(opcode, [], large.payload(), raw)
             return ENDED if inflated is None else inflated
         message: str | bytes
         message = payload = large.payload()
@@ -593,19 +586,21 @@ class Protocol:
     def _may_be_too_large(self, compressed_size: int) -> bool:
         return compressed_size * _MOST_INFLATED > self._limit
 
-    def _inflated(self, message: _Inflating, data: bytes, raw: bool) -> str | bytes | Signal | None:
+    def _inflated(
+        self, opcode: int, parts: list[bytes], data: bytes, raw: bool
+    ) -> str | bytes | Signal | None:
         """Take a step of decoding a message of one frame, mostly the only one.
 
+        :param parts: What the steps before have inflated.
         :param data: Its payload in the first step, nothing in the others.
         :returns: None if the connection is failed.
         """
         assert self._extension is not None
         self._inflating = None
-        opcode, parts = message
         try:
             if parts or self._limit >= _STEP:
                 if self._inflate_step(parts, data):
-                    self._inflating = message
+                    self._inflating = opcode, parts
                     return BUSY
                 payload = b"".join(parts)
             else:
