@@ -146,6 +146,7 @@ class Protocol:
         "_wsproto",
         "bytes_received",
         "bytes_sent",
+        "decoded",
         "error",
         "messages_received",
         "messages_sent",
@@ -197,6 +198,8 @@ class Protocol:
         self.bytes_received: int = 0
         #: Bytes from the peer.
         self.wire_bytes_received: int = 0
+        #: Characters or bytes of parts of messages that were decoded, whatever became of them.
+        self.decoded: int = 0
         self._farewell = b""
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
@@ -779,6 +782,7 @@ class Protocol:
         return BUSY if self._size_so_far - before >= _BUSY_SIZE else PROGRESS
 
     def _join(self, event: TextMessage | BytesMessage) -> str | bytes | Piece | None:
+        self.decoded += len(event.data)
         size = self._size_so_far
         is_last = event.message_finished
         is_read = self.sent is None and not self._is_skipping
