@@ -380,8 +380,6 @@ class Inbox:
             if event is HELD:
                 self._hold_end = hold_end or trio.current_time() + _HOLD
                 return False
-            if event is BUSY:
-                return True
             if event is ENDED:
                 assert self._owner is not None
                 self._owner._on_ended()
@@ -389,7 +387,7 @@ class Inbox:
             if not isinstance(event, Signal):
                 assert self._owner is not None
                 self._owner._on_control(event)
-            elif protocol.decoded > decoded + _MOST_DECODED:
+            elif event is BUSY or protocol.decoded > decoded + _MOST_DECODED:
                 break  # it was inflated, and is kept, or thrown away
         return True
 

@@ -243,7 +243,9 @@ def check_close(frames: Sequence[Frame], verdict: Verdict, *, otherwise: Sequenc
     code = close_code(frames[-1].payload) if frames and frames[-1].opcode == 8 else None
     due = verdict.closed[0] if verdict.closed else verdict.failed
     if verdict.is_final:
-        expect(code == due, "not the close code that is due", code, verdict)
+        # A large text is looked at when it is whole, which may be too late.
+        is_late = due == 1007 and code in otherwise
+        expect(code == due or is_late, "not the close code that is due", code, verdict)
     else:
         expect(code in (None, due, *otherwise), "a Close frame without a cause", code, verdict)
 
@@ -265,9 +267,10 @@ def run(
             await scene(setting, attacks)
             nursery.cancel_scope.cancel()
         with trio.move_on_after(1):  # the library's own watch over its connections ends
-            while _tasks() > tasks:  # noqa: ASYNC110 # no event tells of it
+            while _tasks() > tasks + 1:  # noqa: ASYNC110 # no event tells of it
                 await trio.sleep(0.01)
-        expect(_tasks() <= tasks, "tasks are left", _tasks() - tasks)
+        # One writes what was kept back, as long as the run lasts.
+        expect(_tasks() <= tasks + 1, "tasks are left", _tasks() - tasks)
 
     try:
         trio.run(main, clock=clock)
