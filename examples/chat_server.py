@@ -4,9 +4,8 @@
     python examples/chat_server.py --port 0 --page-port 0  # any free ports
 
 A client's first message is its name, every other one a line for the room. It shows sending to
-many clients without waiting for any: each has a task that sends and a queue with a bound, and
-a member whose queue is full, because it reads too slowly, has to leave. Nobody can fill the
-others' queues with a flood, since each client's messages are read at a limited rate and TCP makes
+many clients without waiting for any: a member that reads too slowly has to leave. Nobody can drive
+out the others with a flood, since each client's messages are read at a limited rate and TCP makes
 it wait. It also shows how to turn away pages of other sites, which a browser lets connect to any
 server.
 """
@@ -18,7 +17,6 @@ import signal
 import socketserver
 import sys
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -30,44 +28,30 @@ import trio
 
 from trio_websocket import (
     ConnectionClosed,
-    DisconnectionTimeout,
     WebSocketConnection,
     WebSocketRequest,
     WebSocketServer,
+    broadcast,
 )
 
 PAGE = Path(__file__).with_name("chat.html")
 MAX_NAME = 40  # characters
 MAX_LINE = 4096  # bytes
 LINE_INTERVAL = 0.05  # seconds between two lines of the same member
-MAX_UNSENT = 100  # lines that wait for the same member
 CLOSE_TIMEOUT = 5  # seconds
-
-
-@dataclass(eq=False)
-class Member:
-    """Somebody in the room, and the lines that still have to be sent to them."""
-
-    name: str
-    unsent: trio.MemorySendChannel[str]
-    scope: trio.CancelScope
-    too_slow: bool = False
 
 
 class Room:
     """Everybody who is there."""
 
     def __init__(self) -> None:
-        self.members: set[Member] = set()
+        self.members: set[WebSocketConnection] = set()
+        self.speaking = trio.Lock()  # so that all hear all lines in the same order
 
-    def say(self, line: str) -> None:
-        """Queue a line for each member; one whose queue is full has to leave."""
-        for member in self.members:
-            try:
-                member.unsent.send_nowait(line)
-            except trio.WouldBlock:
-                member.too_slow = True
-                member.scope.cancel()
+    async def say(self, line: str) -> None:
+        """Send a line to each member; one that has not read many others has to leave."""
+        async with self.speaking:
+            await broadcast(self.members, line, timeout=0, on_slow="close")
 
     async def welcome(self, request: WebSocketRequest) -> None:
         """Serve one client, from its request to its end."""
@@ -75,45 +59,26 @@ class Room:
             await request.reject(403, body=b"This page may not use the chat.\n")
             return
         ws = await request.accept()
-        with suppress(ConnectionClosed, DisconnectionTimeout):
-            name = " ".join((await get_line(ws)).split())[:MAX_NAME] or "somebody"
-            member = await self.keep(ws, name)
-            if member.too_slow:
-                await ws.aclose(1008, "too slow")
-
-    async def keep(self, ws: WebSocketConnection, name: str) -> Member:
-        """Have a client in the room until it leaves or is too slow."""
-        unsent, lines = trio.open_memory_channel[str](MAX_UNSENT)
-        async with trio.open_nursery() as nursery:
-            member = Member(name, unsent, nursery.cancel_scope)
-            nursery.start_soon(send_lines, lines, ws)
-            self.members.add(member)
-            self.say(f"{name} joined, {len(self.members)} here")
-            try:
-                await self.listen(ws, name)
-            finally:
-                self.members.remove(member)
-                self.say(f"{name} left, {len(self.members)} here")
-                nursery.cancel_scope.cancel()
-        return member
+        name = " ".join((await get_line(ws)).split())[:MAX_NAME] or "somebody"
+        self.members.add(ws)
+        try:
+            await self.say(f"{name} joined, {len(self.members)} here")
+            await self.listen(ws, name)
+        finally:
+            self.members.remove(ws)
+        await self.say(f"{name} left, {len(self.members)} here")
 
     async def listen(self, ws: WebSocketConnection, name: str) -> None:
         """Pass on what a client says until it leaves."""
         with suppress(ConnectionClosed):
             while True:
-                self.say(f"{name}: {await get_line(ws)}")
+                await self.say(f"{name}: {await get_line(ws)}")
                 await trio.sleep(LINE_INTERVAL)
 
 
 async def get_line(ws: WebSocketConnection) -> str:
     message = await ws.get_message()
     return message if isinstance(message, str) else message.decode(errors="replace")
-
-
-async def send_lines(lines: trio.MemoryReceiveChannel[str], ws: WebSocketConnection) -> None:
-    with suppress(ConnectionClosed):  # Room.listen sees it, too
-        async for line in lines:
-            await ws.send_message(line)
 
 
 def comes_from_our_page(request: WebSocketRequest) -> bool:

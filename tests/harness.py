@@ -295,7 +295,7 @@ class Stage:
         else:
             client = CountedStream(client, self.operation)
         if self.transport == "tls":
-            client, server = await over_tls(client, server)
+            client, server = await over_tls(client, server, is_own=True)
         return (client, server) if self.role == "client" else (server, client)
 
     async def open(

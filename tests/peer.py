@@ -16,6 +16,7 @@ import trio.testing
 import trustme
 
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
+from trio_websocket._tls import TlsStream
 
 if TYPE_CHECKING:
     from trio.abc import Stream
@@ -79,6 +80,11 @@ async def tls_pair() -> StreamPair:
     return await over_tls(*await tcp_pair())
 
 
+async def own_tls_pair() -> StreamPair:
+    """TLS over TCP over loopback, as the opening functions and the server have it."""
+    return await over_tls(*await tcp_pair(), is_own=True)
+
+
 async def tls_memory_pair(*, https_compatible: bool = True) -> StreamPair:
     """TLS over memory streams."""
     return await over_tls(*await memory_pair(), https_compatible=https_compatible)
@@ -90,22 +96,45 @@ PAIRS: dict[str, Callable[[], Awaitable[StreamPair]]] = {
     "socketpair": socket_pair,
     "tcp": tcp_pair,
     "tls": tls_pair,
+    "own-tls": own_tls_pair,
     "tls-memory": tls_memory_pair,
 }
 
 
-async def over_tls(client: Stream, server: Stream, *, https_compatible: bool = True) -> StreamPair:
-    """TLS for ``example.org`` over a pair of streams."""
-    client_context, server_context = tls_contexts()
-    ours = trio.SSLStream(
-        client, client_context, server_hostname="example.org", https_compatible=https_compatible
-    )
-    theirs = trio.SSLStream(
-        server, server_context, server_side=True, https_compatible=https_compatible
-    )
+class _OwnTls(TlsStream):
+    """Gives no more than was asked for."""
+
+    _rest = b""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = self._rest or await super().receive_some()
+        data, self._rest = data[:max_bytes], data[len(data[:max_bytes]) :]
+        return data
+
+
+async def over_tls(
+    client: Stream, server: Stream, *, https_compatible: bool = True, is_own: bool = False
+) -> StreamPair:
+    """TLS for ``example.org`` over a pair of streams.
+
+    :param is_own: Whether an end on a socket is the library's TLS, and not Trio's.
+    """
+    contexts = tls_contexts()
+    ends: list[_OwnTls | trio.SSLStream[Stream]] = []
+    for stream, context, is_server in zip((client, server), contexts, (False, True)):
+        keywords: Any = {
+            "server_side": is_server,
+            "server_hostname": None if is_server else "example.org",
+        }
+        if is_own and isinstance(stream, trio.SocketStream):
+            ends.append(_OwnTls(stream, context, **keywords))
+        else:
+            keywords["https_compatible"] = https_compatible
+            ends.append(trio.SSLStream(stream, context, **keywords))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ours.do_handshake)
-        await theirs.do_handshake()
+        for end in ends:
+            nursery.start_soon(end.do_handshake)
+    ours, theirs = ends
     return ours, theirs
 
 

@@ -17,6 +17,7 @@ from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,
     WebSocketServer,
+    broadcast,
     wrap_server_stream,
 )
 
@@ -310,6 +311,33 @@ async def send_behind_another_sender(stage: Stage) -> None:
     await stage.converse(connection, peer)
     stage.expect([LARGE, "behind"], peer.messages, is_done=is_done)
     await stage.close(connection, peer)
+
+
+@scenario("server")
+async def broadcast_to_slow_and_quick(stage: Stage) -> None:
+    slow, slow_peer = await stage.open(lockstep=True)
+    quick, quick_peer = await stage.open()
+    slow_peer.change(reads=False)
+
+    async def let_it_read() -> None:
+        await wait_all_tasks_blocked()
+        slow_peer.change(reads=True)
+
+    async def call() -> None:
+        result = await broadcast([slow, quick], "to all", timeout=80)
+        if not stage.is_struck and result.failed:
+            raise Violation(f"{result.failed}")
+
+    stage.nursery.start_soon(send_large, slow)
+    await wait_all_tasks_blocked()
+    stage.peers.start_soon(let_it_read)
+    is_done = await stage.act(call)
+    await stage.converse(slow, slow_peer)
+    await stage.converse(quick, quick_peer)
+    stage.expect([LARGE, "to all"], slow_peer.messages, is_done=is_done)
+    stage.expect(["to all"], quick_peer.messages, is_done=is_done)
+    await stage.close(slow, slow_peer)
+    await quick_peer.wait_over()
 
 
 @scenario("client", "server")

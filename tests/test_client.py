@@ -864,13 +864,16 @@ def test_ctrl_c_while_a_block_waits_gets_through() -> None:
     assert caught == ["out of the block"]
 
 
-def test_ctrl_c_while_a_block_closes_gets_through() -> None:
+@pytest.mark.parametrize("error", [None, ValueError()])
+def test_ctrl_c_while_a_block_closes_gets_through(error: Exception | None) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             port = await start_server(nursery, RawPeer.receive_all)
             try:
                 async with open_websocket_url(url(port)):
                     trio.lowlevel.spawn_system_task(interrupt_soon)
+                    if error is not None:
+                        raise error
             except KeyboardInterrupt:
                 caught.append("out of the block")
             nursery.cancel_scope.cancel()

@@ -22,6 +22,7 @@ from trio_websocket import (
 from trio_websocket._errors import (
     MessageTypeError,
     check_close_code,
+    graver,
     leaves,
     members,
     without_lost_connections,
@@ -261,6 +262,7 @@ def test_an_exception_that_is_no_group_is_its_own_leaf_and_member() -> None:
 
 LOST = ConnectionClosed(CloseReason(1006, None))
 LATE = DisconnectionTimeout("late")
+STOP = KeyboardInterrupt()
 BUG = KeyError("bug")
 
 
@@ -272,6 +274,21 @@ def test_nothing_is_left_of_a_lost_connection(exc: Exception) -> None:
 @pytest.mark.parametrize("exc", [BUG, KeyboardInterrupt(), HandshakeError("no")])
 def test_any_other_error_is_left_as_it_is(exc: BaseException) -> None:
     assert without_lost_connections(exc) is exc
+
+
+@pytest.mark.parametrize(
+    ("error", "later", "graver_one"),
+    [
+        (None, LATE, LATE),
+        (BUG, LATE, BUG),
+        (BUG, STOP, STOP),
+        (STOP, LATE, STOP),
+    ],
+)
+def test_what_a_block_has_raised_counts_for_more_than_what_closing_raised_but_ctrl_c(
+    error: BaseException | None, later: BaseException, graver_one: BaseException
+) -> None:
+    assert graver(error, later) is graver_one
 
 
 def test_the_other_errors_of_a_group_are_left() -> None:

@@ -290,5 +290,5 @@ async def test_slow_member_leaves_the_chat_room_and_stops_nobody(
                     await ann.send_message(line)
                     heard = str(await ann.get_message())
             assert heard == "Slow left, 1 here"
-            assert await read_to_end(slow) == 1008
+            assert await read_to_end(slow) in (1006, 1008)  # it may be too slow for that, too
         nursery.cancel_scope.cancel()

@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterable, List, NamedTuple, Tuple
 
 import h11
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from trio_websocket import ConnectionFailed, ConnectionRejected, HandshakeError
 from trio_websocket._handshake import (
@@ -1243,4 +1244,95 @@ def test_a_value_error_of_h11_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) 
         raise ValueError("Exceeds the limit for integer string conversion")
 
     monkeypatch.setattr(h11.Connection, "next_event", fail)
-    assert refused(a_request()).status == 400
+    request = a_request().replace(b"GET ", b"POST ")  # not one that is taken without h11
+    assert refused(request).status == 400
+
+
+# A plain request is taken without h11
+
+
+def outcome(*chunks: bytes, **options: Any) -> object:
+    """What comes of the bytes of a client, and what the answers would be."""
+    handshake = ServerHandshake(Options(**options))
+    try:
+        for chunk in chunks:
+            handshake.receive_data(chunk)
+        if not handshake.has_request():
+            return "more is needed"
+    except BadRequest as exc:
+        return exc.response
+    found = (handshake.headers, handshake.path, handshake.proposed_subprotocols)
+    response, opened = handshake.accept(None, None)
+    other = ServerHandshake(Options(**options))
+    for chunk in chunks:
+        other.receive_data(chunk)
+    assert other.has_request()
+    return found, response, opened.headers, opened.trailing, other.reject(403, None, b"no")
+
+
+ODD_REQUESTS = {
+    "plain": a_request(),
+    "frames behind it": a_request(body=b"\x81\x80\0\0\0\0"),
+    "a query": a_request(start=b"GET /?a=b&c HTTP/1.1"),
+    "an absolute target": a_request(start=b"GET ws://example.com/x HTTP/1.1"),
+    "no target": a_request(start=b"GET  HTTP/1.1"),
+    "POST": a_request(start=b"POST / HTTP/1.1"),
+    "lower case": a_request(start=b"get / HTTP/1.1"),
+    "HTTP/1.0": a_request(start=b"GET / HTTP/1.0"),
+    "HTTP/2.0": a_request(start=b"GET / HTTP/2.0"),
+    "two Hosts": a_request([*REQUEST, (b"Host", b"b")]),
+    "no Host": a_request(without(REQUEST, b"Host")),
+    "an empty Host": a_request(replaced(REQUEST, b"Host", b"")),
+    "Content-Length: 0": a_request([*REQUEST, (b"Content-Length", b"0")]),
+    "Content-Length: 5": a_request([*REQUEST, (b"Content-Length", b"5")]),
+    "Content-Length: x": a_request([*REQUEST, (b"Content-Length", b"x")]),
+    "Transfer-Encoding": a_request([*REQUEST, (b"Transfer-Encoding", b"chunked")]),
+    "256 lines": a_request([*REQUEST, *[(b"a", b"b")] * (256 - len(REQUEST))]),
+    "257 lines": a_request([*REQUEST, *[(b"a", b"b")] * (257 - len(REQUEST))]),
+    "a long line": a_request([*REQUEST, (b"a", b"b" * 70_000)]),
+    "spaces": a_request([*REQUEST, (b"a", b"  b  c  ")]),
+    "tabs": a_request([*REQUEST, (b"a", b"\tb\tc\t")]),
+    "no space": a_request().replace(b": ", b":"),
+    "a space before the colon": a_request([*REQUEST, (b"a ", b"b")]),
+    "an empty value": a_request([*REQUEST, (b"a", b"")]),
+    "an empty name": a_request([*REQUEST, (b"", b"b")]),
+    "a folded line": a_request([*REQUEST, (b"a", b"b\r\n c")]),
+    "bytes": a_request([*REQUEST, (b"a", b"\xff\x80")]),
+    "a NUL": a_request([*REQUEST, (b"a", b"b\0c")]),
+    "DEL": a_request([*REQUEST, (b"a", b"b\x7fc")]),
+    "line feeds": a_request().replace(b"\r\n", b"\n"),
+    "carriage returns": a_request([*REQUEST, (b"a", b"b\rc")]),
+    "lines before": b"\r\n\r\n" + a_request(),
+    "subprotocols": a_request([*REQUEST, (b"Sec-WebSocket-Protocol", b"a, b")]),
+    "two lines of subprotocols": a_request([*REQUEST, *[(b"sec-websocket-protocol", b"a")] * 2]),
+    "bad subprotocols": a_request([*REQUEST, (b"Sec-WebSocket-Protocol", b"a b")]),
+    "no end": a_request()[:-2],
+}
+
+
+@pytest.mark.parametrize("request_", ODD_REQUESTS.values(), ids=list(ODD_REQUESTS))
+def test_a_request_that_comes_at_once_is_taken_as_in_parts(request_: bytes) -> None:
+    assert outcome(request_) == outcome(request_[:1], request_[1:])
+
+
+@pytest.mark.no_cover
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255), st.booleans()), max_size=4))
+def test_a_changed_request_is_taken_as_in_parts(changes: list[tuple[int, int, bool]]) -> None:
+    data = bytearray(a_request(body=b"\x81\x80\0\0\0\0"))
+    for place, byte, is_inserted in changes:
+        data[place : place + (not is_inserted)] = bytes((byte,))
+    changed = bytes(data)
+    assert outcome(changed) == outcome(changed[:1], changed[1:])
+
+
+def test_the_limit_on_the_head_holds_for_plain_requests() -> None:
+    size = len(a_request())
+    for limit in (size - 1, size):
+        request = a_request(body=b"\x81\x80\0\0\0\0")
+        both = [
+            outcome(*chunks, max_header_size=limit)
+            for chunks in ([request], [request[:1], request[1:]])
+        ]
+        assert both[0] == both[1]
+        assert isinstance(both[0], bytes) == (limit < size)

@@ -121,6 +121,21 @@ async def test_tasks_that_wait_get_messages_in_order(
 
 
 @pytest.mark.parametrize("kind", PAIRS)
+async def test_texts_behind_one_that_was_taken_as_bytes_are_str(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    getting: Call[object] = Call(nursery, client.get_message, False)
+    await wait_all_tasks_blocked()
+    await peer.send(texts(peer, "1", "2", "3"))
+    first: object = await getting.result()
+    assert first == b"1"
+    assert await client.get_message() == "2"
+    async with client.receive_stream() as pieces:
+        assert pieces.is_text
+
+
+@pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("leaving", [0, 1])
 async def test_a_task_that_leaves_passes_the_wait_on(
     nursery: trio.Nursery, kind: str, leaving: int

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from typing import TYPE_CHECKING, AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
@@ -24,6 +25,8 @@ from .peer import (
 
 if TYPE_CHECKING:
     from trio.abc import Stream
+
+    from .peer import StreamPair
 
 LARGE = bytes(range(256)) * 2**13  # 2 MiB, more than any socket takes
 
@@ -399,7 +402,7 @@ async def test_no_more_is_kept_back_than_the_high_water_mark(nursery: trio.Nurse
 async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks(
     nursery: trio.Nursery,
 ) -> None:
-    pairs = [await socket_pair() for _ in range(2 * FAIRNESS)]
+    pairs = [await socket_pair() for _ in range(4 * FAIRNESS)]
     with contextlib.ExitStack() as stack:
         outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
         for _ in range(2):
@@ -427,6 +430,59 @@ async def test_what_another_outbox_keeps_back_meanwhile_is_written(nursery: trio
         late.append_message(b"1")
         late.append_message(b"2")
         assert await receive_exactly(theirs, 2) == b"12"
+
+
+def test_what_is_kept_back_while_a_run_ends_is_written() -> None:
+    async def work_on(is_at_work: trio.Event) -> None:
+        async with trio.open_nursery() as nursery:
+            pairs = [await socket_pair() for _ in range(FAIRNESS + 2)]
+            with contextlib.ExitStack() as stack:
+                outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
+                keep_back(*outboxes)
+                await receive_each(pairs)
+                is_at_work.set()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        for some in (outboxes[:1], outboxes[1:], outboxes):
+                            keep_back(*some)
+                            await trio.lowlevel.checkpoint()
+                        await receive_each(pairs)
+                        over.append(True)
+
+    def keep_back(*outboxes: Outbox) -> None:
+        for outbox in outboxes:
+            outbox.append_message(b"1")
+            outbox.append_message(b"2")
+
+    async def receive_each(pairs: list[StreamPair]) -> None:
+        for _, theirs in pairs:
+            data = await receive_exactly(theirs, 2)
+            assert not data.strip(b"12")
+
+    async def main() -> None:
+        is_at_work = trio.Event()
+        trio.lowlevel.spawn_system_task(work_on, is_at_work)
+        await is_at_work.wait()
+
+    over: list[bool] = []
+    for _ in range(10):  # which of the tasks of Trio's own runs first is a matter of chance
+        trio.run(main)
+    assert len(over) == 10
+
+
+async def test_an_outbox_that_has_kept_something_back_is_free_after_it(
+    nursery: trio.Nursery,
+) -> None:
+    ours, _ = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        await wait_all_tasks_blocked()
+    is_kept = weakref.ref(ours)
+    del ours, outbox
+    assert is_kept() is None
 
 
 async def test_nothing_is_kept_back_when_the_peer_is_gone(nursery: trio.Nursery) -> None:

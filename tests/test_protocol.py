@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Tuple, Union
@@ -1195,6 +1196,16 @@ def test_it_tells_how_much_of_a_large_frame_is_to_come() -> None:
     assert protocol.awaited == 0
 
 
+def test_nothing_behind_a_large_frame_is_lost_if_that_is_not_decoded_yet() -> None:
+    protocol = open_protocol(CLIENT)
+    data = frame(BINARY, bytes(10_000))
+    protocol.receive_data(data[:5000])
+    assert protocol.next_event() is NEED_DATA
+    protocol.receive_data(data[5000:] + frame(TEXT, b"1"))
+    protocol.receive_data(frame(TEXT, b"2"))
+    assert [protocol.next_event() for _ in range(4)] == [bytes(10_000), "1", "2", NEED_DATA]
+
+
 def test_messages_behind_a_large_frame_wait_for_it() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
@@ -1296,3 +1307,27 @@ def test_there_are_no_messages_within_a_message() -> None:
     assert received(protocol, frame(TEXT, b"x", fin=False)) == [NEED_DATA]
     protocol.receive_data(frame(TEXT, b"y"))
     assert protocol.messages(9) == []
+
+
+# Masking keys
+
+
+def test_each_frame_of_a_client_has_another_key() -> None:
+    protocol = open_protocol(CLIENT)
+    keys = {protocol.message(False, b"")[2:6] for _ in range(1000)}
+    assert len(keys) == 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_process_has_keys_of_its_own() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.message(False, b"")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:  # pragma: no cover # coverage does not follow it
+        os.write(writer, protocol.message(False, b""))
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader, "rb") as pipe:
+        assert pipe.read() != protocol.message(False, b"")

@@ -1008,3 +1008,46 @@ async def test_a_handlers_nursery_that_is_closed_ends_the_server_and_leaves_no_s
         with pytest.raises(RuntimeError, match="closed"):
             await server.run()
         assert await client.receive_some() == b""
+
+
+# -- accepting
+
+
+async def test_clients_that_wait_are_accepted_in_few_turns(nursery: trio.Nursery) -> None:
+    requests = 0
+
+    async def handler(request: WebSocketRequest) -> None:
+        nonlocal requests
+        requests += 1
+        await request.reject(404)
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    server = WebSocketServer(handler, [listener])
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(40):
+            connecting = await trio.open_tcp_stream("127.0.0.1", server.port)
+            await (await stack.enter_async_context(connecting)).send_all(REQUEST)
+        nursery.start_soon(server.run)
+        turns = 0
+        while requests < 40:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        assert turns < 20
+        nursery.cancel_scope.cancel()
+
+
+async def test_all_that_were_accepted_are_closed_if_the_handlers_nursery_is() -> None:
+    async with trio.open_nursery() as closed:
+        pass
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    server = WebSocketServer(echo, [listener], handler_nursery=closed)
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", server.port))
+            for _ in range(3)
+        ]
+        with pytest.raises(RuntimeError, match="closed"):
+            await server.run()
+        for client in clients:
+            with contextlib.suppress(trio.BrokenResourceError):
+                assert await client.receive_some() == b""

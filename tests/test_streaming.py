@@ -1318,6 +1318,30 @@ async def test_tasks_that_iterate_one_stream_share_its_pieces(
     assert await client.get_message() == "next"
 
 
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_who_iterates_a_stream_still_when_its_block_ends_takes_nothing(
+    nursery: trio.Nursery, kind: str, is_cancelled: bool
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    await peer.send(peer.frame(TEXT, b"first", fin=False))
+    with trio.CancelScope() as scope:
+        async with client.receive_stream() as pieces:
+            assert await pieces.__anext__() == "first"
+            iterating = []
+            for _ in range(2):
+                iterating.append(Call(nursery, pieces.__anext__))
+                await wait_all_tasks_blocked()
+            if is_cancelled:
+                scope.cancel()
+    for call in iterating:
+        with pytest.raises(trio.ClosedResourceError, match="block"):
+            await call.result()
+    getting = Call(nursery, client.get_message)
+    await peer.send(peer.frame(CONTINUATION, b"rest"), peer.frame(TEXT, b"next"))
+    assert await getting.result() == "next"
+
+
 async def test_who_waits_behind_a_stream_hears_of_the_end_behind_it(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await peer.send(peer.frame(TEXT, b"a", fin=False))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from trio_websocket import Endpoint
+from trio_websocket._tls import TlsStream
 from trio_websocket._transport import LINGER, Transport, cause_of
 
 from .peer import (
@@ -19,6 +21,7 @@ from .peer import (
     reset,
     socket_pair,
     tcp_pair,
+    tls_contexts,
     tls_memory_pair,
     tls_pair,
 )
@@ -110,9 +113,9 @@ async def test_write_now_raises_when_the_peer_is_gone() -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-async def test_only_plain_sockets_are_written_to_at_once(kind: str) -> None:
+async def test_only_sockets_with_or_without_tls_of_ours_are_written_to_at_once(kind: str) -> None:
     ours, _ = await PAIRS[kind]()
-    assert transport(ours).is_direct == (kind in ("socketpair", "tcp"))
+    assert transport(ours).is_direct == (kind in ("socketpair", "tcp", "own-tls"))
 
 
 # -- addresses
@@ -268,6 +271,16 @@ async def test_close_now_does_not_wait_where_closing_would() -> None:
     ours, theirs = await memory_pair()
     await transport(Stream(ours)).close_now()
     assert await theirs.receive_some() == b""
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_close_now_does_not_raise_where_the_system_does(is_tls: bool) -> None:
+    for sock in await tcp_pair():
+        assert isinstance(sock, trio.SocketStream)
+        stream = TlsStream(sock, tls_contexts()[1], server_side=True) if is_tls else sock
+        os.close(sock.socket.fileno())  # by somebody who should not
+        await transport(stream).close_now()
+        assert sock.socket.fileno() == -1
 
 
 async def test_close_now_does_not_raise_where_the_stream_does() -> None:

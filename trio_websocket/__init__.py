@@ -2,6 +2,7 @@
 
 from ._impl import (
     HAS_SPEEDUPS as HAS_SPEEDUPS,
+    BroadcastResult as BroadcastResult,
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
     ConnectionFailed as ConnectionFailed,
@@ -17,6 +18,7 @@ from ._impl import (
     WebSocketConnection as WebSocketConnection,
     WebSocketRequest as WebSocketRequest,
     WebSocketServer as WebSocketServer,
+    broadcast as broadcast,
     connect_websocket as connect_websocket,
     connect_websocket_url as connect_websocket_url,
     open_websocket as open_websocket,

@@ -21,6 +21,7 @@ from ._errors import (
     ConnectionClosed,
     DisconnectionTimeout,
     check_close_code,
+    graver,
     is_normal,
     without_lost_connections,
 )
@@ -51,7 +52,13 @@ logger = logging.getLogger("trio-websocket")
 # Seconds that a cancelled connection may take to write its Close frame: the kernel takes it at
 # once, unless the peer does not read.
 _GOODBYE = 0.05
+# Otherwise each task has a name of its own, which says the same.
+_TASK = "trio_websocket: a connection"
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
+
+
+# The base class has one in old versions of Trio.
+_HAS_DICT = any("__dict__" in vars(base) for base in trio.abc.Channel.__mro__)
 
 
 class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
@@ -64,8 +71,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     # Those of ours take less memory so; applications may add what they like.
     __slots__ = (
-        "__dict__",
-        "__weakref__",
+        *(() if _HAS_DICT else ("__dict__", "__weakref__")),
         "_gone",
         "_id",
         "_inbox",
@@ -284,8 +290,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
                 outbox.append(*protocol.large_message(is_text, payload))
             else:
                 frame = protocol.message(is_text, payload, compress)
-                # What is to be read first may well be answered, too.
-                outbox.append_message(frame, is_more_likely=bool(self._inbox.messages))
+                outbox.append_message(frame, self._inbox.messages)
         if outbox.is_full:
             await outbox.wait_room()
         if outbox.broken is not None:
@@ -525,7 +530,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """
         self = cls.__new__(cls)
         self._set_up(transport, opened, options)
-        nursery.start_soon(self._run)
+        nursery.start_soon(self._run, name=_TASK)
         if options.ping_interval is not None:
             self._keep_alive = KeepAlive(self, options.ping_interval, options.ping_timeout)
             nursery.start_soon(self._keep_alive.run)
@@ -643,7 +648,7 @@ async def conclude(
                 scope.cancel()
                 await connection.aclose(1001)
     except BaseException as exc:
-        return exc if error is None else error
+        return graver(error, exc)
     return error
 
 

@@ -65,6 +65,7 @@ class Deflate:
         #: What was negotiated.
         self.agreed = agreed
         self._settings = settings
+        self._is_client = is_client
         self._deflate_bits, self._deflate_resets = ours
         # Many a peer that agreed to 8 bits has zlib use 9.
         self._inflate_bits, self._inflate_resets = max(theirs[0], MIN_BITS), theirs[1]
@@ -82,6 +83,17 @@ class Deflate:
         self._is_last = False
 
     # -- out
+
+    @property
+    def sharing(self) -> tuple[int, int, int] | None:
+        """What a compressed message depends on, or None if on the messages before it, too."""
+        if not self._deflate_resets:
+            return None
+        return self._deflate_bits, self._settings.level, self._settings.mem_level
+
+    def deflate_alone(self, payload: bytes) -> bytes:
+        """Compress a whole message as if there were no other; any thread may do it."""
+        return Deflate(self.agreed, self._settings, is_client=self._is_client).deflate(payload)
 
     def deflate(self, payload: bytes) -> bytes:
         """Compress a whole message."""

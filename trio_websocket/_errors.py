@@ -202,6 +202,14 @@ def leaves(exc: BaseException) -> list[BaseException]:
     return [leaf for member in exc.exceptions for leaf in leaves(member)]
 
 
+def graver(error: BaseException | None, later: BaseException) -> BaseException:
+    """What is to be raised of what a block has raised, if anything, and what closing raised then.
+
+    It is the first, but Ctrl-C gets through.
+    """
+    return later if error is None or isinstance(later, KeyboardInterrupt) else error
+
+
 def without_lost_connections(exc: BaseException) -> BaseException | None:
     """What is left of ``exc``, or of the group it is, without the news of a lost connection."""
     lost = (ConnectionClosed, DisconnectionTimeout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from . import _codec
 
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
@@ -13,6 +15,7 @@ MASKED = 0x80  # in the second byte
 
 # Bytes of payload from which on it pays to wait until a frame is whole, and decode it in one step.
 LARGE = 2**12
+_KEYS = 256
 _MAX_REASON = 123  # a control frame has up to 125 bytes (RFC 6455, 5.5), and the code has two
 # Parts of a frame that are shorter are joined: many short ones take many times their size.
 _SHORT = 2**12
@@ -50,6 +53,25 @@ class LargeFrame:
     def payload(self) -> bytes:
         """The payload of the frame, which is whole."""
         return _codec.unmasked(self.parts, self.head[-4:] if self.head[1] & MASKED else b"")
+
+
+_keys: list[bytes] = []  # made, and not used yet
+
+
+def new_key() -> bytes:
+    """A key to mask a frame with, which nobody can predict (RFC 6455, 5.3)."""
+    try:
+        return _keys.pop()
+    except IndexError:
+        # Many at a time: to ask the system takes longer than to mask a small frame.
+        random = os.urandom(4 * _KEYS)
+        key, *others = [random[at : at + 4] for at in range(0, len(random), 4)]
+        _keys.extend(others)
+        return key
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch # Windows has none
+    os.register_at_fork(after_in_child=_keys.clear)  # each process has its own
 
 
 def sizes(head: bytes) -> tuple[int, int | None]:

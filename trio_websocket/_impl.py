@@ -1,5 +1,6 @@
 """The import path of 0.12, which dependents use and replace names of in their tests."""
 
+from ._broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
 from ._client import (
     connect_websocket as connect_websocket,
     connect_websocket_url as connect_websocket_url,

@@ -34,9 +34,12 @@ _WATCH_INTERVAL = 0.02
 # Seconds that a message over its limit waits for an application that may allow a larger one, in
 # receive_stream, before it is refused.
 _HOLD = 2.0
-# What a read costs, as a `Pacer` counts, and how many bytes cost as much as one unit.
-_READ = 8
+# What a read costs, and an event that was not decoded in a batch, as a `Pacer` counts, and how many
+# bytes cost as much as one unit.
+_READ = _EVENT = 8
 _PER_UNIT = 2**10
+# Bytes of parts of messages that are decoded in a row.
+_MOST_DECODED = 2**18
 # Messages that are decoded in one step for a task that waits. The bytes of all of them came in one
 # read, and are here in any case.
 _BATCH = 64
@@ -166,7 +169,7 @@ class Inbox:
                 raise self._protocol.closed_error()
             if self._decode(is_awaited=True, raw=raw):
                 if not self.messages:
-                    await trio.lowlevel.checkpoint()  # a flood of control frames
+                    await self._take_turn()  # a flood of control frames
                 continue
             self._outbox.end_turn()
             self.messages = _NOTHING
@@ -296,7 +299,7 @@ class Inbox:
         """The connection's task: reads and decodes when it falls to it, until the end."""
         while not self._protocol.ended:
             if self._is_tended and self._decode(is_awaited=False):
-                await trio.lowlevel.checkpoint()
+                await self._take_turn()
             # Here all is decoded that can be: nothing waits behind a read that may take for ever.
             elif self._falls_to_connection():
                 await self._read()
@@ -354,18 +357,21 @@ class Inbox:
         :param is_wanted: Whether a message over its limit is refused though nobody waits for one.
         """
         if is_awaited:
-            messages = self._protocol.messages(_BATCH, raw=raw)
+            # What follows a raw one may be for who wants a text as str.
+            messages = self._protocol.messages(1 if raw else _BATCH, raw=raw)
             if messages:
                 self._put(messages)
                 return True
         hold_end, self._hold_end = self._hold_end, None
+        protocol, pacer = self._protocol, self._pacer
+        decoded = protocol.decoded
         for _ in range(FAIRNESS):
             if not is_awaited and not self._has_room:
                 return False
-            event = self._protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
+            event = protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
             if isinstance(event, (str, bytes, Piece)):
                 self._put([event])
-                self._pacer.left -= _length(event) // _PER_UNIT  # it may have been inflated
+                pacer.left -= _EVENT + _length(event) // _PER_UNIT  # it may have been inflated
                 if not is_awaited:
                     self._bytes += _memory(event)
                 return True
@@ -383,7 +389,14 @@ class Inbox:
             if not isinstance(event, Signal):
                 assert self._owner is not None
                 self._owner._on_control(event)
+            elif protocol.decoded > decoded + _MOST_DECODED:
+                break  # it was inflated, and is kept, or thrown away
         return True
+
+    async def _take_turn(self) -> None:
+        """Let the others run: there is more to do, for whoever runs."""
+        self._pacer.left = TURN
+        await trio.lowlevel.checkpoint()
 
     def _read_now(self) -> bool:
         """Take what is there; False if nothing is."""

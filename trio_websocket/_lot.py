@@ -20,7 +20,10 @@ class Lot:
         return 0 if self._lot is None else len(self._lot)
 
     def park(self) -> Awaitable[None]:
-        """Wait to be woken. If cancelled, nothing has happened."""
+        """Wait to be woken, once it is awaited, which is to be at once.
+
+        If cancelled, nothing has happened.
+        """
         if self._lot is None:
             self._lot = trio.lowlevel.ParkingLot()
         return self._lot.park()
@@ -85,8 +88,9 @@ class Flag(Lot):
         self.is_set = True
         self.unpark_all()
 
-    def wait(self) -> Awaitable[None]:
+    async def wait(self) -> None:
         """Wait until it is set. If cancelled, nothing has happened."""
         if self.is_set:
-            return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # by the caller
-        return self.park()
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.park()

@@ -9,7 +9,8 @@ connection, which no user's cancel scope reaches: no frame is ever torn.
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+import collections
+from typing import Callable, Sequence, Sized
 
 import trio
 
@@ -112,14 +113,16 @@ class Outbox:
         """How many tasks wait for room."""
         return len(self._progress)
 
-    def append_message(self, data: bytes, *, is_more_likely: bool = False) -> None:
+    def append_message(self, data: bytes, unread: Sized = ()) -> None:
         """Write the data within this turn of the scheduler, or as soon as the peer lets us.
 
-        :param is_more_likely: Whether it had better wait for more, though it is the first.
+        :param unread: Messages that the application has not read. If there are any, it may well
+            answer them, too, so that the data waits for that.
         """
         size = self._size + len(data)
-        if is_more_likely and not self._size:
-            self._may_hold = self._transport.is_direct and self._on_broken is not None
+        if unread and not self._size:
+            can_write = self._on_broken is not None and self.broken is None
+            self._may_hold = can_write and self._transport.is_direct
         if self._may_hold and size <= self._most_held:
             if not self._chunks:
                 _LateWrites.of_this_run().add(self)
@@ -130,6 +133,8 @@ class Outbox:
 
     def append(self, *chunks: bytes) -> None:
         """Write the chunks now, or as soon as the peer lets us."""
+        if self.append_first(chunks):
+            return
         if self.broken is not None or self._on_broken is None:
             return
         if self._late_pong is not None:
@@ -142,6 +147,30 @@ class Outbox:
         else:
             self._write_now()
             self._may_hold = not self._size and self.broken is None
+
+    def append_first(self, chunks: Sequence[bytes]) -> bool:
+        """Write the chunks now, as far as the peer lets us, if nothing waits to be written.
+
+        False if something does, or if the chunks will never be written.
+        """
+        if self._size or self._writer is not None or self._on_broken is None or self.broken:
+            return False
+        size = sum(map(len, chunks))
+        self._taken += size
+        try:
+            wire = self._transport.on_the_wire(chunks)
+            written = self._transport.write_now(wire)
+        except OSError as exc:
+            self._break(cause_of(exc))
+            return False
+        if wire is not chunks:
+            size = sum(map(len, wire))
+        self._may_hold = written == size
+        if written < size:
+            self._size = size - written
+            self._rest = _behind(wire, written)
+            self._start_writer()
+        return True
 
     def append_pong(self, data: bytes) -> None:
         """Write a Pong; if another one waits still, in its place.
@@ -241,7 +270,7 @@ class Outbox:
         encoded = self._transport.on_the_wire(chunks)
         if encoded is not chunks:
             self._size += sum(map(len, encoded)) - size
-        return encoded
+        return list(encoded)
 
     def _break(self, exc: Exception) -> None:
         if self._on_broken is not None:
@@ -258,11 +287,21 @@ class Outbox:
         self._progress.unpark_all()
 
 
+def _behind(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
+    """What is left of the chunks when so many bytes of them are written."""
+    rest: list[bytes | memoryview] = []
+    for chunk in chunks:
+        if size < len(chunk):
+            rest.append(memoryview(chunk)[size:])
+        size = max(0, size - len(chunk))
+    return rest
+
+
 class _LateWrites:
     """Ends the turns of all outboxes of a run that have kept something back."""
 
     def __init__(self) -> None:
-        self._outboxes: list[Outbox] = []
+        self._outboxes: collections.deque[Outbox] = collections.deque()
         self._work = Lot()
         self._is_running = False
 
@@ -287,15 +326,18 @@ class _LateWrites:
     async def _run(self) -> None:
         try:
             while True:
-                outboxes, self._outboxes = self._outboxes, []
-                for number, outbox in enumerate(outboxes, 1):
-                    outbox.end_turn()
-                    if number % FAIRNESS == 0:
-                        await trio.lowlevel.checkpoint()
-                if not self._outboxes:
+                self._end_turns(FAIRNESS)
+                if self._outboxes:
+                    await trio.lowlevel.checkpoint()
+                else:
                     await self._work.park()
-        finally:
+        finally:  # the run ends
             self._is_running = False
+            self._end_turns(len(self._outboxes))
+
+    def _end_turns(self, most: int) -> None:
+        for _ in range(min(most, len(self._outboxes))):
+            self._outboxes.popleft().end_turn()
 
 
 _late_writes: trio.lowlevel.RunVar[_LateWrites] = trio.lowlevel.RunVar("trio_websocket_late_writes")

@@ -21,7 +21,7 @@ class Pacer:
 
     def __init__(self) -> None:
         #: How much may be done until the others are to run.
-        self.left = TURN
+        self.left: int = TURN
 
     def checkpoint(self, cost: int = 1) -> Awaitable[None]:
         """Raise if cancelled, each time; let other tasks run, when it is time to.

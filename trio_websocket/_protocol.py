@@ -13,7 +13,6 @@ from __future__ import annotations
 import enum
 import io
 import math
-import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +40,7 @@ from ._frames import (
     cut_reason,
     is_shortest,
     long_head,
+    new_key,
     sizes,
 )
 
@@ -82,6 +82,7 @@ class Piece(NamedTuple):
 
 Event: TypeAlias = "str | bytes | Piece | Ping | Pong | Signal"
 
+_WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 _COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
 _PROTOCOL_ERROR = 1002
@@ -115,6 +116,7 @@ _ERROR_IN_EXTENSION = "error in extension"
 class Protocol:
     """One side of an open connection."""
 
+    # With more than 30 names, Python would give each connection a dict, which is large and slow.
     __slots__ = (
         "_at",
         "_binary",
@@ -144,6 +146,7 @@ class Protocol:
         "_wsproto",
         "bytes_received",
         "bytes_sent",
+        "decoded",
         "error",
         "messages_received",
         "messages_sent",
@@ -195,10 +198,12 @@ class Protocol:
         self.bytes_received: int = 0
         #: Bytes from the peer.
         self.wire_bytes_received: int = 0
+        #: Characters or bytes of parts of messages that were decoded, whatever became of them.
+        self.decoded: int = 0
         self._farewell = b""
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
-        # The large frame that is not whole yet, if there is one. The buffer is empty then.
+        # The large frame that is not decoded yet, if any; the buffer has what is behind it.
         self._large: LargeFrame | None = None
         # The large message of one frame that is inflated step by step: opcode, and what there is.
         self._inflating: tuple[int, io.BytesIO] | None = None
@@ -268,13 +273,15 @@ class Protocol:
 
     def message(self, is_text: bool, payload: bytes, compress: bool = True) -> bytes:
         """The frame of a whole message. The frames must be sent in the order of the calls."""
+        size = len(payload)
         self.messages_sent += 1
-        self.bytes_sent += len(payload)
-        first = FINAL | (TEXT if is_text else BINARY)
-        if compress and len(payload) >= self._threshold:
+        self.bytes_sent += size
+        first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
+        if compress and size >= self._threshold:
             assert self._extension is not None
-            return self._frame(first | COMPRESSED, self._extension.codec.deflate(payload))
-        return self._frame(first, payload)
+            first |= COMPRESSED
+            payload = self._extension.codec.deflate(payload)
+        return _codec.frame(first, payload, new_key() if self._is_client else b"")
 
     def large_message(self, is_text: bool, payload: bytes) -> list[bytes]:
         """The frame of a whole message, not compressed, in parts: the payload need not be copied.
@@ -285,7 +292,38 @@ class Protocol:
             return [self.message(is_text, payload, compress=False)]
         self.messages_sent += 1
         self.bytes_sent += len(payload)
-        return [long_head(FINAL | (TEXT if is_text else BINARY), len(payload)), payload]
+        return [long_head(_WHOLE_TEXT if is_text else _WHOLE_BINARY, len(payload)), payload]
+
+    def sharing(self, size: int, compress: bool) -> object:
+        """What the frame of a message depends on, beside the message.
+
+        Where it is the same, frames are. None: they are for this connection alone.
+        """
+        if self._is_client:  # each frame has a key of its own
+            return None
+        if size < self._threshold or not compress:
+            return ()
+        assert self._extension is not None
+        return self._extension.codec.sharing
+
+    def shared_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
+        """The frame of a message, in parts, for all where `sharing` is what it is here.
+
+        It does nothing else, so any thread may call it. Who sends it calls `count_message`.
+        """
+        first = FINAL | (TEXT if is_text else BINARY)
+        if compress and len(payload) >= self._threshold:
+            assert self._extension is not None
+            payload = self._extension.codec.deflate_alone(payload)
+            return [self._frame(first | COMPRESSED, payload)]
+        if len(payload) >= LONG:
+            return [long_head(first, len(payload)), payload]
+        return [self._frame(first, payload)]
+
+    def count_message(self, size: int) -> None:
+        """A message of so many bytes is sent, whose frame was there already."""
+        self.messages_sent += 1
+        self.bytes_sent += size
 
     def fragment(
         self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
@@ -318,8 +356,7 @@ class Protocol:
         return self._frame(FINAL | CLOSE, payload)
 
     def _frame(self, first: int, payload: bytes) -> bytes:
-        # The key of a client's frame is unpredictable (RFC 6455, 5.3).
-        return _codec.frame(first, payload, os.urandom(4) if self._is_client else b"")
+        return _codec.frame(first, payload, new_key() if self._is_client else b"")
 
     # -- receiving
 
@@ -327,7 +364,7 @@ class Protocol:
         """Take bytes from the peer."""
         self.wire_bytes_received += len(data)
         if self._large is not None:
-            self._buffer = self._large.add(data)
+            self._buffer += self._large.add(data)
         elif self._at < len(self._buffer):
             self._buffer = self._buffer[self._at :] + data
         else:
@@ -747,6 +784,7 @@ class Protocol:
         return BUSY if self._size_so_far - before >= _BUSY_SIZE else PROGRESS
 
     def _join(self, event: TextMessage | BytesMessage) -> str | bytes | Piece | None:
+        self.decoded += len(event.data)
         size = self._size_so_far
         is_last = event.message_finished
         is_read = self.sent is None and not self._is_skipping

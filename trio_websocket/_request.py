@@ -15,6 +15,7 @@ from ._errors import (
     ConnectionTimeout,
     DisconnectionTimeout,
     HandshakeError,
+    graver,
 )
 from ._handshake import BadRequest, ExtraHeaders, Headers, ServerHandshake
 from ._options import NewerOptionKeywords, Options, takes_options
@@ -166,7 +167,7 @@ class WebSocketRequest:
             if self._handshake is not None and (error is None or isinstance(error, Exception)):
                 await self.reject(500)
         except BaseException as exc:
-            return exc if error is None else error
+            return graver(error, exc)
         finally:
             await self._transport.close_now()
         return error

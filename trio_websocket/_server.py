@@ -6,6 +6,8 @@ import errno
 import inspect
 import logging
 import math
+import os
+import socket
 from typing import TYPE_CHECKING, Awaitable, Callable, Sequence
 
 import trio
@@ -19,6 +21,7 @@ from ._errors import (
     without_lost_connections,
 )
 from ._options import OptionKeywords, Options, check_number, takes_options
+from ._pace import FAIRNESS
 from ._request import WebSocketRequest, answer, receive_request
 from ._tls import TlsStream
 from ._transport import LINGER, Address, Transport, close_now
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from ._connection import WebSocketConnection
+
 # What the system says when it can't have another connection, but may be able to in a while.
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _ACCEPT_AGAIN = 0.1  # seconds until then
@@ -36,6 +41,9 @@ _ACCEPT_AGAIN = 0.1  # seconds until then
 # must not cost what the limit is there to save. Others are closed without a word.
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _MAX_TURNED_AWAY = 100
+
+# Otherwise each task has a name of its own, which says the same.
+_TASK = "trio_websocket: a client that is served"
 
 Handler = Callable[[WebSocketRequest], Awaitable[object]]
 ErrorHandler = Callable[[WebSocketRequest, Exception], object]
@@ -160,6 +168,20 @@ class WebSocketServer:
         """The listeners: an :class:`Endpoint` each, or the ``repr()`` of one that is not TCP."""
         return list(self._addresses)
 
+    @property
+    def connections(self) -> set[WebSocketConnection]:
+        """The connections that are open: accepted, and neither closed nor being closed.
+
+        It is a new set each time, which the server does not change.
+        """
+        return {
+            connection
+            for served in self._serving
+            if (request := served.request) is not None
+            and (connection := request._connection) is not None
+            and connection._can_close
+        }
+
     async def run(
         self, *, task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -234,16 +256,25 @@ class WebSocketServer:
             async with listener:
                 while True:
                     try:
-                        stream = await listener.accept()
+                        streams = await _accept(listener)
                     except OSError as exc:
                         if exc.errno not in _OUT_OF_RESOURCES:
                             raise
                         logger.error("can't accept a connection for now: %s", exc)
                         await trio.sleep(_ACCEPT_AGAIN)
                     else:
-                        await self._begin(nursery, _own(stream))
+                        await self._begin(nursery, streams)
 
-    async def _begin(self, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
+    async def _begin(self, nursery: trio.Nursery, streams: list[trio.abc.Stream]) -> None:
+        while streams:
+            try:
+                await self._begin_one(nursery, streams.pop())
+            except BaseException:
+                for stream in streams:
+                    await close_now(stream)
+                raise
+
+    async def _begin_one(self, nursery: trio.Nursery, stream: trio.abc.Stream) -> None:
         is_full = self._is_closing or len(self._serving) >= self._max_connections
         if is_full and len(self._turned_away) >= _MAX_TURNED_AWAY:
             await close_now(stream)
@@ -254,7 +285,7 @@ class WebSocketServer:
             if is_full:
                 nursery.start_soon(self._turn_away, served)
             else:
-                nursery.start_soon(self._serve, served, nursery)
+                nursery.start_soon(self._serve, served, nursery, name=_TASK)
         except RuntimeError:  # the handlers' nursery is closed
             self._serving.discard(served)
             self._turned_away.discard(served)
@@ -362,11 +393,34 @@ def _single(exc: BaseException) -> BaseException:
     return errors[0] if len(errors) == 1 else exc
 
 
-def _own(stream: trio.abc.Stream) -> trio.abc.Stream:
-    """The stream with TLS of ours in place of Trio's, which has not begun."""
+async def _accept(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:
+    """Wait for a client; all that have come, the last one first."""
+    if type(listener) is trio.SocketListener and os.name == "posix":
+        # One by one, each would take a turn of the scheduler, which is long where many are served.
+        await trio.lowlevel.wait_readable(listener.socket)
+        streams = _accept_now(listener.socket)
+        if streams:
+            return streams
+    stream = await listener.accept()  # which knows what to do about errors
     if type(stream) is trio.SSLStream and type(stream.transport_stream) is trio.SocketStream:
-        return TlsStream(stream.transport_stream, stream.context, server_side=True)
-    return stream
+        # TLS of ours in place of Trio's, which has not begun.
+        return [TlsStream(stream.transport_stream, stream.context, server_side=True)]
+    return [stream]
+
+
+def _accept_now(listening: trio.socket.SocketType) -> list[trio.abc.Stream]:
+    accepted: list[trio.abc.Stream] = []
+    kind = listening.family, listening.type, listening.proto
+    sock = socket.socket(*kind, fileno=listening.fileno())  # that of Trio can't but wait
+    try:
+        while len(accepted) < FAIRNESS:
+            client, _ = sock.accept()
+            accepted.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+    except OSError:
+        pass  # there are no more, or the next attempt fails, too
+    finally:
+        sock.detach()
+    return accepted[::-1]
 
 
 def _listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:

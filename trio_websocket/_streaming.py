@@ -44,6 +44,7 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
         self._piece: Piece | None = None
         self._is_entered = self._is_open = False
         self._turn = trio.StrictFIFOLock()  # of the tasks that wait for a piece
+        self._waiting = trio.CancelScope()  # of the one that has it
         #: Whether the message is text, and its pieces are str. It is known in the block.
         self.is_text: bool = False
 
@@ -63,6 +64,12 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
         traceback: TracebackType | None,
     ) -> None:
         self._is_open = False
+        if self._turn.locked():
+            # It would take a piece of the next message.
+            self._waiting.cancel()
+            with trio.CancelScope(shield=True):  # all of them leave at once
+                await self._turn.acquire()
+                self._turn.release()
         self._inbox.end_stream()
 
     async def __anext__(self) -> str | bytes:
@@ -83,10 +90,13 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
 
     async def _next_piece(self) -> str | bytes:
         if not self._is_open:
-            raise trio.ClosedResourceError("pieces are received in the block of receive_stream()")
+            raise _out_of_block()
         while True:
             if self._piece is None:
-                self._piece = await self._inbox.next_piece()
+                with trio.CancelScope() as self._waiting:
+                    self._piece = await self._inbox.next_piece()
+                if self._piece is None:
+                    raise _out_of_block()
             else:
                 await trio.lowlevel.checkpoint_if_cancelled()
             data, is_last = self._piece
@@ -96,6 +106,10 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
             if is_last:
                 raise StopAsyncIteration
             self._piece = None
+
+
+def _out_of_block() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("pieces are received in the block of receive_stream()")
 
 
 def is_buffer(message: object) -> TypeGuard[Buffer]:

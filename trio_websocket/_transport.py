@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Awaitable, Union
+from typing import Any, Awaitable, Sequence, Union
 
 import trio
 
@@ -46,7 +46,7 @@ class Transport:
         :param stream: The stream; from now on nobody else uses it.
         :param receive_size: How many bytes to read at a time; by default, we choose.
         """
-        self.stream = stream
+        self.stream: trio.abc.Stream = stream
         # The two ends, kept for when the socket is closed.
         self._local_name = _name(stream, "getsockname")
         self._remote_name = _name(stream, "getpeername")
@@ -80,7 +80,7 @@ class Transport:
         is_ssl = isinstance(self.stream, (TlsStream, trio.SSLStream))
         return Endpoint(name[0].partition("%")[0], name[1], is_ssl)
 
-    def on_the_wire(self, chunks: list[bytes]) -> list[bytes]:
+    def on_the_wire(self, chunks: Sequence[bytes]) -> Sequence[bytes]:
         """What is to be written for the chunks: the same, or TLS."""
         if self._tls is None or not self.is_direct:
             return chunks
@@ -90,7 +90,7 @@ class Transport:
         """Write what is `on_the_wire`. A cancelled write leaves the stream useless."""
         await self._wire.send_all(data)
 
-    def write_now(self, chunks: list[bytes]) -> int:
+    def write_now(self, chunks: Sequence[bytes]) -> int:
         """Write what the socket takes without blocking; say how much it was. If direct only."""
         try:
             if len(chunks) == 1:
@@ -156,10 +156,12 @@ class Transport:
         """Close without waiting for anything, and without an error."""
         if not self.is_direct:
             await close_now(self.stream)
-        elif self._tls is None:
-            self._socket.close()
-        else:
-            self._tls.close()
+            return
+        with IgnoringErrors():
+            if self._tls is None:
+                self._socket.close()
+            else:
+                self._tls.close()
 
 
 async def close_now(stream: trio.abc.AsyncResource) -> None:

@@ -243,7 +243,8 @@ def broadcast_to_stalled(run: Run, task: Task) -> Sample:
         crowd = stack.enter_context(closing(Crowd(task, port, CROWD - STALLED, is_raw=False)))
         for _ in range(STALLS):
             crowd.broadcast()
-        without = count_broadcasts(run, process, crowd)["wall"]
+        # With them, each waits for the time-out before the next begins, in which caches get cold.
+        without = count_broadcasts(run, process, crowd, pause=PAUSE)["wall"]
         for _ in range(STALLED):
             stack.callback(load.connect(task, port, is_raw=False, narrow=True).close)
         for _ in range(FITTING):
@@ -255,11 +256,12 @@ def broadcast_to_stalled(run: Run, task: Task) -> Sample:
         return {**sample, "without": without, "memory": process.tidy_memory() - memory}
 
 
-def count_broadcasts(run: Run, process: Process, crowd: Crowd) -> Sample:
+def count_broadcasts(run: Run, process: Process, crowd: Crowd, *, pause: float = 0) -> Sample:
     load.warm_up(run.warm_up, crowd.broadcast)
     counted = load.Count(process)
     deadline, walls = time.perf_counter() + run.seconds, []
     while time.perf_counter() < deadline:
+        time.sleep(pause)
         walls.append(crowd.broadcast())
     return counted.sample(len(walls), sum(walls))
 
@@ -272,6 +274,7 @@ MESSAGES = frozenset({"messages"})  # and not just bytes
 CROWD = 1000  # connections
 TALKING = 100  # of them, at a time
 STALLED = 10
+PAUSE = 0.1  # seconds: the time-out of the broadcasts of ours, see peers/with_trio_websocket.py
 FITTING = 20  # broadcasts that the system takes for those who never read
 STALLS = 150  # broadcasts: more than all buffers for them have room for
 SERVER = ("server",)

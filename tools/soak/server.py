@@ -230,13 +230,10 @@ class Server(Side):
         }
 
 
-async def serve(
-    seed: str, timeout: float, folder: Path, steps: Steps, *, full_collections: bool
-) -> None:
+async def serve(seed: str, timeout: float, folder: Path, steps: Steps) -> None:
     """The server's process: it answers each line of its input with a report."""
-    if not full_collections:  # as docs/servers.md says for many connections
-        gc.freeze()
-        gc.set_threshold(1000, 5, 1_000_000)
+    gc.freeze()  # as docs/servers.md says for many connections
+    gc.set_threshold(1000, 5, 1_000_000)
     server = Server(seed, timeout)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "server.pem")
