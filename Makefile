@@ -44,8 +44,8 @@ demo: $(installed)  ## run the example server and client against each other
 test: $(tested)  ## the suite with coverage; PYTHON=python3.12, ARGS="-k close --no-cov"
 	$(strip $(VENV)/bin/python -m pytest $(COVERAGE) $(ARGS))
 
-test-pure:  ## the suite without the extension in C
-	@TRIO_WEBSOCKET_NO_EXTENSIONS=1 $(MAKE) test COVERAGE=
+test-pure:  ## the suite without the extension in C, and without zlib-ng
+	@TRIO_WEBSOCKET_NO_EXTENSIONS=1 TRIO_WEBSOCKET_NO_ZLIB_NG=1 $(MAKE) test COVERAGE=
 
 test-all:  ## the suite on the oldest and the newest Python found; PYTHONS="3.10 3.12", PYTHONS=all
 	@set -e; pythons=$$($(PYTHON) tools/interpreters.py $(PYTHONS)); \

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
+import importlib.util
 import math
+import os
+import sys
 import time
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 from typing import Any, Callable, Iterable, Iterator
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
@@ -17,6 +23,7 @@ from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason, Opcode
 
+from trio_websocket import _deflate
 from trio_websocket._deflate import Deflate, DeflateExtension, InvalidData, TooLarge
 from trio_websocket._extensions import (
     DeflateParameters,
@@ -64,6 +71,43 @@ def random_bytes(size: int) -> bytes:
         state = hashlib.sha512(state).digest()
         blocks.append(state)
     return b"".join(blocks)[:size]
+
+
+# -- which zlib is in use
+
+
+@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], autouse=True, scope="module")
+def library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test here is run with each."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            patch.setattr(_deflate, "zlib", importlib.import_module(request.param))
+        except ImportError:
+            pytest.skip("it is not installed")
+        yield
+
+
+def library_of(*, no_zlib_ng: str = "", zlib_ng: object = None) -> object:
+    """What the module uses in a process with that environment, and that, or nothing, installed."""
+    spec = importlib.util.spec_from_file_location("trio_websocket._deflate", _deflate.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    modules: dict[str, Any] = {"zlib_ng": zlib_ng}
+    environment = {"TRIO_WEBSOCKET_NO_ZLIB_NG": no_zlib_ng}
+    with mock.patch.dict(sys.modules, modules), mock.patch.dict(os.environ, environment):
+        spec.loader.exec_module(module)
+    return vars(module)["zlib"]
+
+
+def test_zlib_ng_is_used_where_it_is_installed() -> None:
+    package = SimpleNamespace(zlib_ng=object())
+    assert library_of(zlib_ng=package) is package.zlib_ng
+    assert library_of(zlib_ng=None) is zlib
+
+
+def test_an_environment_variable_makes_it_zlib() -> None:
+    assert library_of(no_zlib_ng="1", zlib_ng=SimpleNamespace(zlib_ng=object())) is zlib
 
 
 # -- what was negotiated

@@ -8,7 +8,9 @@ times are the median, of messages of JSON that follow each other on one connecti
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -106,6 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--window-bits", type=int, nargs="+", default=[9, 12, 15])
     parser.add_argument("--mem-level", type=int, nargs="+", default=[1, 5, 9])
+    parser.add_argument("--level", type=int, default=6)
+    parser.add_argument("--zlib-ng", action="store_true", help="use it in place of zlib")
     parser.add_argument("--takeover", choices=("yes", "no"), nargs="+", default=["yes", "no"])
     parser.add_argument("--codecs", type=int, default=500, help="for the memory")
     parser.add_argument("--messages", type=int, default=1000, help="of 1 KiB, or as many bytes")
@@ -115,10 +119,14 @@ def main(arguments: list[str] | None = None) -> int:
         settings = PerMessageDeflate(
             window_bits=options.window_bits[0],
             mem_level=options.mem_level[0],
+            level=options.level,
             context_takeover=options.takeover == ["yes"],
         )
         print(json.dumps(measure(settings, options.codecs, options.messages)))
         return 0
+    if options.zlib_ng:
+        importlib.import_module("zlib_ng")  # otherwise it would be zlib that is measured
+    environment = {**os.environ, "TRIO_WEBSOCKET_NO_ZLIB_NG": "" if options.zlib_ng else "1"}
     print_row(COLUMNS)
     print_row(["---:"] * len(COLUMNS))
     for takeover in options.takeover:
@@ -127,8 +135,10 @@ def main(arguments: list[str] | None = None) -> int:
                 command = [sys.executable, "-m", "tools.measure_compression", "--inside"]
                 command += ["--window-bits", str(bits), "--mem-level", str(level)]
                 command += ["--takeover", takeover, "--codecs", str(options.codecs)]
-                command += ["--messages", str(options.messages)]
-                found = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+                command += ["--messages", str(options.messages), "--level", str(options.level)]
+                found = subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, env=environment
+                ).stdout
                 print_row(json.loads(found))
     return 0
 

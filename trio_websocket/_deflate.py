@@ -2,11 +2,15 @@
 
 wsproto has this extension, too. Ours takes its place because wsproto's inflates without bound,
 keeps parameters of offers that it declined, and takes the window of the wrong side.
+
+Where the package zlib-ng is installed, it is used in place of zlib, unless the environment variable
+TRIO_WEBSOCKET_NO_ZLIB_NG is set to anything but the empty string.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import zlib
 from typing import TYPE_CHECKING
@@ -18,6 +22,12 @@ from ._extensions import MIN_BITS, NAME, DeflateParameters, PerMessageDeflate
 
 if TYPE_CHECKING:
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
+
+if not TYPE_CHECKING and not os.environ.get("TRIO_WEBSOCKET_NO_ZLIB_NG"):
+    try:
+        from zlib_ng import zlib_ng as zlib
+    except ImportError:
+        pass  # it is not installed
 
 _TAIL = b"\x00\x00\xff\xff"  # what a sender leaves out at the end of a message (7.2.1)
 _PROBE = _TAIL + b"\x03\x00"  # the tail, and an empty block with BFINAL

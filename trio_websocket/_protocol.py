@@ -206,7 +206,7 @@ class Protocol:
         # The large frame that is not decoded yet, if any; the buffer has what is behind it.
         self._large: LargeFrame | None = None
         # The large message of one frame that is inflated step by step: opcode, and what there is.
-        self._inflating: tuple[int, list[bytes]] | None = None
+        self._inflating: tuple[int, io.BytesIO] | None = None
         self._eof: Exception | None = None
         # The frame under way in wsproto: what it still lacks.
         self._frame_left: float = 0
@@ -531,7 +531,7 @@ class Protocol:
         if self._expected_mask:
             payload = _codec.masked(payload, head[head_size - 4 : head_size])
         self._at = end
-        return self._inflated(head[0] ^ FINAL, [], payload, raw)
+        return self._inflated(head[0] ^ FINAL, None, payload, raw)
 
     def _begins_large_frame(self) -> bool:
         """Whether the rest of a frame is to come before anything of it is decoded."""
@@ -564,7 +564,7 @@ class Protocol:
                 self._take_apart(large)
                 return PROGRESS
             self._large = None
-            inflated = self._inflated(opcode, [], large.payload(), raw)
+            inflated = self._inflated(opcode, None, large.payload(), raw)
             return ENDED if inflated is None else inflated
         message: str | bytes
         message = payload = large.payload()
@@ -590,7 +590,7 @@ class Protocol:
         return compressed_size * _MOST_INFLATED > self._limit
 
     def _inflated(
-        self, opcode: int, parts: list[bytes], data: bytes, raw: bool
+        self, opcode: int, parts: io.BytesIO | None, data: bytes, raw: bool
     ) -> str | bytes | Signal | None:
         """Take a step of decoding a message of one frame, mostly the only one.
 
@@ -601,13 +601,14 @@ class Protocol:
         assert self._extension is not None
         self._inflating = None
         try:
-            if parts or self._limit >= _STEP:
+            if parts is None and self._limit < _STEP:
+                payload = self._extension.codec.inflate(data, self._limit)
+            else:
+                parts = parts or io.BytesIO()
                 if self._inflate_step(parts, data):
                     self._inflating = opcode, parts
                     return BUSY
-                payload = b"".join(parts)
-            else:
-                payload = self._extension.codec.inflate(data, self._limit)
+                payload = parts.getvalue()  # it is not copied
             if self.sent is not None:
                 return b""  # nobody will get it
             decoded: str | bytes = payload
@@ -624,18 +625,19 @@ class Protocol:
             self._fail(_INVALID_DATA, str(exc))
         return None
 
-    def _inflate_step(self, parts: list[bytes], data: bytes) -> bool:
+    def _inflate_step(self, parts: io.BytesIO, data: bytes) -> bool:
         """Add a part to a message that may be large; whether there may be more."""
         assert self._extension is not None
         codec = self._extension.codec
         if self.sent is not None:
-            parts.clear()
-        left = self._limit - sum(map(len, parts))
+            parts.seek(0)
+        left = self._limit - parts.tell()
         if left < 0:
             raise TooLarge
-        parts.append(codec.inflate_piece(data, is_last=True, max_length=min(left + 1, _STEP)))
-        if len(parts[-1]) > left:
+        part = codec.inflate_piece(data, is_last=True, max_length=min(left + 1, _STEP))
+        if len(part) > left:
             raise TooLarge
+        parts.write(part)
         return codec.has_more
 
     def _next_piece(self, is_wanted: bool) -> int | None:
