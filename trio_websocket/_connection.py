@@ -52,6 +52,8 @@ logger = logging.getLogger("trio-websocket")
 # Seconds that a cancelled connection may take to write its Close frame: the kernel takes it at
 # once, unless the peer does not read.
 _GOODBYE = 0.05
+# Bytes that take as long to send as a `Pacer` counts one.
+_PER_UNIT, _COMPRESSED_PER_UNIT = 2**11, 2**6
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
 
 
@@ -265,10 +267,13 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         else:
             await send_pieces(self, message, text, compress=compress)
             return
-        await self._pacer.checkpoint()
         outbox, protocol = self._outbox, self._protocol
+        is_compressed = compress and protocol.compresses(payload)
+        # Of a long message, by another thread; and then this task waits.
+        per_unit = _COMPRESSED_PER_UNIT if is_compressed else _PER_UNIT
+        await self._pacer.checkpoint(1 + len(payload) // per_unit)
         is_long = len(payload) >= LONG
-        takes_long = is_long and compress and protocol.compresses(payload)
+        takes_long = is_long and is_compressed
         if takes_long or outbox.is_full or self._sender.is_taken:
             async with self._sender:
                 await outbox.wait_room()
