@@ -33,7 +33,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-pure test-all test-minimum lint format docs package autobahn dropin soak \
-	soak-sockets soak-limits bombs stream-huge measure-compression bench fuzz sanitize fuzz-atheris clean
+	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench fuzz sanitize fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
@@ -100,6 +100,10 @@ soak-sockets: $(tested)  ## one server and many clients; SECONDS=600 CONNECTIONS
 
 soak-limits: $(tested)  ## every bound and time-out, measured
 	$(strip $(VENV)/bin/python -m tools.soak_limits $(ARGS))
+
+fairness: SECONDS := 2
+fairness: $(tested)  ## how long a flooding peer keeps other tasks waiting; SECONDS=2, for each flood
+	$(strip $(VENV)/bin/python -m tools.fairness --seconds $(SECONDS) $(ARGS))
 
 bombs: $(tested)  ## messages that inflate to 16 MiB: what they cost
 	$(strip $(VENV)/bin/python -m tools.bombs $(ARGS))

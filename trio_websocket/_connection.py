@@ -54,6 +54,8 @@ logger = logging.getLogger("trio-websocket")
 _GOODBYE = 0.05
 # Otherwise each task has a name of its own, which says the same.
 _TASK = "trio_websocket: a connection"
+# Bytes that take as long to send as a `Pacer` counts one.
+_PER_UNIT = 2**11
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
 
 
@@ -270,13 +272,12 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         else:
             await send_pieces(self, message, text, compress=compress)
             return
-        await self._pacer.checkpoint()
         outbox, protocol = self._outbox, self._protocol
         size = len(payload)
         # What is so short takes no time to speak of.
         is_compressed = size >= COMPRESSED_AT_ONCE and compress and protocol.compresses(payload)
-        if is_compressed:
-            self._pacer.left -= size // COMPRESSED_AT_ONCE
+        per_unit = COMPRESSED_AT_ONCE if is_compressed else _PER_UNIT
+        await self._pacer.checkpoint(1 + size // per_unit)
         takes_long = is_compressed and size >= LONG_TO_COMPRESS
         if takes_long or outbox.is_full or self._sender.is_taken:
             async with self._sender:

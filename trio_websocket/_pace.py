@@ -26,10 +26,11 @@ class Pacer:
     def checkpoint(self, cost: int = 1) -> Awaitable[None]:
         """Raise if cancelled, each time; let other tasks run, when it is time to.
 
-        :param cost: What follows, in microseconds or so.
+        :param cost: What follows, in microseconds or so. It may be more than is left: the next
+            checkpoint lets the others run.
         """
         if self.left > 0:
             self.left -= cost
             return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 # by the caller
-        self.left = TURN
+        self.left = TURN - cost
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # likewise
