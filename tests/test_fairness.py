@@ -174,7 +174,7 @@ async def test_others_have_their_turns_during_a_flood_of(name: str, kind: str) -
     [
         (8, False, TURN),
         (60 * KIB, False, 9),
-        (8 * KIB, True, 2),
+        (8 * KIB, True, 4),
         (60 * KIB, True, 1),
         (MIB, False, 1),
     ],
