@@ -57,6 +57,10 @@ _PER_UNIT, _COMPRESSED_PER_UNIT = 2**11, 2**6
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
 
 
+# What a class with slots has to ask for, unless its base has it, as those of Trio had once.
+_OPEN_TO_ALL = () if trio.abc.Channel.__dictoffset__ else ("__dict__", "__weakref__")
+
+
 class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     """A WebSocket connection, of a client or of a server.
 
@@ -67,8 +71,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     # Those of ours take less memory so; applications may add what they like.
     __slots__ = (
-        "__dict__",
-        "__weakref__",
+        *_OPEN_TO_ALL,
         "_gone",
         "_id",
         "_inbox",
