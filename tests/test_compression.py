@@ -1381,7 +1381,7 @@ def test_streams_that_are_begun_and_left_lose_nothing_else(
 # -- messages that take long to inflate
 
 HUGE = ("grüß dich " * 280_000).encode()  # 3.2 MiB
-IN_STEPS = [BUSY] * 3
+IN_STEPS = [BUSY] * 12
 
 
 def huge_pair(limit: float = math.inf) -> tuple[Protocol, Protocol]:
@@ -1417,7 +1417,7 @@ def test_a_huge_message_is_inflated_in_steps(
     assert (receiver.messages_received, receiver.bytes_received) == (2, len(HUGE) + 500)
 
 
-def test_a_message_of_the_default_limit_is_inflated_in_one_step() -> None:
+def test_a_short_message_of_up_to_the_default_limit_is_inflated_in_one_step() -> None:
     receiver, sender = huge_pair(MIB)
     receiver.receive_data(sender.message(False, bytes(MIB)))
     assert events(receiver) == [bytes(MIB)]
@@ -1467,7 +1467,7 @@ def test_a_stream_that_begins_between_steps_gives_the_message_as_one_piece() -> 
 def test_a_stream_that_begins_between_steps_has_its_own_limit(max_size: int) -> None:
     receiver, _ = begun()
     receiver.begin_stream(max_size)
-    assert events(receiver) == [ENDED]
+    assert set(events(receiver)) <= {BUSY, ENDED}
     assert receiver.sent is not None
     assert receiver.sent.code == 1009
 

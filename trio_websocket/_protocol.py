@@ -99,9 +99,11 @@ _MOST_INFLATED = 1032
 # Compressed bytes that wsproto gets at once: so many that its own work is little beside inflating;
 # and so few that what they inflate to takes little memory, where nothing else bounds it.
 _PORTION, _SMALL_PORTION = 2**13, 2**9
-# Bytes that are inflated in one step: all that the default limit allows, which takes about 2
-# milliseconds. And bytes from which on it is time for others to run.
-_STEP, _BUSY_SIZE = 2**20 + 1, 2**18
+# Bytes that are inflated in one step, which takes about half a millisecond; and bytes from which on
+# it is time for others to run. What is so short, and may not become more than the default limit, is
+# inflated in one step, whatever it is.
+_STEP, _BUSY_SIZE = 2**18 + 1, 2**18
+_SHORT, _MOST_OF_SHORT = 2**14, 2**20
 #: Bytes from which on a payload is not joined to the head of its frame.
 LONG = 2**16
 #: Bytes from which on another thread compresses a message. To have it do so takes about 0.2
@@ -601,7 +603,7 @@ class Protocol:
         assert self._extension is not None
         self._inflating = None
         try:
-            if parts is None and self._limit < _STEP:
+            if parts is None and len(data) <= _SHORT and self._limit <= _MOST_OF_SHORT:
                 payload = self._extension.codec.inflate(data, self._limit)
             else:
                 parts = parts or io.BytesIO()
@@ -717,7 +719,7 @@ class Protocol:
         left = self._limit - self._extension.size
         if not self._is_streaming and not is_wanted:
             return int(min(size, _PORTION, left / _MOST_INFLATED))
-        is_small = self._is_streaming and left > _STEP
+        is_small = self._is_streaming and left > _MOST_OF_SHORT
         return min(size, _SMALL_PORTION if is_small else _PORTION)
 
     def _begins_well(self, head: bytes) -> bool:
