@@ -100,8 +100,8 @@ _MOST_INFLATED = 1032
 # and so few that what they inflate to takes little memory, where nothing else bounds it.
 _PORTION, _SMALL_PORTION = 2**13, 2**9
 # Bytes that are inflated in one step: all that the default limit allows, which takes about 2
-# milliseconds. And bytes from which on it is time for others to run.
-_STEP, _BUSY_SIZE = 2**20 + 1, 2**18
+# milliseconds.
+_STEP = 2**20 + 1
 #: Bytes from which on a payload is not joined to the head of its frame.
 LONG = 2**16
 #: Bytes from which on another thread compresses a message. To have it do so takes about 0.2
@@ -767,7 +767,6 @@ class Protocol:
         if self._wsproto is None:
             extensions = [] if self._extension is None else [self._extension]
             self._wsproto = Connection(self._side, [*extensions])
-        before = self._size_so_far
         self._wsproto.receive_data(self._buffer[self._at : self._at + size])
         self._at += size
         for event in self._wsproto.events():
@@ -781,7 +780,7 @@ class Protocol:
             elif isinstance(event, Pong) or self.sent is None:
                 assert isinstance(event, (Ping, Pong))
                 return event
-        return BUSY if self._size_so_far - before >= _BUSY_SIZE else PROGRESS
+        return PROGRESS
 
     def _join(self, event: TextMessage | BytesMessage) -> str | bytes | Piece | None:
         self.decoded += len(event.data)
