@@ -1494,17 +1494,6 @@ def test_a_close_within_a_large_frame_that_later_ones_refer_to() -> None:
     assert receiver.error is None
 
 
-def test_fragments_that_take_long_to_inflate() -> None:
-    receiver, sender = huge_pair()
-    data = sender.fragment(False, HUGE, is_first=True, is_last=False, compress=True)
-    receiver.receive_data(
-        data + sender.fragment(False, b"!", is_first=False, is_last=True, compress=True)
-    )
-    *busy, message = events(receiver)
-    assert message == HUGE + b"!"
-    assert set(busy) == {BUSY}
-
-
 async def receive_huge(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawPeer]:
     return await open_ours(
         nursery, "client", compression=WIDE, agreed=OFFER_WIDE, max_message_size=math.inf

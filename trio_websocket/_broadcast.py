@@ -13,7 +13,7 @@ from ._errors import CloseReason, ConnectionClosed, MessageTypeError, leaves
 from ._frames import check_utf8
 from ._options import check_number
 from ._pace import TURN
-from ._protocol import LONG, Protocol
+from ._protocol import LONG_TO_COMPRESS, Protocol
 from ._streaming import Message, is_buffer
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class _Broadcast:
     def _takes_long(self, protocol: Protocol) -> bool:
         """Whether another thread had better make the frame."""
         size = len(self._payload)
-        return size >= LONG and self._compress and protocol.compresses(self._payload)
+        return size >= LONG_TO_COMPRESS and self._compress and protocol.compresses(self._payload)
 
     async def _make_shared(self, protocol: Protocol) -> list[bytes]:
         message = self._is_text, self._payload, self._compress

@@ -99,10 +99,9 @@ _MOST_INFLATED = 1032
 # Compressed bytes that wsproto gets at once: so many that its own work is little beside inflating;
 # and so few that what they inflate to takes little memory, where nothing else bounds it.
 _PORTION, _SMALL_PORTION = 2**13, 2**9
-# Bytes that are inflated in one step, which takes about half a millisecond; and bytes from which on
-# it is time for others to run. What is so short, and may not become more than the default limit, is
-# inflated in one step, whatever it is.
-_STEP, _BUSY_SIZE = 2**18 + 1, 2**18
+# Bytes that are inflated in one step, which takes about half a millisecond. What is short, and may
+# not become more than the default limit, is inflated in one step, whatever it is.
+_STEP = 2**18 + 1
 _SHORT, _MOST_OF_SHORT = 2**14, 2**20
 #: Bytes from which on a payload is not joined to the head of its frame.
 LONG = 2**16
@@ -769,7 +768,6 @@ class Protocol:
         if self._wsproto is None:
             extensions = [] if self._extension is None else [self._extension]
             self._wsproto = Connection(self._side, [*extensions])
-        before = self._size_so_far
         self._wsproto.receive_data(self._buffer[self._at : self._at + size])
         self._at += size
         for event in self._wsproto.events():
@@ -783,7 +781,7 @@ class Protocol:
             elif isinstance(event, Pong) or self.sent is None:
                 assert isinstance(event, (Ping, Pong))
                 return event
-        return BUSY if self._size_so_far - before >= _BUSY_SIZE else PROGRESS
+        return PROGRESS
 
     def _join(self, event: TextMessage | BytesMessage) -> str | bytes | Piece | None:
         self.decoded += len(event.data)
