@@ -765,6 +765,20 @@ async def test_handlers_run_in_the_handler_nursery_and_outlive_the_server(
         assert await last_words(peer) == [close_payload(1000)]
 
 
+async def test_a_connection_has_one_task_in_the_handler_nursery(nursery: trio.Nursery) -> None:
+    peers: list[RawPeer] = []
+    async with trio.open_nursery() as handlers:
+        port = await start(nursery, echo, handler_nursery=handlers)
+        for count in (1, 2):
+            peers.append(await connect(port))
+            await peers[-1].send_frame(TEXT, b"are you there?")
+            assert await peers[-1].receive() == (TEXT, b"are you there?", True, 0)
+            assert len(handlers.child_tasks) == count
+        handlers.cancel_scope.cancel()
+    for peer in peers:
+        await peer.aclose()
+
+
 async def test_the_exception_of_a_handler_comes_out_of_the_handler_nursery(
     nursery: trio.Nursery,
 ) -> None:

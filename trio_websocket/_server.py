@@ -284,8 +284,10 @@ class WebSocketServer:
         try:
             if is_full:
                 nursery.start_soon(self._turn_away, served)
-            else:
+            elif self._handler_nursery is None:
                 nursery.start_soon(self._serve, served, nursery, name=_TASK)
+            else:
+                nursery.start_soon(self._serve_apart, served, name=_TASK)
         except RuntimeError:  # the handlers' nursery is closed
             self._serving.discard(served)
             self._turned_away.discard(served)
@@ -298,6 +300,22 @@ class WebSocketServer:
                 await answer(Transport(served.stream, None), _BUSY)
         finally:
             self._turned_away.discard(served)
+
+    async def _serve_apart(self, served: _Served) -> None:
+        """Serve with a single task in the nursery, which is the application's."""
+        error: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                await self._serve(served, nursery)
+            except BaseException as exc:
+                error = exc
+            # What runs in the nursery ends by itself now.
+            nursery.cancel_scope.shield = True
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # whose traceback has this frame
 
     async def _serve(self, served: _Served, nursery: trio.Nursery) -> None:
         """One connection, from the request to the end of its handler."""
