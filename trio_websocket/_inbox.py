@@ -1,11 +1,11 @@
 """Messages that wait to be read, and who reads the stream.
 
-On a plain socket the task in ``get_message`` reads by itself: no other task is woken, which is most
-of the cost of a message. The connection's own task is parked meanwhile. It reads while nobody is in
+On a socket the task in ``get_message`` reads by itself: no other task is woken, which is most of
+the cost of a message. The connection's own task is parked meanwhile. It reads while nobody is in
 ``get_message``, so that Pings are answered and the end is noticed; but only a short while after the
 last message was taken, so that the application's answer goes out before what came behind that
 message, a Close for one, takes effect. Other streams are always read by the connection's task,
-because a cancelled read may break a TLS stream.
+because a cancelled read may break them.
 
 Bytes are decoded only when somebody wants a message or there is room for it, and more are read only
 when all are decoded.

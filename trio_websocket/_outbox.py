@@ -155,21 +155,15 @@ class Outbox:
         """
         if self._size or self._writer is not None or self._on_broken is None or self.broken:
             return False
-        size = sum(map(len, chunks))
-        self._taken += size
+        self._taken += sum(map(len, chunks))
         try:
             wire = self._transport.on_the_wire(chunks)
-            written = self._transport.write_now(wire)
+            self._size = sum(map(len, wire))
+            self._may_hold = True
+            self._write_wire_now(wire)
         except OSError as exc:
             self._break(cause_of(exc))
             return False
-        if wire is not chunks:
-            size = sum(map(len, wire))
-        self._may_hold = written == size
-        if written < size:
-            self._size = size - written
-            self._rest = _behind(wire, written)
-            self._start_writer()
         return True
 
     def append_pong(self, data: bytes) -> None:
@@ -203,18 +197,17 @@ class Outbox:
     def _write_now(self) -> None:
         """Write what the socket takes without blocking; a task writes the rest."""
         try:
-            while self._chunks:
-                chunks = self._next_write()
-                written = self._transport.write_now(chunks)
-                self._size -= written
-                while chunks and written >= len(chunks[0]):
-                    written -= len(chunks.pop(0))
-                if chunks:
-                    self._rest = (memoryview(chunks[0])[written:], *chunks[1:])
-                    self._start_writer()
-                    return
+            while self._chunks and self._writer is None:
+                self._write_wire_now(self._next_write())
         except OSError as exc:
             self._break(cause_of(exc))
+
+    def _write_wire_now(self, wire: Sequence[bytes]) -> None:
+        written = self._transport.write_now(wire)
+        self._size -= written
+        if written < sum(map(len, wire)):
+            self._rest = _behind(wire, written)
+            self._start_writer()
 
     def _start_writer(self) -> None:
         assert self._nursery is not None

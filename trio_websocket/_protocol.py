@@ -1,8 +1,8 @@
 """The open connection (RFC 6455, 5 to 7): bytes in, events out; bytes out for what is to be sent.
 
-wsproto is the judge. It gets the bytes of one frame at a time, so that between two
-frames every byte that is not decoded yet is still here. There, a whole, final, unextended data
-frame is decoded on a fast path, without wsproto, which spends most of the time of a message.
+wsproto is the judge. It gets the bytes of one frame at a time, so that between two frames every
+byte that is not decoded yet is still here. There, a message of one frame, compressed or not, is
+decoded on a fast path when the frame is whole; wsproto would take most of the time of a message.
 
 States are told by facts: the connection is open until a Close frame was sent or received, or an
 error came; it has ended when Close frames went both ways, or an error came.
