@@ -123,7 +123,7 @@ def sent_close(data: bytes, side: ConnectionType) -> tuple[int, str | None]:
 
 def test_the_sans_io_half_imports_no_trio_and_nothing_of_the_other_half() -> None:
     half = ["_version", "_errors", "_extensions", "_deflate", "_options", "_url", "_handshake"]
-    half += ["_codec", "_speedups", "_frames", "_protocol", "_statistics"]
+    half += ["_codec", "_speedups", "_frames", "_outgoing", "_protocol", "_statistics"]
     package = Path(trio_websocket.__file__).parent
     for path in (package / f"{module}.py" for module in half if module != "_speedups"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -12,8 +12,9 @@ from ._connection import WebSocketConnection
 from ._errors import CloseReason, ConnectionClosed, MessageTypeError, leaves
 from ._frames import check_utf8
 from ._options import check_number
+from ._outgoing import LONG_TO_COMPRESS
 from ._pace import TURN
-from ._protocol import LONG_TO_COMPRESS, Protocol
+from ._protocol import Protocol
 from ._streaming import Message, is_buffer
 
 if TYPE_CHECKING:

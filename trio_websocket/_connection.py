@@ -33,9 +33,10 @@ from ._keep_alive import KeepAlive
 from ._lot import Flag, Turn
 from ._options import OptionKeywords, Options, check_number, takes_options
 from ._outbox import Outbox
+from ._outgoing import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS
 from ._pace import Pacer
 from ._pings import PingInFlight, Pings
-from ._protocol import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS, Protocol
+from ._protocol import Protocol
 from ._statistics import ConnectionStatistics
 from ._streaming import Message, MessageStream, is_buffer, send_pieces
 from ._transport import LINGER, Address, Transport

@@ -37,12 +37,10 @@ from ._frames import (
     TEXT,
     LargeFrame,
     check_utf8,
-    cut_reason,
     is_shortest,
-    long_head,
-    new_key,
     sizes,
 )
+from ._outgoing import Outgoing
 
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
@@ -82,11 +80,9 @@ class Piece(NamedTuple):
 
 Event: TypeAlias = "str | bytes | Piece | Ping | Pong | Signal"
 
-_WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 _COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
 _PROTOCOL_ERROR = 1002
-_NO_STATUS = 1005
 _ABNORMAL = 1006
 _INVALID_DATA = 1007
 _TOO_BIG = 1009
@@ -103,21 +99,13 @@ _PORTION, _SMALL_PORTION = 2**13, 2**9
 # not become more than the default limit, is inflated in one step, whatever it is.
 _STEP = 2**18 + 1
 _SHORT, _MOST_OF_SHORT = 2**14, 2**20
-#: Bytes from which on a payload is not joined to the head of its frame.
-LONG = 2**16
-#: Bytes from which on another thread compresses a message. To have it do so takes about 0.2
-#: milliseconds; to compress so many, about 1, in which the other tasks would wait.
-LONG_TO_COMPRESS = 2**17
-#: Bytes that are compressed in a microsecond or so.
-COMPRESSED_AT_ONCE = 2**7
 # What wsproto says of every error that our extension finds.
 _ERROR_IN_EXTENSION = "error in extension"
 
 
-class Protocol:
-    """One side of an open connection."""
+class Protocol(Outgoing):
+    """One side of an open connection: what it sends, and what it receives."""
 
-    # With more than 30 names, Python would give each connection a dict, which is large and slow.
     __slots__ = (
         "_at",
         "_binary",
@@ -125,13 +113,11 @@ class Protocol:
         "_code_behind_stand_in",
         "_eof",
         "_expected_mask",
-        "_extension",
         "_farewell",
         "_fast",
         "_fragments",
         "_frame_left",
         "_inflating",
-        "_is_client",
         "_is_compressed",
         "_is_skipping",
         "_is_streaming",
@@ -143,16 +129,12 @@ class Protocol:
         "_side",
         "_size",
         "_text",
-        "_threshold",
         "_wsproto",
         "bytes_received",
-        "bytes_sent",
         "decoded",
         "error",
         "messages_received",
-        "messages_sent",
         "rcvd",
-        "sent",
         "wire_bytes_received",
         "write_error",
     )
@@ -171,30 +153,24 @@ class Protocol:
         :param extension: What was agreed on about compression.
         :param fast: Whether to take the fast path; without it wsproto decodes every frame.
         """
+        super().__init__(side, options, extension)
         self._side = side
         # A connection that has had nothing but messages in order has none: it takes memory.
         self._wsproto: Connection | None = None
-        self._extension = extension
-        # Bytes from which on a message is compressed; and what a data frame may begin with.
-        self._threshold = math.inf
+        # What a data frame may begin with.
         self._openings = frozenset({TEXT, BINARY})
-        if extension is not None and options.compression is not None:
-            self._threshold = options.compression.threshold
+        if extension is not None:
             self._openings |= {COMPRESSED | TEXT, COMPRESSED | BINARY}
         self._fast = fast and options.max_fragments >= 1
-        self._is_client = side is ConnectionType.CLIENT
         self._max_message_size = _at_most(options.max_message_size)
         self._max_fragments = options.max_fragments
         self._expected_mask = 0 if self._is_client else MASKED
-        #: The Close frame that was sent, received; the error that ended the connection.
-        self.sent: CloseReason | None = None
+        #: The Close frame that was received; the error that ended the connection.
         self.rcvd: CloseReason | None = None
         self.error: Exception | None = None
         #: The error of a write, which says more than the end of the stream that follows.
         self.write_error: Exception | None = None
-        #: Whole messages, and bytes of their payload.
-        self.messages_sent: int = 0
-        self.bytes_sent: int = 0
+        #: Whole messages that were received, and bytes of their payload.
         self.messages_received: int = 0
         self.bytes_received: int = 0
         #: Bytes from the peer.
@@ -265,99 +241,6 @@ class Protocol:
         exc = ConnectionClosed(self.reason, rcvd=self.rcvd, sent=self.sent)
         exc.__cause__ = self.error
         return exc
-
-    # -- sending
-
-    def compresses(self, payload: bytes) -> bool:
-        """Whether a message is compressed, unless it is asked not to be."""
-        return len(payload) >= self._threshold
-
-    def message(self, is_text: bool, payload: bytes, compress: bool = True) -> bytes:
-        """The frame of a whole message. The frames must be sent in the order of the calls."""
-        size = len(payload)
-        self.messages_sent += 1
-        self.bytes_sent += size
-        first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
-        if compress and size >= self._threshold:
-            assert self._extension is not None
-            first |= COMPRESSED
-            payload = self._extension.codec.deflate(payload)
-        return _codec.frame(first, payload, new_key() if self._is_client else b"")
-
-    def large_message(self, is_text: bool, payload: bytes) -> list[bytes]:
-        """The frame of a whole message, not compressed, in parts: the payload need not be copied.
-
-        The frames must be sent in the order of the calls.
-        """
-        if self._is_client:
-            return [self.message(is_text, payload, compress=False)]
-        self.messages_sent += 1
-        self.bytes_sent += len(payload)
-        return [long_head(_WHOLE_TEXT if is_text else _WHOLE_BINARY, len(payload)), payload]
-
-    def sharing(self, size: int, compress: bool) -> object:
-        """What the frame of a message depends on, beside the message.
-
-        Where it is the same, frames are. None: they are for this connection alone.
-        """
-        if self._is_client:  # each frame has a key of its own
-            return None
-        if size < self._threshold or not compress:
-            return ()
-        assert self._extension is not None
-        return self._extension.codec.sharing
-
-    def shared_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
-        """The frame of a message, in parts, for all where `sharing` is what it is here.
-
-        It does nothing else, so any thread may call it. Who sends it calls `count_message`.
-        """
-        first = FINAL | (TEXT if is_text else BINARY)
-        if compress and len(payload) >= self._threshold:
-            assert self._extension is not None
-            payload = self._extension.codec.deflate_alone(payload)
-            return [self._frame(first | COMPRESSED, payload)]
-        if len(payload) >= LONG:
-            return [long_head(first, len(payload)), payload]
-        return [self._frame(first, payload)]
-
-    def count_message(self, size: int) -> None:
-        """A message of so many bytes is sent, whose frame was there already."""
-        self.messages_sent += 1
-        self.bytes_sent += size
-
-    def fragment(
-        self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
-    ) -> bytes:
-        """The frame of a part of a message."""
-        self.messages_sent += is_last
-        self.bytes_sent += len(payload)
-        first = (TEXT if is_text else BINARY) if is_first else CONTINUATION
-        if compress and self._extension is not None:
-            payload = self._extension.codec.deflate_piece(payload, is_last=is_last)
-            if is_first:
-                first |= COMPRESSED
-        return self._frame((FINAL if is_last else 0) | first, payload)
-
-    def ping(self, payload: bytes) -> bytes:
-        """The frame of a Ping."""
-        return self._frame(FINAL | PING, payload)
-
-    def pong(self, payload: bytes) -> bytes:
-        """The frame of a Pong."""
-        return self._frame(FINAL | PONG, payload)
-
-    def close(self, code: int, reason: str | None) -> bytes:
-        """The frame that begins or completes the closing handshake; code 1005 stands for none."""
-        reason = None if reason is None else cut_reason(reason)
-        self.sent = CloseReason(code, reason)
-        payload = b""
-        if code != _NO_STATUS:
-            payload = code.to_bytes(2, "big") + (reason or "").encode()
-        return self._frame(FINAL | CLOSE, payload)
-
-    def _frame(self, first: int, payload: bytes) -> bytes:
-        return _codec.frame(first, payload, new_key() if self._is_client else b"")
 
     # -- receiving
 

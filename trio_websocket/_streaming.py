@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, AsyncIterable, AsyncIterator, Iterable, M
 import trio
 
 from ._errors import MessageTypeError
-from ._protocol import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS, Piece
+from ._outgoing import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS
+from ._protocol import Piece
 
 if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a newer one
     from async_generator import aclosing

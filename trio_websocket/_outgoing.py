@@ -1,0 +1,161 @@
+"""What one side of an open connection sends, as frames (RFC 6455, 5; RFC 7692, 7.2.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from wsproto.connection import ConnectionType
+
+from . import _codec
+from ._errors import CloseReason
+from ._frames import (
+    BINARY,
+    CLOSE,
+    COMPRESSED,
+    CONTINUATION,
+    FINAL,
+    PING,
+    PONG,
+    TEXT,
+    cut_reason,
+    long_head,
+    new_key,
+)
+
+if TYPE_CHECKING:
+    from ._deflate import DeflateExtension
+    from ._options import Options
+
+_WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
+_NO_STATUS = 1005
+#: Bytes from which on a payload is not joined to the head of its frame.
+LONG = 2**16
+#: Bytes from which on another thread compresses a message. To have it do so takes about 0.2
+#: milliseconds; to compress so many, about 1, in which the other tasks would wait.
+LONG_TO_COMPRESS = 2**17
+#: Bytes that are compressed in a microsecond or so.
+COMPRESSED_AT_ONCE = 2**7
+
+
+class Outgoing:
+    """The frames that one side sends."""
+
+    # With more than 30 names, Python would give each connection a dict, which is large and slow.
+    __slots__ = (
+        "_extension",
+        "_is_client",
+        "_threshold",
+        "bytes_sent",
+        "messages_sent",
+        "sent",
+    )
+
+    def __init__(
+        self, side: ConnectionType, options: Options, extension: DeflateExtension | None
+    ) -> None:
+        """
+        :param side: Which side it is.
+        :param options: The bounds.
+        :param extension: What was agreed on about compression.
+        """
+        self._is_client = side is ConnectionType.CLIENT
+        self._extension = extension
+        self._threshold = math.inf  # bytes from which on a message is compressed
+        if extension is not None and options.compression is not None:
+            self._threshold = options.compression.threshold
+        #: The Close frame that was sent.
+        self.sent: CloseReason | None = None
+        #: Whole messages that were sent, and bytes of their payload.
+        self.messages_sent: int = 0
+        self.bytes_sent: int = 0
+
+    def compresses(self, payload: bytes) -> bool:
+        """Whether a message is compressed, unless it is asked not to be."""
+        return len(payload) >= self._threshold
+
+    def message(self, is_text: bool, payload: bytes, compress: bool = True) -> bytes:
+        """The frame of a whole message. The frames must be sent in the order of the calls."""
+        size = len(payload)
+        self.messages_sent += 1
+        self.bytes_sent += size
+        first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
+        if compress and size >= self._threshold:
+            assert self._extension is not None
+            first |= COMPRESSED
+            payload = self._extension.codec.deflate(payload)
+        return _codec.frame(first, payload, new_key() if self._is_client else b"")
+
+    def large_message(self, is_text: bool, payload: bytes) -> list[bytes]:
+        """The frame of a whole message, not compressed, in parts: the payload need not be copied.
+
+        The frames must be sent in the order of the calls.
+        """
+        if self._is_client:
+            return [self.message(is_text, payload, compress=False)]
+        self.count_message(len(payload))
+        return [long_head(_WHOLE_TEXT if is_text else _WHOLE_BINARY, len(payload)), payload]
+
+    def sharing(self, size: int, compress: bool) -> object:
+        """What the frame of a message depends on, beside the message.
+
+        Where it is the same, frames are. None: they are for this connection alone.
+        """
+        if self._is_client:  # each frame has a key of its own
+            return None
+        if size < self._threshold or not compress:
+            return ()
+        assert self._extension is not None
+        return self._extension.codec.sharing
+
+    def shared_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
+        """The frame of a message, in parts, for all where `sharing` is what it is here.
+
+        It does nothing else, so any thread may call it. Who sends it calls `count_message`.
+        """
+        first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
+        if compress and len(payload) >= self._threshold:
+            assert self._extension is not None
+            payload = self._extension.codec.deflate_alone(payload)
+            return [self._frame(first | COMPRESSED, payload)]
+        if len(payload) >= LONG:
+            return [long_head(first, len(payload)), payload]
+        return [self._frame(first, payload)]
+
+    def count_message(self, size: int) -> None:
+        """A message of so many bytes is sent, whose frame was there already."""
+        self.messages_sent += 1
+        self.bytes_sent += size
+
+    def fragment(
+        self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
+    ) -> bytes:
+        """The frame of a part of a message."""
+        self.messages_sent += is_last
+        self.bytes_sent += len(payload)
+        first = (TEXT if is_text else BINARY) if is_first else CONTINUATION
+        if compress and self._extension is not None:
+            payload = self._extension.codec.deflate_piece(payload, is_last=is_last)
+            if is_first:
+                first |= COMPRESSED
+        return self._frame((FINAL if is_last else 0) | first, payload)
+
+    def ping(self, payload: bytes) -> bytes:
+        """The frame of a Ping."""
+        return self._frame(FINAL | PING, payload)
+
+    def pong(self, payload: bytes) -> bytes:
+        """The frame of a Pong."""
+        return self._frame(FINAL | PONG, payload)
+
+    def close(self, code: int, reason: str | None) -> bytes:
+        """The frame that begins or completes the closing handshake; code 1005 stands for none."""
+        reason = None if reason is None else cut_reason(reason)
+        self.sent = CloseReason(code, reason)
+        payload = b""
+        if code != _NO_STATUS:
+            payload = code.to_bytes(2, "big") + (reason or "").encode()
+        return self._frame(FINAL | CLOSE, payload)
+
+    def _frame(self, first: int, payload: bytes) -> bytes:
+        return _codec.frame(first, payload, new_key() if self._is_client else b"")
