@@ -156,11 +156,9 @@ class Outbox:
         if self._size or self._writer is not None or self._on_broken is None or self.broken:
             return False
         self._taken += sum(map(len, chunks))
+        self._may_hold = True
         try:
-            wire = self._transport.on_the_wire(chunks)
-            self._size = sum(map(len, wire))
-            self._may_hold = True
-            self._write_wire_now(wire)
+            self._hand_over(chunks)
         except OSError as exc:
             self._break(cause_of(exc))
             return False
@@ -198,16 +196,20 @@ class Outbox:
         """Write what the socket takes without blocking; a task writes the rest."""
         try:
             while self._chunks and self._writer is None:
-                self._write_wire_now(self._next_write())
+                self._hand_over(self._next_write())
         except OSError as exc:
             self._break(cause_of(exc))
 
-    def _write_wire_now(self, wire: Sequence[bytes]) -> None:
-        written = self._transport.write_now(wire)
-        self._size -= written
-        if written < sum(map(len, wire)):
-            self._rest = _behind(wire, written)
+    def _hand_over(self, chunks: Sequence[bytes]) -> None:
+        """Write what the socket takes, and let the task write the rest."""
+        rest = self._transport.write_now(chunks)
+        if rest:
+            self._keep(rest)
             self._start_writer()
+
+    def _keep(self, rest: Sequence[bytes | memoryview]) -> None:
+        self._rest = rest
+        self._size += sum(map(len, rest))
 
     def _start_writer(self) -> None:
         assert self._nursery is not None
@@ -224,8 +226,8 @@ class Outbox:
                         await self._idle.park()
                         continue
                     if not self._rest:
-                        self._rest = self._next_write()
-                    await self._transport.write_wire(self._rest[0])
+                        self._keep(self._next_write())
+                    await self._transport.write(self._rest[0])
                     if self._rest:  # not stopped meanwhile
                         self._size -= len(self._rest[0])
                         self._rest = self._rest[1:]
@@ -239,7 +241,7 @@ class Outbox:
         self._size += len(data)
 
     def _next_write(self) -> list[bytes]:
-        """What goes out next: small chunks joined, and a large one as it is."""
+        """Take out what is written next: small chunks joined, and a large one as it is."""
         count, size = 1, len(self._chunks[0])
         for chunk in self._chunks[1:]:
             if size + len(chunk) > HIGH_WATER:
@@ -253,17 +255,13 @@ class Outbox:
         else:
             large = []
         del self._chunks[: count + len(large)]
+        self._size -= size
         if self._late_pong is not None:
             batch.insert(0 if large else len(batch), self._late_pong)
-            self._size += len(self._late_pong)
             size += len(self._late_pong)
             self._late_pong = None
         self._taken += size
-        chunks = [b"".join(batch) if len(batch) > 1 else batch[0], *large]
-        encoded = self._transport.on_the_wire(chunks)
-        if encoded is not chunks:
-            self._size += sum(map(len, encoded)) - size
-        return list(encoded)
+        return [b"".join(batch) if len(batch) > 1 else batch[0], *large]
 
     def _break(self, exc: Exception) -> None:
         if self._on_broken is not None:
@@ -278,16 +276,6 @@ class Outbox:
         self._size = 0
         self._may_hold = False
         self._progress.unpark_all()
-
-
-def _behind(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
-    """What is left of the chunks when so many bytes of them are written."""
-    rest: list[bytes | memoryview] = []
-    for chunk in chunks:
-        if size < len(chunk):
-            rest.append(memoryview(chunk)[size:])
-        size = max(0, size - len(chunk))
-    return rest
 
 
 class _LateWrites:
