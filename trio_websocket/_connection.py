@@ -292,7 +292,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
                 outbox.append(*protocol.large_message(is_text, payload))
             else:
                 frame = protocol.message(is_text, payload, compress)
-                outbox.append_message(frame, self._inbox.messages)
+                if outbox.append_message(frame, self._inbox.messages):
+                    return
         if outbox.is_full:
             await outbox.wait_room()
         if outbox.broken is not None:
@@ -369,7 +370,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises ConnectionClosed: It ended in another way than by code 1000, 1001 or none.
         """
         try:
-            return await self._inbox.get()
+            return await self.get_message()
         except ConnectionClosed as exc:
             if not is_normal(exc):
                 raise
@@ -397,7 +398,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises trio.BrokenResourceError: It ended in another way.
         """
         try:
-            return await self._inbox.get()
+            return await self.get_message()
         except ConnectionClosed as exc:
             if self._is_closed_here:
                 raise trio.ClosedResourceError(str(exc)) from exc

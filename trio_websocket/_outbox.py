@@ -113,11 +113,12 @@ class Outbox:
         """How many tasks wait for room."""
         return len(self._progress)
 
-    def append_message(self, data: bytes, unread: Sized = ()) -> None:
+    def append_message(self, data: bytes, unread: Sized = ()) -> bool:
         """Write the data within this turn of the scheduler, or as soon as the peer lets us.
 
         :param unread: Messages that the application has not read. If there are any, it may well
             answer them, too, so that the data waits for that.
+        :returns: Whether it leaves with the turn: there is room for more, and no error yet.
         """
         size = self._size + len(data)
         if unread and not self._size:
@@ -128,8 +129,9 @@ class Outbox:
                 _LateWrites.of_this_run().add(self)
             self._chunks.append(data)
             self._size = size
-        else:
-            self.append(data)
+            return True
+        self.append(data)
+        return False
 
     def append(self, *chunks: bytes) -> None:
         """Write the chunks now, or as soon as the peer lets us."""
