@@ -118,7 +118,7 @@ class Outbox:
 
         :param unread: Messages that the application has not read. If there are any, it may well
             answer them, too, so that the data waits for that.
-        :returns: Whether it leaves with the turn: there is room for more, and no error yet.
+        :returns: Whether there is room for more, and no error yet.
         """
         size = self._size + len(data)
         if unread and not self._size:
@@ -131,7 +131,7 @@ class Outbox:
             self._size = size
             return True
         self.append(data)
-        return False
+        return self.broken is None and not self.is_full
 
     def append(self, *chunks: bytes) -> None:
         """Write the chunks now, or as soon as the peer lets us."""
