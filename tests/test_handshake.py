@@ -11,15 +11,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from trio_websocket import ConnectionFailed, ConnectionRejected, HandshakeError
-from trio_websocket._handshake import (
-    BadRequest,
-    ClientHandshake,
-    ExtraHeaders,
-    Opened,
-    ServerHandshake,
-)
+from trio_websocket._client_handshake import ClientHandshake
+from trio_websocket._handshake import ExtraHeaders, Opened
 from trio_websocket._options import Options
 from trio_websocket._protocol import NEED_DATA, Protocol
+from trio_websocket._server_handshake import BadRequest, ServerHandshake
 
 # The example of RFC 6455, 1.3.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
