@@ -1417,6 +1417,14 @@ def test_a_huge_message_is_inflated_in_steps(
     assert (receiver.messages_received, receiver.bytes_received) == (2, len(HUGE) + 500)
 
 
+def test_messages_behind_one_that_is_inflated_in_steps_come_after_it() -> None:
+    receiver, sender = huge_pair()
+    receiver.receive_data(sender.message(False, HUGE) + sender.message(False, b"x", compress=False))
+    assert receiver.next_event() is BUSY
+    assert receiver.messages(9) == []
+    assert events(receiver) == [*IN_STEPS[1:], HUGE, b"x"]
+
+
 def test_a_short_message_of_up_to_the_default_limit_is_inflated_in_one_step() -> None:
     receiver, sender = huge_pair(MIB)
     receiver.receive_data(sender.message(False, bytes(MIB)))

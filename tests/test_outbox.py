@@ -33,10 +33,14 @@ LARGE = bytes(range(256)) * 2**13  # 2 MiB, more than any socket takes
 
 @contextlib.contextmanager
 def running(
-    nursery: trio.Nursery, stream: Stream, on_broken: Callable[[], object] = int
+    nursery: trio.Nursery,
+    stream: Stream,
+    on_broken: Callable[[], object] = int,
+    *,
+    max_unsent: float = HIGH_WATER,
 ) -> Iterator[Outbox]:
     """An outbox at work."""
-    outbox = Outbox(Transport(stream, None), on_broken)
+    outbox = Outbox(Transport(stream, None), on_broken, max_unsent=max_unsent)
     outbox.start(nursery)
     try:
         yield outbox
@@ -399,6 +403,68 @@ async def test_no_more_is_kept_back_than_the_high_water_mark(nursery: trio.Nurse
         assert await receive_exactly(theirs, HIGH_WATER + 2) == b"1" + bytes(HIGH_WATER) + b"2"
 
 
+@pytest.mark.parametrize("size", [11, 60])
+async def test_no_more_is_kept_back_than_may_wait(nursery: trio.Nursery, size: int) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours, max_unsent=10) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.append_message(bytes(size))
+        await outbox.wait_room()
+        assert outbox.unsent == (0, 0)
+        assert await receive_exactly(theirs, 2 + size) == b"12" + bytes(size)
+
+
+async def test_however_much_may_wait_no_more_is_kept_back_than_leaves_in_one_write(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await tcp_pair()
+    with running(nursery, ours, max_unsent=10 * HIGH_WATER) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(bytes(HIGH_WATER))
+        assert outbox.unsent == (1, HIGH_WATER)
+        outbox.append_message(b"2")
+        assert outbox.unsent[1] < HIGH_WATER
+        assert await receive_exactly(theirs, HIGH_WATER + 2) == b"1" + bytes(HIGH_WATER) + b"2"
+
+
+async def test_what_follows_in_the_turn_what_was_written_now_is_kept_back(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.append(b"3")
+        outbox.append_message(b"4")
+        assert outbox.unsent == (1, 1)
+        assert await receive_exactly(theirs, 4) == b"1234"
+
+
+async def test_after_the_end_of_a_turn_the_first_message_is_written_at_once(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        for turn in (b"12", b"34"):
+            outbox.append_message(turn[:1])
+            assert outbox.unsent == (0, 0)
+            outbox.append_message(turn[1:])
+            assert outbox.unsent == (1, 1)
+            assert await receive_exactly(theirs, 2) == turn
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_what_may_wait_for_another_answer_is_written_without_one(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    ours, theirs = await PAIRS[kind]()
+    with running(nursery, ours) as outbox:
+        await wait_all_tasks_blocked()
+        outbox.append_message(b"answer", unread=["message"])
+        assert await receive_exactly(theirs, 6) == b"answer"
+
+
 async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks(
     nursery: trio.Nursery,
 ) -> None:
@@ -495,8 +561,32 @@ async def test_nothing_is_kept_back_when_the_peer_is_gone(nursery: trio.Nursery)
         outbox.end_turn()
         outbox.append_message(b"3")
         outbox.append_message(b"4")
+        outbox.append_message(b"5", unread=["message"])
         assert outbox.unsent == (0, 0)
         assert broken == ["broken"]
+
+
+async def test_nothing_is_kept_back_behind_a_write_that_has_failed(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    broken: list[str] = []
+    with running(nursery, ours, lambda: broken.append("broken")) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        await theirs.aclose()
+        outbox.append(b"3")
+        outbox.append_message(b"4")
+        assert outbox.unsent == (0, 0)
+        assert broken == ["broken"]
+
+
+async def test_nothing_is_kept_back_after_the_stop(nursery: trio.Nursery) -> None:
+    ours, _ = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.stop()
+        outbox.append_message(b"2")
+        outbox.append_message(b"3", unread=["message"])
+        assert outbox.unsent == (0, 0)
 
 
 async def test_a_pong_never_comes_between_the_parts_of_a_frame(nursery: trio.Nursery) -> None:

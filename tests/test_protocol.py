@@ -79,9 +79,14 @@ def open_protocol(side: ConnectionType, *, fast: bool = True, **options: Any) ->
     return Protocol(side, Options(**options), fast=fast)
 
 
-def events_of(protocol: Protocol) -> Iterator[Event | Signal]:
-    """Every event but `PROGRESS`; the last one is `NEED_DATA` or `ENDED`."""
+def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Signal]:
+    """Every event but `PROGRESS`; the last one is `NEED_DATA` or `ENDED`.
+
+    :param several: How many messages are asked for before each event.
+    """
     while True:
+        if several:
+            yield from protocol.messages(several)
         event = protocol.next_event()
         if isinstance(event, Ping):
             yield "ping", bytes(event.payload)
@@ -94,12 +99,12 @@ def events_of(protocol: Protocol) -> Iterator[Event | Signal]:
             return
 
 
-def received(protocol: Protocol, *chunks: bytes) -> list[Event | Signal]:
+def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event | Signal]:
     """What comes of the bytes. `NEED_DATA` is left out but for the last."""
     events: list[Event | Signal] = [NEED_DATA]
     for chunk in chunks:
         protocol.receive_data(chunk)
-        events[-1:] = events_of(protocol)
+        events[-1:] = events_of(protocol, several=several)
     return events
 
 
@@ -892,9 +897,9 @@ class Outcome(NamedTuple):
     verdict: int | None
 
 
-def outcome(protocol: Protocol, chunks: Iterable[bytes]) -> Outcome:
+def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) -> Outcome:
     """What the library makes of the bytes."""
-    events = received(protocol, *chunks)
+    events = received(protocol, *chunks, several=several)
     assert (events[-1] is ENDED) == protocol.ended
     rcvd = None
     if protocol.rcvd is not None:
@@ -1049,12 +1054,12 @@ def outcomes(
 ) -> list[Outcome]:
     """One for each path and each of some ways to cut the data."""
     found = []
-    for fast in (True, False):
+    for fast, several in ((True, 0), (True, 2), (False, 0)):
         for sizes_ in (chunking, [1], [max(len(data), 1)]):
             protocol = open_protocol(side, fast=fast, **options)
             if closing:
                 protocol.close(1000, None)
-            found.append(outcome(protocol, pieces(data, sizes_)))
+            found.append(outcome(protocol, pieces(data, sizes_), several=several))
     return found
 
 
@@ -1300,6 +1305,26 @@ def test_there_are_no_messages_to_decode(prepare: Callable[[Protocol], object]) 
     protocol.receive_data(frame(TEXT, b"x"))
     prepare(protocol)
     assert protocol.messages(9) == []
+
+
+def test_where_no_frame_is_allowed_there_are_no_messages() -> None:
+    protocol = open_protocol(CLIENT, max_fragments=0)
+    protocol.receive_data(frame(TEXT, b"x"))
+    assert protocol.messages(9) == []
+    assert protocol.next_event() is ENDED
+
+
+@pytest.mark.parametrize(
+    "head",
+    [frame(TEXT, length=300)[:2], frame(TEXT, length=2**16)[:2]],
+    ids=["16-bit", "64-bit"],
+)
+def test_there_are_no_messages_in_a_frame_that_begins_wrongly(head: bytes) -> None:
+    protocol = open_protocol(SERVER)  # which takes masked frames only
+    assert received(protocol, head) == [NEED_DATA]  # wsproto looks at the mask bit later
+    protocol.receive_data(frame(TEXT, b"a text", key=KEY))
+    assert protocol.messages(9) == []
+    assert protocol.next_event() is ENDED
 
 
 def test_there_are_no_messages_within_a_message() -> None:
