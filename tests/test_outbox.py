@@ -192,6 +192,16 @@ async def test_a_cancelled_wait_leaves_what_is_to_be_written(
         assert await receive_exactly(theirs, len(LARGE) - 1000) == LARGE[1000:]
 
 
+async def test_flush_writes_what_is_kept_back(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        await outbox.flush()
+        assert outbox.unsent == (0, 0)
+        assert await receive_exactly(theirs, 2) == b"12"
+
+
 # -- pongs
 
 
@@ -234,6 +244,16 @@ async def test_a_pong_does_not_wait_behind_all_that_waits(nursery: trio.Nursery)
         stream.gate.set()
         await outbox.flush()
         assert b"pong" in stream.writes[1]
+
+
+async def test_a_pong_that_had_to_wait_is_written_once(nursery: trio.Nursery) -> None:
+    async with held(nursery, b"first") as (outbox, stream):
+        for _ in range(3):
+            outbox.append(bytes(HIGH_WATER - 1))
+        outbox.append_pong(b"pong")
+        stream.gate.set()
+        await outbox.flush()
+        assert b"".join(stream.writes).count(b"pong") == 1
 
 
 async def test_a_pong_that_waits_leaves_before_what_was_appended_after_it(
@@ -318,6 +338,41 @@ async def test_nothing_is_written_after_the_stop(nursery: trio.Nursery, kind: st
         outbox.append(b"data")
     nursery.start_soon(ours.aclose)
     assert await theirs.receive_some() == b""
+
+
+async def test_what_was_kept_back_is_not_written_after_the_stop(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.stop()
+        outbox.end_turn()
+    await ours.aclose()
+    assert await receive_exactly(theirs, 1) == b"1"
+    assert await theirs.receive_some() == b""
+
+
+async def test_what_was_not_written_before_the_stop_does_not_count_as_written(
+    nursery: trio.Nursery,
+) -> None:
+    ours, _ = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append(LARGE)
+        written = outbox.written
+        assert 0 < written < len(LARGE)
+        outbox.stop()
+        assert outbox.written == written
+
+
+async def test_what_can_not_be_written_does_not_count_as_written(nursery: trio.Nursery) -> None:
+    for before in ([], [b"1"], [b"1", b"2"]):
+        ours, theirs = await socket_pair()
+        with running(nursery, ours) as outbox:
+            for data in before:
+                outbox.append_message(data)
+            await theirs.aclose()
+            outbox.append(b"lost")
+            assert outbox.written == len(before[:1])
 
 
 async def test_a_write_that_fails_because_of_the_stop_is_no_news(nursery: trio.Nursery) -> None:
@@ -463,6 +518,20 @@ async def test_what_may_wait_for_another_answer_is_written_without_one(
         await wait_all_tasks_blocked()
         outbox.append_message(b"answer", unread=["message"])
         assert await receive_exactly(theirs, 6) == b"answer"
+
+
+@pytest.mark.parametrize("count", [2, 20], ids=["taken", "not taken"])
+async def test_what_is_too_much_for_one_write_follows_what_was_kept_back(
+    nursery: trio.Nursery, count: int
+) -> None:
+    ours, theirs = await socket_pair()
+    pieces = [bytes([number]) * (HIGH_WATER - 1) for number in range(count)]
+    expected = b"".join([b"12", *pieces])
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.append(*pieces)
+        assert await receive_exactly(theirs, len(expected)) == expected
 
 
 async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks(

@@ -362,6 +362,24 @@ def test_a_frame_that_begins_wrong_is_refused_by_its_first_two_bytes(
 
 
 @both_paths
+@pytest.mark.parametrize(
+    ("side", "data"),
+    [
+        (SERVER, frame(BINARY, bytes(LARGE))),
+        (CLIENT, frame(BINARY, bytes(LARGE), key=KEY)),
+        (CLIENT, frame(BINARY, bytes(LARGE), width=8)),
+    ],
+    ids=["unmasked", "masked", "wide"],
+)
+def test_a_large_frame_that_begins_wrong_and_comes_in_parts_is_refused(
+    side: ConnectionType, data: bytes, fast: bool
+) -> None:
+    protocol = open_protocol(side, fast=fast)
+    assert received(protocol, data[:LARGE], data[LARGE:])[-1] is ENDED
+    assert sent_close(protocol.take_farewell(), side)[0] == 1002
+
+
+@both_paths
 @pytest.mark.parametrize("opcode", [TEXT, BINARY, CONTINUATION, PING])
 def test_an_empty_frame_that_lacks_its_mask_fails_the_connection(opcode: int, fast: bool) -> None:
     protocol = open_protocol(SERVER, fast=fast)
@@ -1266,6 +1284,17 @@ def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
         while isinstance(event := protocol.next_event(), Piece) or event is PROGRESS:
             pieces.append(event)
     assert b"".join(piece.data for piece in pieces if isinstance(piece, Piece)) == payload  # type: ignore[misc] # bytes, as it is binary
+
+
+@both_paths
+@pytest.mark.parametrize("payload", [b"x", bytes(LARGE)], ids=["short", "large"])
+@pytest.mark.parametrize("fin", [True, False], ids=["whole", "fragmented"])
+def test_what_comes_after_our_close_is_not_counted(fast: bool, payload: bytes, fin: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast)
+    protocol.close(1000, None)
+    data = frame(BINARY, payload, fin=fin) + (b"" if fin else frame(CONTINUATION))
+    assert received(protocol, data) == [NEED_DATA]
+    assert (protocol.messages_received, protocol.bytes_received) == (0, 0)
 
 
 # Several messages at once

@@ -203,7 +203,11 @@ class Outbox:
             self._break(cause_of(exc))
 
     def _write_wire_now(self, wire: Sequence[bytes]) -> None:
-        written = self._transport.write_now(wire)
+        try:
+            written = self._transport.write_now(wire)
+        except OSError:
+            self._taken -= sum(map(len, wire))
+            raise
         self._size -= written
         if written < sum(map(len, wire)):
             self._rest = _behind(wire, written)
@@ -273,6 +277,7 @@ class Outbox:
 
     def _discard(self) -> None:
         self._chunks.clear()
+        self._taken = self.written
         self._rest = ()
         self._late_pong = None
         self._size = 0
