@@ -1501,6 +1501,13 @@ def test_the_limit_counts_what_all_steps_inflate(excess: int) -> None:
         assert receiver.sent.code == 1009
 
 
+def test_a_message_may_end_at_the_limit_together_with_a_step() -> None:
+    size = 5 * (2**18 + 1)
+    receiver, sender = huge_pair(size)
+    receiver.receive_data(sender.message(False, bytes(size)))
+    assert events(receiver)[-1] == bytes(size)
+
+
 @pytest.mark.parametrize("is_cut_off", [True, False])
 def test_what_is_wrong_at_the_end_is_found_in_the_last_step(is_cut_off: bool) -> None:
     receiver, _ = huge_pair()

@@ -1286,6 +1286,12 @@ def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
     assert b"".join(piece.data for piece in pieces if isinstance(piece, Piece)) == payload  # type: ignore[misc] # bytes, as it is binary
 
 
+def test_what_follows_a_close_without_a_code_is_not_its_code() -> None:
+    protocol = open_protocol(CLIENT)
+    assert received(protocol, frame(CLOSE) + (1014).to_bytes(2, "big")) == [ENDED]
+    assert protocol.rcvd == CloseReason(1005, None)
+
+
 @both_paths
 @pytest.mark.parametrize("payload", [b"x", bytes(LARGE)], ids=["short", "large"])
 @pytest.mark.parametrize("fin", [True, False], ids=["whole", "fragmented"])
