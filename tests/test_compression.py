@@ -1470,6 +1470,21 @@ def test_a_large_compressed_message_that_may_be_over_the_limit_is_left_for_its_r
     assert b"".join(piece.data for piece in pieces) == payload
 
 
+def test_what_is_thrown_away_of_a_compressed_message_may_be_over_the_limit() -> None:
+    receiver, sender = huge_pair(1000)
+    receiver.begin_stream()
+    receiver.receive_data(
+        sender.fragment(False, b"x" * 10, is_first=True, is_last=False, compress=True)
+    )
+    assert b"".join(piece.data for piece in events(receiver)) == b"x" * 10
+    receiver.skip_rest()
+    receiver.receive_data(
+        sender.fragment(False, bytes(5000), is_first=False, is_last=True, compress=True)
+    )
+    receiver.receive_data(sender.message(False, b"next"))
+    assert events(receiver) == [b"next"]
+
+
 def test_the_limit_of_a_stream_has_nothing_to_do_with_the_message_before_it() -> None:
     receiver, sender = huge_pair()
     for is_last in (False, True):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 import trio
@@ -286,9 +286,10 @@ async def test_a_ping_behind_a_message_is_answered_at_once_if_the_next_message_i
     assert trio.current_time() == 0
 
 
+@pytest.mark.parametrize("decode", [None, True])
 @pytest.mark.parametrize("kind", PROMPT)
 async def test_a_task_that_takes_a_message_now_and_then_can_answer_before_a_close_behind_them(
-    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str, decode: Any
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=20)
     getting = Call(nursery, client.get_message)
@@ -297,7 +298,7 @@ async def test_a_task_that_takes_a_message_now_and_then_can_answer_before_a_clos
     assert await getting.result() == "0"
     for number in range(1, 9):
         await trio.sleep(0.015)  # less than the least that an application may be away
-        assert await client.get_message() == str(number)
+        assert await client.get_message(decode) == str(number)
         await client.send_message(b"answer")
         assert await peer.expect(BINARY) == b"answer"
 

@@ -481,6 +481,14 @@ def test_control_frames_do_not_count_as_size() -> None:
     assert received(protocol, frame(PING, b"x" * 125) * 3)[-1] is NEED_DATA
 
 
+@pytest.mark.parametrize("width", [2, 8])
+def test_a_length_that_is_written_too_long_counts_for_more_than_the_limit(width: int) -> None:
+    protocol = open_protocol(CLIENT, max_message_size=10)
+    assert received(protocol, frame(BINARY, length=100, width=width)) == [ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
+    assert "limit" not in str(protocol.error)
+
+
 @pytest.mark.parametrize("last", [b"", b"x"])
 def test_a_message_of_more_frames_than_allowed_is_refused(last: bytes) -> None:
     protocol = open_protocol(CLIENT, max_fragments=3, max_message_size=10)
