@@ -511,6 +511,19 @@ async def test_the_memory_of_messages_that_wait_is_bounded(
     assert await answer.result() == Frame(PONG, b"behind")
 
 
+async def test_empty_messages_take_memory_too(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(
+        nursery, message_queue_size=math.inf, message_queue_bytes=10_000
+    )
+    await peer.send(texts(peer, *[""] * 1000))
+    assert not await is_answered(peer, b"behind")
+    for _ in range(1000):
+        await client.get_message()
+    assert await peer.receive() == Frame(PONG, b"behind")
+
+
 async def test_messages_that_were_taken_leave_their_room_to_others(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

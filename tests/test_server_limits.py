@@ -103,6 +103,20 @@ async def test_a_client_over_max_connections_gets_503_and_is_closed(nursery: tri
         assert answer.endswith(b"\r\nContent-Length: 0\r\n\r\n")
 
 
+async def test_who_came_first_is_served_first(nursery: trio.Nursery) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = listeners[0].socket.getsockname()
+    clients = [await trio.open_tcp_stream(*address) for _ in range(3)]
+    server = WebSocketServer(echo, listeners, max_connections=1)
+    nursery.start_soon(server.run)
+    for client, answer in zip(clients, (b"101", b"503", b"503")):
+        await client.send_all(REQUEST)
+        head, _ = await read_head(client)
+        assert head.startswith(b"HTTP/1.1 " + answer)
+    for client in clients:
+        await client.aclose()
+
+
 async def test_a_client_of_ours_over_max_connections_sees_a_rejection(
     nursery: trio.Nursery,
 ) -> None:
