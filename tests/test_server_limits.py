@@ -406,6 +406,25 @@ def give_back(used: list[int]) -> None:
         os.close(used.pop())
 
 
+async def test_who_was_accepted_before_there_are_no_descriptors_is_served(
+    nursery: trio.Nursery, few_descriptors: contextlib.ExitStack
+) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = listeners[0].socket.getsockname()
+    clients = [await trio.open_tcp_stream(*address) for _ in range(2)]
+    server = WebSocketServer(echo, listeners)
+    used = use_up(few_descriptors)
+    os.close(used.pop())
+    nursery.start_soon(server.run)
+    for client in clients:
+        await client.send_all(REQUEST)
+        head, _ = await read_head(client)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        give_back(used)  # for the second one
+    for client in clients:
+        await client.aclose()
+
+
 async def test_a_server_without_descriptors_does_not_spin_and_goes_on_later(
     nursery: trio.Nursery, few_descriptors: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
