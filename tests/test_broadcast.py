@@ -587,7 +587,7 @@ async def test_one_that_has_said_why_it_leaves_and_can_not_be_written_to_tells_t
     connection, peer = await open_server(nursery, "socketpair")
     await peer.send_close(4001)
     await peer.aclose()
-    assert await broadcast([connection], "late")  # the first write finds out
+    await broadcast([connection], "late")  # the first write finds out
     await connection.wait_closed()
     error = (await broadcast([connection], "later")).failed[connection]
     assert isinstance(error, ConnectionClosed)

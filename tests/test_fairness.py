@@ -176,7 +176,7 @@ async def test_others_have_their_turns_while_a_large_message_is_inflated(kind: s
     size = 16 * MIB
     async with compressing_client(kind, max_message_size=size) as (nursery, client, peer):
         nursery.start_soon(peer.send, bomb(size))
-        getting = Call(nursery, client.get_message)
+        getting: Call[str | bytes] = Call(nursery, client.get_message)
         turns = 0
         while not getting.is_over:
             await trio.lowlevel.checkpoint()
@@ -190,7 +190,7 @@ async def test_others_have_their_turns_while_a_message_is_read_little_by_little(
     size = 20_000
     async with compressing_client(kind, receive_buffer_size=10) as (nursery, client, peer):
         await peer.send(frame(BINARY, bytes(size)))
-        getting = Call(nursery, client.get_message)
+        getting: Call[str | bytes] = Call(nursery, client.get_message)
         turns = 0
         while not getting.is_over:
             await trio.lowlevel.checkpoint()
