@@ -172,6 +172,20 @@ async def test_wait_room_waits_until_it_is_not_full(nursery: trio.Nursery) -> No
         await waiting.result()
 
 
+async def test_wait_room_waits_on_while_it_is_still_full(nursery: trio.Nursery) -> None:
+    ours, theirs = await lockstep_pair()
+    with running(nursery, ours) as outbox:
+        for _ in range(3):
+            outbox.append(bytes(HIGH_WATER))
+        waiting = Call(nursery, outbox.wait_room)
+        await receive_exactly(theirs, HIGH_WATER)
+        await wait_all_tasks_blocked()
+        assert outbox.is_full
+        assert not waiting.is_over
+        await receive_exactly(theirs, HIGH_WATER)
+        await waiting.result()
+
+
 async def test_flush_waits_until_all_is_written(nursery: trio.Nursery) -> None:
     ours, theirs = await lockstep_pair()
     with running(nursery, ours) as outbox:
