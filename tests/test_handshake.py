@@ -1277,6 +1277,7 @@ ODD_REQUESTS = {
     "HTTP/1.0": a_request(start=b"GET / HTTP/1.0"),
     "HTTP/2.0": a_request(start=b"GET / HTTP/2.0"),
     "two Hosts": a_request([*REQUEST, (b"Host", b"b")]),
+    "host": a_request([(b"host" if name == b"Host" else name, value) for name, value in REQUEST]),
     "no Host": a_request(without(REQUEST, b"Host")),
     "an empty Host": a_request(replaced(REQUEST, b"Host", b"")),
     "Content-Length: 0": a_request([*REQUEST, (b"Content-Length", b"0")]),

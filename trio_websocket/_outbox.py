@@ -1,9 +1,9 @@
 """The only code that writes to the stream of an open connection.
 
 Frames are appended without awaiting, in the order of the calls. On a socket the kernel gets the
-first at once, as far as it takes it. Messages that follow in the same turn of the scheduler are
-kept back, and leave in one write when the turn is over, or before the connection waits for the
-peer. What the kernel does not take, and everything on other streams, is written by one task of the
+first at once, as far as it takes it. Messages that follow before the connection waits for the peer
+are kept back to the end of their turn of the scheduler, or until that wait, and leave in one write.
+What the kernel does not take, and everything on other streams, is written by one task of the
 connection, which no user's cancel scope reaches: no frame is ever torn.
 """
 
@@ -37,10 +37,10 @@ class Outbox:
         "_progress",
         "_rest",
         "_size",
-        "_taken",
         "_transport",
         "_writer",
         "broken",
+        "written",
     )
 
     def __init__(
@@ -68,7 +68,8 @@ class Outbox:
         self._writer: trio.CancelScope | None = None
         self._idle = Lot()  # the writer, while it has nothing to write
         self._progress = Lot()  # tasks that wait for room
-        self._taken = 0  # bytes of frames that were given to be written
+        #: Bytes of frames that the stream has taken.
+        self.written: int = 0
         #: Why something that was appended will never be written.
         self.broken: Exception | None = None
 
@@ -81,7 +82,7 @@ class Outbox:
         if not self._transport.is_direct:
             self._start_writer()
         if response:
-            self._taken = -len(response)
+            self.written = -len(response)
             self.append(response)
 
     def stop(self) -> None:
@@ -97,11 +98,6 @@ class Outbox:
     def is_full(self) -> bool:
         """Whether a sender has to wait."""
         return self._size > self._max_unsent
-
-    @property
-    def written(self) -> int:
-        """Bytes that the stream has taken."""
-        return self._taken - sum(map(len, self._rest))
 
     @property
     def unsent(self) -> tuple[int, int]:
@@ -148,7 +144,6 @@ class Outbox:
             self._idle.unpark()
         else:
             self._write_now()
-            self._may_hold = not self._size and self.broken is None
 
     def append_first(self, chunks: Sequence[bytes]) -> bool:
         """Write the chunks now, as far as the peer lets us, if nothing waits to be written.
@@ -157,7 +152,6 @@ class Outbox:
         """
         if self._size or self._writer is not None or self._on_broken is None or self.broken:
             return False
-        self._taken += sum(map(len, chunks))
         self._may_hold = True
         try:
             self._hand_over(chunks)
@@ -180,8 +174,7 @@ class Outbox:
     def end_turn(self) -> None:
         """Write what was kept back: the turn of the scheduler is over, or about to be."""
         self._may_hold = False
-        if self._chunks and self._writer is None:
-            self._write_now()
+        self._write_now()
 
     async def wait_room(self) -> None:
         """Wait until a sender need not wait. If cancelled, nothing has happened."""
@@ -205,7 +198,9 @@ class Outbox:
     def _hand_over(self, chunks: Sequence[bytes]) -> None:
         """Write what the socket takes, and let the task write the rest."""
         rest = self._transport.write_now(chunks)
+        self.written += sum(map(len, chunks))
         if rest:
+            self.written -= sum(map(len, rest))
             self._keep(rest)
             self._start_writer()
 
@@ -231,6 +226,7 @@ class Outbox:
                         self._keep(self._next_write())
                     await self._transport.write(self._rest[0])
                     if self._rest:  # not stopped meanwhile
+                        self.written += len(self._rest[0])
                         self._size -= len(self._rest[0])
                         self._rest = self._rest[1:]
                     self._progress.unpark_all()
@@ -260,9 +256,7 @@ class Outbox:
         self._size -= size
         if self._late_pong is not None:
             batch.insert(0 if large else len(batch), self._late_pong)
-            size += len(self._late_pong)
             self._late_pong = None
-        self._taken += size
         return [b"".join(batch) if len(batch) > 1 else batch[0], *large]
 
     def _break(self, exc: Exception) -> None:
