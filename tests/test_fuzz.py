@@ -296,6 +296,8 @@ def test_an_input_of_atheris_is_run_again(tmp_path: Path, monkeypatch: pytest.Mo
         (b"\x81\x80\0\0\0\0", Verdict(failed=1002)),
         (b"\x82\x7e\x00\x7d", Verdict(failed=1002, is_early=True)),
         (b"\x81\x01\xff", Verdict(failed=1007)),
+        (b"\x81\x7e\x10\x00\xff", Verdict(failed=1007, is_early=True)),
+        (b"\x81\x7e\x0f\xff\xff", Verdict(failed=1007)),
         (b"\x01\x01\xc3\x80\x00", Verdict(failed=1007)),
         (b"\x82\x7f\0\0\0\0\1\0\0\0", Verdict(failed=1009)),
         (b"\x81\x05Hell", Verdict()),

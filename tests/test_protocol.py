@@ -1270,6 +1270,19 @@ def test_a_large_text_that_is_not_utf_8_and_breaks_off_fails_at_the_end(
     assert sent_close(protocol.take_farewell(), side)[0] == 1007
 
 
+@both_sides
+@pytest.mark.parametrize("size", [LARGE, 70_000])
+@pytest.mark.parametrize("cut", range(15))
+def test_the_head_of_a_large_frame_may_be_cut_anywhere(
+    side: ConnectionType, size: int, cut: int
+) -> None:
+    payload = (b"large" * size)[:size]
+    protocol = open_protocol(side)
+    data = frame(BINARY, payload, key=key_to(side)) + frame(BINARY, b"next", key=key_to(side))
+    events = received(protocol, data[:cut], data[cut:4000], data[4000:])
+    assert [event for event in events if isinstance(event, bytes)] == [payload, b"next"]
+
+
 def test_a_large_frame_that_comes_after_our_close_is_thrown_away() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))

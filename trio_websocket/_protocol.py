@@ -426,6 +426,8 @@ class Protocol(Outgoing):
         head_size, size = sizes(head)
         if size is None or not LARGE <= size <= self._limit or not is_shortest(head, size):
             return False
+        if len(head) < head_size:  # a part of the key is still to come
+            return False
         if head_size + size <= self.undecoded or self._eof is not None:
             return False
         if self._is_streaming or self.sent is not None:

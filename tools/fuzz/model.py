@@ -20,6 +20,8 @@ from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, mask
 Event = Union[str, bytes, Tuple[str, bytes]]
 
 _OPCODES = (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG)
+# The text of a frame with so much payload may be judged when it is whole.
+_LARGE = 2**12
 _REGISTERED_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
 
@@ -180,6 +182,7 @@ class _Judge:
                 self._text += self._decoder.decode(payload, bool(head.fin and is_whole))
             except UnicodeDecodeError:
                 self.verdict.failed = 1007
+                self.verdict.is_early = not is_whole and head.length >= _LARGE
                 return False
         else:
             self._binary += payload

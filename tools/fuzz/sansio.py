@@ -367,4 +367,7 @@ def _cut_differently(data: bytes, rng: Random) -> list[Chunks]:
     ways.append([piece for piece in cuts(rng, data, rng.choice((1, 2, 5))) if piece])
     if len(data) <= 60 or (len(data) <= 600 and rng.random() < 0.1):
         ways.append([data[i : i + 1] for i in range(len(data))])
+    elif rng.random() < 0.2:  # into the heads of large frames, too
+        step = rng.choice((5, 7, 11, 13, 1000))
+        ways.append([data[i : i + step] for i in range(0, len(data), step)])
     return ways
