@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import signal
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Awaitable, Callable
 
 import pytest
 import trio
@@ -33,7 +32,6 @@ from .peer import (
     CLOSE,
     TEXT,
     RawPeer,
-    accepting,
     close_payload,
     memory_pair,
     open_client,
@@ -41,11 +39,11 @@ from .peer import (
     reset,
     start_raw_server,
 )
+from .servers import Names, Script, start_accepting, url
 
 if TYPE_CHECKING:
     from trio.abc import Stream
 
-Script = Callable[[RawPeer], Awaitable[object]]
 Opening = Callable[..., Awaitable[None]]
 
 
@@ -66,39 +64,7 @@ async def be_mute(peer: RawPeer) -> None:
 async def start_server(
     nursery: trio.Nursery, script: Script = answer_close, *headers: bytes
 ) -> int:
-    """Accept each connection, then do what the script says; the port."""
-
-    async def serve(stream: Stream) -> None:
-        async with stream:
-            request, rest = await read_head(stream)
-            await stream.send_all(accepting(request, *headers))
-            with contextlib.suppress(trio.BrokenResourceError):  # clients may leave at once
-                await script(RawPeer(stream, is_client=False, received=rest))
-
-    return await start_raw_server(nursery, serve)
-
-
-def url(port: int, tail: str = "/") -> str:
-    return f"ws://127.0.0.1:{port}{tail}"
-
-
-class Names(trio.abc.HostnameResolver):
-    """Look-ups of every name have the same outcome."""
-
-    def __init__(self, *addresses: tuple[str, int], error: OSError | None = None) -> None:
-        self.addresses = addresses
-        self.error = error
-        trio.socket.set_custom_hostname_resolver(self)
-
-    async def getaddrinfo(self, host: Any, port: Any, *hints: Any, **_: Any) -> Any:
-        if self.error is not None:
-            raise self.error
-        if not self.addresses:
-            await trio.sleep_forever()
-        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in self.addresses]
-
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> NoReturn:
-        raise NotImplementedError
+    return await start_accepting(nursery, script, *headers)
 
 
 def unused_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,13 +27,14 @@ from .peer import (
     read_head,
     tls_contexts,
 )
-from .test_server import (
+from .servers import (
     FailingListener,
     Handler,
     connect,
     echo,
     last_words,
     receive_to_end,
+    serve,
     wait,
 )
 
@@ -42,16 +42,6 @@ if TYPE_CHECKING:
     from trio.abc import Stream
 
 GONE = (OSError, trio.BrokenResourceError)
-
-
-async def serve(
-    nursery: trio.Nursery, handler: Handler = echo, *, use_tls: bool = False, **options: Any
-) -> WebSocketServer:
-    context = tls_contexts()[1] if use_tls else None
-    server: WebSocketServer = await nursery.start(
-        functools.partial(serve_websocket, handler, "127.0.0.1", 0, context, **options)
-    )
-    return server
 
 
 async def connect_raw(server: WebSocketServer, data: bytes = REQUEST) -> trio.SocketStream:
@@ -212,7 +202,7 @@ async def test_a_long_reason_is_cut(nursery: trio.Nursery) -> None:
 
 
 async def test_connections_are_closed_over_tls(nursery: trio.Nursery) -> None:
-    server = await serve(nursery, use_tls=True)
+    server = await serve(nursery, context=tls_contexts()[1])
     stream = await connect_tls(server, REQUEST)
     _, rest = await read_head(stream)
     peer = RawPeer(stream, is_client=True, received=rest)
@@ -313,7 +303,7 @@ async def test_a_client_in_the_handshake_gets_503_and_no_handler(nursery: trio.N
 
 
 async def test_a_client_in_the_tls_handshake_gets_503(nursery: trio.Nursery) -> None:
-    server = await serve(nursery, use_tls=True)
+    server = await serve(nursery, context=tls_contexts()[1])
     raw = await connect_raw(server, b"")
     closing = Call(nursery, server.aclose)
     await trio.testing.wait_all_tasks_blocked()
@@ -347,7 +337,7 @@ async def test_a_client_that_waits_for_its_handler_gets_503(
         await may_end.wait()
 
     started, may_end = trio.Event(), trio.Event()
-    server = await serve(nursery, handler, use_tls=use_tls)
+    server = await serve(nursery, handler, tls_contexts()[1] if use_tls else None)
     stream: Stream = await (connect_tls if use_tls else connect_raw)(server, REQUEST)
     await started.wait()
     closing = Call(nursery, server.aclose)
@@ -772,7 +762,7 @@ async def test_of_two_that_close_it_one_answers_a_client_that_waits(nursery: tri
         await may_end.wait()
 
     started, may_end = trio.Event(), trio.Event()
-    server = await serve(nursery, handler, use_tls=True)
+    server = await serve(nursery, handler, tls_contexts()[1])
     stream = await connect_tls(server, REQUEST)
     await started.wait()
     first = Call(nursery, server.aclose)

@@ -32,7 +32,7 @@ from .peer import (
     reset,
     tls_contexts,
 )
-from .test_server import (
+from .servers import (
     ask,
     connect,
     echo,

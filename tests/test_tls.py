@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -25,7 +24,6 @@ from trio_websocket import (
     connect_websocket_url,
     open_websocket,
     open_websocket_url,
-    serve_websocket,
     wrap_client_stream,
     wrap_server_stream,
 )
@@ -45,32 +43,19 @@ from .peer import (
     tcp_pair,
     tls_contexts,
 )
+from .servers import Handler, echo, serve
 
 if TYPE_CHECKING:
     from trio.abc import Stream
 
-Handler = Callable[[WebSocketRequest], Awaitable[object]]
 
-
-async def echo(request: WebSocketRequest) -> None:
-    ws = await request.accept()
-    while True:
-        await ws.send_message(await ws.get_message())
-
-
-async def serve(
+async def serve_tls(
     nursery: trio.Nursery,
     handler: Handler = echo,
     context: ssl.SSLContext | None = None,
     **options: Any,
 ) -> WebSocketServer:
-    """Serve TLS on 127.0.0.1."""
-    server: WebSocketServer = await nursery.start(
-        functools.partial(
-            serve_websocket, handler, "127.0.0.1", 0, context or tls_contexts()[1], **options
-        )
-    )
-    return server
+    return await serve(nursery, handler, context or tls_contexts()[1], **options)
 
 
 def url(server: WebSocketServer, host: str = "127.0.0.1") -> str:
@@ -98,14 +83,14 @@ async def assert_fails(url: str, context: ssl.SSLContext | None = None) -> Conne
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 async def test_messages_go_over_tls(nursery: trio.Nursery, host: str) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     async with open_websocket_url(url(server, host), tls_contexts()[0]) as ws:
         await ws.send_message("x" * 2**17)
         assert await ws.get_message() == "x" * 2**17
 
 
 async def test_the_context_may_be_given_as_use_ssl(nursery: trio.Nursery) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     context = tls_contexts()[0]
     async with open_websocket("localhost", server.port, "/", use_ssl=context) as ws:
         await ws.send_message("hello")
@@ -121,7 +106,7 @@ async def test_the_certificates_of_the_system_count_by_default(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    server = await serve(nursery, context=context)
+    server = await serve_tls(nursery, context=context)
     opening = (
         open_websocket_url(url(server))
         if as_url
@@ -138,7 +123,7 @@ async def test_endpoints_tell_of_tls(nursery: trio.Nursery) -> None:
         ends.extend([request.local, request.remote, ws.local, ws.remote])
 
     ends: list[object] = []
-    server = await serve(nursery, handler)
+    server = await serve_tls(nursery, handler)
     here = Endpoint("127.0.0.1", server.port, True)
     assert server.listeners == [here]
     async with open_websocket_url(url(server), tls_contexts()[0]) as ws:
@@ -161,7 +146,7 @@ async def test_the_server_sees_the_name_that_the_client_asks_for(nursery: trio.N
     authority.issue_cert("localhost").configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    server = await serve(nursery, context=context)
+    server = await serve_tls(nursery, context=context)
     async with open_websocket_url(url(server, "localhost"), trusting):
         pass
     assert names == ["localhost"]
@@ -171,7 +156,7 @@ async def test_a_rejection_comes_over_tls(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.reject(403, body=b"no entry")
 
-    server = await serve(nursery, handler)
+    server = await serve_tls(nursery, handler)
     with trio.fail_after(5), pytest.raises(ConnectionRejected) as caught:
         await connect_websocket_url(nursery, url(server), tls_contexts()[0])
     assert caught.value.body == b"no entry"
@@ -187,7 +172,7 @@ async def test_a_cancelled_block_closes_with_1001_over_tls(nursery: trio.Nursery
 
     reasons: list[CloseReason | None] = []
     done = trio.Event()
-    server = await serve(nursery, handler)
+    server = await serve_tls(nursery, handler)
     with trio.CancelScope() as scope:
         async with open_websocket_url(url(server), tls_contexts()[0]):
             scope.cancel()
@@ -201,7 +186,7 @@ async def test_a_cancelled_block_closes_with_1001_over_tls(nursery: trio.Nursery
 
 async def test_a_cancelled_server_closes_with_1001_over_tls() -> None:
     async with trio.open_nursery() as serving:
-        server = await serve(serving)
+        server = await serve_tls(serving)
         async with trio.open_nursery() as own:
             ws = await connect_websocket_url(own, url(server), tls_contexts()[0])
             await ws.send_message("hello")
@@ -220,7 +205,7 @@ async def test_a_block_that_raises_closes_with_1011_over_tls(nursery: trio.Nurse
         reasons.append(caught.value.reason)
 
     reasons: list[CloseReason | None] = []
-    server = await serve(nursery, handler)
+    server = await serve_tls(nursery, handler)
     with pytest.raises(LookupError):
         async with open_websocket_url(url(server), tls_contexts()[0]):
             raise LookupError
@@ -233,7 +218,7 @@ async def test_a_block_that_raises_closes_with_1011_over_tls(nursery: trio.Nurse
 async def test_a_certificate_of_an_unknown_authority_is_named_as_the_reason(
     nursery: trio.Nursery,
 ) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     error = await assert_fails(url(server))
     assert "certificate verify failed" in str(error)
     assert "issuer" in str(error)
@@ -250,7 +235,7 @@ async def test_a_certificate_of_another_host_is_named_as_the_reason(
     authority = trustme.CA()
     authority.issue_cert("other.example").configure_cert(context)
     authority.configure_trust(trusting)
-    server = await serve(nursery, context=context)
+    server = await serve_tls(nursery, context=context)
     error = await assert_fails(url(server, "localhost"), trusting)
     assert "certificate verify failed" in str(error)
     assert "localhost" in str(error)
@@ -305,7 +290,7 @@ async def test_a_context_for_servers_fails_on_a_client_and_leaves_no_socket(
 
 
 async def test_a_client_without_tls_is_left_and_the_server_lives(nursery: trio.Nursery) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
         await stream.send_all(REQUEST)
         with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
@@ -317,7 +302,7 @@ async def test_a_client_without_tls_is_left_and_the_server_lives(nursery: trio.N
 async def test_a_client_that_is_silent_during_tls_is_left_after_connect_timeout(
     nursery: trio.Nursery,
 ) -> None:
-    server = await serve(nursery, connect_timeout=0.1)
+    server = await serve_tls(nursery, connect_timeout=0.1)
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
         with trio.fail_after(1):
             assert await stream.receive_some() == b""
@@ -328,7 +313,7 @@ async def test_a_client_that_is_silent_during_tls_is_left_after_connect_timeout(
 async def test_a_client_that_resets_is_left_and_the_server_lives(
     nursery: trio.Nursery, moment: str
 ) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     stream = await trio.open_tcp_stream("127.0.0.1", server.port)
     if moment != "before TLS":
         tls = trio.SSLStream(stream, tls_contexts()[0], server_hostname="localhost")
@@ -359,7 +344,7 @@ async def mutual_server() -> Any:
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
     async with trio.open_nursery() as nursery:
-        yield await serve(nursery, handler, context), authority, called
+        yield await serve_tls(nursery, handler, context), authority, called
         nursery.cancel_scope.cancel()
 
 
