@@ -99,6 +99,11 @@ PAIRS: dict[str, Callable[[], Awaitable[StreamPair]]] = {
     "own-tls": own_tls_pair,
     "tls-memory": tls_memory_pair,
 }
+KINDS = ["memory", "socketpair", "tcp", "tls"]  # one of each
+# Those where bytes arrive as they are sent, so that they go with a clock that jumps.
+PROMPT = ["memory", "lockstep", "socketpair", "tls-memory"]
+# Those where a peer that does not read stops a sender.
+PUSHING_BACK = ["lockstep", "socketpair", "tcp", "tls"]
 
 
 class _OwnTls(TlsStream):
@@ -313,6 +318,22 @@ class RawPeer:
         """The bytes of a frame, masked if this is the client."""
         return frame(opcode, payload, fin=fin, rsv=rsv, mask=self.is_client)
 
+    def fragments(self, opcode: int, *payloads: bytes, rsv: int = 0) -> bytes:
+        """The bytes of a message in as many frames, the first with these reserved bits."""
+        return b"".join(
+            self.frame(
+                CONTINUATION if number else opcode,
+                payload,
+                fin=number == len(payloads) - 1,
+                rsv=0 if number else rsv,
+            )
+            for number, payload in enumerate(payloads)
+        )
+
+    def texts(self, *messages: str) -> bytes:
+        """The bytes of text messages of one frame each."""
+        return b"".join(self.frame(TEXT, message.encode()) for message in messages)
+
     async def send(self, *data: bytes) -> None:
         """Send bytes in one write."""
         await self.stream.send_all(b"".join(data))
@@ -338,10 +359,15 @@ class RawPeer:
                 return None
             self._received += data
 
-    async def expect(self, opcode: int) -> bytes:
-        """The payload of the next frame, which must be of that kind."""
+    async def receive_frame(self) -> Frame:
+        """The next frame; there must be one."""
         found = await self.receive()
         assert found is not None, "the stream has ended"
+        return found
+
+    async def expect(self, opcode: int) -> bytes:
+        """The payload of the next frame, which must be of that kind."""
+        found = await self.receive_frame()
         assert found.opcode == opcode
         return found.payload
 

@@ -27,6 +27,7 @@ from .peer import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    KINDS,
     REQUEST,
     TEXT,
     Call,
@@ -43,7 +44,6 @@ from .peer import (
 )
 
 ZLIB: Any = vars(_deflate)["zlib"]  # or zlib-ng
-KINDS = ["memory", "socketpair", "tcp", "tls"]
 FILLING = bytes(70_000)  # fills an outbox
 LARGE = bytes(range(256)) * 2**10  # 256 KiB
 TEXT_OF_A_PAGE = "all work and no play " * 200
@@ -72,12 +72,6 @@ async def open_full_tcp(nursery: trio.Nursery, kind: str) -> Far:
     while (await broadcast([connection], FILLING, timeout=0)).sent:
         pass
     return Far(connection, peer)
-
-
-async def receive(peer: RawPeer) -> Frame:
-    found = await peer.receive()
-    assert found is not None
-    return found
 
 
 def connections_of(ends: Iterable[Far]) -> list[WebSocketConnection]:
@@ -406,7 +400,7 @@ async def test_sockets_that_are_not_read_hold_up_nobody(nursery: trio.Nursery, k
     assert await end.peer.expect(TEXT) == b"hello"
     found = Frame(BINARY)
     while found.opcode == BINARY:
-        found = await receive(slow.peer)
+        found = await slow.peer.receive_frame()
     assert found == Frame(TEXT, b"hello")
     expect_sent(await sending.result(), [slow.connection, end.connection])
 

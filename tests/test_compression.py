@@ -50,7 +50,6 @@ from .peer import (
     REQUEST,
     TEXT,
     Call,
-    Frame,
     RawPeer,
     accepting,
     close_payload,
@@ -145,27 +144,13 @@ async def open_ours(
 
 def compressed(peer: RawPeer, opcode: int, *payloads: bytes) -> bytes:
     """The frames of a compressed message."""
-    return b"".join(
-        peer.frame(
-            CONTINUATION if number else opcode,
-            payload,
-            fin=number == len(payloads) - 1,
-            rsv=0 if number else RSV1,
-        )
-        for number, payload in enumerate(payloads)
-    )
+    return peer.fragments(opcode, *payloads, rsv=RSV1)
 
 
 def cut(data: bytes, count: int) -> list[bytes]:
     """The data in so many parts."""
     ends = [len(data) * number // count for number in range(count + 1)]
     return [data[start:end] for start, end in zip(ends, ends[1:])]
-
-
-async def received_frame(peer: RawPeer) -> Frame:
-    found = await peer.receive()
-    assert found is not None
-    return found
 
 
 async def refused(call: Awaitable[object]) -> int:
@@ -355,7 +340,7 @@ async def test_a_message_is_compressed_as_a_whole(
     codec = Codec()
     for _ in range(2):
         await ours.send_message(message)
-        sent = await received_frame(peer)
+        sent = await peer.receive_frame()
         assert (sent.opcode, sent.fin, sent.rsv) == (
             TEXT if isinstance(message, str) else BINARY,
             True,
@@ -373,11 +358,11 @@ async def test_a_message_below_the_threshold_is_sent_as_it_is(
     for message in ("a" * 9, "ä" * 4, b"b" * 9):
         await ours.send_message(message)
         payload = message.encode() if isinstance(message, str) else message
-        sent = await received_frame(peer)
+        sent = await peer.receive_frame()
         assert (sent.payload, sent.rsv) == (payload, 0)
     for message in ("a" * 10, "ä" * 5, b"b" * 10):
         await ours.send_message(message)
-        assert (await received_frame(peer)).rsv == RSV1
+        assert (await peer.receive_frame()).rsv == RSV1
 
 
 @both_sides
@@ -389,7 +374,7 @@ async def test_a_message_may_be_sent_uncompressed(
     codec = Codec()
     message = b"abc" * size
     await ours.send_message(message)
-    assert codec.inflate((await received_frame(peer)).payload) == message
+    assert codec.inflate((await peer.receive_frame()).payload) == message
     await ours.send_message(message, compress=False)
     assert await peer.receive() == (BINARY, message, True, 0)
     await ours.send_message([message, b""], compress=False)
@@ -397,7 +382,7 @@ async def test_a_message_may_be_sent_uncompressed(
     assert await peer.receive() == (CONTINUATION, b"", False, 0)
     assert await peer.receive() == (CONTINUATION, b"", True, 0)
     await ours.send_message(message)
-    assert codec.inflate((await received_frame(peer)).payload) == message
+    assert codec.inflate((await peer.receive_frame()).payload) == message
 
 
 @both_sides
@@ -428,7 +413,7 @@ async def test_context_takeover_makes_an_equal_message_smaller(
         ours, peer = await open_ours(nursery, side, compression=settings, agreed=agreed)
         for _ in range(2):
             await ours.send_message(message)
-            sizes.append(len((await received_frame(peer)).payload))
+            sizes.append(len((await peer.receive_frame()).payload))
     assert sizes[1] < 20
     assert sizes[0] > 1000
     assert sizes[2] == sizes[3] > 1000
@@ -449,25 +434,25 @@ async def test_the_pieces_of_a_message_are_compressed_one_by_one(
         yield "second " * 10
 
     nursery.start_soon(ours.send_message, pieces())
-    sent = await received_frame(peer)
+    sent = await peer.receive_frame()
     assert (sent.opcode, sent.fin, sent.rsv) == (TEXT, False, RSV1)
     assert codec.inflate_piece(sent.payload) == b"first " * 10  # before the second is made
     more.set()
-    rest = [await received_frame(peer) for _ in range(3)]
+    rest = [await peer.receive_frame() for _ in range(3)]
     assert {(found.opcode, found.rsv) for found in rest} == {(CONTINUATION, 0)}
     assert [found.fin for found in rest] == [False, False, True]
     assert codec.inflate_piece(rest[0].payload) == b""
     assert codec.inflate_piece(rest[1].payload) == b"second " * 10
     assert codec.inflate(rest[2].payload) == b""
     await ours.send_message("first " * 100)
-    assert codec.inflate((await received_frame(peer)).payload) == b"first " * 100
+    assert codec.inflate((await peer.receive_frame()).payload) == b"first " * 100
 
 
 @both_sides
 async def test_a_message_without_pieces_is_an_empty_one(nursery: trio.Nursery, side: str) -> None:
     ours, peer = await open_ours(nursery, side)
     await ours.send_message([])
-    sent = await received_frame(peer)
+    sent = await peer.receive_frame()
     assert (sent.opcode, sent.fin, sent.rsv) == (BINARY, True, RSV1)
     assert Codec().inflate(sent.payload) == b""
 
@@ -608,7 +593,7 @@ async def test_others_run_while_messages_are_compressed(
     assert turns >= 15
     codec = Codec()
     for number in range(20):
-        sent = await received_frame(peer)
+        sent = await peer.receive_frame()
         assert sent.rsv == (0 if in_pieces and number else RSV1)
         inflate = codec.inflate_piece if in_pieces else codec.inflate
         assert inflate(sent.payload) == message

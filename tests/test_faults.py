@@ -378,8 +378,7 @@ async def test_a_second_aclose_at_the_same_time_waits_for_the_end_as_well(
     async with trio.open_nursery() as both:
         both.start_soon(close)
         both.start_soon(close)
-        received = await peer.receive()
-        assert received is not None
+        await peer.receive_frame()
         await trio.testing.wait_all_tasks_blocked()
         assert closed == []
         await peer.send_close(1000)
@@ -399,8 +398,7 @@ async def test_a_ping_wakes_when_the_connection_ends(nursery: trio.Nursery, endi
     with trio.fail_after(5):
         async with peer.stream, trio.open_nursery() as pinging:
             pinging.start_soon(ping)
-            received = await peer.receive()
-            assert received is not None
+            received = await peer.receive_frame()
             assert received.opcode == PING
             if ending == "reset":
                 reset(peer.stream)
@@ -1042,8 +1040,7 @@ async def test_the_size_limit_counts_bytes(
     port = await start(nursery, max_message_size=100)
     text = ("\u00fc" * characters).encode()
     peer = await connect(port, frame(TEXT, text, mask=True))
-    received = await peer.receive()
-    assert received is not None
+    received = await peer.receive_frame()
     assert received.opcode == (TEXT if fits else CLOSE)
     assert received.payload == text if fits else codes([received]) == [1009]
     reset(peer.stream)
@@ -1057,8 +1054,7 @@ async def test_the_size_limit_counts_the_bytes_of_fragments(
     text = ("\u00fc" * characters).encode()
     first = frame(TEXT, text[:51], fin=False, mask=True)  # a character is cut in two
     peer = await connect(port, first, frame(CONTINUATION, text[51:], mask=True))
-    received = await peer.receive()
-    assert received is not None
+    received = await peer.receive_frame()
     assert received.opcode == (TEXT if fits else CLOSE)
     reset(peer.stream)
 
