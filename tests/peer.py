@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import os
 import socket
 import ssl
 import struct
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Generic, NamedTuple, Tuple, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generic,
+    NamedTuple,
+    Tuple,
+    TypeVar,
+)
 
 import trio
 import trio.testing
@@ -239,6 +250,23 @@ class Call(Generic[T]):
             raise self._error
         (value,) = self._value
         return value
+
+
+@contextlib.asynccontextmanager
+async def turns_of_another() -> AsyncIterator[Callable[[], int]]:
+    """How often another task, which is always ready, has run since the block began."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        yield lambda: turns
+        nursery.cancel_scope.cancel()
 
 
 # -- frames

@@ -10,9 +10,12 @@ import functools
 import socket
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, NoReturn
 
+import pytest
 import trio
 
 from trio_websocket import (
+    ConnectionFailed,
+    HandshakeError,
     WebSocketRequest,
     WebSocketServer,
     open_websocket_url,
@@ -159,6 +162,18 @@ async def be_good(port: int, request: bytes = REQUEST) -> list[bytes]:
 
 
 # -- raw ones
+
+
+async def assert_fails(url: str, *reasons: str, **keywords: Any) -> ConnectionFailed:
+    """The opening is refused by the network, and says why."""
+    with trio.fail_after(5), pytest.raises(ConnectionFailed) as caught:
+        async with open_websocket_url(url, **keywords):
+            pytest.fail("the body has run")
+    assert isinstance(caught.value, HandshakeError)
+    assert isinstance(caught.value, OSError)
+    for reason in reasons:
+        assert reason in str(caught.value)
+    return caught.value
 
 
 async def start_accepting(nursery: trio.Nursery, script: Script, *headers: bytes) -> int:

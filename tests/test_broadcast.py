@@ -41,6 +41,7 @@ from .peer import (
     read_head,
     reset,
     tls_contexts,
+    turns_of_another,
 )
 
 ZLIB: Any = vars(_deflate)["zlib"]  # or zlib-ng
@@ -632,20 +633,11 @@ async def test_messages_to_a_slow_one_arrive_in_the_order_of_the_calls(
 
 async def test_others_run_meanwhile(nursery: trio.Nursery) -> None:
     ends = await open_some(nursery, 100)
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    nursery.start_soon(count)
-    await trio.lowlevel.checkpoint()
-    before = turns
-    await broadcast(connections_of(ends), "hello")
-    assert turns - before >= 3
-    nursery.cancel_scope.cancel()
+    async with turns_of_another() as turns:
+        await trio.lowlevel.checkpoint()
+        before = turns()
+        await broadcast(connections_of(ends), "hello")
+        assert turns() - before >= 3
 
 
 # -- cancellation

@@ -39,7 +39,7 @@ from .peer import (
     reset,
     start_raw_server,
 )
-from .servers import Names, Script, start_accepting, url
+from .servers import Names, Script, assert_fails, start_accepting, url
 
 if TYPE_CHECKING:
     from trio.abc import Stream
@@ -291,18 +291,6 @@ async def test_a_port_out_of_range_is_refused(nursery: trio.Nursery, port: int) 
 
 
 # -- an opening that fails
-
-
-async def assert_fails(url: str, *reasons: str, **keywords: Any) -> ConnectionFailed:
-    """The opening is refused by the network, and says why."""
-    with trio.fail_after(5), pytest.raises(ConnectionFailed) as caught:
-        async with open_websocket_url(url, **keywords):
-            pytest.fail("the body has run")
-    assert isinstance(caught.value, HandshakeError)
-    assert isinstance(caught.value, OSError)
-    for reason in reasons:
-        assert reason in str(caught.value)
-    return caught.value
 
 
 async def test_a_refused_connection_says_so() -> None:
@@ -797,70 +785,51 @@ async def interrupt_soon() -> None:
     interrupt()
 
 
-def test_ctrl_c_in_a_block_gets_through() -> None:
+def assert_interrupted(block: Callable[[trio.Nursery], Awaitable[None]]) -> None:
+    """What is done in the nursery of a server ends with Ctrl-C, and with nothing around it."""
+
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            port = await start_server(nursery)
-            try:
-                async with open_websocket_url(url(port)):
-                    interrupt()
-            except KeyboardInterrupt:
-                caught.append("out of the block")
+            with pytest.raises(KeyboardInterrupt):
+                await block(nursery)
             nursery.cancel_scope.cancel()
 
-    caught: list[str] = []
     trio.run(main)
-    assert caught == ["out of the block"]
+
+
+def test_ctrl_c_in_a_block_gets_through() -> None:
+    async def block(nursery: trio.Nursery) -> None:
+        async with open_websocket_url(url(await start_server(nursery))):
+            interrupt()
+
+    assert_interrupted(block)
 
 
 def test_ctrl_c_while_a_block_waits_gets_through() -> None:
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            port = await start_server(nursery)
-            try:
-                async with open_websocket_url(url(port)) as ws:
-                    trio.lowlevel.spawn_system_task(interrupt_soon)
-                    await ws.get_message()
-            except KeyboardInterrupt:
-                caught.append("out of the block")
-            nursery.cancel_scope.cancel()
+    async def block(nursery: trio.Nursery) -> None:
+        async with open_websocket_url(url(await start_server(nursery))) as ws:
+            trio.lowlevel.spawn_system_task(interrupt_soon)
+            await ws.get_message()
 
-    caught: list[str] = []
-    trio.run(main)
-    assert caught == ["out of the block"]
+    assert_interrupted(block)
 
 
 @pytest.mark.parametrize("error", [None, ValueError()])
 def test_ctrl_c_while_a_block_closes_gets_through(error: Exception | None) -> None:
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            port = await start_server(nursery, RawPeer.receive_all)
-            try:
-                async with open_websocket_url(url(port)):
-                    trio.lowlevel.spawn_system_task(interrupt_soon)
-                    if error is not None:
-                        raise error
-            except KeyboardInterrupt:
-                caught.append("out of the block")
-            nursery.cancel_scope.cancel()
+    async def block(nursery: trio.Nursery) -> None:
+        port = await start_server(nursery, RawPeer.receive_all)
+        async with open_websocket_url(url(port)):
+            trio.lowlevel.spawn_system_task(interrupt_soon)
+            if error is not None:
+                raise error
 
-    caught: list[str] = []
-    trio.run(main)
-    assert caught == ["out of the block"]
+    assert_interrupted(block)
 
 
 def test_ctrl_c_while_a_block_opens_gets_through() -> None:
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            server = StuckServer()
-            target = await server.start(nursery, "handshake")
-            trio.lowlevel.spawn_system_task(interrupt_soon)
-            try:
-                await open_in_block(target)
-            except KeyboardInterrupt:
-                caught.append("out of the block")
-            nursery.cancel_scope.cancel()
+    async def block(nursery: trio.Nursery) -> None:
+        target = await StuckServer().start(nursery, "handshake")
+        trio.lowlevel.spawn_system_task(interrupt_soon)
+        await open_in_block(target)
 
-    caught: list[str] = []
-    trio.run(main)
-    assert caught == ["out of the block"]
+    assert_interrupted(block)

@@ -56,6 +56,7 @@ from .peer import (
     memory_pair,
     open_pair,
     read_head,
+    turns_of_another,
 )
 
 RSV1, RSV2, RSV3 = 4, 2, 1
@@ -574,23 +575,13 @@ async def test_others_run_while_messages_are_compressed(
 ) -> None:
     ours, peer = await open_ours(nursery, "client")
     message = b"all work and no play" * 5000
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    async with trio.open_nursery() as inner:
-        inner.start_soon(count)
+    async with turns_of_another() as turns:
         if in_pieces:
             await ours.send_message([message] * 20)
         else:
             for _ in range(20):
                 await ours.send_message(message)
-        inner.cancel_scope.cancel()
-    assert turns >= 15
+        assert turns() >= 15
     codec = Codec()
     for number in range(20):
         sent = await peer.receive_frame()
@@ -1488,19 +1479,9 @@ async def receive_huge(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawP
 async def test_others_run_while_a_huge_message_is_inflated(nursery: trio.Nursery) -> None:
     ours, peer = await receive_huge(nursery)
     await peer.send(compressed(peer, TEXT, Codec(bits=15).deflate(HUGE)))
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    async with trio.open_nursery() as inner:
-        inner.start_soon(count)
+    async with turns_of_another() as turns:
         assert await ours.get_message() == HUGE.decode()
-        inner.cancel_scope.cancel()
-    assert turns >= len(IN_STEPS)
+        assert turns() >= len(IN_STEPS)
 
 
 async def test_a_huge_message_that_nobody_wants_yet_is_inflated(

@@ -672,14 +672,15 @@ async def test_aclose_with_a_code_of_the_application_is_reported_with_it(
     assert ws.closed == CloseReason(4001, "enough")
 
 
-async def test_the_peer_of_an_aclose_with_a_code_of_the_application_sees_it(
-    nursery: trio.Nursery,
+@pytest.mark.parametrize(("code", "reason"), [(4001, "enough"), (1014, None)])
+async def test_the_peer_of_an_aclose_with_a_code_sees_it(
+    nursery: trio.Nursery, code: int, reason: str | None
 ) -> None:
     client, server = await open_pair(nursery, "tcp")
-    await client.aclose(4001, "enough")
+    await client.aclose(code, reason)
     with pytest.raises(ConnectionClosed) as caught:
         await server.get_message()
-    assert caught.value.reason == CloseReason(4001, "enough")
+    assert caught.value.reason == CloseReason(code, reason)
 
 
 @pytest.mark.parametrize("code", [-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 70000])
@@ -699,14 +700,6 @@ async def test_close_code_1014_is_accepted_from_a_peer(nursery: trio.Nursery) ->
     peer = await connect(port)
     await peer.send_close(1014, "bad gateway")
     assert codes(await frames_to_end(peer)) == [1014]
-
-
-async def test_close_code_1014_can_be_sent(nursery: trio.Nursery) -> None:
-    client, server = await open_pair(nursery, "tcp")
-    await client.aclose(1014)
-    with pytest.raises(ConnectionClosed) as caught:
-        await server.get_message()
-    assert caught.value.reason == CloseReason(1014, None)
 
 
 async def test_1006_says_that_the_connection_was_reset(nursery: trio.Nursery) -> None:

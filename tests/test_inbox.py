@@ -23,9 +23,7 @@ from .peer import (
     Call,
     Frame,
     RawPeer,
-    WrappedStream,
     close_payload,
-    memory_pair,
     open_client,
 )
 
@@ -431,30 +429,6 @@ async def test_every_task_that_waits_hears_of_the_end(
             await call.result()
 
 
-async def test_any_error_of_a_stream_is_the_end(nursery: trio.Nursery) -> None:
-    error = RuntimeError("not one of Trio's")
-
-    class Stream(WrappedStream):
-        is_broken = False
-
-        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-            data = await super().receive_some(max_bytes)
-            if self.is_broken:
-                raise error
-            return data
-
-    ours, theirs = await memory_pair()
-    stream = Stream(ours)
-    client, peer = await open_client(nursery, streams=(stream, theirs))
-    await peer.send(peer.texts("before"))
-    assert await client.get_message() == "before"
-    stream.is_broken = True
-    await peer.send(peer.texts("lost"))
-    with pytest.raises(ConnectionClosed) as excinfo:
-        await client.get_message()
-    assert excinfo.value.__cause__ is error
-
-
 async def test_the_memory_of_messages_that_wait_is_bounded(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
@@ -474,10 +448,11 @@ async def test_the_memory_of_messages_that_wait_is_bounded(
     assert await answer.result() == Frame(PONG, b"behind")
 
 
+@pytest.mark.parametrize("kind", ["memory", "socketpair"])
 async def test_a_queue_of_no_bytes_lets_one_message_through(
-    nursery: trio.Nursery, autojump_clock: MockClock
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
-    client, peer = await open_client(nursery, message_queue_bytes=0)
+    client, peer = await open_client(nursery, kind, message_queue_bytes=0)
     await peer.send(peer.texts("1", "2"))
     await trio.sleep(1)
     assert [await client.get_message(), await client.get_message()] == ["1", "2"]

@@ -509,24 +509,11 @@ def test_without_limits_everything_is_taken() -> None:
         frame(PING, length=1000),
         frame(TEXT, length=1000, key=KEY),
         frame(TEXT, length=2**63),
+        frame(CONTINUATION, b"x" * 20),  # of no message
+        frame(TEXT, b"x" * 6, fin=False) + frame(TEXT, b"x" * 6),  # another message
     ],
 )
-def test_what_is_wrong_with_a_head_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
-    protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
-    assert received(protocol, data) == [ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
-
-
-@both_paths
-@pytest.mark.parametrize(
-    "data",
-    [
-        frame(CONTINUATION, b"x" * 20),
-        frame(TEXT, b"x" * 6, fin=False) + frame(TEXT, b"x" * 6),
-    ],
-    ids=["no message", "another message"],
-)
-def test_a_frame_out_of_order_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
+def test_what_is_wrong_with_a_frame_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
     assert received(protocol, data) == [ENDED]
     assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
@@ -1153,13 +1140,19 @@ def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
         assert protocol.reason.code == 1006
 
 
-@pytest.mark.parametrize("cut", range(14))
-def test_a_fragment_too_many_is_refused_before_its_text_is_judged(cut: int) -> None:
-    data = frame(TEXT, b"\xf0", fin=False) + frame(CONTINUATION, b"")
-    protocol = open_protocol(CLIENT, fast=True, max_fragments=1)
-    for chunk in (data[:cut], data[cut:]):
-        received(protocol, chunk)
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009
+@both_sides
+@pytest.mark.parametrize(("limit", "code"), [(1, 1009), (2, 1007)])
+def test_a_fragment_too_many_is_refused_before_its_text_is_judged(
+    side: ConnectionType, limit: int, code: int
+) -> None:
+    key = key_to(side)
+    # An empty one is all there as soon as its head is.
+    data = frame(TEXT, b"\xf0", fin=False, key=key) + frame(CONTINUATION, b"", key=key)
+    for cut in range(len(data)):
+        protocol = open_protocol(side, fast=True, max_fragments=limit)
+        for chunk in (data[:cut], data[cut:]):
+            received(protocol, chunk)
+        assert sent_close(protocol.take_farewell(), side)[0] == code
 
 
 # Large frames, which wait until they are whole

@@ -43,7 +43,7 @@ from .peer import (
     tcp_pair,
     tls_contexts,
 )
-from .servers import Handler, echo, serve
+from .servers import Handler, assert_fails, echo, serve
 
 if TYPE_CHECKING:
     from trio.abc import Stream
@@ -67,15 +67,6 @@ async def assert_serves(server: WebSocketServer) -> None:
         async with open_websocket_url(url(server), tls_contexts()[0]) as ws:
             await ws.send_message("still there?")
             assert await ws.get_message() == "still there?"
-
-
-async def assert_fails(url: str, context: ssl.SSLContext | None = None) -> ConnectionFailed:
-    with trio.fail_after(5), pytest.raises(ConnectionFailed) as caught:
-        async with open_websocket_url(url, context):
-            pytest.fail("it has opened")
-    assert isinstance(caught.value, HandshakeError)
-    assert isinstance(caught.value, OSError)
-    return caught.value
 
 
 # -- over TCP
@@ -236,7 +227,7 @@ async def test_a_certificate_of_another_host_is_named_as_the_reason(
     authority.issue_cert("other.example").configure_cert(context)
     authority.configure_trust(trusting)
     server = await serve_tls(nursery, context=context)
-    error = await assert_fails(url(server, "localhost"), trusting)
+    error = await assert_fails(url(server, "localhost"), ssl_context=trusting)
     assert "certificate verify failed" in str(error)
     assert "localhost" in str(error)
 
@@ -249,7 +240,7 @@ async def test_a_server_without_tls_is_named_as_the_reason(nursery: trio.Nursery
             await stream.receive_some()
 
     port = await start_raw_server(nursery, speak_http)
-    error = await assert_fails(f"wss://127.0.0.1:{port}/", tls_contexts()[0])
+    error = await assert_fails(f"wss://127.0.0.1:{port}/", ssl_context=tls_contexts()[0])
     assert "no TLS with 127.0.0.1" in str(error)
     assert "wrong version" in str(error).lower() or "record layer" in str(error).lower()
 
@@ -258,7 +249,7 @@ async def test_a_server_that_ends_the_connection_during_tls_is_named_as_the_reas
     nursery: trio.Nursery,
 ) -> None:
     port = await start_raw_server(nursery, trio.abc.ReceiveStream.receive_some)
-    error = await assert_fails(f"wss://127.0.0.1:{port}/", tls_contexts()[0])
+    error = await assert_fails(f"wss://127.0.0.1:{port}/", ssl_context=tls_contexts()[0])
     assert "no TLS with 127.0.0.1" in str(error)
 
 
@@ -268,7 +259,7 @@ async def test_a_reset_during_tls_is_named_as_the_reason(nursery: trio.Nursery) 
         reset(stream)
 
     port = await start_raw_server(nursery, fail)
-    error = await assert_fails(f"wss://127.0.0.1:{port}/", tls_contexts()[0])
+    error = await assert_fails(f"wss://127.0.0.1:{port}/", ssl_context=tls_contexts()[0])
     assert "Connection reset by peer" in str(error)
 
 
@@ -367,7 +358,7 @@ async def test_a_client_without_a_certificate_is_not_served(
         context = ssl.create_default_context()
         context.minimum_version = context.maximum_version = version
         authority.configure_trust(context)
-        await assert_fails(url(server), context)
+        await assert_fails(url(server), ssl_context=context)
         authority.issue_cert("client@example.org").configure_cert(context)
         async with open_websocket_url(url(server), context):
             pass
