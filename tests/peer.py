@@ -286,21 +286,32 @@ class Frame(NamedTuple):
 
 
 def frame(
-    opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, mask: bool = False
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    mask: bool = False,
+    key: bytes | None = None,
+    length: int | None = None,
+    width: int | None = None,
 ) -> bytes:
-    """The bytes of a frame, valid or not."""
-    first = fin << 7 | rsv << 4 | opcode
-    masked = mask << 7
-    if len(payload) < 126:
-        head = struct.pack("!BB", first, masked | len(payload))
-    elif len(payload) < 0x10000:
-        head = struct.pack("!BBH", first, masked | 126, len(payload))
-    else:
-        head = struct.pack("!BBQ", first, masked | 127, len(payload))
-    if not mask:
-        return head + payload
-    key = os.urandom(4)
-    return head + key + _xor(payload, key)
+    """The bytes of a frame (RFC 6455, 5.2), right or wrong.
+
+    :param mask: Whether it is masked, with a random key if none is given.
+    :param key: What it is masked with.
+    :param length: The length that it announces, if not that of the payload.
+    :param width: How many bytes the length has, if not the fewest.
+    """
+    if mask and key is None:
+        key = os.urandom(4)
+    length = len(payload) if length is None else length
+    if width is None:
+        width = 0 if length < 126 else 2 if length < 2**16 else 8
+    short = {0: length, 2: 126, 8: 127}[width]
+    head = bytes([fin << 7 | rsv << 4 | opcode, (key is not None) << 7 | short])
+    head += length.to_bytes(width, "big") if width else b""
+    return head + payload if key is None else head + key + _xor(payload, key)
 
 
 def close_payload(code: int, reason: str = "") -> bytes:

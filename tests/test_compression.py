@@ -6,7 +6,6 @@ The peers here use zlib by themselves, so that both sides can't be wrong in the 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import threading
 import tracemalloc
@@ -41,6 +40,7 @@ from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._options import Options
 from trio_websocket._protocol import BUSY, ENDED, HELD, NEED_DATA, PROGRESS, Piece, Protocol
 
+from .deflating import TAIL, random_bytes
 from .peer import (
     BINARY,
     CLOSE,
@@ -64,22 +64,12 @@ DEFAULT = PerMessageDeflate()
 ALL = PerMessageDeflate(threshold=0)
 FORGETFUL = PerMessageDeflate(threshold=0, context_takeover=False)
 MIB = 2**20
-TAIL = b"\x00\x00\xff\xff"
 WIDE = PerMessageDeflate(window_bits=15, threshold=0)
 OFFER_WIDE = b"permessage-deflate; client_max_window_bits=15"
 OFFER = b"permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
 BOMB = 16 * MIB
 
 both_sides = pytest.mark.parametrize("side", ["client", "server"])
-
-
-def random_bytes(size: int) -> bytes:
-    """The same ones each time, which can't be compressed."""
-    state, blocks = b"seed", []
-    for _ in range(size // 64 + 1):
-        state = hashlib.sha512(state).digest()
-        blocks.append(state)
-    return b"".join(blocks)[:size]
 
 
 class Codec:

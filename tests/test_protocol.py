@@ -1,7 +1,7 @@
 """The open connection: frames in, events out, and frames out.
 
-The encoder here is independent of the library and of wsproto. What the library makes of the frames
-is compared with what wsproto alone makes of them.
+The encoder is independent of the library and of wsproto. What the library makes of the frames is
+compared with what wsproto alone makes of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from trio_websocket._frames import LARGE
 from trio_websocket._options import Options
 from trio_websocket._protocol import ENDED, NEED_DATA, PROGRESS, Piece, Protocol, Signal
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+from .peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+
 KEY = b"\x01\x82\x00\xff"
 
 CLIENT, SERVER = ConnectionType.CLIENT, ConnectionType.SERVER
@@ -34,32 +35,6 @@ both_paths = pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"]
 
 #: A message, or what was a control frame: ("ping", payload) or ("pong", payload).
 Event = Union[str, bytes, Tuple[str, bytes]]
-
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    fin: bool = True,
-    rsv: int = 0,
-    key: bytes | None = None,
-    length: int | None = None,
-    width: int | None = None,
-) -> bytes:
-    """A frame (RFC 6455, 5.2), right or wrong.
-
-    :param length: The length that it announces, if not that of the payload.
-    :param width: How many bytes the length has, if not the fewest.
-    """
-    length = len(payload) if length is None else length
-    if width is None:
-        width = 0 if length < 126 else 2 if length < 2**16 else 8
-    short = {0: length, 2: 126, 8: 127}[width]
-    head = bytes([fin << 7 | rsv << 4 | opcode, (key is not None) << 7 | short])
-    head += length.to_bytes(width, "big") if width else b""
-    if key is None:
-        return head + payload
-    return head + key + bytes(byte ^ key[at % 4] for at, byte in enumerate(payload))
 
 
 def close_payload(code: int, reason: bytes = b"") -> bytes:
