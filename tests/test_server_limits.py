@@ -367,7 +367,7 @@ async def test_a_client_over_the_limit_in_a_closed_nursery_ends_the_server() -> 
 @pytest.fixture
 def few_descriptors() -> Iterator[contextlib.ExitStack]:
     """The process may have few descriptors more; what it uses up is given back."""
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource")  # Windows has none
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         free = os.dup(0)
