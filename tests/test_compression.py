@@ -133,6 +133,13 @@ async def open_ours(
     return connection, RawPeer(theirs, is_client=True, received=rest)
 
 
+async def open_compressing(
+    nursery: trio.Nursery,
+) -> tuple[WebSocketConnection, WebSocketConnection]:
+    """A client and a server of ours that compress all messages."""
+    return await open_pair(nursery, client={"compression": ALL}, server={"compression": ALL})
+
+
 def compressed(peer: RawPeer, opcode: int, *payloads: bytes) -> bytes:
     """The frames of a compressed message."""
     return peer.fragments(opcode, *payloads, rsv=RSV1)
@@ -477,9 +484,7 @@ class Gate:
 async def test_a_large_message_is_compressed_beside_other_tasks(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     gate = Gate(monkeypatch)
     sending = Call(nursery, client.send_message, LARGE)
     await gate.reached()
@@ -501,9 +506,7 @@ async def test_a_large_message_is_compressed_beside_other_tasks(
 async def test_a_large_piece_is_compressed_beside_other_tasks(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     gate = Gate(monkeypatch)
     sending = Call(nursery, client.send_message, [LARGE, LARGE])
     await gate.reached()
@@ -518,9 +521,7 @@ async def test_a_large_piece_is_compressed_beside_other_tasks(
 async def test_a_large_message_that_is_cancelled_is_sent_whole_or_not_at_all(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     gate = Gate(monkeypatch)
     with trio.CancelScope() as scope:
         if when == "before":
@@ -545,9 +546,7 @@ async def test_a_large_message_that_is_cancelled_is_sent_whole_or_not_at_all(
 async def test_the_connection_is_closed_while_a_large_message_is_compressed(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     gate = Gate(monkeypatch)
     sending = Call(nursery, client.send_message, LARGE)
     await gate.reached()
@@ -825,9 +824,7 @@ async def test_after_our_close_a_compressed_message_is_ignored(
 
 
 async def test_statistics_tell_what_compression_saves(nursery: trio.Nursery) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     await client.send_message("ä" * 1000)
     await client.send_message(["ä" * 400, "ä" * 600])
     await client.send_message(iter([bytes(500)]))

@@ -143,19 +143,19 @@ async def test_a_byte_outside_ascii_in_a_header_is_answered_and_the_server_lives
     await assert_serves(port)
 
 
-async def test_a_ping_after_our_close_is_ignored_and_the_server_lives(
-    nursery: trio.Nursery,
+@pytest.mark.parametrize("late", [Frame(PING, b"too late"), Frame(BINARY, bytes(101))])
+async def test_what_comes_after_our_close_is_ignored_and_the_server_lives(
+    nursery: trio.Nursery, late: Frame
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
         if request.path == "/echo":
             await echo(request)
         await request.accept()
 
-    port = await start(nursery, handler)
+    port = await start(nursery, handler, max_message_size=100)
     peer = await connect(port)
-    received = await peer.receive()
-    assert received == (CLOSE, close_payload(1000), True, 0)
-    await peer.send(peer.frame(PING, b"too late"), peer.frame(CLOSE, close_payload(1000)))
+    assert await peer.receive() == (CLOSE, close_payload(1000), True, 0)
+    await peer.send(peer.frame(late.opcode, late.payload), peer.frame(CLOSE, close_payload(1000)))
     assert await frames_to_end(peer) == []
     await assert_serves(port)
 
@@ -167,22 +167,6 @@ async def test_two_oversize_messages_in_one_segment_get_one_1009_and_the_server_
     peer = await connect(port)
     await peer.send(peer.frame(BINARY, bytes(101)), peer.frame(BINARY, bytes(101)))
     assert codes(await frames_to_end(peer)) == [1009]
-    await assert_serves(port)
-
-
-async def test_an_oversize_message_while_closing_is_ignored_and_the_server_lives(
-    nursery: trio.Nursery,
-) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        if request.path == "/echo":
-            await echo(request)
-        await request.accept()
-
-    port = await start(nursery, handler, max_message_size=100)
-    peer = await connect(port)
-    assert await peer.receive() == (CLOSE, close_payload(1000), True, 0)
-    await peer.send(peer.frame(BINARY, bytes(101)), peer.frame(CLOSE, close_payload(1000)))
-    assert await frames_to_end(peer) == []
     await assert_serves(port)
 
 

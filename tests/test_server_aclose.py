@@ -65,6 +65,30 @@ async def be_good_clients(nursery: trio.Nursery, *peers: RawPeer) -> list[Call[l
     return [Call(nursery, last_words, peer) for peer in peers]
 
 
+def staying(may_end: trio.Event) -> Handler:
+    """A handler that ends when its connection is closed, and it may."""
+
+    async def handler(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        await ws.wait_closed()
+        await may_end.wait()
+
+    return handler
+
+
+def noting(cancelled: list[float]) -> Handler:
+    """A handler that ends when it is cancelled, and notes the time."""
+
+    async def handler(request: WebSocketRequest) -> None:
+        await request.accept()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(trio.current_time())
+
+    return handler
+
+
 class Listener(trio.abc.Listener[trio.abc.Stream]):
     """Gives out a stream when told to."""
 
@@ -93,13 +117,8 @@ async def test_a_closed_server_does_not_listen(nursery: trio.Nursery) -> None:
 
 
 async def test_a_server_that_is_being_closed_does_not_listen(nursery: trio.Nursery) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        ws = await request.accept()
-        await ws.wait_closed()
-        await may_end.wait()
-
     may_end = trio.Event()
-    server = await serve(nursery, handler)
+    server = await serve(nursery, staying(may_end))
     peer = await connect(server.port)
     closing = Call(nursery, server.aclose)
     await last_words(peer)
@@ -512,16 +531,9 @@ async def test_it_waits_for_handlers(nursery: trio.Nursery) -> None:
 async def test_handlers_that_do_not_end_are_cancelled_after_shutdown_timeout(
     nursery: trio.Nursery,
 ) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        await request.accept()
-        try:
-            await trio.sleep_forever()
-        finally:
-            cancelled.append(trio.current_time())
-
     cancelled: list[float] = []
     async with trio.open_nursery() as serving:
-        server = await serve(serving, handler, shutdown_timeout=0.2)
+        server = await serve(serving, noting(cancelled), shutdown_timeout=0.2)
         said = await be_good_clients(nursery, *[await connect(server.port) for _ in range(2)])
         started = trio.current_time()
         await server.aclose(4001, "moving house")
@@ -644,16 +656,9 @@ async def test_an_on_handler_error_that_closes_the_server_does_not_wait_for_itse
 
 
 async def test_when_cancelled_the_handlers_are_cancelled_at_once(nursery: trio.Nursery) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        await request.accept()
-        try:
-            await trio.sleep_forever()
-        finally:
-            cancelled.append(trio.current_time())
-
     cancelled: list[float] = []
     async with trio.open_nursery() as serving:
-        server = await serve(serving, handler)
+        server = await serve(serving, noting(cancelled))
         await be_good_clients(nursery, *[await connect(server.port) for _ in range(2)])
         closing = Call(nursery, server.aclose)
         await trio.sleep(0.05)
@@ -725,13 +730,8 @@ async def test_it_may_be_closed_again(nursery: trio.Nursery) -> None:
 async def test_of_two_that_close_it_both_wait_and_the_first_says_the_code(
     nursery: trio.Nursery,
 ) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        ws = await request.accept()
-        await ws.wait_closed()
-        await may_end.wait()
-
     may_end = trio.Event()
-    server = await serve(nursery, handler)
+    server = await serve(nursery, staying(may_end))
     peer = await connect(server.port)
     first = Call(nursery, server.aclose, 4001)
     await trio.testing.wait_all_tasks_blocked(0.01)
@@ -883,15 +883,10 @@ async def test_shutdown_timeout_may_be_infinite(nursery: trio.Nursery) -> None:
 async def test_connections_in_the_handler_nursery_are_closed_and_waited_for(
     nursery: trio.Nursery,
 ) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        ws = await request.accept()
-        await ws.wait_closed()
-        await may_end.wait()
-
     may_end = trio.Event()
     async with trio.open_nursery() as handlers:
         async with trio.open_nursery() as serving:
-            server = await serve(serving, handler, handler_nursery=handlers)
+            server = await serve(serving, staying(may_end), handler_nursery=handlers)
             peer = await connect(server.port)
             closing = Call(nursery, server.aclose)
             assert await last_words(peer) == [close_payload(1001)]
