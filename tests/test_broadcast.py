@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 from typing import Any, AsyncIterator, Iterable, NamedTuple
@@ -227,15 +228,17 @@ async def test_what_is_no_connection_is_refused(nursery: trio.Nursery) -> None:
 
 @pytest.mark.parametrize("message", ["", "short", "x" * 1000, "x" * 100_000])
 @pytest.mark.parametrize("open_end", [open_client, open_server])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_it_counts_as_a_message_sent(
-    nursery: trio.Nursery, open_end: Any, message: str
+    nursery: trio.Nursery, open_end: Any, kind: str, message: str
 ) -> None:
-    ends = [Far(*await open_end(nursery)) for _ in range(2)]
+    ends = [Far(*await open_end(nursery, kind)) for _ in range(2)]
     for _ in range(2):
-        await broadcast(connections_of(ends), message)
+        nursery.start_soon(broadcast, connections_of(ends), message)
     for end in ends:
         for _ in range(2):
             assert await end.peer.expect(TEXT) == message.encode()
+        await wait_all_tasks_blocked()
         statistics = end.connection.statistics()
         assert (statistics.messages_sent, statistics.bytes_sent) == (2, 2 * len(message))
         assert statistics.wire_bytes_sent > statistics.bytes_sent
@@ -321,6 +324,25 @@ async def test_what_is_short_or_is_not_to_be_is_not_compressed(
     assert compressors.count == 0
     for client, _ in pairs:
         assert await client.get_message() == message
+
+
+async def test_what_is_just_long_enough_is_compressed_for_those_only_who_agreed_on_it(
+    nursery: trio.Nursery,
+) -> None:
+    (pair,) = await open_compressed(nursery, 1, context_takeover=False, threshold=5)
+    (end,) = await open_some(nursery, 1)
+    await broadcast([pair[1], end.connection], "hello")
+    assert await pair[0].get_message() == "hello"
+    assert await end.peer.receive() == Frame(TEXT, b"hello")
+
+
+async def test_what_is_long_and_is_not_to_be_compressed_is_not_for_clients(
+    nursery: trio.Nursery,
+) -> None:
+    ((client, server),) = await open_compressed(nursery, 1, context_takeover=False)
+    nursery.start_soon(functools.partial(broadcast, [client], LARGE, compress=False))
+    assert await server.get_message() == LARGE
+    assert server.statistics().wire_bytes_received > len(LARGE)
 
 
 async def test_clients_compress_each_by_itself(nursery: trio.Nursery) -> None:
@@ -495,8 +517,11 @@ async def test_a_slow_one_that_reads_again_sees_why_it_is_closed(nursery: trio.N
     assert frames[-1].payload[2:] == b"too slow"
 
 
-async def test_one_in_the_middle_of_a_message_gets_it_behind_that(nursery: trio.Nursery) -> None:
-    (busy,) = await open_some(nursery, 1)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_in_the_middle_of_a_message_gets_it_behind_that(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    (busy,) = await open_some(nursery, 1, kind)
     pieces, coming = trio.open_memory_channel[str](0)
     nursery.start_soon(busy.connection.send_message, coming)
     await pieces.send("one ")
@@ -534,6 +559,35 @@ async def closed_ones(nursery: trio.Nursery) -> list[WebSocketConnection]:
     await lost.peer.aclose()
     await trio.sleep(1)  # the connections notice, though nobody receives
     return connections_of([here, there, lost])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_that_is_being_closed_gets_nothing_behind_its_close(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    (end,) = await open_some(nursery, 1, kind)
+    closing = Call(nursery, end.connection.aclose)
+    await wait_all_tasks_blocked()
+    result = await broadcast([end.connection], "late")
+    assert isinstance(result.failed[end.connection], ConnectionClosed)
+    assert await end.peer.expect(CLOSE) == close_payload(1000)
+    await end.peer.send_close(1000)
+    assert await end.peer.receive_all() == []
+    await closing.result()
+
+
+async def test_one_that_has_said_why_it_leaves_and_can_not_be_written_to_tells_that(
+    nursery: trio.Nursery,
+) -> None:
+    connection, peer = await open_server(nursery, "socketpair")
+    await peer.send_close(4001)
+    await peer.aclose()
+    await broadcast([connection], "late")  # the first write finds out
+    await connection.wait_closed()
+    error = (await broadcast([connection], "later")).failed[connection]
+    assert isinstance(error, ConnectionClosed)
+    assert error.rcvd is not None
+    assert error.rcvd.code == 4001
 
 
 async def test_those_that_are_closed_do_not_get_it(

@@ -553,6 +553,13 @@ def test_python_decodes_what_wsproto_does(
     assert PURE.messages(*call) == judged(*call)
 
 
+@pytest.mark.parametrize(("max_size", "max_count"), [(-1, 1), (0, -1), (0, 0), (-(2**70), 1)])
+def test_where_less_than_an_empty_message_is_wanted_there_is_none(
+    codec: Any, max_size: int, max_count: int
+) -> None:
+    assert codec.messages(b"\x82\0", 0, 0, max_size, max_count, False) == ([], 0, 0)
+
+
 @needs_c
 @deterministic
 @given(call=calls())

@@ -53,6 +53,7 @@ from .peer import (
     RawPeer,
     accepting,
     close_payload,
+    frame,
     memory_pair,
     open_pair,
     read_head,
@@ -1380,6 +1381,85 @@ def test_a_huge_message_is_inflated_in_steps(
     assert (receiver.messages_received, receiver.bytes_received) == (2, len(HUGE) + 500)
 
 
+def test_messages_behind_one_that_is_inflated_in_steps_come_after_it() -> None:
+    receiver, sender = huge_pair()
+    receiver.receive_data(sender.message(False, HUGE) + sender.message(False, b"x", compress=False))
+    assert receiver.next_event() is BUSY
+    assert receiver.messages(9) == []
+    assert events(receiver) == [*IN_STEPS[1:], HUGE, b"x"]
+
+
+@pytest.mark.parametrize("side", KINDS)
+def test_a_compressed_message_that_is_masked_wrongly_is_refused(side: ConnectionType) -> None:
+    receiver, _ = open_two(side, WIDE, (15, 15), (False, False))
+    is_masked = side is ConnectionType.CLIENT  # which is wrong
+    payload = Codec(bits=15).deflate(b"payload")
+    receiver.receive_data(frame(BINARY, payload, rsv=RSV1, mask=is_masked))
+    assert events(receiver) == [ENDED]
+    assert receiver.sent is not None
+    assert receiver.sent.code == 1002
+
+
+def test_a_compressed_message_whose_length_is_written_too_long_is_refused() -> None:
+    receiver, _ = huge_pair()
+    payload = Codec(bits=15).deflate(b"payload")
+    receiver.receive_data(bytes([0xC2, 126]) + len(payload).to_bytes(2, "big") + payload)
+    assert events(receiver) == [ENDED]
+    assert receiver.sent is not None
+    assert receiver.sent.code == 1002
+
+
+@pytest.mark.parametrize("payload", [bytes(1001), HUGE], ids=["little", "much"])
+def test_after_our_close_a_compressed_message_over_the_limit_does_no_harm(payload: bytes) -> None:
+    receiver, sender = huge_pair(1000)
+    receiver.close(1000, None)
+    receiver.receive_data(sender.message(False, payload) + sender.close(1000, None))
+    assert events(receiver) == [ENDED]
+    assert receiver.error is None
+    assert receiver.rcvd == receiver.sent
+
+
+def test_a_large_compressed_message_that_may_be_over_the_limit_is_left_for_its_reader() -> None:
+    receiver, sender = huge_pair(10_000)
+    payload = random_bytes(5000) + bytes(50_000)
+    for chunk in cut(sender.message(False, payload), 3):
+        receiver.receive_data(chunk)
+        while (event := receiver.next_event(is_wanted=False)) is PROGRESS:
+            pass
+    assert event is HELD
+    assert receiver.is_open
+    receiver.begin_stream(len(payload))
+    pieces = events(receiver)
+    assert b"".join(piece.data for piece in pieces) == payload
+
+
+def test_what_is_thrown_away_of_a_compressed_message_may_be_over_the_limit() -> None:
+    receiver, sender = huge_pair(1000)
+    receiver.begin_stream()
+    receiver.receive_data(
+        sender.fragment(False, b"x" * 10, is_first=True, is_last=False, compress=True)
+    )
+    assert b"".join(piece.data for piece in events(receiver)) == b"x" * 10
+    receiver.skip_rest()
+    receiver.receive_data(
+        sender.fragment(False, bytes(5000), is_first=False, is_last=True, compress=True)
+    )
+    receiver.receive_data(sender.message(False, b"next"))
+    assert events(receiver) == [b"next"]
+
+
+def test_the_limit_of_a_stream_has_nothing_to_do_with_the_message_before_it() -> None:
+    receiver, sender = huge_pair()
+    for is_last in (False, True):
+        receiver.receive_data(
+            sender.fragment(False, bytes(100), is_first=not is_last, is_last=is_last, compress=True)
+        )
+    assert events(receiver) == [bytes(200)]
+    receiver.begin_stream(10)
+    receiver.receive_data(sender.message(False, b"x" * 10))
+    assert b"".join(piece.data for piece in events(receiver)) == b"x" * 10
+
+
 def test_a_short_message_of_up_to_the_default_limit_is_inflated_in_one_step() -> None:
     receiver, sender = huge_pair(MIB)
     receiver.receive_data(sender.message(False, bytes(MIB)))
@@ -1397,6 +1477,13 @@ def test_the_limit_counts_what_all_steps_inflate(excess: int) -> None:
     if excess:
         assert receiver.sent is not None
         assert receiver.sent.code == 1009
+
+
+def test_a_message_may_end_at_the_limit_together_with_a_step() -> None:
+    size = 5 * (2**18 + 1)
+    receiver, sender = huge_pair(size)
+    receiver.receive_data(sender.message(False, bytes(size)))
+    assert events(receiver)[-1] == bytes(size)
 
 
 @pytest.mark.parametrize("is_cut_off", [True, False])

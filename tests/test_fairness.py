@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from typing import AsyncIterator, Awaitable, Callable, NamedTuple
+from typing import Any, AsyncIterator, Awaitable, Callable, NamedTuple
 
 import pytest
 import trio
@@ -27,6 +27,7 @@ from .peer import (
     CONTINUATION,
     PING,
     TEXT,
+    Call,
     RawPeer,
     StreamPair,
     accepting,
@@ -59,10 +60,10 @@ def fragments(size: int, count: int, most: int) -> Flood:
     return Flood(first + between * (count - 2) + last, most * len(between))
 
 
-def bomb() -> bytes:
-    """A message that inflates to 1 MiB."""
+def bomb(size: int = MIB) -> bytes:
+    """A message that inflates to so many bytes."""
     compressor = zlib.compressobj(wbits=-BITS)
-    data = compressor.compress(bytes(MIB)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    data = compressor.compress(bytes(size)) + compressor.flush(zlib.Z_SYNC_FLUSH)
     return frame(BINARY, data[:-4], rsv=4)
 
 
@@ -117,7 +118,7 @@ async def stream_pair(kind: str) -> StreamPair:
 
 @contextlib.asynccontextmanager
 async def compressing_client(
-    kind: str,
+    kind: str, **options: Any
 ) -> AsyncIterator[tuple[trio.Nursery, WebSocketConnection, RawPeer]]:
     """A connection and its peer, and a nursery for what is done with them."""
     ours, theirs = await stream_pair(kind)
@@ -130,7 +131,9 @@ async def compressing_client(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accept)
         settings = PerMessageDeflate()
-        client = await wrap_client_stream(nursery, ours, "example.org", "/", compression=settings)
+        client = await wrap_client_stream(
+            nursery, ours, "example.org", "/", compression=settings, **options
+        )
         async with trio.open_nursery() as working:
             yield working, client, RawPeer(theirs, is_client=False)
             working.cancel_scope.cancel()
@@ -166,6 +169,34 @@ async def test_others_have_their_turns_during_a_flood_of(name: str, kind: str) -
             steps.append(now - before)
             before = now
     assert max(steps) <= 2 * flood.most  # Trio shuffles: a task may run twice in a row
+
+
+@pytest.mark.parametrize("kind", ["TCP", "TLS"])
+async def test_others_have_their_turns_while_a_large_message_is_inflated(kind: str) -> None:
+    size = 16 * MIB
+    async with compressing_client(kind, max_message_size=size) as (nursery, client, peer):
+        nursery.start_soon(peer.send, bomb(size))
+        getting: Call[str | bytes] = Call(nursery, client.get_message)
+        turns = 0
+        while not getting.is_over:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        assert await getting.result() == bytes(size)
+    assert turns >= size // 2**18 - 1
+
+
+@pytest.mark.parametrize("kind", ["TCP", "TLS"])
+async def test_others_have_their_turns_while_a_message_is_read_little_by_little(kind: str) -> None:
+    size = 20_000
+    async with compressing_client(kind, receive_buffer_size=10) as (nursery, client, peer):
+        await peer.send(frame(BINARY, bytes(size)))
+        getting: Call[str | bytes] = Call(nursery, client.get_message)
+        turns = 0
+        while not getting.is_over:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        assert await getting.result() == bytes(size)
+    assert turns >= size / 10 / TURN
 
 
 @pytest.mark.parametrize("kind", ["TCP", "TLS"])

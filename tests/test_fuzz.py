@@ -22,10 +22,11 @@ from tools.fuzz.handshakes import KEY, request, response
 from tools.fuzz.model import Verdict, Violation, check_refusal, judge
 from tools.fuzz.targets import EDGE, SANS_IO, TARGETS, EdgeTarget, SansIOTarget, Target
 from trio_websocket import HandshakeError, PerMessageDeflate, WebSocketConnection
+from trio_websocket._client_handshake import ClientHandshake
 from trio_websocket._deflate import Deflate, DeflateExtension
-from trio_websocket._handshake import BadRequest, ClientHandshake, ServerHandshake
 from trio_websocket._options import Options
 from trio_websocket._protocol import NEED_DATA, PROGRESS, Event, Protocol
+from trio_websocket._server_handshake import BadRequest, ServerHandshake
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.usefixtures("frozen_heap")]
 

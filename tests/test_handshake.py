@@ -11,15 +11,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from trio_websocket import ConnectionFailed, ConnectionRejected, HandshakeError
-from trio_websocket._handshake import (
-    BadRequest,
-    ClientHandshake,
-    ExtraHeaders,
-    Opened,
-    ServerHandshake,
-)
+from trio_websocket._client_handshake import ClientHandshake
+from trio_websocket._handshake import ExtraHeaders, Opened
 from trio_websocket._options import Options
 from trio_websocket._protocol import NEED_DATA, Protocol
+from trio_websocket._server_handshake import BadRequest, ServerHandshake
 
 # The example of RFC 6455, 1.3.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -1281,6 +1277,7 @@ ODD_REQUESTS = {
     "HTTP/1.0": a_request(start=b"GET / HTTP/1.0"),
     "HTTP/2.0": a_request(start=b"GET / HTTP/2.0"),
     "two Hosts": a_request([*REQUEST, (b"Host", b"b")]),
+    "host": a_request([(b"host" if name == b"Host" else name, value) for name, value in REQUEST]),
     "no Host": a_request(without(REQUEST, b"Host")),
     "an empty Host": a_request(replaced(REQUEST, b"Host", b"")),
     "Content-Length: 0": a_request([*REQUEST, (b"Content-Length", b"0")]),

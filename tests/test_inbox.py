@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 import trio
@@ -12,6 +12,7 @@ from trio_websocket import ConnectionClosed
 from trio_websocket._pace import FAIRNESS, TURN
 
 from .peer import (
+    BINARY,
     CLOSE,
     CONTINUATION,
     PAIRS,
@@ -111,6 +112,20 @@ async def test_tasks_that_wait_get_messages_in_order(
     for data in [b"".join(frames)] if in_one_write else frames:
         await peer.send(data)
     assert [await call.result() for call in getting] == ["0", "1", "2", "3", "4"]
+
+
+async def test_messages_that_came_with_one_in_pieces_wait_until_that_is_done_with(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery, "socketpair")
+    await peer.send(peer.texts("1", "2", "3"))
+    assert await client.get_message() == "1"
+    async with client.receive_stream() as pieces:
+        getting = Call(nursery, client.get_message)
+        await wait_all_tasks_blocked()
+        assert not getting.is_over
+        assert [piece async for piece in pieces] == ["2"]
+    assert await getting.result() == "3"
 
 
 @pytest.mark.parametrize("kind", PAIRS)
@@ -262,6 +277,23 @@ async def test_a_ping_behind_a_message_is_answered_at_once_if_the_next_message_i
     Call(nursery, client.get_message)
     assert await peer.receive() == Frame(PONG)
     assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize("decode", [None, True])
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_a_task_that_takes_a_message_now_and_then_can_answer_before_a_close_behind_them(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str, decode: Any
+) -> None:
+    client, peer = await open_client(nursery, kind, message_queue_size=20)
+    getting = Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    await peer.send(peer.texts(*map(str, range(9))), peer.frame(CLOSE, close_payload(1000)))
+    assert await getting.result() == "0"
+    for number in range(1, 9):
+        await trio.sleep(0.015)  # less than the least that an application may be away
+        assert await client.get_message(decode) == str(number)
+        await client.send_message(b"answer")
+        assert await peer.expect(BINARY) == b"answer"
 
 
 @pytest.mark.parametrize("kind", PROMPT)
@@ -446,6 +478,58 @@ async def test_the_memory_of_messages_that_wait_is_bounded(
         await client.get_message()
     await trio.sleep(1)
     assert await answer.result() == Frame(PONG, b"behind")
+
+
+async def test_empty_messages_take_memory_too(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(
+        nursery, message_queue_size=math.inf, message_queue_bytes=10_000
+    )
+    await peer.send(peer.texts(*[""] * 1000))
+    assert not await is_answered(peer, b"behind")
+    for _ in range(1000):
+        await client.get_message()
+    assert await peer.receive() == Frame(PONG, b"behind")
+
+
+async def test_messages_that_were_taken_leave_their_room_to_others(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(
+        nursery, message_queue_size=math.inf, message_queue_bytes=10_000
+    )
+    for _ in range(2):
+        await peer.send(peer.texts(*["x" * 3000] * 3))
+        await trio.sleep(1)
+        assert await is_answered(peer, b"behind")
+        for _ in range(2):
+            await client.get_message()
+        await trio.sleep(1)
+        await peer.send(peer.texts(*["x" * 3000] * 2))
+        assert await is_answered(peer, b"behind")
+        for _ in range(3):
+            await client.get_message()
+
+
+async def test_pieces_that_were_thrown_away_leave_their_room_to_messages(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(
+        nursery, message_queue_size=math.inf, message_queue_bytes=10_000
+    )
+    for _ in range(2):
+        await peer.send_frame(TEXT, b"x", fin=False)
+        async with client.receive_stream() as pieces:
+            assert await pieces.__anext__() == "x"
+            await trio.sleep(1)
+            await peer.send_frame(CONTINUATION, b"x" * 9000)
+            assert await is_answered(peer, b"behind")
+        await peer.send(peer.texts(*["x" * 3000] * 2))
+        await trio.sleep(1)
+        assert await is_answered(peer, b"behind")
+        for _ in range(2):
+            await client.get_message()
 
 
 @pytest.mark.parametrize("kind", ["memory", "socketpair"])

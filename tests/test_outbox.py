@@ -33,10 +33,14 @@ LARGE = bytes(range(256)) * 2**13  # 2 MiB, more than any socket takes
 
 @contextlib.contextmanager
 def running(
-    nursery: trio.Nursery, stream: Stream, on_broken: Callable[[], object] = int
+    nursery: trio.Nursery,
+    stream: Stream,
+    on_broken: Callable[[], object] = int,
+    *,
+    max_unsent: float = HIGH_WATER,
 ) -> Iterator[Outbox]:
     """An outbox at work."""
-    outbox = Outbox(Transport(stream, None), on_broken)
+    outbox = Outbox(Transport(stream, None), on_broken, max_unsent=max_unsent)
     outbox.start(nursery)
     try:
         yield outbox
@@ -68,6 +72,12 @@ async def held(
         await wait_all_tasks_blocked()
         assert stream.writes == [first]
         yield outbox, stream
+
+
+def system_tasks() -> int:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return sum(len(nursery.child_tasks) for nursery in root.child_nurseries)
 
 
 async def receive_exactly(stream: Stream, size: int) -> bytes:
@@ -162,6 +172,20 @@ async def test_wait_room_waits_until_it_is_not_full(nursery: trio.Nursery) -> No
         await waiting.result()
 
 
+async def test_wait_room_waits_on_while_it_is_still_full(nursery: trio.Nursery) -> None:
+    ours, theirs = await lockstep_pair()
+    with running(nursery, ours) as outbox:
+        for _ in range(3):
+            outbox.append(bytes(HIGH_WATER))
+        waiting = Call(nursery, outbox.wait_room)
+        await receive_exactly(theirs, HIGH_WATER)
+        await wait_all_tasks_blocked()
+        assert outbox.is_full
+        assert not waiting.is_over
+        await receive_exactly(theirs, HIGH_WATER)
+        await waiting.result()
+
+
 async def test_flush_waits_until_all_is_written(nursery: trio.Nursery) -> None:
     ours, theirs = await lockstep_pair()
     with running(nursery, ours) as outbox:
@@ -186,6 +210,16 @@ async def test_a_cancelled_wait_leaves_what_is_to_be_written(
         await receive_exactly(theirs, 1000)
         await waiting.cancel()
         assert await receive_exactly(theirs, len(LARGE) - 1000) == LARGE[1000:]
+
+
+async def test_flush_writes_what_is_kept_back(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        await outbox.flush()
+        assert outbox.unsent == (0, 0)
+        assert await receive_exactly(theirs, 2) == b"12"
 
 
 # -- pongs
@@ -230,6 +264,16 @@ async def test_a_pong_does_not_wait_behind_all_that_waits(nursery: trio.Nursery)
         stream.gate.set()
         await outbox.flush()
         assert b"pong" in stream.writes[1]
+
+
+async def test_a_pong_that_had_to_wait_is_written_once(nursery: trio.Nursery) -> None:
+    async with held(nursery, b"first") as (outbox, stream):
+        for _ in range(3):
+            outbox.append(bytes(HIGH_WATER - 1))
+        outbox.append_pong(b"pong")
+        stream.gate.set()
+        await outbox.flush()
+        assert b"".join(stream.writes).count(b"pong") == 1
 
 
 async def test_a_pong_that_waits_leaves_before_what_was_appended_after_it(
@@ -316,6 +360,41 @@ async def test_nothing_is_written_after_the_stop(nursery: trio.Nursery, kind: st
     assert await theirs.receive_some() == b""
 
 
+async def test_what_was_kept_back_is_not_written_after_the_stop(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.stop()
+        outbox.end_turn()
+    await ours.aclose()
+    assert await receive_exactly(theirs, 1) == b"1"
+    assert await theirs.receive_some() == b""
+
+
+async def test_what_was_not_written_before_the_stop_does_not_count_as_written(
+    nursery: trio.Nursery,
+) -> None:
+    ours, _ = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append(LARGE)
+        written = outbox.written
+        assert 0 < written < len(LARGE)
+        outbox.stop()
+        assert outbox.written == written
+
+
+async def test_what_can_not_be_written_does_not_count_as_written(nursery: trio.Nursery) -> None:
+    for before in ([], [b"1"], [b"1", b"2"]):
+        ours, theirs = await socket_pair()
+        with running(nursery, ours) as outbox:
+            for data in before:
+                outbox.append_message(data)
+            await theirs.aclose()
+            outbox.append(b"lost")
+            assert outbox.written == len(before[:1])
+
+
 async def test_a_write_that_fails_because_of_the_stop_is_no_news(nursery: trio.Nursery) -> None:
     class Stubborn(WrappedStream):
         async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -399,6 +478,82 @@ async def test_no_more_is_kept_back_than_the_high_water_mark(nursery: trio.Nurse
         assert await receive_exactly(theirs, HIGH_WATER + 2) == b"1" + bytes(HIGH_WATER) + b"2"
 
 
+@pytest.mark.parametrize("size", [11, 60])
+async def test_no_more_is_kept_back_than_may_wait(nursery: trio.Nursery, size: int) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours, max_unsent=10) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.append_message(bytes(size))
+        await outbox.wait_room()
+        assert outbox.unsent == (0, 0)
+        assert await receive_exactly(theirs, 2 + size) == b"12" + bytes(size)
+
+
+async def test_however_much_may_wait_no_more_is_kept_back_than_leaves_in_one_write(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await tcp_pair()
+    with running(nursery, ours, max_unsent=10 * HIGH_WATER) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(bytes(HIGH_WATER))
+        assert outbox.unsent == (1, HIGH_WATER)
+        outbox.append_message(b"2")
+        assert outbox.unsent[1] < HIGH_WATER
+        assert await receive_exactly(theirs, HIGH_WATER + 2) == b"1" + bytes(HIGH_WATER) + b"2"
+
+
+async def test_what_follows_in_the_turn_what_was_written_now_is_kept_back(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.append(b"3")
+        outbox.append_message(b"4")
+        assert outbox.unsent == (1, 1)
+        assert await receive_exactly(theirs, 4) == b"1234"
+
+
+async def test_after_the_end_of_a_turn_the_first_message_is_written_at_once(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await socket_pair()
+    with running(nursery, ours) as outbox:
+        for turn in (b"12", b"34"):
+            outbox.append_message(turn[:1])
+            assert outbox.unsent == (0, 0)
+            outbox.append_message(turn[1:])
+            assert outbox.unsent == (1, 1)
+            assert await receive_exactly(theirs, 2) == turn
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_what_may_wait_for_another_answer_is_written_without_one(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    ours, theirs = await PAIRS[kind]()
+    with running(nursery, ours) as outbox:
+        await wait_all_tasks_blocked()
+        outbox.append_message(b"answer", unread=["message"])
+        assert await receive_exactly(theirs, 6) == b"answer"
+
+
+@pytest.mark.parametrize("count", [2, 20], ids=["taken", "not taken"])
+async def test_what_is_too_much_for_one_write_follows_what_was_kept_back(
+    nursery: trio.Nursery, count: int
+) -> None:
+    ours, theirs = await socket_pair()
+    pieces = [bytes([number]) * (HIGH_WATER - 1) for number in range(count)]
+    expected = b"".join([b"12", *pieces])
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        outbox.append(*pieces)
+        assert await receive_exactly(theirs, len(expected)) == expected
+
+
 async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks(
     nursery: trio.Nursery,
 ) -> None:
@@ -413,7 +568,20 @@ async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks
             while any(outbox.unsent[1] for outbox in outboxes):
                 await trio.lowlevel.checkpoint()
                 turns += 1
-            assert turns > 1
+            assert turns >= 4
+
+
+async def test_one_task_writes_what_all_outboxes_keep_back(nursery: trio.Nursery) -> None:
+    pairs = [await socket_pair() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
+        before = system_tasks()
+        for _ in range(2):
+            for outbox in outboxes:
+                outbox.append_message(b"1")
+                outbox.append_message(b"2")
+            assert system_tasks() == before + 1
+            await wait_all_tasks_blocked()
 
 
 async def test_what_another_outbox_keeps_back_meanwhile_is_written(nursery: trio.Nursery) -> None:
@@ -495,8 +663,32 @@ async def test_nothing_is_kept_back_when_the_peer_is_gone(nursery: trio.Nursery)
         outbox.end_turn()
         outbox.append_message(b"3")
         outbox.append_message(b"4")
+        outbox.append_message(b"5", unread=["message"])
         assert outbox.unsent == (0, 0)
         assert broken == ["broken"]
+
+
+async def test_nothing_is_kept_back_behind_a_write_that_has_failed(nursery: trio.Nursery) -> None:
+    ours, theirs = await socket_pair()
+    broken: list[str] = []
+    with running(nursery, ours, lambda: broken.append("broken")) as outbox:
+        outbox.append_message(b"1")
+        outbox.append_message(b"2")
+        await theirs.aclose()
+        outbox.append(b"3")
+        outbox.append_message(b"4")
+        assert outbox.unsent == (0, 0)
+        assert broken == ["broken"]
+
+
+async def test_nothing_is_kept_back_after_the_stop(nursery: trio.Nursery) -> None:
+    ours, _ = await socket_pair()
+    with running(nursery, ours) as outbox:
+        outbox.append_message(b"1")
+        outbox.stop()
+        outbox.append_message(b"2")
+        outbox.append_message(b"3", unread=["message"])
+        assert outbox.unsent == (0, 0)
 
 
 async def test_a_pong_never_comes_between_the_parts_of_a_frame(nursery: trio.Nursery) -> None:

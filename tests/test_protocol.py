@@ -54,9 +54,14 @@ def open_protocol(side: ConnectionType, *, fast: bool = True, **options: Any) ->
     return Protocol(side, Options(**options), fast=fast)
 
 
-def events_of(protocol: Protocol) -> Iterator[Event | Signal]:
-    """Every event but `PROGRESS`; the last one is `NEED_DATA` or `ENDED`."""
+def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Signal]:
+    """Every event but `PROGRESS`; the last one is `NEED_DATA` or `ENDED`.
+
+    :param several: How many messages are asked for before each event.
+    """
     while True:
+        if several:
+            yield from protocol.messages(several)
         event = protocol.next_event()
         if isinstance(event, Ping):
             yield "ping", bytes(event.payload)
@@ -69,12 +74,12 @@ def events_of(protocol: Protocol) -> Iterator[Event | Signal]:
             return
 
 
-def received(protocol: Protocol, *chunks: bytes) -> list[Event | Signal]:
+def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event | Signal]:
     """What comes of the bytes. `NEED_DATA` is left out but for the last."""
     events: list[Event | Signal] = [NEED_DATA]
     for chunk in chunks:
         protocol.receive_data(chunk)
-        events[-1:] = events_of(protocol)
+        events[-1:] = events_of(protocol, several=several)
     return events
 
 
@@ -97,7 +102,8 @@ def sent_close(data: bytes, side: ConnectionType) -> tuple[int, str | None]:
 
 
 def test_the_sans_io_half_imports_no_trio_and_nothing_of_the_other_half() -> None:
-    half = ["_version", "_errors", "_extensions", "_deflate", "_options", "_url", "_handshake"]
+    half = ["_version", "_errors", "_extensions", "_deflate", "_options", "_url"]
+    half += ["_handshake", "_client_handshake", "_server_handshake"]
     half += ["_codec", "_speedups", "_frames", "_outgoing", "_protocol", "_statistics"]
     package = Path(trio_websocket.__file__).parent
     for path in (package / f"{module}.py" for module in half if module != "_speedups"):
@@ -332,6 +338,24 @@ def test_a_frame_that_begins_wrong_is_refused_by_its_first_two_bytes(
 
 
 @both_paths
+@pytest.mark.parametrize(
+    ("side", "data"),
+    [
+        (SERVER, frame(BINARY, bytes(LARGE))),
+        (CLIENT, frame(BINARY, bytes(LARGE), key=KEY)),
+        (CLIENT, frame(BINARY, bytes(LARGE), width=8)),
+    ],
+    ids=["unmasked", "masked", "wide"],
+)
+def test_a_large_frame_that_begins_wrong_and_comes_in_parts_is_refused(
+    side: ConnectionType, data: bytes, fast: bool
+) -> None:
+    protocol = open_protocol(side, fast=fast)
+    assert received(protocol, data[:LARGE], data[LARGE:])[-1] is ENDED
+    assert sent_close(protocol.take_farewell(), side)[0] == 1002
+
+
+@both_paths
 @pytest.mark.parametrize("opcode", [TEXT, BINARY, CONTINUATION, PING])
 def test_an_empty_frame_that_lacks_its_mask_fails_the_connection(opcode: int, fast: bool) -> None:
     protocol = open_protocol(SERVER, fast=fast)
@@ -431,6 +455,14 @@ def test_an_empty_message_is_within_any_size(fast: bool) -> None:
 def test_control_frames_do_not_count_as_size() -> None:
     protocol = open_protocol(CLIENT, max_message_size=0, max_fragments=1)
     assert received(protocol, frame(PING, b"x" * 125) * 3)[-1] is NEED_DATA
+
+
+@pytest.mark.parametrize("width", [2, 8])
+def test_a_length_that_is_written_too_long_counts_for_more_than_the_limit(width: int) -> None:
+    protocol = open_protocol(CLIENT, max_message_size=10)
+    assert received(protocol, frame(BINARY, length=100, width=width)) == [ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
+    assert "limit" not in str(protocol.error)
 
 
 @pytest.mark.parametrize("last", [b"", b"x"])
@@ -854,9 +886,9 @@ class Outcome(NamedTuple):
     verdict: int | None
 
 
-def outcome(protocol: Protocol, chunks: Iterable[bytes]) -> Outcome:
+def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) -> Outcome:
     """What the library makes of the bytes."""
-    events = received(protocol, *chunks)
+    events = received(protocol, *chunks, several=several)
     assert (events[-1] is ENDED) == protocol.ended
     rcvd = None
     if protocol.rcvd is not None:
@@ -1011,12 +1043,12 @@ def outcomes(
 ) -> list[Outcome]:
     """One for each path and each of some ways to cut the data."""
     found = []
-    for fast in (True, False):
+    for fast, several in ((True, 0), (True, 2), (False, 0)):
         for sizes_ in (chunking, [1], [max(len(data), 1)]):
             protocol = open_protocol(side, fast=fast, **options)
             if closing:
                 protocol.close(1000, None)
-            found.append(outcome(protocol, pieces(data, sizes_)))
+            found.append(outcome(protocol, pieces(data, sizes_), several=several))
     return found
 
 
@@ -1231,6 +1263,23 @@ def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
     assert b"".join(piece.data for piece in pieces if isinstance(piece, Piece)) == payload  # type: ignore[misc] # bytes, as it is binary
 
 
+def test_what_follows_a_close_without_a_code_is_not_its_code() -> None:
+    protocol = open_protocol(CLIENT)
+    assert received(protocol, frame(CLOSE) + (1014).to_bytes(2, "big")) == [ENDED]
+    assert protocol.rcvd == CloseReason(1005, None)
+
+
+@both_paths
+@pytest.mark.parametrize("payload", [b"x", bytes(LARGE)], ids=["short", "large"])
+@pytest.mark.parametrize("fin", [True, False], ids=["whole", "fragmented"])
+def test_what_comes_after_our_close_is_not_counted(fast: bool, payload: bytes, fin: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast)
+    protocol.close(1000, None)
+    data = frame(BINARY, payload, fin=fin) + (b"" if fin else frame(CONTINUATION))
+    assert received(protocol, data) == [NEED_DATA]
+    assert (protocol.messages_received, protocol.bytes_received) == (0, 0)
+
+
 # Several messages at once
 
 
@@ -1268,6 +1317,26 @@ def test_there_are_no_messages_to_decode(prepare: Callable[[Protocol], object]) 
     protocol.receive_data(frame(TEXT, b"x"))
     prepare(protocol)
     assert protocol.messages(9) == []
+
+
+def test_where_no_frame_is_allowed_there_are_no_messages() -> None:
+    protocol = open_protocol(CLIENT, max_fragments=0)
+    protocol.receive_data(frame(TEXT, b"x"))
+    assert protocol.messages(9) == []
+    assert protocol.next_event() is ENDED
+
+
+@pytest.mark.parametrize(
+    "head",
+    [frame(TEXT, length=300)[:2], frame(TEXT, length=2**16)[:2]],
+    ids=["16-bit", "64-bit"],
+)
+def test_there_are_no_messages_in_a_frame_that_begins_wrongly(head: bytes) -> None:
+    protocol = open_protocol(SERVER)  # which takes masked frames only
+    assert received(protocol, head) == [NEED_DATA]  # wsproto looks at the mask bit later
+    protocol.receive_data(frame(TEXT, b"a text", key=KEY))
+    assert protocol.messages(9) == []
+    assert protocol.next_event() is ENDED
 
 
 def test_there_are_no_messages_within_a_message() -> None:

@@ -321,6 +321,21 @@ async def test_a_client_in_the_handshake_gets_503_and_no_handler(nursery: trio.N
     await closing.result()
 
 
+async def test_a_client_that_never_ends_its_handshake_is_waited_for_2_seconds(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    theirs, ours = await memory_pair()
+    await theirs.send_all(REQUEST[:-2])
+    listener = Listener(ours)
+    listener.go_on.set()
+    server = WebSocketServer(echo, [listener])
+    nursery.start_soon(server.run)
+    await trio.testing.wait_all_tasks_blocked()
+    start = trio.current_time()
+    await server.aclose()
+    assert trio.current_time() - start == 2
+
+
 async def test_a_client_in_the_tls_handshake_gets_503(nursery: trio.Nursery) -> None:
     server = await serve(nursery, context=tls_contexts()[1])
     raw = await connect_raw(server, b"")

@@ -103,6 +103,20 @@ async def test_a_client_over_max_connections_gets_503_and_is_closed(nursery: tri
         assert answer.endswith(b"\r\nContent-Length: 0\r\n\r\n")
 
 
+async def test_who_came_first_is_served_first(nursery: trio.Nursery) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = listeners[0].socket.getsockname()
+    clients = [await trio.open_tcp_stream(*address) for _ in range(3)]
+    server = WebSocketServer(echo, listeners, max_connections=1)
+    nursery.start_soon(server.run)
+    for client, answer in zip(clients, (b"101", b"503", b"503")):
+        await client.send_all(REQUEST)
+        head, _ = await read_head(client)
+        assert head.startswith(b"HTTP/1.1 " + answer)
+    for client in clients:
+        await client.aclose()
+
+
 async def test_a_client_of_ours_over_max_connections_sees_a_rejection(
     nursery: trio.Nursery,
 ) -> None:
@@ -390,6 +404,25 @@ def use_up(stack: contextlib.ExitStack) -> list[int]:
 def give_back(used: list[int]) -> None:
     while used:
         os.close(used.pop())
+
+
+async def test_who_was_accepted_before_there_are_no_descriptors_is_served(
+    nursery: trio.Nursery, few_descriptors: contextlib.ExitStack
+) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = listeners[0].socket.getsockname()
+    clients = [await trio.open_tcp_stream(*address) for _ in range(2)]
+    server = WebSocketServer(echo, listeners)
+    used = use_up(few_descriptors)
+    os.close(used.pop())
+    nursery.start_soon(server.run)
+    for client in clients:
+        await client.send_all(REQUEST)
+        head, _ = await read_head(client)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        give_back(used)  # for the second one
+    for client in clients:
+        await client.aclose()
 
 
 async def test_a_server_without_descriptors_does_not_spin_and_goes_on_later(

@@ -143,6 +143,18 @@ async def test_a_message_in_fragments_is_one_when_it_is_whole(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_a_large_message_of_a_server_counts_with_the_head_of_its_frame(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    server, peer = await open_server(nursery, kind)
+    sending = Call(nursery, server.send_message, bytes(70_000))
+    assert len(await peer.expect(BINARY)) == 70_000
+    await sending.result()
+    await wait_all_tasks_blocked()
+    expect(server, messages_sent=1, bytes_sent=70_000, wire_bytes_sent=10 + 70_000)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_message_in_pieces_is_counted_as_one(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     frames = peer.frame(TEXT, b"one", fin=False) + peer.frame(CONTINUATION, b"two")
@@ -261,6 +273,38 @@ async def test_tasks_that_wait_for_a_message_are_counted(nursery: trio.Nursery, 
     for call in getting:
         await call.result()
     assert client.statistics().tasks_receiving == 0
+
+
+async def test_a_task_counts_while_it_waits_after_another_gave_up_to_wait_for_a_stream(
+    nursery: trio.Nursery,
+) -> None:
+    async def receive_stream() -> None:
+        async with client.receive_stream():
+            pass
+
+    client, peer = await open_client(nursery)
+    beginning = Call(nursery, receive_stream)
+    await wait_all_tasks_blocked()
+    assert client.statistics().tasks_receiving == 1
+    await beginning.cancel()
+    getting = Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    assert client.statistics().tasks_receiving == 1
+    await peer.send_frame(TEXT, b"one")
+    assert await getting.result() == "one"
+
+
+async def test_a_task_counts_while_it_waits_for_what_is_behind_a_stream(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery)
+    await peer.send_frame(TEXT, b"one")
+    async with client.receive_stream() as pieces:
+        assert [piece async for piece in pieces] == ["one"]
+    getting = Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    assert client.statistics().tasks_receiving == 1
+    await getting.cancel()
 
 
 async def test_a_task_counts_while_it_waits_for_a_piece(nursery: trio.Nursery) -> None:

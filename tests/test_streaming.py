@@ -1223,6 +1223,24 @@ async def test_a_ping_is_answered_while_the_application_is_away_from_a_stream(
         assert [piece async for piece in pieces] == ["a", "c"]
 
 
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_a_ping_is_answered_while_the_application_is_away_after_a_long_wait_for_a_piece(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    async def send_later() -> None:
+        await trio.sleep(1)
+        await peer.send(peer.frame(CONTINUATION, b"b", fin=False), peer.frame(PING, b"ping"))
+
+    client, peer = await open_client(nursery, kind)
+    nursery.start_soon(send_later)
+    await peer.send_frame(TEXT, b"a", fin=False)
+    async with client.receive_stream() as pieces:
+        assert [await pieces.__anext__(), await pieces.__anext__()] == ["a", "b"]
+        assert await peer.receive() == Frame(PONG, b"ping")
+        await peer.send_frame(CONTINUATION, b"c")
+        assert [piece async for piece in pieces] == ["c"]
+
+
 async def test_a_ping_in_the_middle_is_answered_while_a_piece_is_waited_for(
     nursery: trio.Nursery,
 ) -> None:

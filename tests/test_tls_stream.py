@@ -183,6 +183,23 @@ async def test_16_megabytes_are_encrypted_in_one_call(keys: Path) -> None:
     assert peer.decrypt(ours.encrypt(data)) == data
 
 
+async def test_little_is_encrypted_of_what_the_socket_does_not_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def counted(data: bytes) -> bytes:
+        sizes.append(len(data))
+        return encrypt(data)
+
+    ours, _ = await open_streams("client")
+    await fill(ours.transport_stream)
+    sizes: list[int] = []
+    encrypt = ours.encrypt
+    monkeypatch.setattr(ours, "encrypt", counted)
+    rest = ours.send_now([b"head", bytes(MEGABYTE)])
+    assert b"".join(rest) == b"head" + bytes(MEGABYTE)
+    assert sum(sizes) <= 4 * 2**15
+
+
 async def test_what_is_encrypted_is_written_by_the_caller(keys: Path) -> None:
     ours, peer = await open_with_peer("client", keys)
     assert (

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Awaitable, Callable
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from .peer import (
     Call,
     WrappedStream,
     memory_pair,
+    own_tls_pair,
     reset,
     socket_pair,
     tcp_pair,
@@ -90,19 +92,41 @@ async def test_a_write_writes_everything(nursery: trio.Nursery, kind: str) -> No
 async def test_write_now_writes_what_the_socket_takes() -> None:
     ours, theirs = await tcp_pair()
     sent = bytes(10**6)
-    written = transport(ours).write_now([sent])
-    assert 0 < written < len(sent)
+    (rest,) = transport(ours).write_now([sent])
+    assert 0 < len(rest) < len(sent)
     received = 0
-    while received < written:
+    while received < len(sent) - len(rest):
         received += len(await theirs.receive_some())
-    assert received == written
+    assert received == len(sent) - len(rest)
 
 
 async def test_write_now_writes_nothing_where_the_socket_takes_nothing() -> None:
     ours, _ = await socket_pair()
-    while transport(ours).write_now([bytes(10**6)]):
+    while len(transport(ours).write_now([bytes(10**6)])[0]) < 10**6:
         pass
-    assert transport(ours).write_now([b"more"]) == 0
+    assert transport(ours).write_now([b"more"]) == [b"more"]
+
+
+@pytest.mark.parametrize("connect", [tcp_pair, own_tls_pair], ids=["tcp", "own-tls"])
+@pytest.mark.parametrize("head", [b"", b"head", b"a" * 2**16])
+async def test_what_write_now_leaves_is_written_by_write(
+    nursery: trio.Nursery, connect: Callable[[], Awaitable[tuple[Stream, Stream]]], head: bytes
+) -> None:
+    ours, theirs = await connect()
+    chunks = [chunk for chunk in (head, random.Random(1).randbytes(8 * 2**20)) if chunk]
+    rest = transport(ours).write_now(chunks)
+    assert 0 < sum(map(len, rest)) <= sum(map(len, chunks))
+
+    async def write_rest() -> None:
+        for chunk in rest:
+            await transport(ours).write(chunk)
+
+    writing = Call(nursery, write_rest)
+    received = bytearray()
+    while len(received) < sum(map(len, chunks)):
+        received += await theirs.receive_some()
+    await writing.result()
+    assert received == b"".join(chunks)
 
 
 async def test_write_now_raises_when_the_peer_is_gone() -> None:
@@ -340,7 +364,7 @@ async def test_a_read_asks_for_more_where_more_is_to_come(
     for stream, option in ((ours, socket.SO_RCVBUF), (theirs, socket.SO_SNDBUF)):
         assert isinstance(stream, trio.SocketStream)
         stream.setsockopt(socket.SOL_SOCKET, option, 2**21)
-    sent = Transport(theirs, None).write_now([bytes(2**20)])
+    rest = Transport(theirs, None).write_now([bytes(2**20)])
     data = Transport(ours, size).read_now(awaited)
     assert data is not None
-    assert len(data) == min(most, sent)
+    assert len(data) == min(most, 2**20 - sum(map(len, rest)))

@@ -10,12 +10,11 @@ import trio
 
 from ._connection import WebSocketConnection
 from ._errors import CloseReason, ConnectionClosed, MessageTypeError, leaves
-from ._frames import check_utf8
 from ._options import check_number
 from ._outgoing import LONG_TO_COMPRESS
 from ._pace import TURN
 from ._protocol import Protocol
-from ._streaming import Message, is_buffer
+from ._streaming import Message, encoded
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -79,7 +78,10 @@ async def broadcast(
     check_number("timeout", timeout)
     if on_slow not in _POLICIES:
         raise ValueError(f"on_slow is one of {_POLICIES}, not {on_slow!r}")
-    broadcasting = _Broadcast(*_encoded(message, text), compress)
+    whole = encoded(message, text)
+    if whole is None:
+        raise MessageTypeError(f"what is broadcast is str or bytes-like, not {message!r:.100}")
+    broadcasting = _Broadcast(*whole, compress)
     await trio.lowlevel.checkpoint()
     waiting = await broadcasting.send_at_once(receivers)
     if waiting:
@@ -168,7 +170,7 @@ class _Broadcast:
     def _takes_long(self, protocol: Protocol) -> bool:
         """Whether another thread had better make the frame."""
         size = len(self._payload)
-        return size >= LONG_TO_COMPRESS and self._compress and protocol.compresses(self._payload)
+        return self._compress and size >= max(LONG_TO_COMPRESS, protocol.threshold)
 
     async def _make_shared(self, protocol: Protocol) -> list[bytes]:
         message = self._is_text, self._payload, self._compress
@@ -209,18 +211,6 @@ def _snapshot(connections: Iterable[WebSocketConnection]) -> list[WebSocketConne
             raise TypeError(f"only a WebSocketConnection can be sent to, not {connection!r:.100}")
     # In the order in which they were opened, neighbours in memory are mostly next to each other.
     return sorted(set(receivers), key=operator.attrgetter("_id"))
-
-
-def _encoded(message: Message, text: bool | None) -> tuple[bool, bytes]:
-    """Whether a message is a text, and its payload."""
-    if isinstance(message, str):
-        return text is not False, message.encode()
-    if not is_buffer(message):
-        raise MessageTypeError(f"what is broadcast is str or bytes-like, not {message!r:.100}")
-    payload = bytes(memoryview(message))
-    if text:
-        check_utf8(payload)
-    return bool(text), payload
 
 
 def _is_free(connection: WebSocketConnection) -> bool:

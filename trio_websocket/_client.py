@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable
 
 import trio
 
+from ._client_handshake import ClientHandshake
 from ._connection import WebSocketConnection, conclude
 from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, leaves
-from ._handshake import ClientHandshake, ExtraHeaders
+from ._handshake import ExtraHeaders
 from ._options import OptionKeywords, Options, takes_options
 from ._tls import TlsStream
 from ._transport import Transport, cause_of, close_now

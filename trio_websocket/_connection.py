@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, overload
 
 import trio
 import wsproto
+from trio.lowlevel import checkpoint_if_cancelled
 from wsproto.events import Ping, Pong
 
 from ._errors import (
@@ -26,7 +27,7 @@ from ._errors import (
     without_lost_connections,
 )
 from ._extensions import DeflateParameters
-from ._frames import check_utf8, cut_reason
+from ._frames import cut_reason
 from ._handshake import Opened
 from ._inbox import Inbox
 from ._keep_alive import KeepAlive
@@ -38,7 +39,7 @@ from ._pace import Pacer
 from ._pings import PingInFlight, Pings
 from ._protocol import Protocol
 from ._statistics import ConnectionStatistics
-from ._streaming import Message, MessageStream, is_buffer, send_pieces
+from ._streaming import Message, MessageStream, encoded, send_pieces
 from ._transport import LINGER, Address, Transport
 
 if TYPE_CHECKING:
@@ -262,51 +263,56 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             and bytes. (0.12 raised a ValueError; this is one, too.)
         :raises ValueError: Bytes that are to be text are not UTF-8.
         """
-        if isinstance(message, str):
-            is_text = text is not False
-            payload = message.encode()
-        elif isinstance(message, bytes) or is_buffer(message):
-            is_text = bool(text)
-            payload = bytes(memoryview(message)) if type(message) is not bytes else message
-            if is_text:
-                check_utf8(payload)
+        # A small message takes a microsecond: each call and each check here tells.
+        if type(message) is bytes and not text:
+            is_text, payload = False, message
+        elif type(message) is str and text is None:
+            is_text, payload = True, message.encode()
         else:
-            await send_pieces(self, message, text, compress=compress)
-            return
-        outbox, protocol = self._outbox, self._protocol
+            whole = encoded(message, text)
+            if whole is None:
+                await send_pieces(self, message, text, compress=compress)
+                return
+            is_text, payload = whole
+        outbox, protocol, pacer = self._outbox, self._protocol, self._pacer
         size = len(payload)
-        # What is so short takes no time to speak of.
-        is_compressed = size >= COMPRESSED_AT_ONCE and compress and protocol.compresses(payload)
-        per_unit = COMPRESSED_AT_ONCE if is_compressed else _PER_UNIT
-        await self._pacer.checkpoint(1 + size // per_unit)
-        takes_long = is_compressed and size >= LONG_TO_COMPRESS
-        if takes_long or outbox.is_full or self._sender.is_taken:
-            async with self._sender:
-                await outbox.wait_room()
-                await self._check_open()
-                outbox.append(*await self._message(is_text, payload, compress))
+        is_compressed = compress and size >= protocol.threshold
+        cost = 1 + size // (COMPRESSED_AT_ONCE if is_compressed else _PER_UNIT)
+        if pacer.left > 0:
+            pacer.left -= cost
+            await checkpoint_if_cancelled()
         else:
-            if outbox.broken is not None or not protocol.is_open:
-                await self._check_open()
-            if size >= LONG and not is_compressed:
-                outbox.append(*protocol.large_message(is_text, payload))
-            else:
-                frame = protocol.message(is_text, payload, compress)
-                outbox.append_message(frame, self._inbox.messages)
-        if outbox.is_full:
-            await outbox.wait_room()
-        if outbox.broken is not None:
+            await pacer.checkpoint(cost)
+        if is_compressed or size >= LONG or self._sender.is_taken or outbox.is_full:
+            await self._send_in_turn(is_text, payload, is_compressed)
+            return
+        if outbox.broken is not None or not protocol.is_open:
             await self._check_open()
+        frame = protocol.message(is_text, payload, compress=False)
+        if not outbox.append_message(frame, self._inbox.messages):
+            await self._wait_accepted()
 
-    async def _message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
-        is_compressed = compress and self._protocol.compresses(payload)
-        if len(payload) >= LONG and not is_compressed:
-            return self._protocol.large_message(is_text, payload)
-        if len(payload) < LONG_TO_COMPRESS:
-            return [self._protocol.message(is_text, payload, compress)]
-        frame = await trio.to_thread.run_sync(self._protocol.message, is_text, payload)
-        await self._check_open()
-        return [frame]
+    async def _send_in_turn(self, is_text: bool, payload: bytes, is_compressed: bool) -> None:
+        """Send a message that takes time, or has to wait."""
+        size, protocol = len(payload), self._protocol
+        async with self._sender:
+            await self._outbox.wait_room()
+            await self._check_open()
+            if is_compressed and size >= LONG_TO_COMPRESS:
+                frame = [await trio.to_thread.run_sync(protocol.message, is_text, payload)]
+                await self._check_open()
+            elif is_compressed or size < LONG:
+                frame = [protocol.message(is_text, payload, is_compressed)]
+            else:
+                frame = protocol.large_message(is_text, payload)
+            self._outbox.append(*frame)
+        await self._wait_accepted()
+
+    async def _wait_accepted(self) -> None:
+        """Wait until the next message need not wait. Raise if this one is lost."""
+        await self._outbox.wait_room()
+        if self._outbox.broken is not None:
+            await self._check_open()
 
     @overload
     async def get_message(self, decode: Literal[True]) -> str: ...
@@ -331,7 +337,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             next message.
         """
         if decode is None and self._inbox.can_take():
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
             return self._inbox.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
         return await self._inbox.get(decode)
 
@@ -369,7 +375,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises ConnectionClosed: It ended in another way than by code 1000, 1001 or none.
         """
         try:
-            return await self._inbox.get()
+            return await self.get_message()
         except ConnectionClosed as exc:
             if not is_normal(exc):
                 raise
@@ -397,7 +403,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises trio.BrokenResourceError: It ended in another way.
         """
         try:
-            return await self._inbox.get()
+            return await self.get_message()
         except ConnectionClosed as exc:
             if self._is_closed_here:
                 raise trio.ClosedResourceError(str(exc)) from exc

@@ -132,7 +132,7 @@ class Inbox:
 
     def can_take(self) -> bool:
         """Whether the next message may be popped without a turn: it is here, for whoever comes."""
-        if self._turn.is_taken or self._is_tended or self._bytes or self._pacer.left <= 0:
+        if self._turn.is_taken or self._bytes or self._pacer.left <= 0:
             return False
         self._pacer.left -= 1
         self._is_untouched = False

@@ -1,9 +1,9 @@
 """The only code that writes to the stream of an open connection.
 
 Frames are appended without awaiting, in the order of the calls. On a socket the kernel gets the
-first at once, as far as it takes it. Messages that follow in the same turn of the scheduler are
-kept back, and leave in one write when the turn is over, or before the connection waits for the
-peer. What the kernel does not take, and everything on other streams, is written by one task of the
+first at once, as far as it takes it. Messages that follow before the connection waits for the peer
+are kept back to the end of their turn of the scheduler, or until that wait, and leave in one write.
+What the kernel does not take, and everything on other streams, is written by one task of the
 connection, which no user's cancel scope reaches: no frame is ever torn.
 """
 
@@ -37,10 +37,10 @@ class Outbox:
         "_progress",
         "_rest",
         "_size",
-        "_taken",
         "_transport",
         "_writer",
         "broken",
+        "written",
     )
 
     def __init__(
@@ -68,7 +68,8 @@ class Outbox:
         self._writer: trio.CancelScope | None = None
         self._idle = Lot()  # the writer, while it has nothing to write
         self._progress = Lot()  # tasks that wait for room
-        self._taken = 0  # bytes of frames that were given to be written
+        #: Bytes of frames that the stream has taken.
+        self.written: int = 0
         #: Why something that was appended will never be written.
         self.broken: Exception | None = None
 
@@ -81,7 +82,7 @@ class Outbox:
         if not self._transport.is_direct:
             self._start_writer()
         if response:
-            self._taken = -len(response)
+            self.written = -len(response)
             self.append(response)
 
     def stop(self) -> None:
@@ -99,11 +100,6 @@ class Outbox:
         return self._size > self._max_unsent
 
     @property
-    def written(self) -> int:
-        """Bytes that the stream has taken."""
-        return self._taken - sum(map(len, self._rest))
-
-    @property
     def unsent(self) -> tuple[int, int]:
         """How many frames wait to be written, at least, and how many bytes."""
         return len(self._chunks) or int(self._size > 0), self._size
@@ -113,11 +109,12 @@ class Outbox:
         """How many tasks wait for room."""
         return len(self._progress)
 
-    def append_message(self, data: bytes, unread: Sized = ()) -> None:
+    def append_message(self, data: bytes, unread: Sized = ()) -> bool:
         """Write the data within this turn of the scheduler, or as soon as the peer lets us.
 
         :param unread: Messages that the application has not read. If there are any, it may well
             answer them, too, so that the data waits for that.
+        :returns: Whether there is room for more, and no error yet.
         """
         size = self._size + len(data)
         if unread and not self._size:
@@ -128,8 +125,9 @@ class Outbox:
                 _LateWrites.of_this_run().add(self)
             self._chunks.append(data)
             self._size = size
-        else:
-            self.append(data)
+            return True
+        self.append(data)
+        return self.broken is None and not self.is_full
 
     def append(self, *chunks: bytes) -> None:
         """Write the chunks now, or as soon as the peer lets us."""
@@ -146,7 +144,6 @@ class Outbox:
             self._idle.unpark()
         else:
             self._write_now()
-            self._may_hold = not self._size and self.broken is None
 
     def append_first(self, chunks: Sequence[bytes]) -> bool:
         """Write the chunks now, as far as the peer lets us, if nothing waits to be written.
@@ -155,12 +152,9 @@ class Outbox:
         """
         if self._size or self._writer is not None or self._on_broken is None or self.broken:
             return False
-        self._taken += sum(map(len, chunks))
+        self._may_hold = True
         try:
-            wire = self._transport.on_the_wire(chunks)
-            self._size = sum(map(len, wire))
-            self._may_hold = True
-            self._write_wire_now(wire)
+            self._hand_over(chunks)
         except OSError as exc:
             self._break(cause_of(exc))
             return False
@@ -180,8 +174,7 @@ class Outbox:
     def end_turn(self) -> None:
         """Write what was kept back: the turn of the scheduler is over, or about to be."""
         self._may_hold = False
-        if self._chunks and self._writer is None:
-            self._write_now()
+        self._write_now()
 
     async def wait_room(self) -> None:
         """Wait until a sender need not wait. If cancelled, nothing has happened."""
@@ -198,16 +191,22 @@ class Outbox:
         """Write what the socket takes without blocking; a task writes the rest."""
         try:
             while self._chunks and self._writer is None:
-                self._write_wire_now(self._next_write())
+                self._hand_over(self._next_write())
         except OSError as exc:
             self._break(cause_of(exc))
 
-    def _write_wire_now(self, wire: Sequence[bytes]) -> None:
-        written = self._transport.write_now(wire)
-        self._size -= written
-        if written < sum(map(len, wire)):
-            self._rest = _behind(wire, written)
+    def _hand_over(self, chunks: Sequence[bytes]) -> None:
+        """Write what the socket takes, and let the task write the rest."""
+        rest = self._transport.write_now(chunks)
+        self.written += sum(map(len, chunks))
+        if rest:
+            self.written -= sum(map(len, rest))
+            self._keep(rest)
             self._start_writer()
+
+    def _keep(self, rest: Sequence[bytes | memoryview]) -> None:
+        self._rest = rest
+        self._size += sum(map(len, rest))
 
     def _start_writer(self) -> None:
         assert self._nursery is not None
@@ -224,9 +223,10 @@ class Outbox:
                         await self._idle.park()
                         continue
                     if not self._rest:
-                        self._rest = self._next_write()
-                    await self._transport.write_wire(self._rest[0])
+                        self._keep(self._next_write())
+                    await self._transport.write(self._rest[0])
                     if self._rest:  # not stopped meanwhile
+                        self.written += len(self._rest[0])
                         self._size -= len(self._rest[0])
                         self._rest = self._rest[1:]
                     self._progress.unpark_all()
@@ -239,7 +239,7 @@ class Outbox:
         self._size += len(data)
 
     def _next_write(self) -> list[bytes]:
-        """What goes out next: small chunks joined, and a large one as it is."""
+        """Take out what is written next: small chunks joined, and a large one as it is."""
         count, size = 1, len(self._chunks[0])
         for chunk in self._chunks[1:]:
             if size + len(chunk) > HIGH_WATER:
@@ -253,17 +253,11 @@ class Outbox:
         else:
             large = []
         del self._chunks[: count + len(large)]
+        self._size -= size
         if self._late_pong is not None:
             batch.insert(0 if large else len(batch), self._late_pong)
-            self._size += len(self._late_pong)
-            size += len(self._late_pong)
             self._late_pong = None
-        self._taken += size
-        chunks = [b"".join(batch) if len(batch) > 1 else batch[0], *large]
-        encoded = self._transport.on_the_wire(chunks)
-        if encoded is not chunks:
-            self._size += sum(map(len, encoded)) - size
-        return list(encoded)
+        return [b"".join(batch) if len(batch) > 1 else batch[0], *large]
 
     def _break(self, exc: Exception) -> None:
         if self._on_broken is not None:
@@ -278,16 +272,6 @@ class Outbox:
         self._size = 0
         self._may_hold = False
         self._progress.unpark_all()
-
-
-def _behind(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
-    """What is left of the chunks when so many bytes of them are written."""
-    rest: list[bytes | memoryview] = []
-    for chunk in chunks:
-        if size < len(chunk):
-            rest.append(memoryview(chunk)[size:])
-        size = max(0, size - len(chunk))
-    return rest
 
 
 class _LateWrites:

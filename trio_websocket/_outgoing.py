@@ -45,10 +45,10 @@ class Outgoing:
     __slots__ = (
         "_extension",
         "_is_client",
-        "_threshold",
         "bytes_sent",
         "messages_sent",
         "sent",
+        "threshold",
     )
 
     def __init__(
@@ -61,18 +61,15 @@ class Outgoing:
         """
         self._is_client = side is ConnectionType.CLIENT
         self._extension = extension
-        self._threshold = math.inf  # bytes from which on a message is compressed
+        #: Bytes from which on a message is compressed, unless it is asked not to be.
+        self.threshold: float = math.inf
         if extension is not None and options.compression is not None:
-            self._threshold = options.compression.threshold
+            self.threshold = options.compression.threshold
         #: The Close frame that was sent.
         self.sent: CloseReason | None = None
         #: Whole messages that were sent, and bytes of their payload.
         self.messages_sent: int = 0
         self.bytes_sent: int = 0
-
-    def compresses(self, payload: bytes) -> bool:
-        """Whether a message is compressed, unless it is asked not to be."""
-        return len(payload) >= self._threshold
 
     def message(self, is_text: bool, payload: bytes, compress: bool = True) -> bytes:
         """The frame of a whole message. The frames must be sent in the order of the calls."""
@@ -80,7 +77,7 @@ class Outgoing:
         self.messages_sent += 1
         self.bytes_sent += size
         first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
-        if compress and size >= self._threshold:
+        if compress and size >= self.threshold:
             assert self._extension is not None
             first |= COMPRESSED
             payload = self._extension.codec.deflate(payload)
@@ -103,7 +100,7 @@ class Outgoing:
         """
         if self._is_client:  # each frame has a key of its own
             return None
-        if size < self._threshold or not compress:
+        if size < self.threshold or not compress:
             return ()
         assert self._extension is not None
         return self._extension.codec.sharing
@@ -114,7 +111,7 @@ class Outgoing:
         It does nothing else, so any thread may call it. Who sends it calls `count_message`.
         """
         first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
-        if compress and len(payload) >= self._threshold:
+        if compress and len(payload) >= self.threshold:
             assert self._extension is not None
             payload = self._extension.codec.deflate_alone(payload)
             return [self._frame(first | COMPRESSED, payload)]

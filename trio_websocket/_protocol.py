@@ -165,7 +165,8 @@ class Protocol(Outgoing):
         self._max_message_size = _at_most(options.max_message_size)
         self._max_fragments = options.max_fragments
         self._expected_mask = 0 if self._is_client else MASKED
-        #: The Close frame that was received; the error that ended the connection.
+        #: The Close frame that was received, after which one has been sent, too; the error that
+        #: ended the connection.
         self.rcvd: CloseReason | None = None
         self.error: Exception | None = None
         #: The error of a write, which says more than the end of the stream that follows.
@@ -204,12 +205,12 @@ class Protocol(Outgoing):
     @property
     def is_open(self) -> bool:
         """Whether messages may be sent."""
-        return self.sent is None and self.rcvd is None and self.error is None
+        return self.sent is None and self.error is None
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will be sent or received."""
-        return self.error is not None or (self.sent is not None and self.rcvd is not None)
+        return self.error is not None or self.rcvd is not None
 
     @property
     def undecoded(self) -> int:
@@ -232,9 +233,9 @@ class Protocol(Outgoing):
 
         Who answers a Close repeats it, so that what was sent is the first that was said.
         """
-        if self.error is not None and self.sent is None and self.rcvd is None:
+        if self.error is not None and self.sent is None:
             return CloseReason(_ABNORMAL, str(self.error) or type(self.error).__name__)
-        return self.sent or self.rcvd
+        return self.sent
 
     def closed_error(self) -> ConnectionClosed:
         """The exception for whoever uses the connection now."""

@@ -17,8 +17,9 @@ from ._errors import (
     HandshakeError,
     graver,
 )
-from ._handshake import BadRequest, ExtraHeaders, Headers, ServerHandshake
+from ._handshake import ExtraHeaders, Headers
 from ._options import NewerOptionKeywords, Options, takes_options
+from ._server_handshake import BadRequest, ServerHandshake
 from ._transport import Address, IgnoringErrors, Transport, cause_of
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, AsyncIterable, AsyncIterator, Iterable, M
 import trio
 
 from ._errors import MessageTypeError
+from ._frames import check_utf8
 from ._outgoing import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS
 from ._protocol import Piece
 
@@ -120,6 +121,21 @@ def is_buffer(message: object) -> TypeGuard[Buffer]:
     except TypeError:
         return False
     return True
+
+
+def encoded(message: object, text: bool | None) -> tuple[bool, bytes] | None:
+    """Whether a message is a text, and its payload; None if it is neither str nor bytes-like.
+
+    :raises UnicodeDecodeError: Bytes that are to be text are not UTF-8.
+    """
+    if isinstance(message, str):
+        return text is not False, message.encode()
+    if not is_buffer(message):
+        return None
+    payload = bytes(memoryview(message))
+    if text:
+        check_utf8(payload)
+    return bool(text), payload
 
 
 async def send_pieces(

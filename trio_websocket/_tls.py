@@ -1,4 +1,4 @@
-"""TLS on a TCP socket. What is sent is encrypted without awaiting, and the caller writes it.
+"""TLS on a TCP socket, which can also be written without awaiting.
 
 Unlike with ``trio.SSLStream``, a cancelled read loses nothing, and nothing here is in a cycle of
 references.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import socket
 import ssl
+from typing import Sequence
 
 import trio
 
 _RECORD = 2**14  # the most that is in a record (RFC 8446, 5.1); a read takes one
 # Bytes that go through OpenSSL's buffers at a time: they never shrink, and larger ones gain little.
 _SLICE = 2**15
+_SLICES = 4  # that leave in one write
 _RECEIVE_SIZE = 2**16
 # Bytes that the engine may want to send before the caller sends something. Each KeyUpdate that asks
 # for one in return makes a few, so that a peer could fill the memory.
@@ -62,6 +65,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         #: Whether the peer sends nothing more.
         self.is_ended = False
         self._unsent = b""  # taken from the engine, and not yet by the socket
+        self._begun = 0  # bytes of the data to be sent next that are in it
         # Why nothing more can be read. It has no traceback, which would lead back to us.
         self._failure: ssl.SSLError | None = None
 
@@ -149,21 +153,20 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
         :raises ssl.SSLError: There is none because of a fault in TLS.
         """
-        if len(data) <= _SLICE:
-            plain = self._decrypt(data)
-        else:
-            view = memoryview(data)
-            starts = range(0, len(data), _SLICE)
-            plain = b"".join([self._decrypt(view[start : start + _SLICE]) for start in starts])
-        if not plain and self._failure is not None:
-            raise copy.copy(self._failure)
-        return plain
-
-    def _decrypt(self, data: bytes | memoryview) -> bytes:
-        if self.is_ended or self._failure is not None:
-            return b""
-        self._incoming.write(data)
         chunks: list[bytes] = []
+        if len(data) <= _SLICE:
+            self._decrypt(data, chunks)
+        else:
+            for piece in _slices(data):
+                self._decrypt(piece, chunks)
+        if not chunks and self._failure is not None:
+            raise copy.copy(self._failure)
+        return b"".join(chunks)
+
+    def _decrypt(self, data: bytes | memoryview, chunks: list[bytes]) -> None:
+        if self.is_ended or self._failure is not None:
+            return
+        self._incoming.write(data)
         try:
             while True:
                 chunk = self.ssl_object.read(_RECORD)
@@ -181,7 +184,6 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self._failure = exc.with_traceback(None)
         if self._outgoing.pending and self._failure is None:
             self._check_unsent()
-        return b"".join(chunks)
 
     def _check_unsent(self) -> None:
         """Fail the connection if the peer makes the engine send what it should not."""
@@ -202,23 +204,47 @@ class TlsStream(trio.abc.HalfCloseableStream):
         assert self.is_open
         if self._failure is not None:
             raise copy.copy(self._failure)
-        if len(data) <= _SLICE:
-            return self._encrypt(data)
-        view = memoryview(data)
-        starts = range(0, len(view), _SLICE)
-        return b"".join([self._encrypt(view[start : start + _SLICE]) for start in starts])
-
-    def _encrypt(self, data: bytes | bytearray | memoryview) -> bytes:
         if data:
             self.ssl_object.write(data)  # into memory: it takes all
         return self._outgoing.read()
+
+    def send_now(self, chunks: Sequence[bytes]) -> Sequence[bytes | memoryview]:
+        """Write what the socket takes without blocking, after the handshake, on POSIX.
+
+        What it does not take is not encrypted yet, but for the first 128 KiB.
+
+        :returns: What is left, for `send_all`, in this order and before anything else is sent.
+        :raises OSError: The connection is lost, or TLS has failed.
+        """
+        handle = self.transport_stream.socket.fileno()
+        pieces: Sequence[bytes | memoryview] = chunks
+        if len(chunks) > 1 or len(chunks[0]) > _SLICE:
+            pieces = [piece for chunk in chunks for piece in _slices(chunk)]
+        for at in range(0, len(pieces), _SLICES):
+            batch = pieces[at : at + _SLICES]
+            wire = list(map(self.encrypt, batch))
+            try:
+                written = os.writev(handle, wire)
+            except BlockingIOError:
+                written = 0
+            if written < sum(map(len, wire)):
+                self._unsent = b"".join(behind(wire, written))
+                self._begun = sum(map(len, batch))
+                return pieces[at:]
+        return ()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt the data and write it. If cancelled, nothing more can be sent."""
         if not self.is_open:
             await self.do_handshake()
-        self._unsent = self.encrypt(data)
-        await self._write_unsent()
+        begun = min(self._begun, len(data))
+        if begun:
+            await self._write_unsent()
+            self._begun -= begun
+        rest = memoryview(data)[begun:]
+        for piece in _slices(rest) or [rest]:  # TLS may have something to say, even if we have not
+            self._unsent = self.encrypt(piece)
+            await self._write_unsent()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the socket takes something."""
@@ -275,3 +301,19 @@ def _error(reason: str) -> ssl.SSLError:
     error = ssl.SSLError(ssl.SSL_ERROR_SSL, reason)
     error.library, error.reason = "SSL", reason  # as those of OpenSSL have them
     return error
+
+
+def _slices(data: bytes | bytearray | memoryview) -> list[memoryview]:
+    """The data, in parts as OpenSSL gets it."""
+    view = memoryview(data)
+    return [view[start : start + _SLICE] for start in range(0, len(view), _SLICE)]
+
+
+def behind(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
+    """What is left of the chunks when so many bytes of them are written."""
+    rest: list[bytes | memoryview] = []
+    for chunk in chunks:
+        if size < len(chunk):
+            rest.append(memoryview(chunk)[size:])
+        size = max(0, size - len(chunk))
+    return rest

@@ -8,7 +8,7 @@ from typing import Any, Awaitable, Sequence, Union
 
 import trio
 
-from ._tls import TlsStream
+from ._tls import TlsStream, behind
 from ._url import Endpoint
 
 # A peer that has been told that the connection is over gets this many seconds to end its side.
@@ -36,7 +36,6 @@ class Transport:
         "_remote_name",
         "_socket",
         "_tls",
-        "_wire",
         "is_direct",
         "stream",
     )
@@ -58,7 +57,6 @@ class Transport:
         #: Whether a read can be cancelled and loses nothing, and `write_now` works: a socket, with
         #: or without TLS of ours.
         self.is_direct: bool = type(wire) is trio.SocketStream and os.name == "posix"
-        self._wire = wire if self.is_direct else stream
         if self.is_direct:
             assert isinstance(wire, trio.SocketStream)
             # Asked for its number each time: that of a closed one may be another's by now.
@@ -80,24 +78,23 @@ class Transport:
         is_ssl = isinstance(self.stream, (TlsStream, trio.SSLStream))
         return Endpoint(name[0].partition("%")[0], name[1], is_ssl)
 
-    def on_the_wire(self, chunks: Sequence[bytes]) -> Sequence[bytes]:
-        """What is to be written for the chunks: the same, or TLS."""
-        if self._tls is None or not self.is_direct:
-            return chunks
-        return [self._tls.encrypt(chunks[0] if len(chunks) == 1 else b"".join(chunks))]
+    def write_now(self, chunks: Sequence[bytes]) -> Sequence[bytes | memoryview]:
+        """Write what the socket takes without blocking. If direct only.
 
-    async def write_wire(self, data: bytes | memoryview) -> None:
-        """Write what is `on_the_wire`. A cancelled write leaves the stream useless."""
-        await self._wire.send_all(data)
-
-    def write_now(self, chunks: Sequence[bytes]) -> int:
-        """Write what the socket takes without blocking; say how much it was. If direct only."""
+        :returns: What is left, for `write`.
+        """
+        if self._tls is not None:
+            return self._tls.send_now(chunks)
         try:
-            if len(chunks) == 1:
-                return os.write(self._socket.fileno(), chunks[0])
-            return os.writev(self._socket.fileno(), chunks)
+            if len(chunks) > 1:
+                written = os.writev(self._socket.fileno(), chunks)
+            else:
+                written = os.write(self._socket.fileno(), chunks[0])
+                if written == len(chunks[0]):
+                    return ()
         except BlockingIOError:
-            return 0
+            return chunks
+        return behind(chunks, written)
 
     async def write(self, data: bytes | memoryview) -> None:
         """Write all of it. A cancelled write leaves the stream useless."""

@@ -16,7 +16,7 @@ from trio_websocket import (
     open_websocket,
     wrap_client_stream,
 )
-from trio_websocket._handshake import ClientHandshake
+from trio_websocket._client_handshake import ClientHandshake
 from trio_websocket._options import Options
 from trio_websocket._transport import LINGER
 

@@ -15,8 +15,8 @@ from trio_websocket import (
     WebSocketServer,
     wrap_client_stream,
 )
-from trio_websocket._handshake import BadRequest, ServerHandshake
 from trio_websocket._options import Options
+from trio_websocket._server_handshake import BadRequest, ServerHandshake
 
 from .edge import REAL, Attack, Attacker, Setting, check_close, check_pongs
 from .frames import BINARY, PONG, TEXT

@@ -22,11 +22,12 @@ from trio_websocket import (
     HandshakeError,
     PerMessageDeflate,
 )
+from trio_websocket._client_handshake import ClientHandshake
 from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._errors import ConnectionFailed
-from trio_websocket._handshake import BadRequest, ClientHandshake, ServerHandshake
 from trio_websocket._options import Options
 from trio_websocket._protocol import BUSY, ENDED, NEED_DATA, PROGRESS, Protocol
+from trio_websocket._server_handshake import BadRequest, ServerHandshake
 
 from . import deflated, handshakes
 from .frames import CLOSE, PONG
