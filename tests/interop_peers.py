@@ -291,6 +291,7 @@ class Websockets(Library):
     """What the three kinds have in common."""
 
     def __init__(self, kind: str) -> None:
+        # It needs a newer Python than this library.
         pytest.importorskip("websockets", minversion="17")
         self.client: Any = importlib.import_module(f"websockets.{kind}.client")
         self.server: Any = importlib.import_module(f"websockets.{kind}.server")
@@ -489,7 +490,7 @@ class Aiohttp(Library):
     sends_fragments = False  # it has no API for it
 
     def __init__(self) -> None:
-        self.aiohttp: Any = pytest.importorskip("aiohttp")
+        self.aiohttp: Any = pytest.importorskip("aiohttp")  # likewise
         self.web: Any = importlib.import_module("aiohttp.web")
 
     async def connect(self, url: str, script: Script, settings: Settings) -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import os
 import socket
 import ssl
 import struct
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Generic, NamedTuple, Tuple, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generic,
+    NamedTuple,
+    Tuple,
+    TypeVar,
+)
 
 import trio
 import trio.testing
@@ -99,6 +110,11 @@ PAIRS: dict[str, Callable[[], Awaitable[StreamPair]]] = {
     "own-tls": own_tls_pair,
     "tls-memory": tls_memory_pair,
 }
+KINDS = ["memory", "socketpair", "tcp", "tls"]  # one of each
+# Those where bytes arrive as they are sent, so that they go with a clock that jumps.
+PROMPT = ["memory", "lockstep", "socketpair", "tls-memory"]
+# Those where a peer that does not read stops a sender.
+PUSHING_BACK = ["lockstep", "socketpair", "tcp", "tls"]
 
 
 class _OwnTls(TlsStream):
@@ -236,6 +252,23 @@ class Call(Generic[T]):
         return value
 
 
+@contextlib.asynccontextmanager
+async def turns_of_another() -> AsyncIterator[Callable[[], int]]:
+    """How often another task, which is always ready, has run since the block began."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        yield lambda: turns
+        nursery.cancel_scope.cancel()
+
+
 # -- frames
 
 
@@ -253,21 +286,32 @@ class Frame(NamedTuple):
 
 
 def frame(
-    opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, mask: bool = False
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    mask: bool = False,
+    key: bytes | None = None,
+    length: int | None = None,
+    width: int | None = None,
 ) -> bytes:
-    """The bytes of a frame, valid or not."""
-    first = fin << 7 | rsv << 4 | opcode
-    masked = mask << 7
-    if len(payload) < 126:
-        head = struct.pack("!BB", first, masked | len(payload))
-    elif len(payload) < 0x10000:
-        head = struct.pack("!BBH", first, masked | 126, len(payload))
-    else:
-        head = struct.pack("!BBQ", first, masked | 127, len(payload))
-    if not mask:
-        return head + payload
-    key = os.urandom(4)
-    return head + key + _xor(payload, key)
+    """The bytes of a frame (RFC 6455, 5.2), right or wrong.
+
+    :param mask: Whether it is masked, with a random key if none is given.
+    :param key: What it is masked with.
+    :param length: The length that it announces, if not that of the payload.
+    :param width: How many bytes the length has, if not the fewest.
+    """
+    if mask and key is None:
+        key = os.urandom(4)
+    length = len(payload) if length is None else length
+    if width is None:
+        width = 0 if length < 126 else 2 if length < 2**16 else 8
+    short = {0: length, 2: 126, 8: 127}[width]
+    head = bytes([fin << 7 | rsv << 4 | opcode, (key is not None) << 7 | short])
+    head += length.to_bytes(width, "big") if width else b""
+    return head + payload if key is None else head + key + _xor(payload, key)
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
@@ -313,6 +357,22 @@ class RawPeer:
         """The bytes of a frame, masked if this is the client."""
         return frame(opcode, payload, fin=fin, rsv=rsv, mask=self.is_client)
 
+    def fragments(self, opcode: int, *payloads: bytes, rsv: int = 0) -> bytes:
+        """The bytes of a message in as many frames, the first with these reserved bits."""
+        return b"".join(
+            self.frame(
+                CONTINUATION if number else opcode,
+                payload,
+                fin=number == len(payloads) - 1,
+                rsv=0 if number else rsv,
+            )
+            for number, payload in enumerate(payloads)
+        )
+
+    def texts(self, *messages: str) -> bytes:
+        """The bytes of text messages of one frame each."""
+        return b"".join(self.frame(TEXT, message.encode()) for message in messages)
+
     async def send(self, *data: bytes) -> None:
         """Send bytes in one write."""
         await self.stream.send_all(b"".join(data))
@@ -338,10 +398,15 @@ class RawPeer:
                 return None
             self._received += data
 
-    async def expect(self, opcode: int) -> bytes:
-        """The payload of the next frame, which must be of that kind."""
+    async def receive_frame(self) -> Frame:
+        """The next frame; there must be one."""
         found = await self.receive()
         assert found is not None, "the stream has ended"
+        return found
+
+    async def expect(self, opcode: int) -> bytes:
+        """The payload of the next frame, which must be of that kind."""
+        found = await self.receive_frame()
         assert found.opcode == opcode
         return found.payload
 

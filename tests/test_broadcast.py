@@ -28,6 +28,7 @@ from .peer import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    KINDS,
     REQUEST,
     TEXT,
     Call,
@@ -41,10 +42,10 @@ from .peer import (
     read_head,
     reset,
     tls_contexts,
+    turns_of_another,
 )
 
 ZLIB: Any = vars(_deflate)["zlib"]  # or zlib-ng
-KINDS = ["memory", "socketpair", "tcp", "tls"]
 FILLING = bytes(70_000)  # fills an outbox
 LARGE = bytes(range(256)) * 2**10  # 256 KiB
 TEXT_OF_A_PAGE = "all work and no play " * 200
@@ -73,12 +74,6 @@ async def open_full_tcp(nursery: trio.Nursery, kind: str) -> Far:
     while (await broadcast([connection], FILLING, timeout=0)).sent:
         pass
     return Far(connection, peer)
-
-
-async def receive(peer: RawPeer) -> Frame:
-    found = await peer.receive()
-    assert found is not None
-    return found
 
 
 def connections_of(ends: Iterable[Far]) -> list[WebSocketConnection]:
@@ -428,7 +423,7 @@ async def test_sockets_that_are_not_read_hold_up_nobody(nursery: trio.Nursery, k
     assert await end.peer.expect(TEXT) == b"hello"
     found = Frame(BINARY)
     while found.opcode == BINARY:
-        found = await receive(slow.peer)
+        found = await slow.peer.receive_frame()
     assert found == Frame(TEXT, b"hello")
     expect_sent(await sending.result(), [slow.connection, end.connection])
 
@@ -692,20 +687,11 @@ async def test_messages_to_a_slow_one_arrive_in_the_order_of_the_calls(
 
 async def test_others_run_meanwhile(nursery: trio.Nursery) -> None:
     ends = await open_some(nursery, 100)
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    nursery.start_soon(count)
-    await trio.lowlevel.checkpoint()
-    before = turns
-    await broadcast(connections_of(ends), "hello")
-    assert turns - before >= 3
-    nursery.cancel_scope.cancel()
+    async with turns_of_another() as turns:
+        await trio.lowlevel.checkpoint()
+        before = turns()
+        await broadcast(connections_of(ends), "hello")
+        assert turns() - before >= 3
 
 
 # -- cancellation

@@ -11,6 +11,7 @@ from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection
 from .peer import (
     BINARY,
     CLOSE,
+    KINDS,
     TEXT,
     Call,
     Frame,
@@ -24,7 +25,6 @@ from .peer import (
 if TYPE_CHECKING:
     from trio.abc import Channel, ReceiveChannel, SendChannel
 
-KINDS = ["memory", "socketpair", "tcp", "tls"]
 
 NORMAL = [close_payload(1000), close_payload(1000, "bye"), close_payload(1001), b""]
 ABNORMAL = [close_payload(1002), close_payload(1011, "broken"), close_payload(4000)]

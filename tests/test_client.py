@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import signal
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Awaitable, Callable
 
 import pytest
 import trio
@@ -33,7 +32,6 @@ from .peer import (
     CLOSE,
     TEXT,
     RawPeer,
-    accepting,
     close_payload,
     memory_pair,
     open_client,
@@ -41,11 +39,11 @@ from .peer import (
     reset,
     start_raw_server,
 )
+from .servers import Names, Script, assert_fails, start_accepting, url
 
 if TYPE_CHECKING:
     from trio.abc import Stream
 
-Script = Callable[[RawPeer], Awaitable[object]]
 Opening = Callable[..., Awaitable[None]]
 
 
@@ -66,39 +64,7 @@ async def be_mute(peer: RawPeer) -> None:
 async def start_server(
     nursery: trio.Nursery, script: Script = answer_close, *headers: bytes
 ) -> int:
-    """Accept each connection, then do what the script says; the port."""
-
-    async def serve(stream: Stream) -> None:
-        async with stream:
-            request, rest = await read_head(stream)
-            await stream.send_all(accepting(request, *headers))
-            with contextlib.suppress(trio.BrokenResourceError):  # clients may leave at once
-                await script(RawPeer(stream, is_client=False, received=rest))
-
-    return await start_raw_server(nursery, serve)
-
-
-def url(port: int, tail: str = "/") -> str:
-    return f"ws://127.0.0.1:{port}{tail}"
-
-
-class Names(trio.abc.HostnameResolver):
-    """Look-ups of every name have the same outcome."""
-
-    def __init__(self, *addresses: tuple[str, int], error: OSError | None = None) -> None:
-        self.addresses = addresses
-        self.error = error
-        trio.socket.set_custom_hostname_resolver(self)
-
-    async def getaddrinfo(self, host: Any, port: Any, *hints: Any, **_: Any) -> Any:
-        if self.error is not None:
-            raise self.error
-        if not self.addresses:
-            await trio.sleep_forever()
-        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in self.addresses]
-
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> NoReturn:
-        raise NotImplementedError
+    return await start_accepting(nursery, script, *headers)
 
 
 def unused_port() -> int:
@@ -325,18 +291,6 @@ async def test_a_port_out_of_range_is_refused(nursery: trio.Nursery, port: int) 
 
 
 # -- an opening that fails
-
-
-async def assert_fails(url: str, *reasons: str, **keywords: Any) -> ConnectionFailed:
-    """The opening is refused by the network, and says why."""
-    with trio.fail_after(5), pytest.raises(ConnectionFailed) as caught:
-        async with open_websocket_url(url, **keywords):
-            pytest.fail("the body has run")
-    assert isinstance(caught.value, HandshakeError)
-    assert isinstance(caught.value, OSError)
-    for reason in reasons:
-        assert reason in str(caught.value)
-    return caught.value
 
 
 async def test_a_refused_connection_says_so() -> None:
@@ -831,70 +785,51 @@ async def interrupt_soon() -> None:
     interrupt()
 
 
-def test_ctrl_c_in_a_block_gets_through() -> None:
+def assert_interrupted(block: Callable[[trio.Nursery], Awaitable[None]]) -> None:
+    """What is done in the nursery of a server ends with Ctrl-C, and with nothing around it."""
+
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            port = await start_server(nursery)
-            try:
-                async with open_websocket_url(url(port)):
-                    interrupt()
-            except KeyboardInterrupt:
-                caught.append("out of the block")
+            with pytest.raises(KeyboardInterrupt):
+                await block(nursery)
             nursery.cancel_scope.cancel()
 
-    caught: list[str] = []
     trio.run(main)
-    assert caught == ["out of the block"]
+
+
+def test_ctrl_c_in_a_block_gets_through() -> None:
+    async def block(nursery: trio.Nursery) -> None:
+        async with open_websocket_url(url(await start_server(nursery))):
+            interrupt()
+
+    assert_interrupted(block)
 
 
 def test_ctrl_c_while_a_block_waits_gets_through() -> None:
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            port = await start_server(nursery)
-            try:
-                async with open_websocket_url(url(port)) as ws:
-                    trio.lowlevel.spawn_system_task(interrupt_soon)
-                    await ws.get_message()
-            except KeyboardInterrupt:
-                caught.append("out of the block")
-            nursery.cancel_scope.cancel()
+    async def block(nursery: trio.Nursery) -> None:
+        async with open_websocket_url(url(await start_server(nursery))) as ws:
+            trio.lowlevel.spawn_system_task(interrupt_soon)
+            await ws.get_message()
 
-    caught: list[str] = []
-    trio.run(main)
-    assert caught == ["out of the block"]
+    assert_interrupted(block)
 
 
 @pytest.mark.parametrize("error", [None, ValueError()])
 def test_ctrl_c_while_a_block_closes_gets_through(error: Exception | None) -> None:
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            port = await start_server(nursery, RawPeer.receive_all)
-            try:
-                async with open_websocket_url(url(port)):
-                    trio.lowlevel.spawn_system_task(interrupt_soon)
-                    if error is not None:
-                        raise error
-            except KeyboardInterrupt:
-                caught.append("out of the block")
-            nursery.cancel_scope.cancel()
+    async def block(nursery: trio.Nursery) -> None:
+        port = await start_server(nursery, RawPeer.receive_all)
+        async with open_websocket_url(url(port)):
+            trio.lowlevel.spawn_system_task(interrupt_soon)
+            if error is not None:
+                raise error
 
-    caught: list[str] = []
-    trio.run(main)
-    assert caught == ["out of the block"]
+    assert_interrupted(block)
 
 
 def test_ctrl_c_while_a_block_opens_gets_through() -> None:
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            server = StuckServer()
-            target = await server.start(nursery, "handshake")
-            trio.lowlevel.spawn_system_task(interrupt_soon)
-            try:
-                await open_in_block(target)
-            except KeyboardInterrupt:
-                caught.append("out of the block")
-            nursery.cancel_scope.cancel()
+    async def block(nursery: trio.Nursery) -> None:
+        target = await StuckServer().start(nursery, "handshake")
+        trio.lowlevel.spawn_system_task(interrupt_soon)
+        await open_in_block(target)
 
-    caught: list[str] = []
-    trio.run(main)
-    assert caught == ["out of the block"]
+    assert_interrupted(block)

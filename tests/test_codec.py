@@ -443,7 +443,7 @@ def test_no_memory_is_kept(codec: Any) -> None:
 
 def call_without_memory(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     """Call it until it has enough: with no memory at all, with enough for one object, ..."""
-    testing: Any = pytest.importorskip("_testcapi")
+    testing: Any = pytest.importorskip("_testcapi")  # not every Python has it
     wanted = function(*arguments)
     result: object = None
     for enough in range(100):

@@ -6,7 +6,6 @@ The peers here use zlib by themselves, so that both sides can't be wrong in the 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import threading
 import tracemalloc
@@ -41,6 +40,7 @@ from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._options import Options
 from trio_websocket._protocol import BUSY, ENDED, HELD, NEED_DATA, PROGRESS, Piece, Protocol
 
+from .deflating import TAIL, random_bytes
 from .peer import (
     BINARY,
     CLOSE,
@@ -50,7 +50,6 @@ from .peer import (
     REQUEST,
     TEXT,
     Call,
-    Frame,
     RawPeer,
     accepting,
     close_payload,
@@ -58,6 +57,7 @@ from .peer import (
     memory_pair,
     open_pair,
     read_head,
+    turns_of_another,
 )
 
 RSV1, RSV2, RSV3 = 4, 2, 1
@@ -65,22 +65,12 @@ DEFAULT = PerMessageDeflate()
 ALL = PerMessageDeflate(threshold=0)
 FORGETFUL = PerMessageDeflate(threshold=0, context_takeover=False)
 MIB = 2**20
-TAIL = b"\x00\x00\xff\xff"
 WIDE = PerMessageDeflate(window_bits=15, threshold=0)
 OFFER_WIDE = b"permessage-deflate; client_max_window_bits=15"
 OFFER = b"permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
 BOMB = 16 * MIB
 
 both_sides = pytest.mark.parametrize("side", ["client", "server"])
-
-
-def random_bytes(size: int) -> bytes:
-    """The same ones each time, which can't be compressed."""
-    state, blocks = b"seed", []
-    for _ in range(size // 64 + 1):
-        state = hashlib.sha512(state).digest()
-        blocks.append(state)
-    return b"".join(blocks)[:size]
 
 
 class Codec:
@@ -144,29 +134,22 @@ async def open_ours(
     return connection, RawPeer(theirs, is_client=True, received=rest)
 
 
+async def open_compressing(
+    nursery: trio.Nursery,
+) -> tuple[WebSocketConnection, WebSocketConnection]:
+    """A client and a server of ours that compress all messages."""
+    return await open_pair(nursery, client={"compression": ALL}, server={"compression": ALL})
+
+
 def compressed(peer: RawPeer, opcode: int, *payloads: bytes) -> bytes:
     """The frames of a compressed message."""
-    return b"".join(
-        peer.frame(
-            CONTINUATION if number else opcode,
-            payload,
-            fin=number == len(payloads) - 1,
-            rsv=0 if number else RSV1,
-        )
-        for number, payload in enumerate(payloads)
-    )
+    return peer.fragments(opcode, *payloads, rsv=RSV1)
 
 
 def cut(data: bytes, count: int) -> list[bytes]:
     """The data in so many parts."""
     ends = [len(data) * number // count for number in range(count + 1)]
     return [data[start:end] for start, end in zip(ends, ends[1:])]
-
-
-async def received_frame(peer: RawPeer) -> Frame:
-    found = await peer.receive()
-    assert found is not None
-    return found
 
 
 async def refused(call: Awaitable[object]) -> int:
@@ -356,7 +339,7 @@ async def test_a_message_is_compressed_as_a_whole(
     codec = Codec()
     for _ in range(2):
         await ours.send_message(message)
-        sent = await received_frame(peer)
+        sent = await peer.receive_frame()
         assert (sent.opcode, sent.fin, sent.rsv) == (
             TEXT if isinstance(message, str) else BINARY,
             True,
@@ -374,11 +357,11 @@ async def test_a_message_below_the_threshold_is_sent_as_it_is(
     for message in ("a" * 9, "ä" * 4, b"b" * 9):
         await ours.send_message(message)
         payload = message.encode() if isinstance(message, str) else message
-        sent = await received_frame(peer)
+        sent = await peer.receive_frame()
         assert (sent.payload, sent.rsv) == (payload, 0)
     for message in ("a" * 10, "ä" * 5, b"b" * 10):
         await ours.send_message(message)
-        assert (await received_frame(peer)).rsv == RSV1
+        assert (await peer.receive_frame()).rsv == RSV1
 
 
 @both_sides
@@ -390,7 +373,7 @@ async def test_a_message_may_be_sent_uncompressed(
     codec = Codec()
     message = b"abc" * size
     await ours.send_message(message)
-    assert codec.inflate((await received_frame(peer)).payload) == message
+    assert codec.inflate((await peer.receive_frame()).payload) == message
     await ours.send_message(message, compress=False)
     assert await peer.receive() == (BINARY, message, True, 0)
     await ours.send_message([message, b""], compress=False)
@@ -398,7 +381,7 @@ async def test_a_message_may_be_sent_uncompressed(
     assert await peer.receive() == (CONTINUATION, b"", False, 0)
     assert await peer.receive() == (CONTINUATION, b"", True, 0)
     await ours.send_message(message)
-    assert codec.inflate((await received_frame(peer)).payload) == message
+    assert codec.inflate((await peer.receive_frame()).payload) == message
 
 
 @both_sides
@@ -429,7 +412,7 @@ async def test_context_takeover_makes_an_equal_message_smaller(
         ours, peer = await open_ours(nursery, side, compression=settings, agreed=agreed)
         for _ in range(2):
             await ours.send_message(message)
-            sizes.append(len((await received_frame(peer)).payload))
+            sizes.append(len((await peer.receive_frame()).payload))
     assert sizes[1] < 20
     assert sizes[0] > 1000
     assert sizes[2] == sizes[3] > 1000
@@ -450,25 +433,25 @@ async def test_the_pieces_of_a_message_are_compressed_one_by_one(
         yield "second " * 10
 
     nursery.start_soon(ours.send_message, pieces())
-    sent = await received_frame(peer)
+    sent = await peer.receive_frame()
     assert (sent.opcode, sent.fin, sent.rsv) == (TEXT, False, RSV1)
     assert codec.inflate_piece(sent.payload) == b"first " * 10  # before the second is made
     more.set()
-    rest = [await received_frame(peer) for _ in range(3)]
+    rest = [await peer.receive_frame() for _ in range(3)]
     assert {(found.opcode, found.rsv) for found in rest} == {(CONTINUATION, 0)}
     assert [found.fin for found in rest] == [False, False, True]
     assert codec.inflate_piece(rest[0].payload) == b""
     assert codec.inflate_piece(rest[1].payload) == b"second " * 10
     assert codec.inflate(rest[2].payload) == b""
     await ours.send_message("first " * 100)
-    assert codec.inflate((await received_frame(peer)).payload) == b"first " * 100
+    assert codec.inflate((await peer.receive_frame()).payload) == b"first " * 100
 
 
 @both_sides
 async def test_a_message_without_pieces_is_an_empty_one(nursery: trio.Nursery, side: str) -> None:
     ours, peer = await open_ours(nursery, side)
     await ours.send_message([])
-    sent = await received_frame(peer)
+    sent = await peer.receive_frame()
     assert (sent.opcode, sent.fin, sent.rsv) == (BINARY, True, RSV1)
     assert Codec().inflate(sent.payload) == b""
 
@@ -502,9 +485,7 @@ class Gate:
 async def test_a_large_message_is_compressed_beside_other_tasks(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     gate = Gate(monkeypatch)
     sending = Call(nursery, client.send_message, LARGE)
     await gate.reached()
@@ -526,9 +507,7 @@ async def test_a_large_message_is_compressed_beside_other_tasks(
 async def test_a_large_piece_is_compressed_beside_other_tasks(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     gate = Gate(monkeypatch)
     sending = Call(nursery, client.send_message, [LARGE, LARGE])
     await gate.reached()
@@ -543,9 +522,7 @@ async def test_a_large_piece_is_compressed_beside_other_tasks(
 async def test_a_large_message_that_is_cancelled_is_sent_whole_or_not_at_all(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     gate = Gate(monkeypatch)
     with trio.CancelScope() as scope:
         if when == "before":
@@ -570,9 +547,7 @@ async def test_a_large_message_that_is_cancelled_is_sent_whole_or_not_at_all(
 async def test_the_connection_is_closed_while_a_large_message_is_compressed(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     gate = Gate(monkeypatch)
     sending = Call(nursery, client.send_message, LARGE)
     await gate.reached()
@@ -590,26 +565,16 @@ async def test_others_run_while_messages_are_compressed(
 ) -> None:
     ours, peer = await open_ours(nursery, "client")
     message = b"all work and no play" * 5000
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    async with trio.open_nursery() as inner:
-        inner.start_soon(count)
+    async with turns_of_another() as turns:
         if in_pieces:
             await ours.send_message([message] * 20)
         else:
             for _ in range(20):
                 await ours.send_message(message)
-        inner.cancel_scope.cancel()
-    assert turns >= 15
+        assert turns() >= 15
     codec = Codec()
     for number in range(20):
-        sent = await received_frame(peer)
+        sent = await peer.receive_frame()
         assert sent.rsv == (0 if in_pieces and number else RSV1)
         inflate = codec.inflate_piece if in_pieces else codec.inflate
         assert inflate(sent.payload) == message
@@ -860,9 +825,7 @@ async def test_after_our_close_a_compressed_message_is_ignored(
 
 
 async def test_statistics_tell_what_compression_saves(nursery: trio.Nursery) -> None:
-    client, server = await open_pair(
-        nursery, client={"compression": ALL}, server={"compression": ALL}
-    )
+    client, server = await open_compressing(nursery)
     await client.send_message("ä" * 1000)
     await client.send_message(["ä" * 400, "ä" * 600])
     await client.send_message(iter([bytes(500)]))
@@ -1590,19 +1553,9 @@ async def receive_huge(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawP
 async def test_others_run_while_a_huge_message_is_inflated(nursery: trio.Nursery) -> None:
     ours, peer = await receive_huge(nursery)
     await peer.send(compressed(peer, TEXT, Codec(bits=15).deflate(HUGE)))
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    async with trio.open_nursery() as inner:
-        inner.start_soon(count)
+    async with turns_of_another() as turns:
         assert await ours.get_message() == HUGE.decode()
-        inner.cancel_scope.cancel()
-    assert turns >= len(IN_STEPS)
+        assert turns() >= len(IN_STEPS)
 
 
 async def test_a_huge_message_that_nobody_wants_yet_is_inflated(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import importlib
 import importlib.util
 import math
@@ -17,7 +17,7 @@ from typing import Any, Callable, Iterable, Iterator
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given, strategies as st
 from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
@@ -33,22 +33,15 @@ from trio_websocket._extensions import (
     offer,
 )
 
+from . import peer
+from .deflating import TAIL, WIDE, agreed, deterministic, random_bytes
+
 HELLO = bytes.fromhex("f2 48 cd c9 c9 07 00")  # "Hello" (RFC 7692, 7.2.3.1)
 HELLO_AGAIN = bytes.fromhex("f2 00 11 00 00")  # with the window of the first (7.2.3.2)
 HELLO_STORED = bytes.fromhex("00 05 00 fa ff 48 65 6c 6c 6f 00")  # 7.2.3.3
 HELLO_FINAL = bytes.fromhex("f3 48 cd c9 c9 07 00 00")  # 7.2.3.4
 HELLO_IN_TWO = bytes.fromhex("f2 48 05 00 00 00 ff ff ca c9 c9 07 00")  # 7.2.3.5
 EMPTY = b"\x00"  # 7.2.3.6
-TAIL = b"\x00\x00\xff\xff"
-
-WIDE = PerMessageDeflate(window_bits=15)
-deterministic = hypothesis_settings(derandomize=True, deadline=None, database=None, max_examples=60)
-
-
-def agreed(
-    client_bits: int = 15, server_bits: int = 15, client_resets: bool = False, resets: bool = False
-) -> DeflateParameters:
-    return DeflateParameters(client_bits, server_bits, client_resets, resets)
 
 
 AGREED = agreed()
@@ -62,15 +55,6 @@ def server(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WID
 
 def client(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> Deflate:
     return Deflate(agreed, settings, is_client=True)
-
-
-def random_bytes(size: int) -> bytes:
-    """The same ones each time."""
-    state, blocks = b"seed", []
-    for _ in range(size // 64 + 1):
-        state = hashlib.sha512(state).digest()
-        blocks.append(state)
-    return b"".join(blocks)[:size]
 
 
 # -- which zlib is in use
@@ -517,25 +501,9 @@ def test_what_zlib_may_write_is_read(data: st.DataObject, takeover: bool) -> Non
 
 # -- the extension for wsproto
 
-FIN, RSV1, RSV2 = 0x80, 0x40, 0x20
+RSV1, RSV2 = 4, 2
 KEY = b"\x11\x22\x33\x44"
-
-
-def frame(
-    opcode: int, payload: bytes = b"", *, fin: bool = True, bits: int = 0, masked: bool = True
-) -> bytes:
-    """A frame of a client, unless it is not masked."""
-    first = bytes([opcode | (FIN if fin else 0) | bits])
-    mask = 0x80 if masked else 0
-    if len(payload) < 126:
-        head = first + bytes([mask | len(payload)])
-    elif len(payload) < 2**16:
-        head = first + bytes([mask | 126]) + len(payload).to_bytes(2, "big")
-    else:
-        head = first + bytes([mask | 127]) + len(payload).to_bytes(8, "big")
-    if not masked:
-        return head + payload
-    return head + KEY + bytes(byte ^ KEY[i % 4] for i, byte in enumerate(payload))
+frame = functools.partial(peer.frame, key=KEY)  # of a client
 
 
 def connection(
@@ -580,10 +548,10 @@ TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
 def test_compressed_and_other_messages_fragments_and_controls(size: int) -> None:
     data = b"".join(
         [
-            frame(TEXT, HELLO, bits=RSV1),
+            frame(TEXT, HELLO, rsv=RSV1),
             frame(TEXT, b"plain"),
-            frame(BINARY, HELLO_AGAIN, bits=RSV1),
-            frame(BINARY, HELLO_FINAL[:3], fin=False, bits=RSV1),
+            frame(BINARY, HELLO_AGAIN, rsv=RSV1),
+            frame(BINARY, HELLO_FINAL[:3], fin=False, rsv=RSV1),
             frame(Opcode.PING, HELLO),
             frame(CONTINUATION, fin=False),
             frame(Opcode.PONG),
@@ -592,12 +560,12 @@ def test_compressed_and_other_messages_fragments_and_controls(size: int) -> None
             frame(TEXT, b"pl", fin=False),
             frame(Opcode.PING, b""),
             frame(CONTINUATION, b"ain"),
-            frame(TEXT, EMPTY, bits=RSV1),
-            frame(TEXT, fin=False, bits=RSV1),
+            frame(TEXT, EMPTY, rsv=RSV1),
+            frame(TEXT, fin=False, rsv=RSV1),
             frame(CONTINUATION, HELLO),
-            frame(BINARY, b"", bits=RSV1),
+            frame(BINARY, b"", rsv=RSV1),
             frame(BINARY, b""),
-            frame(TEXT, HELLO_IN_TWO, bits=RSV1),
+            frame(TEXT, HELLO_IN_TWO, rsv=RSV1),
             frame(Opcode.CLOSE, b"\x03\xe8"),
         ]
     )
@@ -623,7 +591,7 @@ def test_a_client_receives_what_a_server_compressed() -> None:
     ws = connection(agreed=agreed(9, 15), is_client=True)
     text = random_bytes(2**14)
     sender = server(agreed(9, 15))
-    data = b"".join(frame(BINARY, sender.deflate(text), bits=RSV1, masked=False) for _ in range(3))
+    data = b"".join(frame(BINARY, sender.deflate(text), rsv=RSV1, key=None) for _ in range(3))
     assert received(ws, data) == [text] * 3
 
 
@@ -631,19 +599,19 @@ def test_a_client_receives_what_a_server_compressed() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        frame(TEXT, HELLO, fin=False, bits=RSV1) + frame(CONTINUATION, HELLO, bits=RSV1),
-        frame(TEXT, b"plain", fin=False) + frame(CONTINUATION, HELLO, bits=RSV1),
-        frame(CONTINUATION, HELLO, bits=RSV1),
+        frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(CONTINUATION, HELLO, rsv=RSV1),
+        frame(TEXT, b"plain", fin=False) + frame(CONTINUATION, HELLO, rsv=RSV1),
+        frame(CONTINUATION, HELLO, rsv=RSV1),
         frame(CONTINUATION, HELLO),
-        frame(TEXT, HELLO, bits=RSV1 | RSV2),
-        frame(TEXT, HELLO, bits=RSV2),
-        frame(Opcode.PING, HELLO, bits=RSV1),
-        frame(Opcode.CLOSE, HELLO, bits=RSV1),
-        frame(TEXT, HELLO, fin=False, bits=RSV1) + frame(Opcode.PONG, HELLO, bits=RSV1),
+        frame(TEXT, HELLO, rsv=RSV1 | RSV2),
+        frame(TEXT, HELLO, rsv=RSV2),
+        frame(Opcode.PING, HELLO, rsv=RSV1),
+        frame(Opcode.CLOSE, HELLO, rsv=RSV1),
+        frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(Opcode.PONG, HELLO, rsv=RSV1),
         # Before what is in the second message is looked at:
-        frame(TEXT, HELLO, fin=False, bits=RSV1) + frame(TEXT, b"\xff", bits=RSV1),
-        frame(TEXT, HELLO, fin=False, bits=RSV1) + frame(TEXT, HELLO),
-        frame(TEXT, b"plain", fin=False) + frame(BINARY, b"\xff", bits=RSV1),
+        frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(TEXT, b"\xff", rsv=RSV1),
+        frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(TEXT, HELLO),
+        frame(TEXT, b"plain", fin=False) + frame(BINARY, b"\xff", rsv=RSV1),
     ],
 )
 def test_what_breaks_the_protocol(data: bytes, size: int) -> None:
@@ -655,11 +623,11 @@ def test_what_breaks_the_protocol(data: bytes, size: int) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        frame(BINARY, b"\xff", bits=RSV1),
-        frame(BINARY, HELLO[:-1], bits=RSV1),
-        frame(BINARY, HELLO[:3], fin=False, bits=RSV1) + frame(CONTINUATION),
-        frame(BINARY, HELLO_AGAIN, bits=RSV1),
-        frame(TEXT, server().deflate(b"\xe4"), bits=RSV1),  # not UTF-8
+        frame(BINARY, b"\xff", rsv=RSV1),
+        frame(BINARY, HELLO[:-1], rsv=RSV1),
+        frame(BINARY, HELLO[:3], fin=False, rsv=RSV1) + frame(CONTINUATION),
+        frame(BINARY, HELLO_AGAIN, rsv=RSV1),
+        frame(TEXT, server().deflate(b"\xe4"), rsv=RSV1),  # not UTF-8
     ],
 )
 def test_bad_data(data: bytes, size: int, agreed: DeflateParameters) -> None:
@@ -668,18 +636,18 @@ def test_bad_data(data: bytes, size: int, agreed: DeflateParameters) -> None:
 
 
 def test_the_size_of_each_message_is_limited() -> None:
-    data = frame(TEXT, HELLO, bits=RSV1) + frame(TEXT, HELLO_AGAIN, bits=RSV1)
+    data = frame(TEXT, HELLO, rsv=RSV1) + frame(TEXT, HELLO_AGAIN, rsv=RSV1)
     assert received(connection(5), data) == ["Hello", "Hello"]
     assert received(connection(5.5), data) == ["Hello", "Hello"]
     assert received(connection(4), data) == [CloseReason.MESSAGE_TOO_BIG]
     assert received(connection(0), data) == [CloseReason.MESSAGE_TOO_BIG]
-    assert received(connection(0), frame(TEXT, EMPTY, bits=RSV1)) == [""]
+    assert received(connection(0), frame(TEXT, EMPTY, rsv=RSV1)) == [""]
 
 
 def test_a_limit_that_was_lowered_below_what_was_decompressed() -> None:
     extension = DeflateExtension(server())
     ws = Connection(ConnectionType.SERVER, extensions=[extension])
-    assert received(ws, frame(TEXT, HELLO, fin=False, bits=RSV1)) == []
+    assert received(ws, frame(TEXT, HELLO, fin=False, rsv=RSV1)) == []
     extension.max_size = 3
     assert received(ws, frame(CONTINUATION)) == [CloseReason.MESSAGE_TOO_BIG]
 
@@ -688,7 +656,7 @@ def test_a_limit_that_was_lowered_below_what_was_decompressed() -> None:
 def test_a_bomb_in_fragments(size: int) -> None:
     bomb = client().deflate(bytes(2**24))
     first, *rest = (bomb[at : at + size] for at in range(0, len(bomb), size))
-    data = frame(BINARY, first, fin=False, bits=RSV1)
+    data = frame(BINARY, first, fin=False, rsv=RSV1)
     data += b"".join(frame(CONTINUATION, part, fin=False) for part in rest)
     ws = connection(2**20)
     with traced() as memory:
@@ -730,7 +698,7 @@ def test_any_messages_in_any_frames_and_chunks(data: st.DataObject, takeover: bo
                 CONTINUATION if number else BINARY,
                 part,
                 fin=number == len(parts) - 1,
-                bits=RSV1 if is_compressed and not number else 0,
+                rsv=RSV1 if is_compressed and not number else 0,
             )
             stream += data.draw(CONTROLS)
     found = received(connection(agreed=agreed), stream, size=data.draw(st.integers(500, 10**5)))

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given, strategies as st
 
 from trio_websocket._extensions import (
     DeflateParameters,
@@ -18,20 +18,13 @@ from trio_websocket._extensions import (
     parse_extensions,
 )
 
+from .deflating import WIDE, agreed, deterministic
+
 CHROME = b"permessage-deflate; client_max_window_bits"
 FIREFOX = b"permessage-deflate"
 # What websockets offers by default.
 WEBSOCKETS = b"permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
 BOTH_RESETS = b"; server_no_context_takeover; client_no_context_takeover"
-
-WIDE = PerMessageDeflate(window_bits=15)
-deterministic = hypothesis_settings(derandomize=True, deadline=None, database=None, max_examples=60)
-
-
-def agreed(
-    client_bits: int = 15, server_bits: int = 15, client_resets: bool = False, resets: bool = False
-) -> DeflateParameters:
-    return DeflateParameters(client_bits, server_bits, client_resets, resets)
 
 
 # -- settings

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import socket
 import tracemalloc
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 import trio
@@ -32,7 +31,6 @@ from trio_websocket import (
     connect_websocket_url,
     open_websocket,
     open_websocket_url,
-    serve_websocket,
     wrap_client_stream,
     wrap_server_stream,
 )
@@ -61,59 +59,20 @@ from .peer import (
     tcp_pair,
     tls_contexts,
 )
+from .servers import (
+    Names,
+    Script,
+    ask,
+    assert_serves,
+    connect,
+    echo,
+    receive_to_end,
+    start,
+    start_accepting,
+)
 
 if TYPE_CHECKING:
     from trio.abc import Stream
-
-Handler = Callable[[WebSocketRequest], Awaitable[object]]
-
-
-async def echo(request: WebSocketRequest) -> None:
-    ws = await request.accept()
-    while True:
-        await ws.send_message(await ws.get_message())
-
-
-async def serve(nursery: trio.Nursery, handler: Handler = echo, **options: Any) -> int:
-    """Serve on 127.0.0.1; the port."""
-    server: WebSocketServer = await nursery.start(
-        functools.partial(serve_websocket, handler, "127.0.0.1", 0, None, **options)
-    )
-    return server.port
-
-
-async def assert_serves(port: int) -> None:
-    """The server still works."""
-    with trio.fail_after(5):
-        async with open_websocket_url(f"ws://127.0.0.1:{port}/echo") as ws:
-            await ws.send_message("still there?")
-            assert await ws.get_message() == "still there?"
-
-
-async def connect(port: int, *data: bytes) -> RawPeer:
-    """A raw client that is accepted, and sends data in one segment with its request."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
-    await stream.send_all(REQUEST + b"".join(data))
-    head, rest = await read_head(stream)
-    assert head.startswith(b"HTTP/1.1 101 ")
-    return RawPeer(stream, is_client=True, received=rest)
-
-
-async def ask(port: int, request: bytes) -> bytes:
-    """Send a request that is refused; the answer, up to the end of the stream."""
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(request)
-        return await receive_to_end(stream)
-
-
-async def receive_to_end(stream: Stream) -> bytes:
-    data = b""
-    with trio.fail_after(5):
-        while True:
-            received = await stream.receive_some()
-            if not received:
-                return data
-            data += received
 
 
 async def frames_to_end(peer: RawPeer) -> list[Frame]:
@@ -134,19 +93,9 @@ def with_header(line: bytes, request: bytes = REQUEST) -> bytes:
     return b"\r\n".join([*lines, line, b"", b""])
 
 
-async def raw_server(
-    nursery: trio.Nursery, script: Callable[[RawPeer], Awaitable[object]], *headers: bytes
-) -> str:
+async def raw_server(nursery: trio.Nursery, script: Script, *headers: bytes) -> str:
     """A server that accepts, and then does what the script says; the URL."""
-
-    async def run(stream: Stream) -> None:
-        async with stream:
-            request, rest = await read_head(stream)
-            await stream.send_all(accepting(request, *headers))
-            with contextlib.suppress(trio.BrokenResourceError):
-                await script(RawPeer(stream, is_client=False, received=rest))
-
-    return f"ws://127.0.0.1:{await start_raw_server(nursery, run)}/"
+    return f"ws://127.0.0.1:{await start_accepting(nursery, script, *headers)}/"
 
 
 async def answering(nursery: trio.Nursery, answer: bytes) -> str:
@@ -186,7 +135,7 @@ async def peak_memory() -> Any:
 async def test_a_byte_outside_ascii_in_a_header_is_answered_and_the_server_lives(
     nursery: trio.Nursery, header: bytes
 ) -> None:
-    port = await serve(nursery)
+    port = await start(nursery)
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(with_header(header))
         head, _ = await read_head(stream)
@@ -194,19 +143,19 @@ async def test_a_byte_outside_ascii_in_a_header_is_answered_and_the_server_lives
     await assert_serves(port)
 
 
-async def test_a_ping_after_our_close_is_ignored_and_the_server_lives(
-    nursery: trio.Nursery,
+@pytest.mark.parametrize("late", [Frame(PING, b"too late"), Frame(BINARY, bytes(101))])
+async def test_what_comes_after_our_close_is_ignored_and_the_server_lives(
+    nursery: trio.Nursery, late: Frame
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
         if request.path == "/echo":
             await echo(request)
         await request.accept()
 
-    port = await serve(nursery, handler)
+    port = await start(nursery, handler, max_message_size=100)
     peer = await connect(port)
-    received = await peer.receive()
-    assert received == (CLOSE, close_payload(1000), True, 0)
-    await peer.send(peer.frame(PING, b"too late"), peer.frame(CLOSE, close_payload(1000)))
+    assert await peer.receive() == (CLOSE, close_payload(1000), True, 0)
+    await peer.send(peer.frame(late.opcode, late.payload), peer.frame(CLOSE, close_payload(1000)))
     assert await frames_to_end(peer) == []
     await assert_serves(port)
 
@@ -214,33 +163,17 @@ async def test_a_ping_after_our_close_is_ignored_and_the_server_lives(
 async def test_two_oversize_messages_in_one_segment_get_one_1009_and_the_server_lives(
     nursery: trio.Nursery,
 ) -> None:
-    port = await serve(nursery, max_message_size=100)
+    port = await start(nursery, max_message_size=100)
     peer = await connect(port)
     await peer.send(peer.frame(BINARY, bytes(101)), peer.frame(BINARY, bytes(101)))
     assert codes(await frames_to_end(peer)) == [1009]
     await assert_serves(port)
 
 
-async def test_an_oversize_message_while_closing_is_ignored_and_the_server_lives(
-    nursery: trio.Nursery,
-) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        if request.path == "/echo":
-            await echo(request)
-        await request.accept()
-
-    port = await serve(nursery, handler, max_message_size=100)
-    peer = await connect(port)
-    assert await peer.receive() == (CLOSE, close_payload(1000), True, 0)
-    await peer.send(peer.frame(BINARY, bytes(101)), peer.frame(CLOSE, close_payload(1000)))
-    assert await frames_to_end(peer) == []
-    await assert_serves(port)
-
-
 async def test_a_malformed_request_of_a_client_that_is_gone_leaves_the_server_alive(
     nursery: trio.Nursery,
 ) -> None:
-    port = await serve(nursery)
+    port = await start(nursery)
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     await stream.send_all(b"nonsense\r\n\r\n")
     reset(stream)
@@ -266,7 +199,7 @@ async def test_a_reset_before_accept_is_a_lost_connection_and_the_server_lives(
 
     errors: list[ConnectionClosed] = []
     gone, done = trio.Event(), trio.Event()
-    port = await serve(nursery, handler)
+    port = await start(nursery, handler)
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     await stream.send_all(REQUEST)
     await trio.testing.wait_all_tasks_blocked()
@@ -284,7 +217,7 @@ async def test_a_reset_before_accept_is_a_lost_connection_and_the_server_lives(
 async def test_connection_closed_that_escapes_a_handler_leaves_the_server_alive(
     nursery: trio.Nursery,
 ) -> None:
-    port = await serve(nursery)
+    port = await start(nursery)
     reset((await connect(port)).stream)
     peer = await connect(port)
     await peer.send_close(1001)
@@ -410,7 +343,7 @@ async def test_aclose_in_a_handler_obeys_disconnect_timeout(nursery: trio.Nurser
         done.set()
 
     done = trio.Event()
-    port = await serve(nursery, handler, disconnect_timeout=0.1)
+    port = await start(nursery, handler, disconnect_timeout=0.1)
     peer = await connect(port)
     with trio.fail_after(2):
         await done.wait()
@@ -429,8 +362,7 @@ async def test_a_second_aclose_at_the_same_time_waits_for_the_end_as_well(
     async with trio.open_nursery() as both:
         both.start_soon(close)
         both.start_soon(close)
-        received = await peer.receive()
-        assert received is not None
+        await peer.receive_frame()
         await trio.testing.wait_all_tasks_blocked()
         assert closed == []
         await peer.send_close(1000)
@@ -450,8 +382,7 @@ async def test_a_ping_wakes_when_the_connection_ends(nursery: trio.Nursery, endi
     with trio.fail_after(5):
         async with peer.stream, trio.open_nursery() as pinging:
             pinging.start_soon(ping)
-            received = await peer.receive()
-            assert received is not None
+            received = await peer.receive_frame()
             assert received.opcode == PING
             if ending == "reset":
                 reset(peer.stream)
@@ -515,7 +446,7 @@ async def test_a_client_that_is_gone_during_the_handshake_holds_no_task(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as handlers:
-        port = await serve(nursery, handler_nursery=handlers)
+        port = await start(nursery, handler_nursery=handlers)
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.send_all(REQUEST[:-2])
         await trio.testing.wait_all_tasks_blocked()
@@ -532,7 +463,7 @@ async def no_tasks(nursery: trio.Nursery) -> None:
 
 async def test_plain_http_is_answered_and_holds_no_task(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as handlers:
-        port = await serve(nursery, handler_nursery=handlers)
+        port = await start(nursery, handler_nursery=handlers)
         answer = await ask(port, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 426 ")
         with trio.fail_after(2):
@@ -562,7 +493,7 @@ async def test_what_is_sent_before_accept_is_stopped_by_the_kernel(nursery: trio
     async def handler(request: WebSocketRequest) -> None:
         await trio.sleep_forever()
 
-    port = await serve(nursery, handler)
+    port = await start(nursery, handler)
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     chunk = frame(BINARY, bytes(2**16), mask=True)
     sent = 0
@@ -707,7 +638,7 @@ async def test_a_protocol_error_is_told_to_the_peer(
 
 
 async def test_an_unmasked_frame_of_a_client_is_told_to_it(nursery: trio.Nursery) -> None:
-    port = await serve(nursery)
+    port = await start(nursery)
     peer = await connect(port, b"\x81\x00")
     assert codes(await frames_to_end(peer)) == [1002]
 
@@ -725,14 +656,15 @@ async def test_aclose_with_a_code_of_the_application_is_reported_with_it(
     assert ws.closed == CloseReason(4001, "enough")
 
 
-async def test_the_peer_of_an_aclose_with_a_code_of_the_application_sees_it(
-    nursery: trio.Nursery,
+@pytest.mark.parametrize(("code", "reason"), [(4001, "enough"), (1014, None)])
+async def test_the_peer_of_an_aclose_with_a_code_sees_it(
+    nursery: trio.Nursery, code: int, reason: str | None
 ) -> None:
     client, server = await open_pair(nursery, "tcp")
-    await client.aclose(4001, "enough")
+    await client.aclose(code, reason)
     with pytest.raises(ConnectionClosed) as caught:
         await server.get_message()
-    assert caught.value.reason == CloseReason(4001, "enough")
+    assert caught.value.reason == CloseReason(code, reason)
 
 
 @pytest.mark.parametrize("code", [-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 70000])
@@ -748,18 +680,10 @@ async def test_a_close_code_that_must_not_be_sent_is_refused(
 
 
 async def test_close_code_1014_is_accepted_from_a_peer(nursery: trio.Nursery) -> None:
-    port = await serve(nursery)
+    port = await start(nursery)
     peer = await connect(port)
     await peer.send_close(1014, "bad gateway")
     assert codes(await frames_to_end(peer)) == [1014]
-
-
-async def test_close_code_1014_can_be_sent(nursery: trio.Nursery) -> None:
-    client, server = await open_pair(nursery, "tcp")
-    await client.aclose(1014)
-    with pytest.raises(ConnectionClosed) as caught:
-        await server.get_message()
-    assert caught.value.reason == CloseReason(1014, None)
 
 
 async def test_1006_says_that_the_connection_was_reset(nursery: trio.Nursery) -> None:
@@ -826,24 +750,10 @@ async def test_an_error_of_a_handler_closes_with_1011() -> None:
 
 async def test_a_cancelled_server_closes_with_1001() -> None:
     async with trio.open_nursery() as serving:
-        peer = await connect(await serve(serving))
+        peer = await connect(await start(serving))
         await trio.testing.wait_all_tasks_blocked()
         serving.cancel_scope.cancel()
     assert codes(await frames_to_end(peer)) == [1001]
-
-
-class Names(trio.abc.HostnameResolver):
-    """Every name and port leads to one port of this machine."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        trio.socket.set_custom_hostname_resolver(self)
-
-    async def getaddrinfo(self, host: Any, port: Any, *hints: Any, **_: Any) -> Any:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", self.port))]
-
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> NoReturn:
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize(
@@ -877,7 +787,7 @@ async def sent_to_server(nursery: trio.Nursery, url: str, **keywords: Any) -> by
 
     requests: list[bytes] = []
     is_secure = url.startswith("wss:")
-    Names(await start_raw_server(nursery, reject, use_tls=is_secure))
+    Names(("127.0.0.1", await start_raw_server(nursery, reject, use_tls=is_secure)))
     context = tls_contexts()[0] if is_secure else None
     with trio.fail_after(5), pytest.raises(ConnectionRejected):
         await connect_websocket_url(nursery, url, context, **keywords)
@@ -927,7 +837,7 @@ async def test_a_request_and_its_connection_have_all_headers(nursery: trio.Nurse
         found.append(list(ws.handshake_headers))
 
     found: list[Any] = []
-    port = await serve(nursery, handler)
+    port = await start(nursery, handler)
     request = with_header(b"Sec-WebSocket-Protocol: chat")
     request = with_header(b"Sec-WebSocket-Extensions: permessage-deflate", request)
     stream = await trio.open_tcp_stream("127.0.0.1", port)
@@ -955,7 +865,7 @@ async def test_a_request_and_its_connection_have_all_headers(nursery: trio.Nurse
 async def test_repeated_connection_and_upgrade_headers_are_accepted(
     nursery: trio.Nursery, lines: bytes
 ) -> None:
-    port = await serve(nursery)
+    port = await start(nursery)
     request = REQUEST.replace(b"Connection: Upgrade", lines)
     if b"Upgrade: h2c" in lines:
         request = request.replace(b"Upgrade: websocket\r\n", b"", 1)
@@ -993,7 +903,7 @@ async def test_repeated_connection_and_upgrade_headers_of_a_server_are_accepted(
 async def test_a_bad_key_and_http_1_0_are_refused(
     nursery: trio.Nursery, change: tuple[bytes, bytes]
 ) -> None:
-    port = await serve(nursery)
+    port = await start(nursery)
     answer = await ask(port, REQUEST.replace(*change))
     assert answer.startswith(b"HTTP/1.1 400 ")
 
@@ -1104,11 +1014,10 @@ async def test_opening_leaves_the_headers_of_the_caller_alone(nursery: trio.Nurs
 async def test_the_size_limit_counts_bytes(
     nursery: trio.Nursery, characters: int, fits: bool
 ) -> None:
-    port = await serve(nursery, max_message_size=100)
+    port = await start(nursery, max_message_size=100)
     text = ("\u00fc" * characters).encode()
     peer = await connect(port, frame(TEXT, text, mask=True))
-    received = await peer.receive()
-    assert received is not None
+    received = await peer.receive_frame()
     assert received.opcode == (TEXT if fits else CLOSE)
     assert received.payload == text if fits else codes([received]) == [1009]
     reset(peer.stream)
@@ -1118,12 +1027,11 @@ async def test_the_size_limit_counts_bytes(
 async def test_the_size_limit_counts_the_bytes_of_fragments(
     nursery: trio.Nursery, characters: int, fits: bool
 ) -> None:
-    port = await serve(nursery, max_message_size=100)
+    port = await start(nursery, max_message_size=100)
     text = ("\u00fc" * characters).encode()
     first = frame(TEXT, text[:51], fin=False, mask=True)  # a character is cut in two
     peer = await connect(port, first, frame(CONTINUATION, text[51:], mask=True))
-    received = await peer.receive()
-    assert received is not None
+    received = await peer.receive_frame()
     assert received.opcode == (TEXT if fits else CLOSE)
     reset(peer.stream)
 

@@ -18,7 +18,6 @@ from wsproto.events import Ping
 
 from tools.fuzz import edge, guided, sansio
 from tools.fuzz.__main__ import Fuzzer, main
-from tools.fuzz.frames import CONTINUATION, TEXT, frame
 from tools.fuzz.handshakes import KEY, request, response
 from tools.fuzz.model import Verdict, Violation, check_refusal, judge
 from tools.fuzz.targets import EDGE, SANS_IO, TARGETS, EdgeTarget, SansIOTarget, Target
@@ -28,8 +27,6 @@ from trio_websocket._deflate import Deflate, DeflateExtension
 from trio_websocket._options import Options
 from trio_websocket._protocol import NEED_DATA, PROGRESS, Event, Protocol
 from trio_websocket._server_handshake import BadRequest, ServerHandshake
-
-from .peer import open_pair
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.usefixtures("frozen_heap")]
 
@@ -310,29 +307,6 @@ def test_the_model_knows_the_rules(data: bytes, verdict: Verdict) -> None:
 # -- what it has found
 
 
-def chosen_by_cuts(data: bytes, options: Options) -> set[int]:
-    """The close codes for the data from a client, cut in two everywhere."""
-    codes = set()
-    for cut in range(len(data)):
-        protocol = Protocol(ConnectionType.SERVER, options)
-        for chunk in (data[:cut], data[cut:]):
-            protocol.receive_data(chunk)
-            while protocol.next_event() is PROGRESS:
-                pass
-        assert protocol.sent is not None
-        codes.add(protocol.sent.code)
-    return codes
-
-
-def test_a_fragment_too_many_is_refused_before_its_text_is_judged() -> None:
-    # An empty one was all there as soon as its head was, so that the code hung on the cuts.
-    rng = Random(1)
-    data = frame(rng, TEXT, b"\xf0", masked=True, fin=False)
-    data += frame(rng, CONTINUATION, b"", masked=True)
-    assert chosen_by_cuts(data, Options(max_fragments=1)) == {1009}
-    assert chosen_by_cuts(data, Options()) == {1007}
-
-
 def test_the_text_of_an_error_is_short() -> None:
     # It had the subprotocol that the server chose, whatever its size.
     key = [(b"Sec-WebSocket-Key", KEY)]
@@ -361,17 +335,3 @@ def test_a_length_of_many_digits_is_a_handshake_error_of_the_client() -> None:
     handshake.receive_data(b"HTTP/1.1 503 No\r\n" + DIGITS + b"\r\n\r\n")
     with pytest.raises(HandshakeError):
         handshake.result()
-
-
-@pytest.mark.parametrize("kind", ["memory", "socketpair"])
-async def test_a_queue_of_no_bytes_lets_one_message_through(
-    kind: str, autojump_clock: trio.testing.MockClock
-) -> None:
-    # Nothing was read at all.
-    async with trio.open_nursery() as nursery:
-        client, server = await open_pair(nursery, kind, server={"message_queue_bytes": 0})
-        async with client, server:
-            await client.send_message("one")
-            await client.send_message("two")
-            await trio.sleep(1)
-            assert [await server.get_message(), await server.get_message()] == ["one", "two"]

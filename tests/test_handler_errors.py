@@ -22,9 +22,10 @@ from trio_websocket import (
     connect_websocket_url,
     serve_websocket,
 )
+from trio_websocket._errors import leaves
 
 from .peer import REQUEST, TEXT, RawPeer, close_payload, reset
-from .test_server import (
+from .servers import (
     FailingListener,
     Handler,
     ask,
@@ -32,7 +33,6 @@ from .test_server import (
     connect,
     echo,
     last_words,
-    leaves,
     serve_while,
     start,
 )
@@ -81,7 +81,7 @@ async def failing_port(nursery: trio.Nursery, handler: Handler, errors: Any, **o
 async def assert_echoes(port: int) -> None:
     """The server goes on."""
     with trio.fail_after(5):
-        peer = await connect(port, REQUEST.replace(b"/", b"/echo", 1))
+        peer = await connect(port, request=REQUEST.replace(b"/", b"/echo", 1))
         await peer.send_frame(TEXT, b"hi")
         assert await peer.receive() == (TEXT, b"hi", True, 0)
         await peer.send_close(1000)
@@ -278,7 +278,7 @@ async def test_the_server_goes_on_after_any_number_of_errors(nursery: trio.Nurse
 
 async def test_the_other_connections_go_on(nursery: trio.Nursery) -> None:
     port = await failing_port(nursery, failing(), Errors())
-    peer = await connect(port, REQUEST.replace(b"/", b"/echo", 1))
+    peer = await connect(port, request=REQUEST.replace(b"/", b"/echo", 1))
     await be_good(port)
     await peer.send_frame(TEXT, b"hi")
     assert await peer.receive() == (TEXT, b"hi", True, 0)
@@ -562,7 +562,7 @@ async def test_a_cancelled_server_reports_nothing(caplog: pytest.LogCaptureFixtu
     errors = Errors()
     async with trio.open_nursery() as nursery:
         port = await failing_port(nursery, failing(), errors)
-        peer = await connect(port, REQUEST.replace(b"/", b"/echo", 1))
+        peer = await connect(port, request=REQUEST.replace(b"/", b"/echo", 1))
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert await last_words(peer) == [close_payload(1001)]

@@ -18,18 +18,15 @@ from .peer import (
     PAIRS,
     PING,
     PONG,
+    PROMPT,
+    PUSHING_BACK,
     TEXT,
     Call,
     Frame,
     RawPeer,
-    WrappedStream,
     close_payload,
-    memory_pair,
     open_client,
 )
-
-# Those where bytes arrive as they are sent, so that they go with a clock that jumps.
-PROMPT = ["memory", "lockstep", "socketpair", "tls-memory"]
 
 
 class Steps(trio.abc.Instrument):
@@ -52,10 +49,6 @@ def steps() -> Iterator[set[trio.lowlevel.Task]]:
     finally:
         trio.lowlevel.remove_instrument(instrument)
         instrument.tasks.discard(trio.lowlevel.current_task())
-
-
-def texts(peer: RawPeer, *payloads: str) -> bytes:
-    return b"".join(peer.frame(TEXT, payload.encode()) for payload in payloads)
 
 
 async def is_answered(peer: RawPeer, payload: bytes) -> bool:
@@ -83,7 +76,7 @@ async def test_on_a_socket_a_message_wakes_no_task_but_the_one_that_waits_for_it
     getting = Call(nursery, client.get_message)
     await wait_all_tasks_blocked()
     with steps() as tasks:
-        await peer.send(texts(peer, "message"))
+        await peer.send(peer.texts("message"))
         assert await getting.result() == "message"
     assert len(tasks) == 1
 
@@ -95,12 +88,12 @@ async def test_on_a_socket_reading_is_handed_back_to_the_next_task_that_waits(
     mock_clock.jump(0.02)
     await wait_all_tasks_blocked()  # now the connection's own task reads
     for number in range(2):  # it may be at the next message already
-        await peer.send(texts(peer, str(number)))
+        await peer.send(peer.texts(str(number)))
         assert await client.get_message() == str(number)
     getting = Call(nursery, client.get_message)
     await wait_all_tasks_blocked()
     with steps() as tasks:
-        await peer.send(texts(peer, "2"))
+        await peer.send(peer.texts("2"))
         assert await getting.result() == "2"
     assert len(tasks) == 1
 
@@ -115,7 +108,7 @@ async def test_tasks_that_wait_get_messages_in_order(
     for _ in range(5):
         getting.append(Call(nursery, client.get_message))
         await wait_all_tasks_blocked()
-    frames = [texts(peer, str(number)) for number in range(5)]
+    frames = [peer.texts(str(number)) for number in range(5)]
     for data in [b"".join(frames)] if in_one_write else frames:
         await peer.send(data)
     assert [await call.result() for call in getting] == ["0", "1", "2", "3", "4"]
@@ -125,7 +118,7 @@ async def test_messages_that_came_with_one_in_pieces_wait_until_that_is_done_wit
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery, "socketpair")
-    await peer.send(texts(peer, "1", "2", "3"))
+    await peer.send(peer.texts("1", "2", "3"))
     assert await client.get_message() == "1"
     async with client.receive_stream() as pieces:
         getting = Call(nursery, client.get_message)
@@ -142,7 +135,7 @@ async def test_texts_behind_one_that_was_taken_as_bytes_are_str(
     client, peer = await open_client(nursery, kind)
     getting: Call[object] = Call(nursery, client.get_message, False)
     await wait_all_tasks_blocked()
-    await peer.send(texts(peer, "1", "2", "3"))
+    await peer.send(peer.texts("1", "2", "3"))
     first: object = await getting.result()
     assert first == b"1"
     assert await client.get_message() == "2"
@@ -161,7 +154,7 @@ async def test_a_task_that_leaves_passes_the_wait_on(
         getting.append(Call(nursery, client.get_message))
         await wait_all_tasks_blocked()
     await getting.pop(leaving).cancel()
-    await peer.send(texts(peer, "first", "second"))
+    await peer.send(peer.texts("first", "second"))
     assert [await call.result() for call in getting] == ["first", "second"]
 
 
@@ -177,7 +170,7 @@ async def test_get_message_cancelled_while_it_waits_loses_nothing(
         getting = Call(nursery, client.get_message)
         await wait_all_tasks_blocked()
         await getting.cancel()
-        await peer.send(texts(peer, str(number)))
+        await peer.send(peer.texts(str(number)))
         assert await client.get_message() == str(number)
 
 
@@ -186,7 +179,7 @@ async def test_get_message_cancelled_in_the_middle_of_a_frame_loses_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
-    data = texts(peer, "message")
+    data = peer.texts("message")
     await peer.send(data[:4])
     getting = Call(nursery, client.get_message)
     await wait_all_tasks_blocked()
@@ -214,7 +207,7 @@ async def test_get_message_cancelled_together_with_the_arrival_loses_nothing(
         client, peer = await open_client(nursery, kind)
         getting = Call(nursery, client.get_message)
         await wait_all_tasks_blocked()
-        nursery.start_soon(peer.send, texts(peer, "message"))
+        nursery.start_soon(peer.send, peer.texts("message"))
         await trio.lowlevel.checkpoint()
         getting.scope.cancel()
         await wait_all_tasks_blocked()
@@ -226,7 +219,7 @@ async def test_get_message_cancelled_together_with_the_arrival_loses_nothing(
 
 async def test_get_message_cancelled_while_it_decodes_loses_nothing(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
-    await peer.send(peer.frame(PING) * 10 * FAIRNESS, texts(peer, "message"))
+    await peer.send(peer.frame(PING) * 10 * FAIRNESS, peer.texts("message"))
     getting = Call(nursery, client.get_message)
     while (await peer.receive()) != Frame(PONG):
         pass
@@ -266,7 +259,7 @@ async def test_a_ping_behind_a_message_is_answered_20_to_40_ms_after_that_was_ta
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=0)
     await trio.sleep(1)
-    await peer.send(texts(peer, "message"), peer.frame(PING))
+    await peer.send(peer.texts("message"), peer.frame(PING))
     await trio.sleep(1)
     assert await client.get_message() == "message"
     taken_at = trio.current_time()
@@ -279,7 +272,7 @@ async def test_a_ping_behind_a_message_is_answered_at_once_if_the_next_message_i
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
-    nursery.start_soon(peer.send, texts(peer, "message"), peer.frame(PING))
+    nursery.start_soon(peer.send, peer.texts("message"), peer.frame(PING))
     assert await client.get_message() == "message"
     Call(nursery, client.get_message)
     assert await peer.receive() == Frame(PONG)
@@ -294,7 +287,7 @@ async def test_a_task_that_takes_a_message_now_and_then_can_answer_before_a_clos
     client, peer = await open_client(nursery, kind, message_queue_size=20)
     getting = Call(nursery, client.get_message)
     await wait_all_tasks_blocked()
-    await peer.send(texts(peer, *map(str, range(9))), peer.frame(CLOSE, close_payload(1000)))
+    await peer.send(peer.texts(*map(str, range(9))), peer.frame(CLOSE, close_payload(1000)))
     assert await getting.result() == "0"
     for number in range(1, 9):
         await trio.sleep(0.015)  # less than the least that an application may be away
@@ -310,7 +303,7 @@ async def test_a_ping_that_came_with_a_message_for_a_task_that_left_is_answered(
     client, peer = await open_client(nursery, kind)
     getting = Call(nursery, client.get_message)
     await wait_all_tasks_blocked()
-    await peer.send(texts(peer, "message"), peer.frame(PING))
+    await peer.send(peer.texts("message"), peer.frame(PING))
     assert await getting.result() == "message"
     assert await peer.receive() == Frame(PONG)
 
@@ -353,7 +346,7 @@ async def test_a_connection_that_is_tended_needs_no_watch(
     client, peer = await open_client(nursery)
     await trio.sleep(0.041)
     assert system_tasks() == before
-    await peer.send(texts(peer, "message"))
+    await peer.send(peer.texts("message"))
     await client.get_message()
     assert system_tasks() == before + 1
 
@@ -378,7 +371,7 @@ async def test_no_more_is_decoded_than_there_is_room_for_messages(
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=size)
     answered = Call(nursery, peer.receive)
-    nursery.start_soon(peer.send, texts(peer, *map(str, range(room))), peer.frame(PING))
+    nursery.start_soon(peer.send, peer.texts(*map(str, range(room))), peer.frame(PING))
     await trio.sleep(1)
     assert answered.is_over == (room < size)
     for number in range(room):
@@ -386,13 +379,13 @@ async def test_no_more_is_decoded_than_there_is_room_for_messages(
     assert await answered.result() == Frame(PONG)
 
 
-@pytest.mark.parametrize("kind", ["lockstep", "socketpair", "tcp", "tls"])
+@pytest.mark.parametrize("kind", PUSHING_BACK)
 async def test_a_peer_is_stopped_while_messages_are_not_read(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
     message = "x" * 2**20
-    sending = Call(nursery, peer.send, texts(peer, *[message] * 4))
+    sending = Call(nursery, peer.send, peer.texts(*[message] * 4))
     await wait_all_tasks_blocked()
     assert not sending.is_over
     for _ in range(4):
@@ -447,7 +440,7 @@ async def test_what_came_before_the_end_is_there_long_after_it(
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=2)
     closing = peer.frame(CLOSE, close_payload(1000))
-    nursery.start_soon(peer.send, texts(peer, "1", "2", "3"), closing)
+    nursery.start_soon(peer.send, peer.texts("1", "2", "3"), closing)
     await trio.sleep(1)
     for number in range(3):
         assert await client.get_message() == str(number + 1)
@@ -468,37 +461,13 @@ async def test_every_task_that_waits_hears_of_the_end(
             await call.result()
 
 
-async def test_any_error_of_a_stream_is_the_end(nursery: trio.Nursery) -> None:
-    error = RuntimeError("not one of Trio's")
-
-    class Stream(WrappedStream):
-        is_broken = False
-
-        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-            data = await super().receive_some(max_bytes)
-            if self.is_broken:
-                raise error
-            return data
-
-    ours, theirs = await memory_pair()
-    stream = Stream(ours)
-    client, peer = await open_client(nursery, streams=(stream, theirs))
-    await peer.send(texts(peer, "before"))
-    assert await client.get_message() == "before"
-    stream.is_broken = True
-    await peer.send(texts(peer, "lost"))
-    with pytest.raises(ConnectionClosed) as excinfo:
-        await client.get_message()
-    assert excinfo.value.__cause__ is error
-
-
 async def test_the_memory_of_messages_that_wait_is_bounded(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(
         nursery, message_queue_size=math.inf, message_queue_bytes=10_000
     )
-    await peer.send(texts(peer, *["x" * 3000] * 10), peer.frame(PING, b"behind"))
+    await peer.send(peer.texts(*["x" * 3000] * 10), peer.frame(PING, b"behind"))
     await trio.sleep(1)
     answer = Call(nursery, peer.receive)
     for _ in range(5):
@@ -517,7 +486,7 @@ async def test_empty_messages_take_memory_too(
     client, peer = await open_client(
         nursery, message_queue_size=math.inf, message_queue_bytes=10_000
     )
-    await peer.send(texts(peer, *[""] * 1000))
+    await peer.send(peer.texts(*[""] * 1000))
     assert not await is_answered(peer, b"behind")
     for _ in range(1000):
         await client.get_message()
@@ -531,13 +500,13 @@ async def test_messages_that_were_taken_leave_their_room_to_others(
         nursery, message_queue_size=math.inf, message_queue_bytes=10_000
     )
     for _ in range(2):
-        await peer.send(texts(peer, *["x" * 3000] * 3))
+        await peer.send(peer.texts(*["x" * 3000] * 3))
         await trio.sleep(1)
         assert await is_answered(peer, b"behind")
         for _ in range(2):
             await client.get_message()
         await trio.sleep(1)
-        await peer.send(texts(peer, *["x" * 3000] * 2))
+        await peer.send(peer.texts(*["x" * 3000] * 2))
         assert await is_answered(peer, b"behind")
         for _ in range(3):
             await client.get_message()
@@ -556,17 +525,18 @@ async def test_pieces_that_were_thrown_away_leave_their_room_to_messages(
             await trio.sleep(1)
             await peer.send_frame(CONTINUATION, b"x" * 9000)
             assert await is_answered(peer, b"behind")
-        await peer.send(texts(peer, *["x" * 3000] * 2))
+        await peer.send(peer.texts(*["x" * 3000] * 2))
         await trio.sleep(1)
         assert await is_answered(peer, b"behind")
         for _ in range(2):
             await client.get_message()
 
 
+@pytest.mark.parametrize("kind", ["memory", "socketpair"])
 async def test_a_queue_of_no_bytes_lets_one_message_through(
-    nursery: trio.Nursery, autojump_clock: MockClock
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
-    client, peer = await open_client(nursery, message_queue_bytes=0)
-    await peer.send(texts(peer, "1", "2"))
+    client, peer = await open_client(nursery, kind, message_queue_bytes=0)
+    await peer.send(peer.texts("1", "2"))
     await trio.sleep(1)
     assert [await client.get_message(), await client.get_message()] == ["1", "2"]

@@ -9,15 +9,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_websocket import CloseReason, ConnectionClosed, open_websocket_url, serve_websocket
 
-from .peer import CLOSE, PING, PONG, TEXT, Call, RawPeer, close_payload, open_client
+from .peer import CLOSE, PING, PONG, PROMPT, Call, close_payload, open_client
 
-# Streams where bytes arrive as they are sent, so that they go with a clock that jumps.
-PROMPT = ["memory", "socketpair", "tls-memory"]
 SILENT = "keep-alive: no Pong within 20 s"
-
-
-def texts(peer: RawPeer, *messages: str) -> bytes:
-    return b"".join(peer.frame(TEXT, message.encode()) for message in messages)
 
 
 async def test_no_ping_is_sent_unless_asked(
@@ -76,7 +70,7 @@ async def test_what_came_before_the_peer_fell_silent_is_still_there(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, ping_interval=10)
-    await peer.send(texts(peer, "last"))
+    await peer.send(peer.texts("last"))
     await client.wait_closed()
     assert await client.get_message() == "last"
     with pytest.raises(ConnectionClosed):
@@ -87,7 +81,7 @@ async def test_time_in_which_the_application_does_not_read_does_not_count(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, message_queue_size=1, ping_interval=10)
-    await peer.send(texts(peer, "1", "2", "3"))
+    await peer.send(peer.texts("1", "2", "3"))
     payload = await peer.expect(PING)
     nursery.start_soon(peer.send, peer.frame(PONG, payload))
     await trio.sleep(500)
@@ -103,7 +97,7 @@ async def test_once_the_application_reads_again_the_time_counts(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, message_queue_size=1, ping_interval=10)
-    await peer.send(texts(peer, "1", "2", "3"))
+    await peer.send(peer.texts("1", "2", "3"))
     await trio.sleep(500)
     for _ in range(3):
         await client.get_message()

@@ -1,7 +1,7 @@
 """The open connection: frames in, events out, and frames out.
 
-The encoder here is independent of the library and of wsproto. What the library makes of the frames
-is compared with what wsproto alone makes of them.
+The encoder is independent of the library and of wsproto. What the library makes of the frames is
+compared with what wsproto alone makes of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from trio_websocket._frames import LARGE
 from trio_websocket._options import Options
 from trio_websocket._protocol import ENDED, NEED_DATA, PROGRESS, Piece, Protocol, Signal
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+from .peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+
 KEY = b"\x01\x82\x00\xff"
 
 CLIENT, SERVER = ConnectionType.CLIENT, ConnectionType.SERVER
@@ -34,32 +35,6 @@ both_paths = pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"]
 
 #: A message, or what was a control frame: ("ping", payload) or ("pong", payload).
 Event = Union[str, bytes, Tuple[str, bytes]]
-
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    fin: bool = True,
-    rsv: int = 0,
-    key: bytes | None = None,
-    length: int | None = None,
-    width: int | None = None,
-) -> bytes:
-    """A frame (RFC 6455, 5.2), right or wrong.
-
-    :param length: The length that it announces, if not that of the payload.
-    :param width: How many bytes the length has, if not the fewest.
-    """
-    length = len(payload) if length is None else length
-    if width is None:
-        width = 0 if length < 126 else 2 if length < 2**16 else 8
-    short = {0: length, 2: 126, 8: 127}[width]
-    head = bytes([fin << 7 | rsv << 4 | opcode, (key is not None) << 7 | short])
-    head += length.to_bytes(width, "big") if width else b""
-    if key is None:
-        return head + payload
-    return head + key + bytes(byte ^ key[at % 4] for at, byte in enumerate(payload))
 
 
 def close_payload(code: int, reason: bytes = b"") -> bytes:
@@ -541,24 +516,11 @@ def test_without_limits_everything_is_taken() -> None:
         frame(PING, length=1000),
         frame(TEXT, length=1000, key=KEY),
         frame(TEXT, length=2**63),
+        frame(CONTINUATION, b"x" * 20),  # of no message
+        frame(TEXT, b"x" * 6, fin=False) + frame(TEXT, b"x" * 6),  # another message
     ],
 )
-def test_what_is_wrong_with_a_head_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
-    protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
-    assert received(protocol, data) == [ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
-
-
-@both_paths
-@pytest.mark.parametrize(
-    "data",
-    [
-        frame(CONTINUATION, b"x" * 20),
-        frame(TEXT, b"x" * 6, fin=False) + frame(TEXT, b"x" * 6),
-    ],
-    ids=["no message", "another message"],
-)
-def test_a_frame_out_of_order_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
+def test_what_is_wrong_with_a_frame_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
     assert received(protocol, data) == [ENDED]
     assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
@@ -1185,13 +1147,19 @@ def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
         assert protocol.reason.code == 1006
 
 
-@pytest.mark.parametrize("cut", range(14))
-def test_a_fragment_too_many_is_refused_before_its_text_is_judged(cut: int) -> None:
-    data = frame(TEXT, b"\xf0", fin=False) + frame(CONTINUATION, b"")
-    protocol = open_protocol(CLIENT, fast=True, max_fragments=1)
-    for chunk in (data[:cut], data[cut:]):
-        received(protocol, chunk)
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009
+@both_sides
+@pytest.mark.parametrize(("limit", "code"), [(1, 1009), (2, 1007)])
+def test_a_fragment_too_many_is_refused_before_its_text_is_judged(
+    side: ConnectionType, limit: int, code: int
+) -> None:
+    key = key_to(side)
+    # An empty one is all there as soon as its head is.
+    data = frame(TEXT, b"\xf0", fin=False, key=key) + frame(CONTINUATION, b"", key=key)
+    for cut in range(len(data)):
+        protocol = open_protocol(side, fast=True, max_fragments=limit)
+        for chunk in (data[:cut], data[cut:]):
+            received(protocol, chunk)
+        assert sent_close(protocol.take_farewell(), side)[0] == code
 
 
 # Large frames, which wait until they are whole

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -29,6 +28,7 @@ from trio_websocket import (
     serve_websocket,
     wrap_server_stream,
 )
+from trio_websocket._errors import leaves
 
 from .peer import (
     BINARY,
@@ -43,6 +43,22 @@ from .peer import (
     read_head,
     reset,
 )
+from .servers import (
+    FailingListener,
+    Handler,
+    ask,
+    assert_serves,
+    be_good,
+    connect,
+    echo,
+    last_words,
+    receive_to_end,
+    reject,
+    serve_while,
+    start,
+    url,
+    wait,
+)
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -50,75 +66,8 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from trio.abc import Stream
 
-Handler = Callable[[WebSocketRequest], Awaitable[object]]
 
 OFFER = REQUEST.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat, superchat\r\n\r\n")
-
-
-async def echo(request: WebSocketRequest) -> None:
-    ws = await request.accept()
-    while True:
-        await ws.send_message(await ws.get_message())
-
-
-async def start(nursery: trio.Nursery, handler: Handler = echo, **options: Any) -> int:
-    """Serve on 127.0.0.1; the port."""
-    server: WebSocketServer = await nursery.start(
-        functools.partial(serve_websocket, handler, "127.0.0.1", 0, None, **options)
-    )
-    return server.port
-
-
-def url(port: int, tail: str = "/") -> str:
-    return f"ws://127.0.0.1:{port}{tail}"
-
-
-async def connect(port: int, request: bytes = REQUEST) -> RawPeer:
-    """A raw client, accepted."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
-    await stream.send_all(request)
-    head, rest = await read_head(stream)
-    assert head.startswith(b"HTTP/1.1 101 ")
-    return RawPeer(stream, is_client=True, received=rest)
-
-
-async def ask(port: int, request: bytes = REQUEST) -> bytes:
-    """Send a request; the response, up to the end of the stream."""
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(request)
-        return await receive_to_end(stream)
-
-
-async def receive_to_end(stream: Stream) -> bytes:
-    data = b""
-    with trio.fail_after(5):
-        while True:
-            received = await stream.receive_some()
-            if not received:
-                return data
-            data += received
-
-
-async def last_words(peer: RawPeer) -> list[bytes]:
-    """What the Close frames of the server say. It is answered as a good client does."""
-    payloads = []
-    async with peer.stream:
-        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
-            received = await peer.receive()
-            while received is not None:
-                if received.opcode == CLOSE:
-                    payloads.append(received.payload)
-                    await peer.send_frame(CLOSE, received.payload)
-                received = await peer.receive()
-    return payloads
-
-
-async def assert_serves(port: int) -> None:
-    """The server still works."""
-    with trio.fail_after(5):
-        async with open_websocket_url(url(port)) as ws:
-            await ws.send_message("still there?")
-            assert await ws.get_message() == "still there?"
 
 
 # -- the server
@@ -194,25 +143,6 @@ async def test_a_port_in_use_is_an_os_error(nursery: trio.Nursery) -> None:
     port = await start(nursery)
     with trio.fail_after(5), pytest.raises(OSError, match="in use"):
         await serve_websocket(echo, "127.0.0.1", port, None)
-
-
-class FailingListener(trio.abc.Listener[trio.abc.Stream]):
-    """Fails with each of the errors in turn, and then gives out each of the streams."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
-        self.streams: list[Stream] = []
-
-    async def accept(self) -> Stream:
-        await trio.lowlevel.checkpoint()
-        if self.errors:
-            raise self.errors.pop(0)
-        if not self.streams:
-            await trio.sleep_forever()
-        return self.streams.pop(0)
-
-    async def aclose(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of order"), OSError(errno.EBADF, "closed")])
@@ -394,14 +324,6 @@ async def accept(request: WebSocketRequest) -> None:
     await request.accept()
 
 
-async def wait(request: WebSocketRequest) -> None:
-    await trio.sleep_forever()
-
-
-async def reject(request: WebSocketRequest) -> None:
-    await request.reject(403)
-
-
 @pytest.mark.parametrize("first", [accept, reject])
 @pytest.mark.parametrize("second", [accept, reject])
 async def test_a_request_is_answered_once(
@@ -509,33 +431,6 @@ async def test_a_handler_that_returns_is_held_up_for_disconnect_timeout_at_most(
     async with peer.stream:
         with trio.fail_after(1):
             assert [frame.opcode for frame in await peer.receive_all()] == [CLOSE]
-
-
-def leaves(exc: BaseException) -> list[BaseException]:
-    """The exceptions in a group, in a group."""
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for member in exc.exceptions for leaf in leaves(member)]
-    return [exc]
-
-
-async def be_good(port: int, request: bytes = REQUEST) -> list[bytes]:
-    """Be a client that waits for the server to close; what its Close frames say."""
-    return await last_words(await connect(port, request))
-
-
-async def serve_while(
-    handler: Handler, client: Callable[[int], Awaitable[object]], **options: Any
-) -> None:
-    """Serve a client until the server raises; raise the same, in no further group."""
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    server = WebSocketServer(handler, listeners, **options)
-    async with trio.open_nursery() as clients:
-        clients.start_soon(client, server.port)
-        try:
-            await server.run()
-        except BaseException as exc:
-            error = exc
-    raise error
 
 
 async def fail(request: WebSocketRequest) -> None:
@@ -699,7 +594,7 @@ async def test_connection_closed_of_another_connection_closes_with_1000(
 
 async def test_disconnection_timeout_out_of_a_handler_is_no_error(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
-        if request.path == "/":
+        if request.path == "/echo":
             await echo(request)
         ws = await request.accept()
         with pytest.raises(DisconnectionTimeout):
@@ -707,7 +602,7 @@ async def test_disconnection_timeout_out_of_a_handler_is_no_error(nursery: trio.
         raise DisconnectionTimeout
 
     port = await start(nursery, handler, disconnect_timeout=0.1)
-    peer = await connect(port, REQUEST.replace(b"/", b"/mute", 1))
+    peer = await connect(port)
     async with peer.stream:
         await peer.receive_all()
     await assert_serves(port)
@@ -937,13 +832,13 @@ async def test_a_client_that_sends_no_request_in_time_is_left_without_a_handler(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
-        if request.path != "/":
+        if request.path != "/echo":
             raise AssertionError("the handler was called")
         await echo(request)
 
     port = await start(nursery, handler, connect_timeout=0.1)
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(REQUEST[:-2].replace(b"/", b"/slow", 1))
+        await stream.send_all(REQUEST[:-2])
         assert await receive_to_end(stream) == b""
     await assert_serves(port)
 

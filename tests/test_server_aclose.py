@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,13 +27,14 @@ from .peer import (
     read_head,
     tls_contexts,
 )
-from .test_server import (
+from .servers import (
     FailingListener,
     Handler,
     connect,
     echo,
     last_words,
     receive_to_end,
+    serve,
     wait,
 )
 
@@ -42,16 +42,6 @@ if TYPE_CHECKING:
     from trio.abc import Stream
 
 GONE = (OSError, trio.BrokenResourceError)
-
-
-async def serve(
-    nursery: trio.Nursery, handler: Handler = echo, *, use_tls: bool = False, **options: Any
-) -> WebSocketServer:
-    context = tls_contexts()[1] if use_tls else None
-    server: WebSocketServer = await nursery.start(
-        functools.partial(serve_websocket, handler, "127.0.0.1", 0, context, **options)
-    )
-    return server
 
 
 async def connect_raw(server: WebSocketServer, data: bytes = REQUEST) -> trio.SocketStream:
@@ -73,6 +63,30 @@ async def connect_tls(server: WebSocketServer, data: bytes) -> trio.SSLStream[tr
 async def be_good_clients(nursery: trio.Nursery, *peers: RawPeer) -> list[Call[list[bytes]]]:
     """Answer the Close frames of the server; what they say."""
     return [Call(nursery, last_words, peer) for peer in peers]
+
+
+def staying(may_end: trio.Event) -> Handler:
+    """A handler that ends when its connection is closed, and it may."""
+
+    async def handler(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        await ws.wait_closed()
+        await may_end.wait()
+
+    return handler
+
+
+def noting(cancelled: list[float]) -> Handler:
+    """A handler that ends when it is cancelled, and notes the time."""
+
+    async def handler(request: WebSocketRequest) -> None:
+        await request.accept()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(trio.current_time())
+
+    return handler
 
 
 class Listener(trio.abc.Listener[trio.abc.Stream]):
@@ -103,13 +117,8 @@ async def test_a_closed_server_does_not_listen(nursery: trio.Nursery) -> None:
 
 
 async def test_a_server_that_is_being_closed_does_not_listen(nursery: trio.Nursery) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        ws = await request.accept()
-        await ws.wait_closed()
-        await may_end.wait()
-
     may_end = trio.Event()
-    server = await serve(nursery, handler)
+    server = await serve(nursery, staying(may_end))
     peer = await connect(server.port)
     closing = Call(nursery, server.aclose)
     await last_words(peer)
@@ -212,7 +221,7 @@ async def test_a_long_reason_is_cut(nursery: trio.Nursery) -> None:
 
 
 async def test_connections_are_closed_over_tls(nursery: trio.Nursery) -> None:
-    server = await serve(nursery, use_tls=True)
+    server = await serve(nursery, context=tls_contexts()[1])
     stream = await connect_tls(server, REQUEST)
     _, rest = await read_head(stream)
     peer = RawPeer(stream, is_client=True, received=rest)
@@ -328,7 +337,7 @@ async def test_a_client_that_never_ends_its_handshake_is_waited_for_2_seconds(
 
 
 async def test_a_client_in_the_tls_handshake_gets_503(nursery: trio.Nursery) -> None:
-    server = await serve(nursery, use_tls=True)
+    server = await serve(nursery, context=tls_contexts()[1])
     raw = await connect_raw(server, b"")
     closing = Call(nursery, server.aclose)
     await trio.testing.wait_all_tasks_blocked()
@@ -362,7 +371,7 @@ async def test_a_client_that_waits_for_its_handler_gets_503(
         await may_end.wait()
 
     started, may_end = trio.Event(), trio.Event()
-    server = await serve(nursery, handler, use_tls=use_tls)
+    server = await serve(nursery, handler, tls_contexts()[1] if use_tls else None)
     stream: Stream = await (connect_tls if use_tls else connect_raw)(server, REQUEST)
     await started.wait()
     closing = Call(nursery, server.aclose)
@@ -537,16 +546,9 @@ async def test_it_waits_for_handlers(nursery: trio.Nursery) -> None:
 async def test_handlers_that_do_not_end_are_cancelled_after_shutdown_timeout(
     nursery: trio.Nursery,
 ) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        await request.accept()
-        try:
-            await trio.sleep_forever()
-        finally:
-            cancelled.append(trio.current_time())
-
     cancelled: list[float] = []
     async with trio.open_nursery() as serving:
-        server = await serve(serving, handler, shutdown_timeout=0.2)
+        server = await serve(serving, noting(cancelled), shutdown_timeout=0.2)
         said = await be_good_clients(nursery, *[await connect(server.port) for _ in range(2)])
         started = trio.current_time()
         await server.aclose(4001, "moving house")
@@ -669,16 +671,9 @@ async def test_an_on_handler_error_that_closes_the_server_does_not_wait_for_itse
 
 
 async def test_when_cancelled_the_handlers_are_cancelled_at_once(nursery: trio.Nursery) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        await request.accept()
-        try:
-            await trio.sleep_forever()
-        finally:
-            cancelled.append(trio.current_time())
-
     cancelled: list[float] = []
     async with trio.open_nursery() as serving:
-        server = await serve(serving, handler)
+        server = await serve(serving, noting(cancelled))
         await be_good_clients(nursery, *[await connect(server.port) for _ in range(2)])
         closing = Call(nursery, server.aclose)
         await trio.sleep(0.05)
@@ -750,13 +745,8 @@ async def test_it_may_be_closed_again(nursery: trio.Nursery) -> None:
 async def test_of_two_that_close_it_both_wait_and_the_first_says_the_code(
     nursery: trio.Nursery,
 ) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        ws = await request.accept()
-        await ws.wait_closed()
-        await may_end.wait()
-
     may_end = trio.Event()
-    server = await serve(nursery, handler)
+    server = await serve(nursery, staying(may_end))
     peer = await connect(server.port)
     first = Call(nursery, server.aclose, 4001)
     await trio.testing.wait_all_tasks_blocked(0.01)
@@ -787,7 +777,7 @@ async def test_of_two_that_close_it_one_answers_a_client_that_waits(nursery: tri
         await may_end.wait()
 
     started, may_end = trio.Event(), trio.Event()
-    server = await serve(nursery, handler, use_tls=True)
+    server = await serve(nursery, handler, tls_contexts()[1])
     stream = await connect_tls(server, REQUEST)
     await started.wait()
     first = Call(nursery, server.aclose)
@@ -908,15 +898,10 @@ async def test_shutdown_timeout_may_be_infinite(nursery: trio.Nursery) -> None:
 async def test_connections_in_the_handler_nursery_are_closed_and_waited_for(
     nursery: trio.Nursery,
 ) -> None:
-    async def handler(request: WebSocketRequest) -> None:
-        ws = await request.accept()
-        await ws.wait_closed()
-        await may_end.wait()
-
     may_end = trio.Event()
     async with trio.open_nursery() as handlers:
         async with trio.open_nursery() as serving:
-            server = await serve(serving, handler, handler_nursery=handlers)
+            server = await serve(serving, staying(may_end), handler_nursery=handlers)
             peer = await connect(server.port)
             closing = Call(nursery, server.aclose)
             assert await last_words(peer) == [close_payload(1001)]

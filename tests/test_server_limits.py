@@ -32,7 +32,7 @@ from .peer import (
     reset,
     tls_contexts,
 )
-from .test_server import (
+from .servers import (
     ask,
     connect,
     echo,
@@ -381,7 +381,7 @@ async def test_a_client_over_the_limit_in_a_closed_nursery_ends_the_server() -> 
 @pytest.fixture
 def few_descriptors() -> Iterator[contextlib.ExitStack]:
     """The process may have few descriptors more; what it uses up is given back."""
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource")  # Windows has none
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         free = os.dup(0)

@@ -17,8 +17,10 @@ from .peer import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    KINDS,
     PING,
     PONG,
+    PROMPT,
     REQUEST,
     TEXT,
     Call,
@@ -27,10 +29,6 @@ from .peer import (
     open_pair,
     open_server,
 )
-
-KINDS = ["memory", "socketpair", "tcp", "tls"]
-# Those where bytes arrive as they are sent, so that they go with a clock that jumps.
-PROMPT = ["memory", "lockstep", "socketpair", "tls-memory"]
 
 NOTHING = ConnectionStatistics(
     messages_sent=0,

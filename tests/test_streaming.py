@@ -17,9 +17,12 @@ from .peer import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    KINDS,
     PAIRS,
     PING,
     PONG,
+    PROMPT,
+    PUSHING_BACK,
     TEXT,
     Call,
     Frame,
@@ -31,12 +34,6 @@ from .peer import (
     reset,
     tcp_pair,
 )
-
-KINDS = ["memory", "socketpair", "tcp", "tls"]
-# Those where bytes arrive as they are sent, so that they go with a clock that jumps.
-PROMPT = ["memory", "lockstep", "socketpair", "tls-memory"]
-# Those where a peer that does not read stops a sender.
-PUSHING_BACK = ["lockstep", "socketpair", "tcp", "tls"]
 
 LARGE = bytes(range(256)) * 2**10  # 256 KiB, more than any socket of the tests takes
 CHUNK = b"x" * 2**14
@@ -84,12 +81,7 @@ def listed(pieces: Any) -> Any:
 
 
 async def receive_frames(peer: RawPeer, count: int) -> list[Frame]:
-    frames = []
-    for _ in range(count):
-        frame = await peer.receive()
-        assert frame is not None
-        frames.append(frame)
-    return frames
+    return [await peer.receive_frame() for _ in range(count)]
 
 
 async def receive_until_close(peer: RawPeer) -> list[Frame]:
@@ -102,14 +94,6 @@ async def pieces_of(connection: WebSocketConnection, **options: Any) -> list[str
     """The next message, in pieces."""
     async with connection.receive_stream(**options) as pieces:
         return [piece async for piece in pieces]
-
-
-def fragments(peer: RawPeer, opcode: int, *payloads: bytes) -> bytes:
-    """A message in fragments."""
-    return b"".join(
-        peer.frame(CONTINUATION if at else opcode, payload, fin=at == len(payloads) - 1)
-        for at, payload in enumerate(payloads)
-    )
 
 
 # -- streaming out: frames
@@ -727,7 +711,7 @@ async def test_a_character_is_never_split(nursery: trio.Nursery, text: str) -> N
 
 async def test_a_character_is_not_split_where_fragments_meet(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
-    await peer.send(fragments(peer, TEXT, b"a\xe2", b"\x82", b"\xac", b"b"))
+    await peer.send(peer.fragments(TEXT, b"a\xe2", b"\x82", b"\xac", b"b"))
     assert "".join(map(str, await pieces_of(client))) == "a\u20acb"
 
 
@@ -739,9 +723,7 @@ async def test_an_empty_message_has_no_pieces(
 ) -> None:
     client, peer = await open_client(nursery, kind)
     opcode = TEXT if is_text else BINARY
-    nursery.start_soon(
-        peer.send, fragments(peer, opcode, *[b""] * count), peer.frame(TEXT, b"next")
-    )
+    nursery.start_soon(peer.send, peer.fragments(opcode, *[b""] * count), peer.frame(TEXT, b"next"))
     async with client.receive_stream() as pieces:
         assert pieces.is_text is is_text
         assert [piece async for piece in pieces] == []
@@ -751,7 +733,7 @@ async def test_an_empty_message_has_no_pieces(
 
 async def test_text_that_is_no_utf_8_ends_the_stream(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
-    await peer.send(fragments(peer, TEXT, b"a", b"\xff"))
+    await peer.send(peer.fragments(TEXT, b"a", b"\xff"))
     async with client.receive_stream() as pieces:
         assert await pieces.__anext__() == "a"
         with pytest.raises(ConnectionClosed) as caught:
@@ -814,7 +796,7 @@ async def test_a_message_of_the_largest_size_is_received(
     client, peer = await open_client(nursery, kind, max_message_size=limit)
     size = max_size or limit
     payloads = [b"x" * (size // count)] * count
-    nursery.start_soon(peer.send, fragments(peer, BINARY, *payloads))
+    nursery.start_soon(peer.send, peer.fragments(BINARY, *payloads))
     pieces = await pieces_of(client, max_size=max_size)
     assert b"".join(map(_bytes, pieces)) == b"x" * size
 
@@ -827,7 +809,7 @@ async def test_a_message_that_is_larger_is_refused(
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=limit)
     payloads = [b"x" * (2004 // count)] * count
-    nursery.start_soon(_send_to_closing, peer, fragments(peer, BINARY, *payloads))
+    nursery.start_soon(_send_to_closing, peer, peer.fragments(BINARY, *payloads))
     with pytest.raises(ConnectionClosed) as caught:
         await pieces_of(client, max_size=max_size)
     assert caught.value.sent is not None
@@ -888,7 +870,7 @@ async def test_fragments_that_came_already_are_the_first_piece(
 ) -> None:
     for is_text in (True, False):
         client, peer = await open_client(nursery, kind)
-        await peer.send(fragments(peer, TEXT if is_text else BINARY, b"a", b"", b"b", b"c")[:-3])
+        await peer.send(peer.fragments(TEXT if is_text else BINARY, b"a", b"", b"b", b"c")[:-3])
         await trio.sleep(1)
         async with client.receive_stream() as pieces:
             assert pieces.is_text is is_text
@@ -899,7 +881,7 @@ async def test_fragments_that_came_already_are_the_first_piece(
 
 async def test_the_number_of_fragments_stays_limited(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_fragments=3)
-    await peer.send(fragments(peer, TEXT, b"a", b"b", b"c", b"d"))
+    await peer.send(peer.fragments(TEXT, b"a", b"b", b"c", b"d"))
     with pytest.raises(ConnectionClosed, match="number of fragments"):
         await pieces_of(client, max_size=math.inf)
 
@@ -921,7 +903,7 @@ async def test_a_message_over_the_limit_is_held_for_whoever_allows_it(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, count: int
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=1000)
-    nursery.start_soon(peer.send, fragments(peer, BINARY, *[b"x" * (2000 // count)] * count))
+    nursery.start_soon(peer.send, peer.fragments(BINARY, *[b"x" * (2000 // count)] * count))
     await trio.sleep(1.9)
     assert client.closed is None
     pieces = await pieces_of(client, max_size=2000)
@@ -936,7 +918,7 @@ async def test_a_message_over_the_limit_is_refused_after_2_seconds(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, count: int
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=1000)
-    data = fragments(peer, BINARY, *[b"x" * (2000 // count)] * count)
+    data = peer.fragments(BINARY, *[b"x" * (2000 // count)] * count)
     start = trio.current_time()
     nursery.start_soon(_send_to_closing, peer, data)
     assert (await peer.expect(CLOSE))[:2] == b"\x03\xf1"
@@ -1000,8 +982,8 @@ async def test_messages_before_one_that_is_held_are_received(
 def _shapes(peer: RawPeer) -> dict[str, bytes]:
     return {
         "frame": peer.frame(BINARY, LARGE),
-        "fragments": fragments(
-            peer, BINARY, *[LARGE[at : at + 5000] for at in range(0, 2**18, 5000)]
+        "fragments": peer.fragments(
+            BINARY, *[LARGE[at : at + 5000] for at in range(0, 2**18, 5000)]
         ),
     }
 
@@ -1036,7 +1018,7 @@ async def test_leaving_behind_the_last_piece_throws_nothing_away(
 ) -> None:
     client, peer = await open_client(nursery, kind)
     nursery.start_soon(
-        peer.send, fragments(peer, TEXT, b"a", b"b"), peer.frame(TEXT, b"c"), peer.frame(TEXT, b"d")
+        peer.send, peer.fragments(TEXT, b"a", b"b"), peer.frame(TEXT, b"c"), peer.frame(TEXT, b"d")
     )
     async with client.receive_stream() as pieces:
         assert await pieces.__anext__() == "a"
@@ -1051,7 +1033,7 @@ async def test_leaving_early_keeps_the_messages_behind(
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=10)
     await peer.send(
-        fragments(peer, TEXT, b"a", b"b", b"c"), peer.frame(TEXT, b"d"), peer.frame(TEXT, b"e")
+        peer.fragments(TEXT, b"a", b"b", b"c"), peer.frame(TEXT, b"d"), peer.frame(TEXT, b"e")
     )
     async with client.receive_stream():
         await trio.sleep(1)
@@ -1101,7 +1083,7 @@ async def test_the_next_stream_is_limited_behind_what_is_thrown_away(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_streams_follow_each_other(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
-    data = [fragments(peer, TEXT, b"%d" % number, b"!" * 20) for number in range(6)]
+    data = [peer.fragments(TEXT, b"%d" % number, b"!" * 20) for number in range(6)]
     nursery.start_soon(peer.send, b"".join(data))
     for number in range(6):
         async with client.receive_stream() as pieces:
@@ -1131,7 +1113,7 @@ async def test_the_beginning_cancelled_before_it_began_loses_no_message(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, shape: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
-    data = fragments(peer, TEXT, b"mess", b"age")
+    data = peer.fragments(TEXT, b"mess", b"age")
     at = {"message": len(data), "head": 2, "fragment": 6}[shape]
     await peer.send(data[:at])
     await trio.sleep(1)
@@ -1446,7 +1428,7 @@ async def test_the_end_is_noticed_where_a_stream_is_to_begin(nursery: trio.Nurse
 @pytest.mark.parametrize("taken", [0, 1, 2])
 async def test_a_stream_is_for_one_message(nursery: trio.Nursery, taken: int) -> None:
     client, peer = await open_client(nursery)
-    await peer.send(fragments(peer, TEXT, b"a", b"b", b"c"), peer.frame(TEXT, b"next"))
+    await peer.send(peer.fragments(TEXT, b"a", b"b", b"c"), peer.frame(TEXT, b"next"))
     stream = client.receive_stream()
     async with stream as pieces:
         with pytest.raises(RuntimeError, match=r"receive_stream\(\)"):
@@ -1460,7 +1442,7 @@ async def test_a_stream_is_for_one_message(nursery: trio.Nursery, taken: int) ->
 
 async def test_pieces_are_received_only_in_the_block(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
-    await peer.send(fragments(peer, TEXT, b"a", b"b"))
+    await peer.send(peer.fragments(TEXT, b"a", b"b"))
     stream = client.receive_stream()
     for _ in range(2):
         with pytest.raises(trio.ClosedResourceError, match="block"):

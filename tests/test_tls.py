@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -25,7 +24,6 @@ from trio_websocket import (
     connect_websocket_url,
     open_websocket,
     open_websocket_url,
-    serve_websocket,
     wrap_client_stream,
     wrap_server_stream,
 )
@@ -45,32 +43,19 @@ from .peer import (
     tcp_pair,
     tls_contexts,
 )
+from .servers import Handler, assert_fails, echo, serve
 
 if TYPE_CHECKING:
     from trio.abc import Stream
 
-Handler = Callable[[WebSocketRequest], Awaitable[object]]
 
-
-async def echo(request: WebSocketRequest) -> None:
-    ws = await request.accept()
-    while True:
-        await ws.send_message(await ws.get_message())
-
-
-async def serve(
+async def serve_tls(
     nursery: trio.Nursery,
     handler: Handler = echo,
     context: ssl.SSLContext | None = None,
     **options: Any,
 ) -> WebSocketServer:
-    """Serve TLS on 127.0.0.1."""
-    server: WebSocketServer = await nursery.start(
-        functools.partial(
-            serve_websocket, handler, "127.0.0.1", 0, context or tls_contexts()[1], **options
-        )
-    )
-    return server
+    return await serve(nursery, handler, context or tls_contexts()[1], **options)
 
 
 def url(server: WebSocketServer, host: str = "127.0.0.1") -> str:
@@ -84,28 +69,19 @@ async def assert_serves(server: WebSocketServer) -> None:
             assert await ws.get_message() == "still there?"
 
 
-async def assert_fails(url: str, context: ssl.SSLContext | None = None) -> ConnectionFailed:
-    with trio.fail_after(5), pytest.raises(ConnectionFailed) as caught:
-        async with open_websocket_url(url, context):
-            pytest.fail("it has opened")
-    assert isinstance(caught.value, HandshakeError)
-    assert isinstance(caught.value, OSError)
-    return caught.value
-
-
 # -- over TCP
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 async def test_messages_go_over_tls(nursery: trio.Nursery, host: str) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     async with open_websocket_url(url(server, host), tls_contexts()[0]) as ws:
         await ws.send_message("x" * 2**17)
         assert await ws.get_message() == "x" * 2**17
 
 
 async def test_the_context_may_be_given_as_use_ssl(nursery: trio.Nursery) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     context = tls_contexts()[0]
     async with open_websocket("localhost", server.port, "/", use_ssl=context) as ws:
         await ws.send_message("hello")
@@ -121,7 +97,7 @@ async def test_the_certificates_of_the_system_count_by_default(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    server = await serve(nursery, context=context)
+    server = await serve_tls(nursery, context=context)
     opening = (
         open_websocket_url(url(server))
         if as_url
@@ -138,7 +114,7 @@ async def test_endpoints_tell_of_tls(nursery: trio.Nursery) -> None:
         ends.extend([request.local, request.remote, ws.local, ws.remote])
 
     ends: list[object] = []
-    server = await serve(nursery, handler)
+    server = await serve_tls(nursery, handler)
     here = Endpoint("127.0.0.1", server.port, True)
     assert server.listeners == [here]
     async with open_websocket_url(url(server), tls_contexts()[0]) as ws:
@@ -161,7 +137,7 @@ async def test_the_server_sees_the_name_that_the_client_asks_for(nursery: trio.N
     authority.issue_cert("localhost").configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    server = await serve(nursery, context=context)
+    server = await serve_tls(nursery, context=context)
     async with open_websocket_url(url(server, "localhost"), trusting):
         pass
     assert names == ["localhost"]
@@ -171,7 +147,7 @@ async def test_a_rejection_comes_over_tls(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.reject(403, body=b"no entry")
 
-    server = await serve(nursery, handler)
+    server = await serve_tls(nursery, handler)
     with trio.fail_after(5), pytest.raises(ConnectionRejected) as caught:
         await connect_websocket_url(nursery, url(server), tls_contexts()[0])
     assert caught.value.body == b"no entry"
@@ -187,7 +163,7 @@ async def test_a_cancelled_block_closes_with_1001_over_tls(nursery: trio.Nursery
 
     reasons: list[CloseReason | None] = []
     done = trio.Event()
-    server = await serve(nursery, handler)
+    server = await serve_tls(nursery, handler)
     with trio.CancelScope() as scope:
         async with open_websocket_url(url(server), tls_contexts()[0]):
             scope.cancel()
@@ -201,7 +177,7 @@ async def test_a_cancelled_block_closes_with_1001_over_tls(nursery: trio.Nursery
 
 async def test_a_cancelled_server_closes_with_1001_over_tls() -> None:
     async with trio.open_nursery() as serving:
-        server = await serve(serving)
+        server = await serve_tls(serving)
         async with trio.open_nursery() as own:
             ws = await connect_websocket_url(own, url(server), tls_contexts()[0])
             await ws.send_message("hello")
@@ -220,7 +196,7 @@ async def test_a_block_that_raises_closes_with_1011_over_tls(nursery: trio.Nurse
         reasons.append(caught.value.reason)
 
     reasons: list[CloseReason | None] = []
-    server = await serve(nursery, handler)
+    server = await serve_tls(nursery, handler)
     with pytest.raises(LookupError):
         async with open_websocket_url(url(server), tls_contexts()[0]):
             raise LookupError
@@ -233,7 +209,7 @@ async def test_a_block_that_raises_closes_with_1011_over_tls(nursery: trio.Nurse
 async def test_a_certificate_of_an_unknown_authority_is_named_as_the_reason(
     nursery: trio.Nursery,
 ) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     error = await assert_fails(url(server))
     assert "certificate verify failed" in str(error)
     assert "issuer" in str(error)
@@ -250,8 +226,8 @@ async def test_a_certificate_of_another_host_is_named_as_the_reason(
     authority = trustme.CA()
     authority.issue_cert("other.example").configure_cert(context)
     authority.configure_trust(trusting)
-    server = await serve(nursery, context=context)
-    error = await assert_fails(url(server, "localhost"), trusting)
+    server = await serve_tls(nursery, context=context)
+    error = await assert_fails(url(server, "localhost"), ssl_context=trusting)
     assert "certificate verify failed" in str(error)
     assert "localhost" in str(error)
 
@@ -264,7 +240,7 @@ async def test_a_server_without_tls_is_named_as_the_reason(nursery: trio.Nursery
             await stream.receive_some()
 
     port = await start_raw_server(nursery, speak_http)
-    error = await assert_fails(f"wss://127.0.0.1:{port}/", tls_contexts()[0])
+    error = await assert_fails(f"wss://127.0.0.1:{port}/", ssl_context=tls_contexts()[0])
     assert "no TLS with 127.0.0.1" in str(error)
     assert "wrong version" in str(error).lower() or "record layer" in str(error).lower()
 
@@ -273,7 +249,7 @@ async def test_a_server_that_ends_the_connection_during_tls_is_named_as_the_reas
     nursery: trio.Nursery,
 ) -> None:
     port = await start_raw_server(nursery, trio.abc.ReceiveStream.receive_some)
-    error = await assert_fails(f"wss://127.0.0.1:{port}/", tls_contexts()[0])
+    error = await assert_fails(f"wss://127.0.0.1:{port}/", ssl_context=tls_contexts()[0])
     assert "no TLS with 127.0.0.1" in str(error)
 
 
@@ -283,7 +259,7 @@ async def test_a_reset_during_tls_is_named_as_the_reason(nursery: trio.Nursery) 
         reset(stream)
 
     port = await start_raw_server(nursery, fail)
-    error = await assert_fails(f"wss://127.0.0.1:{port}/", tls_contexts()[0])
+    error = await assert_fails(f"wss://127.0.0.1:{port}/", ssl_context=tls_contexts()[0])
     assert "Connection reset by peer" in str(error)
 
 
@@ -305,7 +281,7 @@ async def test_a_context_for_servers_fails_on_a_client_and_leaves_no_socket(
 
 
 async def test_a_client_without_tls_is_left_and_the_server_lives(nursery: trio.Nursery) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
         await stream.send_all(REQUEST)
         with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
@@ -317,7 +293,7 @@ async def test_a_client_without_tls_is_left_and_the_server_lives(nursery: trio.N
 async def test_a_client_that_is_silent_during_tls_is_left_after_connect_timeout(
     nursery: trio.Nursery,
 ) -> None:
-    server = await serve(nursery, connect_timeout=0.1)
+    server = await serve_tls(nursery, connect_timeout=0.1)
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
         with trio.fail_after(1):
             assert await stream.receive_some() == b""
@@ -328,7 +304,7 @@ async def test_a_client_that_is_silent_during_tls_is_left_after_connect_timeout(
 async def test_a_client_that_resets_is_left_and_the_server_lives(
     nursery: trio.Nursery, moment: str
 ) -> None:
-    server = await serve(nursery)
+    server = await serve_tls(nursery)
     stream = await trio.open_tcp_stream("127.0.0.1", server.port)
     if moment != "before TLS":
         tls = trio.SSLStream(stream, tls_contexts()[0], server_hostname="localhost")
@@ -359,7 +335,7 @@ async def mutual_server() -> Any:
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
     async with trio.open_nursery() as nursery:
-        yield await serve(nursery, handler, context), authority, called
+        yield await serve_tls(nursery, handler, context), authority, called
         nursery.cancel_scope.cancel()
 
 
@@ -382,7 +358,7 @@ async def test_a_client_without_a_certificate_is_not_served(
         context = ssl.create_default_context()
         context.minimum_version = context.maximum_version = version
         authority.configure_trust(context)
-        await assert_fails(url(server), context)
+        await assert_fails(url(server), ssl_context=context)
         authority.issue_cert("client@example.org").configure_cert(context)
         async with open_websocket_url(url(server), context):
             pass

@@ -17,7 +17,7 @@ import trio.testing
 
 from trio_websocket._tls import TlsStream
 
-from .peer import Call, reset, tcp_pair
+from .peer import Call, WrappedStream, reset, tcp_pair
 from .tls_peer import (
     ALERT,
     DATA,
@@ -273,14 +273,14 @@ async def test_records_may_be_cut_anywhere(keys: Path, version: ssl.TLSVersion) 
 
 
 async def test_a_handshake_may_come_byte_by_byte(keys: Path) -> None:
-    async def send_slowly(data: bytes) -> None:
-        peer._sent += data  # noqa: SLF001
-        for i in range(len(data)):
-            await peer.stream.send_all(data[i : i + 1])
-            await trio.lowlevel.checkpoint()
+    class Slow(WrappedStream):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            for i in range(len(data)):
+                await super().send_all(data[i : i + 1])
+                await trio.lowlevel.checkpoint()
 
     ours, peer = await with_peer("server", keys)
-    peer.send = send_slowly  # type: ignore[method-assign]
+    peer.stream = Slow(peer.stream)
     await both(ours.do_handshake, peer.do_handshake)
     assert ours.decrypt(peer.encrypt(b"hello")) == b"hello"
 

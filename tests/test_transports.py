@@ -45,17 +45,12 @@ from .peer import (
     tcp_pair,
     tls_contexts,
 )
+from .servers import echo
 
 if TYPE_CHECKING:
     from trio.abc import Stream
 
 unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix-domain sockets")
-
-
-async def echo(request: WebSocketRequest) -> None:
-    ws = await request.accept()
-    while True:
-        await ws.send_message(await ws.get_message())
 
 
 # -- any pair of streams

@@ -12,7 +12,7 @@ from trio_websocket import ConnectionClosed
 
 from .peer import (
     BINARY,
-    CONTINUATION,
+    KINDS,
     TEXT,
     Call,
     Frame,
@@ -22,7 +22,6 @@ from .peer import (
     open_server,
 )
 
-KINDS = ["memory", "socketpair", "tcp", "tls"]
 TEXTS = ["plain", "\u20ac \U0001f600", ""]
 
 
@@ -30,11 +29,7 @@ async def give(peer: RawPeer, opcode: int, payload: bytes, *, fragments: int = 1
     """Send a message in one write, so that fragments are cut anywhere."""
     size = -(-len(payload) // fragments) or 1
     parts = [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
-    frames = [
-        peer.frame(CONTINUATION if at else opcode, part, fin=at == len(parts) - 1)
-        for at, part in enumerate(parts)
-    ]
-    await peer.send(*frames)
+    await peer.send(peer.fragments(opcode, *parts))
 
 
 # -- what is received

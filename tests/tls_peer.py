@@ -42,10 +42,10 @@ class TlsPeer:
     """One end of TLS on a raw stream. It is read and written by what a test says, not by itself."""
 
     def __init__(
-        self, stream: trio.SocketStream, context: ssl.SSLContext, *, server_side: bool, keys: Path
+        self, stream: trio.abc.Stream, context: ssl.SSLContext, *, server_side: bool, keys: Path
     ) -> None:
         """
-        :param stream: The socket.
+        :param stream: What it is on.
         :param context: What is wanted of TLS; nobody else uses it.
         :param server_side: Whether this is the server.
         :param keys: A file for the keys.

@@ -23,7 +23,6 @@ import trio
 from tests.peer import (
     BINARY,
     CLOSE,
-    CONTINUATION,
     REQUEST,
     TEXT,
     RawPeer,
@@ -56,15 +55,8 @@ class Compressor:
 def frames(peer: RawPeer, opcode: int, payload: bytes, count: int) -> bytes:
     """A compressed message in so many frames."""
     ends = [len(payload) * number // count for number in range(count + 1)]
-    return b"".join(
-        peer.frame(
-            CONTINUATION if start else opcode,
-            payload[start:end],
-            fin=end == len(payload),
-            rsv=0 if start else RSV1,
-        )
-        for start, end in zip(ends, ends[1:])
-    )
+    parts = [payload[start:end] for start, end in zip(ends, ends[1:])]
+    return peer.fragments(opcode, *parts, rsv=RSV1)
 
 
 async def explode(kind: str, opcode: int, reader: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the kernel says about the memory of this process (Linux)."""
+"""What the kernel says about the memory of a process, this one or another (Linux)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from pathlib import Path
 
 KIB, MIB = 2**10, 2**20
 
+# Variables of a process that is to give back what it does not use: by default glibc keeps much,
+# which would hide what was forgotten.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
-def resident() -> int:
+
+def resident(pid: int | str = "self") -> int:
     """Bytes in use now."""
-    return _status("VmRSS")
+    return _status("VmRSS", pid)
 
 
 def peak() -> int:
@@ -22,8 +26,8 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+def _status(name: str, pid: int | str = "self") -> int:
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * KIB
     raise LookupError(name)

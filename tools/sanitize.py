@@ -82,8 +82,8 @@ def test() -> int:
 
 
 def fuzz(seconds: float, seed: str) -> int:
-    from .fuzz.__main__ import main  # noqa: PLC0415
-    from .fuzz.codec import CODECS  # noqa: PLC0415
+    from .fuzz.__main__ import main  # noqa: PLC0415 # likewise
+    from .fuzz.codec import CODECS  # noqa: PLC0415 # likewise
 
     assert sys.modules[NAME] in CODECS
     return main(["--target", "codec", "--seconds", str(seconds), "--seed", seed])

@@ -12,11 +12,9 @@ import argparse
 import contextlib
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, AsyncIterator, Awaitable, Callable, Iterator, NamedTuple
 
 import trio
@@ -38,6 +36,7 @@ from tests.peer import (
     tcp_pair,
     tls_contexts,
 )
+from tools.memory import GIVE_BACK, KIB, resident
 from trio_websocket import (
     ConnectionRejected,
     ConnectionTimeout,
@@ -51,7 +50,6 @@ from trio_websocket import (
 )
 
 HOST = "127.0.0.1"
-KIB = 2**10
 MESSAGE = 2**20  # bytes: max_message_size
 READ = 64 * KIB  # bytes that one read may bring
 UNSENT = 64 * KIB  # max_unsent_bytes
@@ -60,7 +58,6 @@ CONNECTION = 64 * KIB  # what a connection costs anyway
 PROCESS = 4 * 2**20  # what the process takes once, and pages that are not full
 LINGER = 2.0  # seconds
 GOODBYE = 0.05  # seconds
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 exceeded: list[str] = []
 
@@ -226,11 +223,6 @@ async def measure_memory(scenario: Scenario, connections: int) -> None:
         f"{bound / connections / KIB:.0f} KiB",
         grown <= bound and process.returncode == 0,
     )
-
-
-def resident(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 # -- time-outs

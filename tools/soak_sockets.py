@@ -24,7 +24,6 @@ import gc
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -33,21 +32,19 @@ from pathlib import Path
 from typing import Any, Counter, NamedTuple
 
 import trio
-import trustme
 
 import trio_websocket
+from tools import certificates, descriptors, memory
 from tools.soak import clients, raw_clients
 from tools.soak.clients import Clients, Visit
 from tools.soak.server import Steps, serve
-from tools.soak.side import GRACE, HOST
+from tools.soak.side import GRACE
 
 CLIENT_PROCESSES = 2
 
 LONGEST_STEP = 0.1  # seconds that a task may hold up the event loop
-# Memory at the end: the allocators give back whole pages only, and some are not quite empty. By
-# default glibc's keeps much more, which would hide what was forgotten.
+# Memory at the end: the allocators give back whole pages only, and some are not quite empty.
 RSS_SHARE, RSS_MARGIN = 0.1, 8  # MiB
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 KINDS: dict[Visit, float] = {  # and their shares
     clients.stay_to_the_end: 40,
@@ -117,7 +114,7 @@ class Soak:
         command = [sys.executable, "-m", "tools.soak_sockets", "--process", json.dumps(values)]
         process = subprocess.Popen(
             command,
-            env={**os.environ, **GIVE_BACK},
+            env={**os.environ, **memory.GIVE_BACK},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -141,10 +138,8 @@ class Soak:
         except BrokenPipeError:
             raise SystemExit(f"the server ended with status {self.server.wait()}") from None
         report = self.read(self.server)
-        process = Path(f"/proc/{self.server.pid}")
-        pages = int((process / "statm").read_text().split()[1])
-        descriptors = len(os.listdir(process / "fd"))
-        return Sample(pages * resource.getpagesize(), descriptors, report)
+        opened = len(os.listdir(f"/proc/{self.server.pid}/fd"))
+        return Sample(memory.resident(self.server.pid), opened, report)
 
     def run_clients(self, phase: str, seconds: float) -> None:
         """Let clients come and go for so long, and wait until they are gone."""
@@ -294,25 +289,6 @@ def show_server(soak: Soak, begin: Sample, end: Sample) -> dict[str, bool]:
     }
 
 
-def raise_limit(connections: int) -> None:
-    """Have enough descriptors for every process."""
-    needed = connections + 500
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < needed:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(needed, hard)))
-        except (ValueError, OSError):
-            raise SystemExit(f"{needed} descriptors are needed, and {hard} allowed") from None
-
-
-def make_certificates(folder: Path) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(
-        str(folder / "server.pem")
-    )
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
@@ -343,7 +319,7 @@ def main() -> int:
         else:
             trio.run(be_clients, args)
         return 0
-    raise_limit(args.connections)
+    descriptors.allow(args.connections + 500)  # in every process
     print(
         f"{args.connections} connections for {args.seconds:g} s after {args.warm_up:g} s of "
         f"warm-up, seed {args.seed}, time-outs of {args.timeout:g} s\n"
@@ -352,7 +328,7 @@ def main() -> int:
         flush=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        make_certificates(Path(folder))
+        certificates.make(Path(folder))
         soak = Soak(args, Path(folder))
         try:
             if args.warm_up:

@@ -15,13 +15,13 @@ import gc
 import json
 import os
 import platform
-import resource
 import shlex
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, NamedTuple
 
+from tools import descriptors
 from tools.bench import environments, report
 from tools.bench.cases import CASES, Case, Run
 from tools.bench.contestants import CONTESTANTS, PURE, Contestant
@@ -166,7 +166,7 @@ def is_tls(options: argparse.Namespace) -> bool:
 
 
 def make_certificates(folder: str) -> None:
-    environments.run(environment("tools", TOOLS), "-m", "tools.bench.certificates", folder)
+    environments.run(environment("tools", TOOLS), "-m", "tools.certificates", folder)
 
 
 def machine() -> dict[str, str]:
@@ -201,16 +201,6 @@ def tell(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def raise_limit() -> None:
-    """Have enough descriptors, here and in the processes under test."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < DESCRIPTORS:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
-        except (ValueError, OSError):
-            raise SystemExit(f"{DESCRIPTORS} descriptors are needed, and {hard} allowed") from None
-
-
 def show_list() -> None:
     print("cases:")
     for case in CASES:
@@ -236,7 +226,7 @@ def run(options: argparse.Namespace) -> int:
     if options.read:
         results = json.loads(options.read.read_text("utf-8"))
     else:
-        raise_limit()
+        descriptors.allow(DESCRIPTORS)
         if not options.spread:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # and of those that it starts
         results = measure(options)

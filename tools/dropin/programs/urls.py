@@ -37,69 +37,69 @@ PATHS = ["", "/", "/a/b", "/?", "/a?b=c&d=%20e", "?q", "/%D7%90?%D7%9D", "//x", 
 BAD = ["http://host/", "host", "", "ws:", "ws://", "wss:///path", "ws://host:port/", "//host/"]
 
 
-async def main() -> None:
-    context = ssl.create_default_context()
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(serve_websocket, handler, "localhost", 0, None))
-        server = await nursery.start(partial(serve_websocket, handler, "127.0.0.1", 0, None))
-        base = f"127.0.0.1:{server.port}"
-        for path in (
-            "",
-            "/",
-            "/a/b",
-            "/?",
-            "/a?b=c&d=%20e",
-            "?q",
-            "/%D7%90?%D7%9D",
-            "//x",
-            "/a;b=c",
-        ):
-            async with open_websocket_url(f"ws://{base}{path}") as ws:
-                print("client", ws.path)
-            await trio.sleep(0.01)
-        url: Any = Url(f"ws://{base}/object")
-        async with open_websocket_url(url) as ws:
+async def good(nursery: trio.Nursery, port: int) -> None:
+    for path in PATHS:
+        async with open_websocket_url(f"ws://127.0.0.1:{port}{path}") as ws:
             print("client", ws.path)
-        async with await connect_websocket_url(nursery, url) as ws:
-            print("client", ws.path)
-        async with open_websocket_url(f"WS://LOCALHOST:{server.port}/case") as ws:
-            print("client", ws.path)
-        for text in BAD:
-            try:
-                open_websocket_url(text)
-            except ValueError:
-                print("bad", repr(text))
-            try:
-                await connect_websocket_url(nursery, text)
-            except ValueError:
-                print("bad", repr(text))
+        await trio.sleep(0.01)
+    url: Any = Url(f"ws://127.0.0.1:{port}/object")
+    async with open_websocket_url(url) as ws:
+        print("client", ws.path)
+    async with await connect_websocket_url(nursery, url) as ws:
+        print("client", ws.path)
+    async with open_websocket_url(f"WS://LOCALHOST:{port}/case") as ws:
+        print("client", ws.path)
+
+
+async def bad(nursery: trio.Nursery) -> None:
+    for text in BAD:
         try:
-            open_websocket_url("ws://host/", context)
+            open_websocket_url(text)
         except ValueError:
-            print("ws with an ssl context")
-        wrong_types: list[Any] = [None, 1, "yes"]
-        for use_ssl in wrong_types:
-            try:
-                async with open_websocket("127.0.0.1", server.port, "/", use_ssl=use_ssl):
-                    pass
-            except TypeError:
-                print("use_ssl", use_ssl)
-            try:
-                await connect_websocket(nursery, "127.0.0.1", server.port, "/", use_ssl=use_ssl)
-            except TypeError:
-                print("use_ssl", use_ssl)
-        wrong: Any = open_websocket
+            print("bad", repr(text))
         try:
-            wrong("127.0.0.1", server.port, "/")
+            await connect_websocket_url(nursery, text)
+        except ValueError:
+            print("bad", repr(text))
+    try:
+        open_websocket_url("ws://host/", ssl.create_default_context())
+    except ValueError:
+        print("ws with an ssl context")
+
+
+async def wrong_types(nursery: trio.Nursery, port: int) -> None:
+    wrong: list[Any] = [None, 1, "yes"]
+    for use_ssl in wrong:
+        try:
+            async with open_websocket("127.0.0.1", port, "/", use_ssl=use_ssl):
+                pass
         except TypeError:
-            print("use_ssl is required")
-        async with open_websocket("127.0.0.1", server.port, "/", use_ssl=False) as ws:
-            messages: list[Any] = [None, 1, {"a": "b"}]
-            for message in messages:
-                try:
-                    await ws.send_message(message)
-                except ValueError:
-                    print("message", repr(message))
+            print("use_ssl", use_ssl)
+        try:
+            await connect_websocket(nursery, "127.0.0.1", port, "/", use_ssl=use_ssl)
+        except TypeError:
+            print("use_ssl", use_ssl)
+    without_use_ssl: Any = open_websocket
+    try:
+        without_use_ssl("127.0.0.1", port, "/")
+    except TypeError:
+        print("use_ssl is required")
+    async with open_websocket("127.0.0.1", port, "/", use_ssl=False) as ws:
+        messages: list[Any] = [None, 1, {"a": "b"}]
+        for message in messages:
+            try:
+                await ws.send_message(message)
+            except ValueError:
+                print("message", repr(message))
+
+
+async def main() -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_websocket, handler, "localhost", 0, None))
+        server = await nursery.start(partial(serve_websocket, handler, "127.0.0.1", 0, None))
+        await good(nursery, server.port)
+        await bad(nursery)
+        await wrong_types(nursery, server.port)
         nursery.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""Certificates for TLS on this machine, into a folder: it runs where trustme is installed."""
+"""Certificates for TLS on this machine, in a folder; it needs trustme."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import trustme
 
 
-def main(folder: Path) -> None:
+def make(folder: Path) -> None:
+    """Write ca.pem and server.pem."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
@@ -17,4 +18,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    make(Path(sys.argv[1]))
