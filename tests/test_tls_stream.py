@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import random
 import socket
 import ssl
@@ -183,21 +184,42 @@ async def test_16_megabytes_are_encrypted_in_one_call(keys: Path) -> None:
     assert peer.decrypt(ours.encrypt(data)) == data
 
 
-async def test_little_is_encrypted_of_what_the_socket_does_not_take(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def count_encrypted(ours: TlsStream, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what is encrypted from now on."""
+
     def counted(data: bytes) -> bytes:
         sizes.append(len(data))
         return encrypt(data)
 
-    ours, _ = await open_streams("client")
-    await fill(ours.transport_stream)
     sizes: list[int] = []
     encrypt = ours.encrypt
     monkeypatch.setattr(ours, "encrypt", counted)
+    return sizes
+
+
+async def test_little_is_encrypted_of_what_the_socket_does_not_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, _ = await open_streams("client")
+    await fill(ours.transport_stream)
+    encrypted = count_encrypted(ours, monkeypatch)
     rest = ours.send_now([b"head", bytes(MEGABYTE)])
     assert b"".join(rest) == b"head" + bytes(MEGABYTE)
-    assert sum(sizes) <= 4 * 2**15
+    assert sum(encrypted) <= 4 * 2**15
+
+
+async def test_of_what_is_very_large_a_part_is_left_in_any_case(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, _ = await open_streams("client")
+    encrypted = count_encrypted(ours, monkeypatch)
+    monkeypatch.setattr(os, "writev", lambda _, chunks: sum(map(len, chunks)))
+    rest = ours.send_now([bytes(4 * MEGABYTE)])
+    assert sum(encrypted) == 4 * MEGABYTE - sum(map(len, rest))
+    assert MEGABYTE < sum(encrypted) < 3 * MEGABYTE
+    while rest:
+        rest = ours.send_now([bytes(chunk) for chunk in rest])
+    assert sum(encrypted) == 4 * MEGABYTE
 
 
 async def test_what_is_encrypted_is_written_by_the_caller(keys: Path) -> None:

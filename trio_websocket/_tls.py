@@ -19,6 +19,7 @@ _RECORD = 2**14  # the most that is in a record (RFC 8446, 5.1); a read takes on
 # Bytes that go through OpenSSL's buffers at a time: they never shrink, and larger ones gain little.
 _SLICE = 2**15
 _SLICES = 4  # that leave in one write
+_MOST_SLICES = 64  # that are encrypted in a row, which takes a millisecond
 _RECEIVE_SIZE = 2**16
 # Bytes that the engine may want to send before the caller sends something. Each KeyUpdate that asks
 # for one in return makes a few, so that a peer could fill the memory.
@@ -211,7 +212,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
     def send_now(self, chunks: Sequence[bytes]) -> Sequence[bytes | memoryview]:
         """Write what the socket takes without blocking, after the handshake, on POSIX.
 
-        What it does not take is not encrypted yet, but for the first 128 KiB.
+        What it does not take is not encrypted yet, but for the first 128 KiB. Of what is very large
+        a part is left in any case, so that other tasks are not held up.
 
         :returns: What is left, for `send_all`, in this order and before anything else is sent.
         :raises OSError: The connection is lost, or TLS has failed.
@@ -220,7 +222,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         pieces: Sequence[bytes | memoryview] = chunks
         if len(chunks) > 1 or len(chunks[0]) > _SLICE:
             pieces = [piece for chunk in chunks for piece in _slices(chunk)]
-        for at in range(0, len(pieces), _SLICES):
+        for at in range(0, min(len(pieces), _MOST_SLICES), _SLICES):
             batch = pieces[at : at + _SLICES]
             wire = list(map(self.encrypt, batch))
             try:
@@ -231,7 +233,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 self._unsent = b"".join(behind(wire, written))
                 self._begun = sum(map(len, batch))
                 return pieces[at:]
-        return ()
+        return pieces[_MOST_SLICES:]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt the data and write it. If cancelled, nothing more can be sent."""
