@@ -216,8 +216,11 @@ def _check_deflate(data: bytes, rng: Random, side: ConnectionType) -> None:
 
 
 def _without_code(outcome: _Outcome) -> _Outcome:
-    """Of a message that is both bad and too large, it is not said which is found first."""
-    if outcome.farewell in (1007, 1009):
+    """Of messages that are wrong in several ways, it is not said which is found first.
+
+    What a frame inflates to may be looked at after the head of the next one.
+    """
+    if outcome.farewell in (1002, 1007, 1009):
         return dataclasses.replace(outcome, sent=None, error=None, farewell=1007)
     if outcome.has_closed and outcome.error is not None:  # there is no code then, only a text
         return dataclasses.replace(outcome, error=(outcome.error[0], ""))
