@@ -596,7 +596,7 @@ async def test_our_side_does_not_end_within_a_record_of_another_task(
     with pytest.raises(trio.BusyResourceError):
         await ours.send_eof()
     while len(plain) < len(data):
-        plain += peer.decrypt(await peer.stream.receive_some())
+        plain += peer.decrypt(bytes(await peer.stream.receive_some()))
     await call.result()
     assert plain == data
 
