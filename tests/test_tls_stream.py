@@ -560,6 +560,47 @@ async def test_aclose_does_not_wait_for_a_peer_that_does_not_read() -> None:
     await theirs.transport_stream.aclose()
 
 
+def drain(stream: trio.abc.Stream) -> bytes:
+    """Take what the socket has, at once."""
+    assert isinstance(stream, trio.SocketStream)
+    chunks = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            chunks.append(os.read(stream.socket.fileno(), MEGABYTE))
+    return b"".join(chunks)
+
+
+async def test_nothing_is_written_twice_by_a_close_while_another_task_writes(
+    keys: Path, nursery: trio.Nursery
+) -> None:
+    ours, peer = await open_with_peer("server", keys)
+    data = bytes(8 * MEGABYTE)
+    call = Call(nursery, ours.send_all, data)
+    await trio.testing.wait_all_tasks_blocked()
+    received = drain(peer.stream)  # there is room again, and the other task does not know yet
+    ours.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await call.result()
+    received += await receive_all(peer.stream)
+    assert data.startswith(peer.decrypt(received))  # no part of a record is in it twice
+
+
+async def test_our_side_does_not_end_within_a_record_of_another_task(
+    keys: Path, nursery: trio.Nursery
+) -> None:
+    ours, peer = await open_with_peer("server", keys)
+    data = bytes(8 * MEGABYTE)
+    call = Call(nursery, ours.send_all, data)
+    await trio.testing.wait_all_tasks_blocked()
+    plain = peer.decrypt(drain(peer.stream))
+    with pytest.raises(trio.BusyResourceError):
+        await ours.send_eof()
+    while len(plain) < len(data):
+        plain += peer.decrypt(bytes(await peer.stream.receive_some()))
+    await call.result()
+    assert plain == data
+
+
 @pytest.mark.parametrize("is_begun", [False, True])
 async def test_aclose_before_the_end_of_the_handshake_says_nothing(is_begun: bool) -> None:
     ours, raw = await with_raw("client")

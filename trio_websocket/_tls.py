@@ -67,6 +67,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self.is_ended = False
         self._unsent = b""  # taken from the engine, and not yet by the socket
         self._begun = 0  # bytes of the data to be sent next that are in it
+        self._is_writing = False  # a task writes what is unsent, and alone knows how much is left
         # Why nothing more can be read. It has no traceback, which would lead back to us.
         self._failure: ssl.SSLError | None = None
 
@@ -253,13 +254,22 @@ class TlsStream(trio.abc.HalfCloseableStream):
         await self.transport_stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """End our side. If cancelled, the peer may not know of it."""
+        """End our side. If cancelled, the peer may not know of it.
+
+        :raises trio.BusyResourceError: Another task is sending.
+        """
+        if self._is_writing:
+            raise trio.BusyResourceError("another task is sending")
         self._end_tls()
         await self._write_unsent()
         await self.transport_stream.send_eof()
 
     async def aclose(self) -> None:
-        """Close the socket, at once; with close_notify if it takes that without waiting."""
+        """Close the socket, at once.
+
+        What is unsent, and close_notify, precede that if no other task is sending, as far as the
+        socket takes them without waiting.
+        """
         self.close()
         await trio.lowlevel.checkpoint()
 
@@ -279,14 +289,18 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Write what is unsent and what the engine says. If cancelled, the next call goes on."""
         unsent = memoryview(self._unsent + self._outgoing.read())
         sent = 0
+        self._is_writing = True
         try:
             while sent < len(unsent):
                 sent += await self.transport_stream.socket.send(unsent[sent:])
         finally:
             self._unsent = bytes(unsent[sent:])
+            self._is_writing = False
 
     def _write_now(self) -> None:
         """The same, as far as the socket takes it at once. Nothing can be sent after it."""
+        if self._is_writing:
+            return  # the peer could not read what came twice, or within a record
         unsent, self._unsent = self._unsent + self._outgoing.read(), b""
         handle = self.transport_stream.socket.fileno()
         if unsent and handle != -1:
