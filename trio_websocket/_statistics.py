@@ -17,7 +17,7 @@ class ConnectionStatistics:
     bytes_sent: int
     #: Bytes of payload of the messages received, after decompression.
     bytes_received: int
-    #: Bytes of frames, control frames too, that were given to the stream.
+    #: Bytes of frames, control frames too, that the stream has taken.
     wire_bytes_sent: int
     #: Bytes that were received behind the opening handshake.
     wire_bytes_received: int
@@ -28,7 +28,7 @@ class ConnectionStatistics:
     bytes_unread: int
     #: Frames that wait to be written.
     frames_unsent: int
-    #: Bytes that wait to be written; those that the kernel has taken are not counted.
+    #: Bytes that wait to be written. What is being written counts until all of it is.
     bytes_unsent: int
     #: Tasks in ``get_message``, or in another call that receives.
     tasks_receiving: int
