@@ -15,6 +15,7 @@ from typing import Callable, Sequence, Sized
 import trio
 
 from ._lot import Lot
+from ._outgoing import LONG
 from ._pace import FAIRNESS
 from ._transport import Transport, cause_of
 
@@ -247,7 +248,7 @@ class Outbox:
             size += len(chunk)
             count += 1
         batch, large = self._chunks[:count], self._chunks[count : count + 1]
-        if large and len(large[0]) >= HIGH_WATER:
+        if large and len(large[0]) >= LONG:
             # It may be the payload of a frame whose head precedes it: nothing may come between.
             size += len(large[0])
         else:
