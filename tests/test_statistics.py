@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import pytest
 import trio
@@ -9,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import (
     ConnectionClosed,
     ConnectionStatistics,
+    PerMessageDeflate,
     WebSocketConnection,
     wrap_server_stream,
 )
@@ -24,6 +26,7 @@ from .peer import (
     REQUEST,
     TEXT,
     Call,
+    lockstep_pair,
     memory_pair,
     open_client,
     open_pair,
@@ -140,6 +143,28 @@ async def test_a_message_in_fragments_is_one_when_it_is_whole(
     assert await getting.result() == "onetwo"
     expect(client, messages_sent=1, bytes_sent=6, wire_bytes_sent=24)
     expect(server, messages_received=1, bytes_received=6, wire_bytes_received=24)
+
+
+async def test_statistics_with_large_messages_queued_counts_frames(nursery: trio.Nursery) -> None:
+    server, _ = await open_server(nursery, streams=await lockstep_pair(), max_unsent_bytes=10**9)
+    for count in (1, 2, 3):
+        await server.send_message(bytes(2**17))
+        await wait_all_tasks_blocked()
+        assert server.statistics().frames_unsent == count
+
+
+async def test_statistics_after_a_message_that_raised_do_not_count_it(
+    nursery: trio.Nursery,
+) -> None:
+    settings = {"compression": PerMessageDeflate()}
+    server, client = await open_pair(nursery, client=settings, server=settings)
+    sending: Call[None] = Call(nursery, server.send_message, os.urandom(2**20))
+    await trio.lowlevel.checkpoint()  # another thread compresses it
+    nursery.start_soon(client.aclose)
+    await server.aclose()
+    with pytest.raises(ConnectionClosed):
+        await sending.result()
+    assert server.statistics().messages_sent == server.statistics().bytes_sent == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

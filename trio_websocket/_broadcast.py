@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
 _POLICIES = ("skip", "close")
-_TOO_SLOW = 1008  # 1013 would say that it is us who have too much to do
 _ABNORMAL = 1006
 # What it costs to send a message, in microseconds or so, and how many bytes of it cost one more:
 # to write them, or to compress or mask them, too.
@@ -65,9 +64,9 @@ async def broadcast(
         ``context_takeover``.
     :param timeout: Seconds that the slow connections have, all at the same time. 1 is several round
         trips to anywhere, in which a peer that reads makes room; 0 is not to wait for any.
-    :param on_slow: What becomes of a connection that had no room in time. ``"skip"``: this message
-        is not sent to it. ``"close"``: besides, it is closed with code 1008, without waiting
-        for the peer.
+    :param on_slow: What to do with a connection that had no room in time. ``"skip"``: do not send
+        this message to it. ``"close"``: start to close it with code 1008, too. Its queued messages
+        are dropped, and closing it takes ``disconnect_timeout`` at most, for which nobody waits.
     :returns: Who got it, who did not, and why.
     :raises TypeError: The message is neither str nor bytes-like, or what is given as a connection
         is none.
@@ -151,15 +150,17 @@ class _Broadcast:
     ) -> None:
         """Send it once nothing is in the way."""
         if not await _wait_turn(connection, deadline):
-            self._leave_out(connection, on_slow)
+            self._give_up_waiting(connection, on_slow)
             return
         try:
             protocol = connection._protocol
             kind = protocol.sharing(len(self._payload), self._compress)
             frame: list[bytes] | None = None
             if kind is None and self._takes_long(protocol) and connection._can_close:
-                message = self._is_text, self._payload
-                frame = [await trio.to_thread.run_sync(protocol.message, *message)]
+                deflated = await trio.to_thread.run_sync(protocol.deflate, self._payload)
+                size = len(self._payload)
+                if connection._can_close:
+                    frame = [protocol.deflated_message(self._is_text, deflated, size)]
             if connection._can_close:
                 self._append(connection, frame or self._frame(protocol, kind))
             else:
@@ -190,16 +191,17 @@ class _Broadcast:
         if connection._outbox.broken is None:
             self.sent.append(connection)
         else:
+            connection._protocol.discount_message(len(self._payload))
             self.failed[connection] = _closed_error(connection)
 
-    def _leave_out(self, connection: WebSocketConnection, on_slow: str) -> None:
-        if not connection._can_close:
-            self.failed[connection] = _closed_error(connection)
+    def _give_up_waiting(self, connection: WebSocketConnection, on_slow: str) -> None:
+        """Send the message if there is room by now. Otherwise do what ``on_slow`` says."""
+        if self._send(connection, connection._protocol.sharing(len(self._payload), self._compress)):
             return
-        error = trio.TooSlowError("the connection had no room for the message in time")
-        self.failed[connection] = error
-        if on_slow == "close" and connection._outbox.is_full:
-            connection._give_up(_TOO_SLOW, "too slow", error)
+        text = "the connection had no room for the message in time"
+        self.failed[connection] = trio.TooSlowError(text)
+        if on_slow == "close":
+            connection._close_slow()
 
 
 def _snapshot(connections: Iterable[WebSocketConnection]) -> list[WebSocketConnection]:

@@ -58,6 +58,7 @@ _GOODBYE = 0.05
 _TASK = "trio_websocket: a connection"
 # Bytes that take as long to send as a `Pacer` counts one.
 _PER_UNIT = 2**11
+_TOO_SLOW = 1008  # 1013 would say that it is us who have too much to do
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
 
 
@@ -290,7 +291,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             await self._check_open()
         frame = protocol.message(is_text, payload, compress=False)
         if not outbox.append_message(frame, self._inbox.messages):
-            await self._wait_accepted()
+            await self._wait_accepted(size)
 
     async def _send_in_turn(self, is_text: bool, payload: bytes, is_compressed: bool) -> None:
         """Send a message that takes time, or has to wait."""
@@ -299,19 +300,22 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             await self._outbox.wait_room()
             await self._check_open()
             if is_compressed and size >= LONG_TO_COMPRESS:
-                frame = [await trio.to_thread.run_sync(protocol.message, is_text, payload)]
+                deflated = await trio.to_thread.run_sync(protocol.deflate, payload)
                 await self._check_open()
+                frame = [protocol.deflated_message(is_text, deflated, size)]
             elif is_compressed or size < LONG:
                 frame = [protocol.message(is_text, payload, is_compressed)]
             else:
                 frame = protocol.large_message(is_text, payload)
             self._outbox.append(*frame)
-        await self._wait_accepted()
+        await self._wait_accepted(size)
 
-    async def _wait_accepted(self) -> None:
-        """Wait until the next message need not wait. Raise if this one is lost."""
-        await self._outbox.wait_room()
-        if self._outbox.broken is not None:
+    async def _wait_accepted(self, size: int) -> None:
+        """Wait until the next message need not wait. Raise if this one, of that size, is lost."""
+        outbox = self._outbox
+        await outbox.wait_room()
+        if outbox.broken is not None or outbox.has_dropped:
+            self._protocol.discount_message(size)
             await self._check_open()
 
     @overload
@@ -580,6 +584,17 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         self._protocol.give_up(code, text, cause)
         self._on_ended()
         self._scope.cancel()
+
+    def _close_slow(self) -> None:
+        """Start the closing handshake with a peer that does not read fast enough.
+
+        A frame that is partly written is finished, and the Close follows it. Queued messages are
+        dropped. `disconnect_timeout` bounds all of it, and no caller waits.
+        """
+        self._outbox.drop_queued()
+        self._begin_to_close(_TOO_SLOW, "too slow")
+        deadline = trio.current_time() + self._options.disconnect_timeout
+        self._scope.deadline = min(self._scope.deadline, deadline)
 
     def _outlive_cancellation(self) -> None:
         """Work until `conclude`, which is sure to come, also in a scope that is cancelled.

@@ -5,12 +5,16 @@ first at once, as far as it takes it. Messages that follow before the connection
 are kept back to the end of their turn of the scheduler, or until that wait, and leave in one write.
 What the kernel does not take, and everything on other streams, is written by one task of the
 connection, which no user's cancel scope reaches: no frame is ever torn.
+
+The queue holds whole frames. Frames that the stream may have a part of are in `_rest`, so that a
+queue can be dropped without tearing a frame.
 """
 
 from __future__ import annotations
 
 import collections
-from typing import Callable, Sequence, Sized
+import itertools
+from typing import TYPE_CHECKING, Callable, Sequence, Sized
 
 import trio
 
@@ -18,6 +22,12 @@ from ._lot import Lot
 from ._outgoing import LONG
 from ._pace import FAIRNESS
 from ._transport import Transport, cause_of
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+# A frame in one part, or the head and the payload of a large one.
+_Frame: TypeAlias = "bytes | Sequence[bytes]"
 
 # Bytes that leave in one write, unless one frame is larger, and by default as many may wait.
 HIGH_WATER = 2**16
@@ -27,7 +37,7 @@ class Outbox:
     """Bytes on their way to the peer."""
 
     __slots__ = (
-        "_chunks",
+        "_frames",
         "_idle",
         "_late_pong",
         "_max_unsent",
@@ -40,7 +50,9 @@ class Outbox:
         "_size",
         "_transport",
         "_writer",
+        "_writing",
         "broken",
+        "has_dropped",
         "written",
     )
 
@@ -61,9 +73,10 @@ class Outbox:
         self._max_unsent = max_unsent
         self._most_held = min(max_unsent, HIGH_WATER)
         self._nursery: trio.Nursery | None = None
-        self._chunks: list[bytes] = []
+        self._frames: list[_Frame] = []  # the stream has nothing of them
         self._rest: Sequence[bytes | memoryview] = ()  # of the write under way
-        self._size = 0  # of both
+        self._writing = 0  # how many frames end in `_rest`; 0 if that is empty
+        self._size = 0  # bytes in `_frames` and `_rest`
         self._may_hold = False  # what follows in this turn
         self._late_pong: bytes | None = None
         self._writer: trio.CancelScope | None = None
@@ -73,6 +86,8 @@ class Outbox:
         self.written: int = 0
         #: Why something that was appended will never be written.
         self.broken: Exception | None = None
+        #: True if frames were dropped: see `drop_queued`.
+        self.has_dropped: bool = False
 
     def start(self, nursery: trio.Nursery, response: bytes = b"") -> None:
         """Let the writer run in ``nursery``.
@@ -102,8 +117,8 @@ class Outbox:
 
     @property
     def unsent(self) -> tuple[int, int]:
-        """How many frames wait to be written, at least, and how many bytes."""
-        return len(self._chunks) or int(self._size > 0), self._size
+        """The number of frames that are not written yet, and the number of their bytes."""
+        return len(self._frames) + self._writing, self._size
 
     @property
     def tasks_waiting(self) -> int:
@@ -122,43 +137,49 @@ class Outbox:
             can_write = self._on_broken is not None and self.broken is None
             self._may_hold = can_write and self._transport.is_direct
         if self._may_hold and size <= self._most_held:
-            if not self._chunks:
+            if not self._frames:
                 _LateWrites.of_this_run().add(self)
-            self._chunks.append(data)
+            self._frames.append(data)
             self._size = size
             return True
         self.append(data)
         return self.broken is None and not self.is_full
 
-    def append(self, *chunks: bytes) -> None:
-        """Write the chunks now, or as soon as the peer lets us."""
-        if self.append_first(chunks):
+    def append(self, *parts: bytes) -> None:
+        """Write a frame now, or as soon as the peer lets us.
+
+        :param parts: The frame, or its head and its payload.
+        """
+        if self.append_first(parts):
             return
         if self.broken is not None or self._on_broken is None:
             return
         if self._late_pong is not None:
             pong, self._late_pong = self._late_pong, None
             self._enqueue(pong)  # it may not come after what is appended later: a Close
-        for data in chunks:
-            self._enqueue(data)
+        self._enqueue(parts[0] if len(parts) == 1 else parts)
         if self._writer is not None:
             self._idle.unpark()
         else:
             self._write_now()
 
-    def append_first(self, chunks: Sequence[bytes]) -> bool:
-        """Write the chunks now, as far as the peer lets us, if nothing waits to be written.
+    def append_first(self, parts: Sequence[bytes]) -> bool:
+        """Write a frame now, as far as the peer lets us, if nothing waits to be written.
 
-        False if something does, or if the chunks will never be written.
+        :param parts: The frame, or its head and its payload.
+        :returns: False if something waits to be written, or if nothing can be written any more.
         """
         if self._size or self._writer is not None or self._on_broken is None or self.broken:
             return False
         self._may_hold = True
         try:
-            self._hand_over(chunks)
+            rest = self._transport.write_now(parts)
         except OSError as exc:
             self._break(cause_of(exc))
             return False
+        self.written += sum(map(len, parts))
+        if rest:
+            self._keep_rest(rest, [parts])
         return True
 
     def append_pong(self, data: bytes) -> None:
@@ -167,7 +188,7 @@ class Outbox:
         Only the latest Ping needs an answer (RFC 6455, 5.5.3), so that a peer that sends Pings and
         does not read costs one Pong.
         """
-        if self._chunks:
+        if self._frames:
             self._late_pong = data
         else:
             self.append(data)
@@ -176,6 +197,15 @@ class Outbox:
         """Write what was kept back: the turn of the scheduler is over, or about to be."""
         self._may_hold = False
         self._write_now()
+
+    def drop_queued(self) -> None:
+        """Drop the frames that the stream has nothing of. What is partly written is finished."""
+        dropped = sum(map(_frame_size, self._frames))
+        if dropped:
+            self._frames.clear()
+            self._size -= dropped
+            self.has_dropped = True
+            self._progress.unpark_all()
 
     async def wait_room(self) -> None:
         """Wait until a sender need not wait. If cancelled, nothing has happened."""
@@ -191,23 +221,42 @@ class Outbox:
     def _write_now(self) -> None:
         """Write what the socket takes without blocking; a task writes the rest."""
         try:
-            while self._chunks and self._writer is None:
-                self._hand_over(self._next_write())
+            while self._frames and self._writer is None:
+                self._write_batch()
         except OSError as exc:
             self._break(cause_of(exc))
 
-    def _hand_over(self, chunks: Sequence[bytes]) -> None:
-        """Write what the socket takes, and let the task write the rest."""
+    def _write_batch(self) -> None:
+        """Write the next frames, as far as the socket takes them."""
+        frames, chunks = self._take_batch()
         rest = self._transport.write_now(chunks)
         self.written += sum(map(len, chunks))
         if rest:
-            self.written -= sum(map(len, rest))
-            self._keep(rest)
-            self._start_writer()
+            self._keep_rest(rest, frames)
 
-    def _keep(self, rest: Sequence[bytes | memoryview]) -> None:
+    def _keep_rest(self, rest: Sequence[bytes | memoryview], frames: Sequence[_Frame]) -> None:
+        """Keep what the socket did not take of the frames, and let the task write it.
+
+        Frames that the socket took nothing of go back to the queue, except that the first frame
+        stays, so that the task waits for the socket with it.
+        """
+        size = sum(map(len, rest))
+        self.written -= size
+        self._size += size
+        kept = list(frames)
+        committed = self._transport.committed
+        while len(kept) > 1 and size - _frame_size(kept[-1]) >= committed:
+            size -= _frame_size(kept.pop())
+        if len(kept) < len(frames):
+            self._frames[:0] = frames[len(kept) :]
+            rest = _first_bytes(rest, size)
         self._rest = rest
-        self._size += sum(map(len, rest))
+        self._writing = 0
+        while size > 0:
+            self._writing += 1
+            size -= _frame_size(kept.pop())
+        if self._writer is None:
+            self._start_writer()
 
     def _start_writer(self) -> None:
         assert self._nursery is not None
@@ -223,42 +272,66 @@ class Outbox:
                     if not self._size:
                         await self._idle.park()
                         continue
+                    if not self._rest and self._transport.is_direct:
+                        self._write_batch()
+                        self._progress.unpark_all()
+                        await trio.lowlevel.checkpoint()
+                        continue
                     if not self._rest:
-                        self._keep(self._next_write())
+                        frames, self._rest = self._take_batch()
+                        self._writing = len(frames)
+                        self._size += sum(map(len, self._rest))
                     await self._transport.write(self._rest[0])
                     if self._rest:  # not stopped meanwhile
                         self.written += len(self._rest[0])
                         self._size -= len(self._rest[0])
                         self._rest = self._rest[1:]
+                        if not self._rest:
+                            self._writing = 0
                     self._progress.unpark_all()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 self._break(cause_of(exc))
         self._writer = None
 
-    def _enqueue(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._size += len(data)
+    def _enqueue(self, frame: _Frame) -> None:
+        self._frames.append(frame)
+        self._size += _frame_size(frame)
 
-    def _next_write(self) -> list[bytes]:
-        """Take out what is written next: small chunks joined, and a large one as it is."""
-        count, size = 1, len(self._chunks[0])
-        for chunk in self._chunks[1:]:
-            if size + len(chunk) > HIGH_WATER:
-                break
-            size += len(chunk)
-            count += 1
-        batch, large = self._chunks[:count], self._chunks[count : count + 1]
-        if large and len(large[0]) >= LONG:
-            # It may be the payload of a frame whose head precedes it: nothing may come between.
-            size += len(large[0])
+    def _take_batch(self) -> tuple[list[_Frame], list[bytes]]:
+        """Take out the frames to write next: small ones, and a large one after them.
+
+        :returns: The frames, and the chunks to write.
+        """
+        frames = self._frames
+        size = self._size
+        if size <= HIGH_WATER:
+            self._frames = []
+            self._size = 0
         else:
-            large = []
-        del self._chunks[: count + len(large)]
-        self._size -= size
+            count, size = 0, 0
+            for frame in frames:
+                if count and size >= HIGH_WATER:
+                    break
+                count += 1
+                size += _frame_size(frame)
+            self._frames = frames[count:]
+            frames = frames[:count]
+            self._size -= size
         if self._late_pong is not None:
-            batch.insert(0 if large else len(batch), self._late_pong)
+            # A large frame takes long to write, so the Pong goes before it.
+            at = len(frames) - (_frame_size(frames[-1]) >= LONG)
+            frames.insert(at, self._late_pong)
             self._late_pong = None
-        return [b"".join(batch) if len(batch) > 1 else batch[0], *large]
+        if size < LONG:  # so that none of them has a large payload
+            return frames, [b"".join(frames)]  # type: ignore[arg-type] # each is bytes
+        chunks: list[bytes] = []
+        parts = (part for frame in frames for part in _parts(frame))
+        for is_large, group in itertools.groupby(parts, lambda part: len(part) >= LONG):
+            if is_large:
+                chunks.extend(group)
+            else:
+                chunks.append(b"".join(group))
+        return frames, chunks
 
     def _break(self, exc: Exception) -> None:
         if self._on_broken is not None:
@@ -267,12 +340,29 @@ class Outbox:
             self._on_broken()
 
     def _discard(self) -> None:
-        self._chunks.clear()
+        self._frames.clear()
         self._rest = ()
+        self._writing = 0
         self._late_pong = None
         self._size = 0
         self._may_hold = False
         self._progress.unpark_all()
+
+
+def _parts(frame: _Frame) -> Sequence[bytes]:
+    return [frame] if isinstance(frame, bytes) else frame
+
+
+def _frame_size(frame: _Frame) -> int:
+    return sum(map(len, _parts(frame)))
+
+
+def _first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes | memoryview]:
+    first: list[bytes | memoryview] = []
+    for chunk in chunks:
+        first.append(memoryview(chunk)[: max(0, size)])
+        size -= len(chunk)
+    return [chunk for chunk in first if chunk]
 
 
 class _LateWrites:

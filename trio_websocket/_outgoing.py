@@ -78,10 +78,24 @@ class Outgoing:
         self.bytes_sent += size
         first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
         if compress and size >= self.threshold:
-            assert self._extension is not None
             first |= COMPRESSED
-            payload = self._extension.codec.deflate(payload)
+            payload = self.deflate(payload)
         return _codec.frame(first, payload, new_key() if self._is_client else b"")
+
+    def deflate(self, payload: bytes) -> bytes:
+        """Compress a message for `deflated_message`. Another thread may do it, one at a time."""
+        assert self._extension is not None
+        return self._extension.codec.deflate(payload)
+
+    def deflated_message(self, is_text: bool, deflated: bytes, size: int) -> bytes:
+        """The frame of a whole message that `deflate` has compressed.
+
+        The frames must be sent in the order of the calls.
+
+        :param size: The size of the message before it was compressed.
+        """
+        self.count_message(size)
+        return self._frame((_WHOLE_TEXT if is_text else _WHOLE_BINARY) | COMPRESSED, deflated)
 
     def large_message(self, is_text: bool, payload: bytes) -> list[bytes]:
         """The frame of a whole message, not compressed, in parts: the payload need not be copied.
@@ -120,9 +134,14 @@ class Outgoing:
         return [self._frame(first, payload)]
 
     def count_message(self, size: int) -> None:
-        """A message of so many bytes is sent, whose frame was there already."""
+        """Count a message of so many bytes, whose frame was there already."""
         self.messages_sent += 1
         self.bytes_sent += size
+
+    def discount_message(self, size: int) -> None:
+        """Take back the count of a message of so many bytes: it is lost."""
+        self.messages_sent -= 1
+        self.bytes_sent -= size
 
     def fragment(
         self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool

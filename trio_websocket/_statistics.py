@@ -9,7 +9,8 @@ import dataclasses
 class ConnectionStatistics:
     """A connection's traffic at one moment, as :meth:`WebSocketConnection.statistics` gives it."""
 
-    #: Messages that were accepted to be sent.
+    #: Messages that were queued or written. A message whose call raised
+    #: :exc:`ConnectionClosed` does not count.
     messages_sent: int
     #: Messages that were received whole, read by the application or not.
     messages_received: int
@@ -26,7 +27,7 @@ class ConnectionStatistics:
     #: Bytes that were received and not read: of those messages (of a text, its characters), and
     #: of what is not decoded yet.
     bytes_unread: int
-    #: Frames that wait to be written.
+    #: Frames that are not written, or only in part.
     frames_unsent: int
     #: Bytes that wait to be written. What is being written counts until all of it is.
     bytes_unsent: int

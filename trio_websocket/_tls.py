@@ -66,7 +66,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         #: Whether the peer sends nothing more.
         self.is_ended = False
         self._unsent = b""  # taken from the engine, and not yet by the socket
-        self._begun = 0  # bytes of the data to be sent next that are in it
+        #: Bytes of the data to be sent next that are encrypted already, in what is unsent.
+        self.committed: int = 0
         self._is_writing = False  # a task writes what is unsent, and alone knows how much is left
         # Why nothing more can be read. It has no traceback, which would lead back to us.
         self._failure: ssl.SSLError | None = None
@@ -232,7 +233,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 written = 0
             if written < sum(map(len, wire)):
                 self._unsent = b"".join(behind(wire, written))
-                self._begun = sum(map(len, batch))
+                self.committed = sum(map(len, batch))
                 return pieces[at:]
         return pieces[_MOST_SLICES:]
 
@@ -240,10 +241,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Encrypt the data and write it. If cancelled, nothing more can be sent."""
         if not self.is_open:
             await self.do_handshake()
-        begun = min(self._begun, len(data))
+        begun = min(self.committed, len(data))
         if begun:
             await self._write_unsent()
-            self._begun -= begun
+            self.committed -= begun
         rest = memoryview(data)[begun:]
         for piece in _slices(rest) or [rest]:  # TLS may have something to say, even if we have not
             self._unsent = self.encrypt(piece)

@@ -78,6 +78,11 @@ class Transport:
         is_ssl = isinstance(self.stream, (TlsStream, trio.SSLStream))
         return Endpoint(name[0].partition("%")[0], name[1], is_ssl)
 
+    @property
+    def committed(self) -> int:
+        """How many bytes of what `write_now` has left must be written, as TLS has begun to."""
+        return 0 if self._tls is None else self._tls.committed
+
     def write_now(self, chunks: Sequence[bytes]) -> Sequence[bytes | memoryview]:
         """Write what the socket takes without blocking. If direct only.
 
