@@ -184,7 +184,7 @@ async def test_an_ipv6_address_has_no_zone() -> None:
     assert end.local == end.remote == Endpoint("fe80::1", 80, is_ssl=False)
 
 
-@pytest.mark.parametrize("kind", ["memory", "socketpair", "tls-memory"])
+@pytest.mark.parametrize("kind", ["memory", "tls-memory"])
 async def test_the_ends_of_other_streams_are_their_repr(kind: str) -> None:
     ours, _ = await PAIRS[kind]()
     end = transport(ours)

@@ -12,7 +12,7 @@ from ._connection import WebSocketConnection
 from ._errors import CloseReason, ConnectionClosed, MessageTypeError, leaves
 from ._options import check_number
 from ._outgoing import LONG_TO_COMPRESS
-from ._pace import TURN
+from ._pace import TURN, run_in_thread
 from ._protocol import Protocol
 from ._streaming import Message, encoded
 
@@ -157,7 +157,7 @@ class _Broadcast:
             kind = protocol.sharing(len(self._payload), self._compress)
             frame: list[bytes] | None = None
             if kind is None and self._takes_long(protocol) and connection._can_close:
-                deflated = await trio.to_thread.run_sync(protocol.deflate, self._payload)
+                deflated = await run_in_thread(protocol.deflate, self._payload)
                 size = len(self._payload)
                 if connection._can_close:
                     frame = [protocol.deflated_message(self._is_text, deflated, size)]
@@ -176,7 +176,7 @@ class _Broadcast:
     async def _make_shared(self, protocol: Protocol) -> list[bytes]:
         message = self._is_text, self._payload, self._compress
         if self._takes_long(protocol):
-            return await trio.to_thread.run_sync(protocol.shared_message, *message)
+            return await run_in_thread(protocol.shared_message, *message)
         return protocol.shared_message(*message)
 
     def _frame(self, protocol: Protocol, kind: object) -> list[bytes]:

@@ -35,12 +35,13 @@ from ._lot import Flag, Turn
 from ._options import OptionKeywords, Options, check_number, takes_options
 from ._outbox import Outbox
 from ._outgoing import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS
-from ._pace import Pacer
+from ._pace import Pacer, run_in_thread
 from ._pings import PingInFlight, Pings
 from ._protocol import Protocol
+from ._sockets import Address
 from ._statistics import ConnectionStatistics
 from ._streaming import Message, MessageStream, encoded, send_pieces
-from ._transport import LINGER, Address, Transport
+from ._transport import LINGER, Transport
 
 if TYPE_CHECKING:
     from typing import AsyncIterable, Iterable
@@ -175,12 +176,12 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @property
     def local(self) -> Address:
-        """Our end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
+        """Our address: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
         return self._transport.local
 
     @property
     def remote(self) -> Address:
-        """The peer's end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
+        """The peer's address: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
         return self._transport.remote
 
     @property
@@ -300,7 +301,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             await self._outbox.wait_room()
             await self._check_open()
             if is_compressed and size >= LONG_TO_COMPRESS:
-                deflated = await trio.to_thread.run_sync(protocol.deflate, payload)
+                deflated = await run_in_thread(protocol.deflate, payload)
                 await self._check_open()
                 frame = [protocol.deflated_message(is_text, deflated, size)]
             elif is_compressed or size < LONG:

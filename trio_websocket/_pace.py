@@ -1,10 +1,13 @@
-"""When a task that need not wait lets the others run."""
+"""When a task that need not wait lets the others run, and what runs in other threads."""
 
 from __future__ import annotations
 
-from typing import Awaitable
+import os
+from typing import Awaitable, Callable, TypeVar
 
 import trio
+
+_T = TypeVar("_T")
 
 # A full turn of the scheduler costs as much as several small messages. Work for so long, roughly
 # counted in microseconds, and then a turn, keeps a task that always has something to do from
@@ -34,3 +37,23 @@ class Pacer:
             return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 # by the caller
         self.left = TURN - cost
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # likewise
+
+
+async def run_in_thread(function: Callable[..., _T], *args: object) -> _T:
+    """Call a function that takes long, such as one that compresses, in another thread.
+
+    It has a limiter of its own: threads of the application that wait for the connection may hold
+    all tokens of Trio's default limiter. If cancelled while it waits for a thread, the function is
+    not called; later, cancellation waits for the function.
+    """
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(os.cpu_count() or 1)
+        _limiter.set(limiter)
+    return await trio.to_thread.run_sync(function, *args, limiter=limiter)
+
+
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
+    "trio_websocket_thread_limiter"
+)

@@ -20,7 +20,8 @@ from ._errors import (
 from ._handshake import ExtraHeaders, Headers
 from ._options import NewerOptionKeywords, Options, takes_options
 from ._server_handshake import BadRequest, ServerHandshake
-from ._transport import Address, IgnoringErrors, Transport, cause_of
+from ._sockets import Address
+from ._transport import IgnoringErrors, Transport, cause_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -73,12 +74,12 @@ class WebSocketRequest:
 
     @property
     def local(self) -> Address:
-        """Our end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
+        """Our address: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
         return self._transport.local
 
     @property
     def remote(self) -> Address:
-        """The client's end: an :class:`Endpoint`, or the ``repr()`` of a stream that is not TCP."""
+        """The client's address: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
         return self._transport.remote
 
     async def accept(

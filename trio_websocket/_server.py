@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import logging
 import math
-import os
-import socket
 from typing import TYPE_CHECKING, Awaitable, Callable, Sequence
 
 import trio
@@ -23,8 +22,9 @@ from ._errors import (
 from ._options import OptionKeywords, Options, check_number, takes_options
 from ._pace import FAIRNESS
 from ._request import WebSocketRequest, answer, receive_request
+from ._sockets import Address, address, borrowed, end_name, is_direct
 from ._tls import TlsStream
-from ._transport import LINGER, Address, Transport, close_now
+from ._transport import LINGER, Transport, close_now
 from ._url import Endpoint
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class WebSocketServer:
 
     @property
     def listeners(self) -> list[Address]:
-        """The listeners: an :class:`Endpoint` each, or the ``repr()`` of one that is not TCP."""
+        """Their addresses: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
         return list(self._addresses)
 
     @property
@@ -413,7 +413,7 @@ def _single(exc: BaseException) -> BaseException:
 
 async def _accept(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:
     """Wait for a client; all that have come, the last one first."""
-    if type(listener) is trio.SocketListener and os.name == "posix":
+    if type(listener) is trio.SocketListener and is_direct(listener.socket):
         # One by one, each would take a turn of the scheduler, which is long where many are served.
         await trio.lowlevel.wait_readable(listener.socket)
         streams = _accept_now(listener.socket)
@@ -428,16 +428,11 @@ async def _accept(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc
 
 def _accept_now(listening: trio.socket.SocketType) -> list[trio.abc.Stream]:
     accepted: list[trio.abc.Stream] = []
-    kind = listening.family, listening.type, listening.proto
-    sock = socket.socket(*kind, fileno=listening.fileno())  # that of Trio can't but wait
-    try:
+    # OSError: there are no more, or the next attempt fails, too
+    with contextlib.suppress(OSError), borrowed(listening) as sock:
         while len(accepted) < FAIRNESS:
             client, _ = sock.accept()
             accepted.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
-    except OSError:
-        pass  # there are no more, or the next attempt fails, too
-    finally:
-        sock.detach()
     return accepted[::-1]
 
 
@@ -446,7 +441,5 @@ def _listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:
     is_ssl = isinstance(listener, trio.SSLListener)
     transport = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
     if isinstance(transport, trio.SocketListener):
-        name = transport.socket.getsockname()
-        if isinstance(name, tuple):  # a Unix-domain socket has a path
-            return Endpoint(name[0].partition("%")[0], name[1], is_ssl)
+        return address(end_name(transport.socket, is_peer=False), is_ssl=is_ssl)
     return repr(listener)

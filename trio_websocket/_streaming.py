@@ -13,6 +13,7 @@ import trio
 from ._errors import MessageTypeError
 from ._frames import check_utf8
 from ._outgoing import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS
+from ._pace import run_in_thread
 from ._protocol import Piece
 
 if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a newer one
@@ -218,7 +219,7 @@ class _Sending:
         )
         is_compressed = self._compress and connection.compression is not None
         if is_compressed and len(payload) >= LONG_TO_COMPRESS:
-            frame = await trio.to_thread.run_sync(fragment)
+            frame = await run_in_thread(fragment)
             await connection._check_open()
         else:
             frame = fragment()

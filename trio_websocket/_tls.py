@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import socket
 import ssl
 from typing import Sequence
 
 import trio
+
+from ._sockets import borrowed, is_kernel_socket, shut_down
 
 _RECORD = 2**14  # the most that is in a record (RFC 8446, 5.1); a read takes one
 # Bytes that go through OpenSSL's buffers at a time: they never shrink, and larger ones gain little.
@@ -278,6 +279,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """The same, without a checkpoint."""
         self._end_tls()
         self._write_now()
+        shut_down(self.transport_stream)
         self.transport_stream.socket.close()
 
     def _end_tls(self) -> None:
@@ -303,15 +305,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         if self._is_writing:
             return  # the peer could not read what came twice, or within a record
         unsent, self._unsent = self._unsent + self._outgoing.read(), b""
-        handle = self.transport_stream.socket.fileno()
-        if unsent and handle != -1:
-            sock = socket.socket(fileno=handle)
-            try:
-                sock.send(unsent)  # it does not block: Trio has set that
-            except OSError:
-                pass  # it is full, or broken; whoever reads it is told
-            finally:
-                sock.detach()
+        sock = self.transport_stream.socket
+        if unsent and is_kernel_socket(sock) and sock.fileno() != -1:
+            # If it is full, or broken, the task that reads it learns why.
+            with contextlib.suppress(OSError), borrowed(sock) as non_blocking:
+                non_blocking.send(unsent)
 
 
 def _error(reason: str) -> ssl.SSLError:

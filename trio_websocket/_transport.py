@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Awaitable, Sequence, Union
+from typing import Any, Awaitable, Sequence
 
 import trio
 
+from ._sockets import Address, address, end_name, is_direct, shut_down
 from ._tls import TlsStream, behind
-from ._url import Endpoint
 
 # A peer that has been told that the connection is over gets this many seconds to end its side.
 # It takes the peer one round trip; closing earlier may reset the connection, and a reset may
 # overtake our last frame (RFC 6455, 7.1.1).
 LINGER = 2.0
-
-#: What a stream's end is called: streams other than TCP sockets have no address.
-Address = Union[Endpoint, str]
 
 # What one read asks for by default: usually, which is 64 KiB and the head of their frame, and at
 # most, when more of a frame is known to come. For more, the system maps pages anew, which takes as
@@ -47,8 +44,8 @@ class Transport:
         """
         self.stream: trio.abc.Stream = stream
         # The two ends, kept for when the socket is closed.
-        self._local_name = _name(stream, "getsockname")
-        self._remote_name = _name(stream, "getpeername")
+        self._local_name = _name(stream, is_peer=False)
+        self._remote_name = _name(stream, is_peer=True)
         self._receive_size, self._most = receive_size or 0, receive_size or 0
         if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
             self._receive_size, self._most = _RECEIVE_SIZE, _MOST_RECEIVE_SIZE
@@ -56,7 +53,7 @@ class Transport:
         wire = stream if self._tls is None else self._tls.transport_stream
         #: Whether a read can be cancelled and loses nothing, and `write_now` works: a socket, with
         #: or without TLS of ours.
-        self.is_direct: bool = type(wire) is trio.SocketStream and os.name == "posix"
+        self.is_direct: bool = type(wire) is trio.SocketStream and is_direct(wire.socket)
         if self.is_direct:
             assert isinstance(wire, trio.SocketStream)
             # Asked for its number each time: that of a closed one may be another's by now.
@@ -72,11 +69,10 @@ class Transport:
         """The peer's end."""
         return self._address(self._remote_name)
 
-    def _address(self, name: tuple[str, int] | None) -> Address:
+    def _address(self, name: tuple[str, int] | str | None) -> Address:
         if name is None:
             return repr(self.stream)
-        is_ssl = isinstance(self.stream, (TlsStream, trio.SSLStream))
-        return Endpoint(name[0].partition("%")[0], name[1], is_ssl)
+        return address(name, is_ssl=isinstance(self.stream, (TlsStream, trio.SSLStream)))
 
     @property
     def committed(self) -> int:
@@ -161,6 +157,7 @@ class Transport:
             return
         with IgnoringErrors():
             if self._tls is None:
+                shut_down(self.stream)
                 self._socket.close()
             else:
                 self._tls.close()
@@ -171,6 +168,7 @@ async def close_now(stream: trio.abc.AsyncResource) -> None:
     # Not trio.aclose_forcefully(): the shield keeps an outer cancellation from coming out.
     with trio.CancelScope(shield=True) as scope, IgnoringErrors():
         scope.cancel()
+        shut_down(stream)
         await stream.aclose()
 
 
@@ -200,17 +198,14 @@ class IgnoringErrors:
         return True
 
 
-def _name(stream: trio.abc.AsyncResource, get_name: str) -> tuple[str, int] | None:
-    """The address and port of an end, if it has them."""
+def _name(stream: trio.abc.AsyncResource, *, is_peer: bool) -> tuple[str, int] | str | None:
+    """The name of an end, if it has one."""
     transport: Any = stream
     while isinstance(transport, (TlsStream, trio.SSLStream)):  # TLS may be in TLS
         transport = transport.transport_stream
     if isinstance(transport, trio.SocketStream):
-        sock = transport.socket
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                host, port = getattr(sock, get_name)()[:2]
-            except OSError:  # the peer is gone already
-                return None
-            return host, port
+        try:
+            return end_name(transport.socket, is_peer=is_peer)
+        except OSError:  # the peer is gone already
+            return None
     return None
