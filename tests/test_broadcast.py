@@ -627,6 +627,38 @@ async def test_broadcast_close_during_a_message_in_pieces_closes_the_connection(
         await sending.result()
 
 
+async def test_send_message_in_pieces_that_broadcast_drops_raises_and_does_not_count(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    # Only the last fragment, which is empty, exceeds the limit.
+    slow = await open_full(nursery, max_unsent_bytes=2 * (10 + len(FILLING)))
+    accepted = slow.connection.statistics().messages_sent
+    sending: Call[None] = Call(nursery, slow.connection.send_message, [FILLING])
+    await wait_all_tasks_blocked()
+    assert slow.connection.statistics().messages_sent == accepted + 1
+    await broadcast([slow.connection], "hello", timeout=0, on_slow="close")
+    with pytest.raises(ConnectionClosed) as caught:
+        await sending.result()
+    assert caught.value.reason == CloseReason(1008, "too slow")
+    assert slow.connection.statistics().messages_sent == accepted
+
+
+async def test_broadcast_whose_queued_message_another_broadcast_drops_counts_it_as_failed(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    full = await open_full(nursery)
+    slow = await open_full(nursery, max_unsent_bytes=100_000)
+    both = connections_of([full, slow])
+    sending: Call[BroadcastResult] = Call(nursery, broadcast, both, FILLING)
+    await wait_all_tasks_blocked()  # it is queued for one, and waits for the other
+    await broadcast([slow.connection], "hello", timeout=0, on_slow="close")
+    result = await sending.result()
+    assert not result.sent
+    error = result.failed[slow.connection]
+    assert isinstance(error, ConnectionClosed)
+    assert error.reason == CloseReason(1008, "too slow")
+
+
 # -- those that are closed
 
 

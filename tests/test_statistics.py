@@ -153,6 +153,17 @@ async def test_statistics_with_large_messages_queued_counts_frames(nursery: trio
         assert server.statistics().frames_unsent == count
 
 
+async def test_statistics_while_the_response_is_unwritten_counts_frames_only(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await lockstep_pair()
+    nursery.start_soon(theirs.send_all, REQUEST)
+    server = await (await wrap_server_stream(nursery, ours)).accept()
+    await server.send_message("hello")
+    await wait_all_tasks_blocked()
+    assert server.statistics().frames_unsent == 1
+
+
 async def test_statistics_after_a_message_that_raised_do_not_count_it(
     nursery: trio.Nursery,
 ) -> None:

@@ -86,6 +86,7 @@ async def broadcast(
     if waiting:
         deadline = trio.current_time() + timeout
         await _in_parallel(broadcasting.send_late, waiting, deadline, on_slow)
+        broadcasting.fail_dropped()
     return BroadcastResult(frozenset(broadcasting.sent), broadcasting.failed)
 
 
@@ -167,6 +168,13 @@ class _Broadcast:
                 self.failed[connection] = _closed_error(connection)
         finally:
             connection._sender.pass_on()
+
+    def fail_dropped(self) -> None:
+        """Move connections whose queue was dropped meanwhile from `sent` to `failed`."""
+        for connection in self.sent:
+            if connection._outbox.has_dropped:
+                self.failed[connection] = _closed_error(connection)
+        self.sent = [connection for connection in self.sent if connection not in self.failed]
 
     def _takes_long(self, protocol: Protocol) -> bool:
         """Whether another thread had better make the frame."""

@@ -117,8 +117,11 @@ class Outbox:
 
     @property
     def unsent(self) -> tuple[int, int]:
-        """The number of frames that are not written yet, and the number of their bytes."""
-        return len(self._frames) + self._writing, self._size
+        """The number of frames that are not written yet, and the number of bytes."""
+        count = len(self._frames) + self._writing
+        if count and self.written < 0:  # one of them is the response of the opening handshake
+            count -= 1
+        return count, self._size
 
     @property
     def tasks_waiting(self) -> int:

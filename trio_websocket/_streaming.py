@@ -173,6 +173,7 @@ class _Sending:
         self._compress = compress
         self._kind: type[str | bytes] | None = None  # of the pieces
         self._is_begun = False
+        self._size = 0  # bytes of the pieces
         self._utf8 = codecs.getincrementaldecoder("utf-8")()  # checks bytes that are to be text
 
     async def send(self, pieces: AsyncIterator[Any]) -> None:
@@ -188,9 +189,7 @@ class _Sending:
                 error = ConnectionAbortedError(f"{text}: {what:.200}")
                 self._connection._give_up(1011, text, error)  # what it was is not for the peer
             raise
-        await self._connection._outbox.wait_room()
-        if self._connection._outbox.broken is not None:
-            await self._connection._check_open()
+        await self._connection._wait_accepted(self._size)
 
     def _payload(self, piece: object) -> bytes:
         if not isinstance(piece, str) and not is_buffer(piece):
@@ -226,4 +225,5 @@ class _Sending:
             if is_compressed:
                 connection._pacer.left -= len(payload) // COMPRESSED_AT_ONCE
         connection._outbox.append(frame)
+        self._size += len(payload)
         self._is_begun = True
