@@ -195,7 +195,7 @@ async def test_a_buffer_may_be_changed_after_it_was_sent(nursery: trio.Nursery) 
 @pytest.mark.parametrize("message", [["a", "b"], iter("a"), 5, None])
 async def test_an_iterable_or_anything_else_is_refused(nursery: trio.Nursery, message: Any) -> None:
     (end,) = await open_some(nursery, 1)
-    with pytest.raises(TypeError, match="what is broadcast is str or bytes-like"):
+    with pytest.raises(TypeError, match="message must be str or bytes-like"):
         await broadcast([end.connection], message)
 
 

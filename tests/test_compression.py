@@ -741,6 +741,8 @@ async def test_a_limit_of_nothing(nursery: trio.Nursery, autojump_clock: MockClo
     assert await ours.get_message() == b""
     await peer.send(compressed(peer, BINARY, Codec().deflate(b"a")))
     assert await refused(ours.get_message()) == 1009
+    assert ours.closed is not None
+    assert ours.closed.reason == "message exceeds max_message_size=0"
 
 
 async def test_no_limit(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -128,7 +128,7 @@ def test_a_close_code_that_must_not_be_sent_is_refused(code: int) -> None:
 
 @pytest.mark.parametrize("code", [None, "1000", 1000.0])
 def test_a_close_code_that_is_no_int_is_refused(code: object) -> None:
-    with pytest.raises(TypeError, match="a close code is an int"):
+    with pytest.raises(TypeError, match="code must be an int"):
         check_close_code(code)
 
 

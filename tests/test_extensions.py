@@ -43,13 +43,13 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("window_bits", 8, "window_bits is 9 to 15, not 8"),
-        ("window_bits", 16, "window_bits is 9 to 15, not 16"),
-        ("mem_level", 0, "mem_level is 1 to 9, not 0"),
-        ("mem_level", 10, "mem_level is 1 to 9, not 10"),
-        ("level", -2, "level is -1 to 9, not -2"),
-        ("level", 10, "level is -1 to 9, not 10"),
-        ("threshold", -1, "threshold is 0 or more, not -1"),
+        ("window_bits", 8, "window_bits must be 9 to 15, not 8"),
+        ("window_bits", 16, "window_bits must be 9 to 15, not 16"),
+        ("mem_level", 0, "mem_level must be 1 to 9, not 0"),
+        ("mem_level", 10, "mem_level must be 1 to 9, not 10"),
+        ("level", -2, "level must be -1 to 9, not -2"),
+        ("level", 10, "level must be -1 to 9, not 10"),
+        ("threshold", -1, "threshold must be 0 or more, not -1"),
     ],
 )
 def test_settings_out_of_range(name: str, value: int, text: str) -> None:
@@ -62,13 +62,13 @@ def test_settings_out_of_range(name: str, value: int, text: str) -> None:
 @pytest.mark.parametrize("value", [9.0, "9", None, True])
 def test_settings_of_a_wrong_type(name: str, value: object) -> None:
     kwargs: Any = {name: value}
-    with pytest.raises(TypeError, match=f"^{name} is an int, not {value!r}$"):
+    with pytest.raises(TypeError, match=f"^{name} must be an int, not {value!r}$"):
         PerMessageDeflate(**kwargs)
 
 
 @pytest.mark.parametrize("value", [1, None, "yes"])
 def test_context_takeover_of_a_wrong_type(value: Any) -> None:
-    with pytest.raises(TypeError, match=f"^context_takeover is a bool, not {value!r}$"):
+    with pytest.raises(TypeError, match=f"^context_takeover must be a bool, not {value!r}$"):
         PerMessageDeflate(context_takeover=value)
 
 

@@ -5,10 +5,26 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+import trio
+import trio.testing
+import wsproto
 
+from trio_websocket import (
+    WebSocketConnection,
+    WebSocketRequest,
+    WebSocketServer,
+    connect_websocket,
+    connect_websocket_url,
+    open_websocket,
+    open_websocket_url,
+    serve_websocket,
+    wrap_client_stream,
+    wrap_server_stream,
+)
 from trio_websocket._options import NewerOptionKeywords, OptionKeywords, Options, takes_options
 
 if TYPE_CHECKING:
@@ -71,7 +87,7 @@ def test_the_receive_buffer_size_may_be_left_to_the_library() -> None:
 
 @pytest.mark.parametrize("name", [*NUMBERS, *INTEGERS])
 def test_a_negative_limit_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is 0 or more"):
+    with pytest.raises(ValueError, match=f"{name} must be 0 or more"):
         options(**{name: -1})
 
 
@@ -83,7 +99,7 @@ def test_a_limit_that_is_not_a_number_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_read_of_no_bytes_is_refused(value: int) -> None:
-    with pytest.raises(ValueError, match="receive_buffer_size is 1 or more"):
+    with pytest.raises(ValueError, match="receive_buffer_size must be 1 or more"):
         Options(receive_buffer_size=value)
 
 
@@ -93,7 +109,7 @@ def test_none_is_a_value_of_some(name: str) -> None:
 
 
 def test_an_interval_of_no_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="ping_interval is more than 0, or None"):
+    with pytest.raises(ValueError, match="ping_interval must be more than 0, or None, not 0"):
         Options(ping_interval=0)
 
 
@@ -113,7 +129,7 @@ def test_a_limit_of_another_type_is_refused(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", [*INTEGERS, "receive_buffer_size"])
 @pytest.mark.parametrize("value", ["1", 4096.0, math.inf])
 def test_a_size_that_is_no_int_is_refused(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=f"{name} is an int"):
+    with pytest.raises(TypeError, match=f"{name} must be an int"):
         options(**{name: value})
 
 
@@ -131,6 +147,60 @@ def test_type_checkers_know_every_option() -> None:
     assert set(OptionKeywords.__annotations__) == set(NAMES)
     positional = {"message_queue_size", "max_message_size", "receive_buffer_size"}
     assert set(NewerOptionKeywords.__annotations__) == set(NAMES) - positional
+
+
+# The options of a call
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("max_mesage_size", "; did you mean 'max_message_size'?"),
+        ("subprotocol", "; did you mean 'subprotocols'?"),
+        ("timeout", "; did you mean 'ping_timeout' or 'connect_timeout'?"),
+        ("colour", ""),
+    ],
+)
+def test_open_websocket_url_misspelt_option_names_function_and_option(
+    misspelt: str, meant: str
+) -> None:
+    expected = f"open_websocket_url() got an unexpected keyword argument '{misspelt}'{meant}"
+    with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
+        open_websocket_url("ws://127.0.0.1", **{misspelt: 1})  # type: ignore[arg-type] # as above
+
+
+async def test_every_function_misspelt_option_names_that_function() -> None:
+    async with trio.open_nursery() as nursery:
+        stream, _ = trio.testing.memory_stream_pair()
+        wrong: Any = {"max_conections": 1}
+
+        async def handler(request: WebSocketRequest) -> None: ...
+
+        calls: list[tuple[str, Callable[[], Any]]] = [
+            ("open_websocket", lambda: open_websocket("h", 1, "/", use_ssl=False, **wrong)),
+            (
+                "connect_websocket",
+                lambda: connect_websocket(nursery, "h", 1, "/", use_ssl=False, **wrong),
+            ),
+            ("connect_websocket_url", lambda: connect_websocket_url(nursery, "ws://h", **wrong)),
+            ("wrap_client_stream", lambda: wrap_client_stream(nursery, stream, "h", "/", **wrong)),
+            ("wrap_server_stream", lambda: wrap_server_stream(nursery, stream, **wrong)),
+            ("serve_websocket", lambda: serve_websocket(handler, "::1", 0, None, **wrong)),
+            ("WebSocketServer", lambda: WebSocketServer(handler, [], **wrong)),
+            (
+                "WebSocketConnection",
+                lambda: WebSocketConnection(
+                    stream, wsproto.WSConnection(wsproto.ConnectionType.CLIENT), **wrong
+                ),
+            ),
+        ]
+        for name, call in calls:
+            text = rf"^{name}\(\) got an unexpected keyword argument 'max_conections'"
+            with pytest.raises(TypeError, match=text) as caught:
+                result = call()
+                await result
+            is_known = name in ("serve_websocket", "WebSocketServer")
+            assert ("did you mean 'max_connections'?" in str(caught.value)) is is_known
 
 
 # Signatures

@@ -105,7 +105,8 @@ async def test_a_payload_that_is_under_way_is_refused() -> None:
     pings, _ = sent(b"1", b"2")
     pings.check_unused(b"3")
     for payload in (b"1", b"2"):
-        with pytest.raises(ValueError, match=f"^a ping with the payload {payload!r} is under way$"):
+        text = f"^a ping with payload {payload!r} is already waiting for its Pong$"
+        with pytest.raises(ValueError, match=text):
             pings.check_unused(payload)
 
 

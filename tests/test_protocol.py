@@ -419,7 +419,7 @@ def test_a_message_over_the_size_is_refused_by_its_head(
     assert received(protocol, head[-1:]) == [ENDED]
     assert sent_close(protocol.take_farewell(), side) == (
         1009,
-        "the message is over the limit on its size",
+        f"message of {length} bytes exceeds max_message_size=10",
     )
 
 
@@ -473,7 +473,7 @@ def test_a_message_of_more_frames_than_allowed_is_refused(last: bytes) -> None:
     assert received(protocol, frame(CONTINUATION, last)) == [ENDED]
     assert sent_close(protocol.take_farewell(), CLIENT) == (
         1009,
-        "the message is over the limit on its number of fragments",
+        "message exceeds max_fragments=3",
     )
 
 

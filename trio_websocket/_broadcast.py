@@ -76,10 +76,10 @@ async def broadcast(
     receivers = _snapshot(connections)
     check_number("timeout", timeout)
     if on_slow not in _POLICIES:
-        raise ValueError(f"on_slow is one of {_POLICIES}, not {on_slow!r}")
+        raise ValueError(f"on_slow must be one of {_POLICIES}, not {on_slow!r:.100}")
     whole = encoded(message, text)
     if whole is None:
-        raise MessageTypeError(f"what is broadcast is str or bytes-like, not {message!r:.100}")
+        raise MessageTypeError(f"message must be str or bytes-like, not {message!r:.100}")
     broadcasting = _Broadcast(*whole, compress)
     await trio.lowlevel.checkpoint()
     waiting = await broadcasting.send_at_once(receivers)
@@ -214,11 +214,13 @@ class _Broadcast:
 
 def _snapshot(connections: Iterable[WebSocketConnection]) -> list[WebSocketConnection]:
     if isinstance(connections, WebSocketConnection):
-        raise TypeError(f"connections is an iterable of them, not a single one, {connections}")
+        raise TypeError(f"connections must be an iterable of connections, not {connections}")
     receivers = list(connections)
     for connection in receivers:
         if not isinstance(connection, WebSocketConnection):
-            raise TypeError(f"only a WebSocketConnection can be sent to, not {connection!r:.100}")
+            raise TypeError(
+                f"each connection must be a WebSocketConnection, not {connection!r:.100}"
+            )
     # In the order in which they were opened, neighbours in memory are mostly next to each other.
     return sorted(set(receivers), key=operator.attrgetter("_id"))
 

@@ -68,7 +68,7 @@ def open_websocket(
     """
     _check_use_ssl(use_ssl)
     check_port(port)
-    Options(**options)
+    Options.of_call(open_websocket, options)
     return _open(host, port, resource, use_ssl, subprotocols, extra_headers, options)
 
 
@@ -150,7 +150,7 @@ async def connect_websocket(
     """
     _check_use_ssl(use_ssl)
     check_port(port)
-    bounds = Options(**options)
+    bounds = Options.of_call(connect_websocket, options)
     host = ascii_host(host)
     name = host_header(host, port, is_secure=use_ssl is not False)
     handshake = ClientHandshake(name, request_target(resource), subprotocols, extra_headers, bounds)
@@ -179,7 +179,7 @@ def open_websocket_url(
     :param options: See :ref:`options`.
     :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
     """
-    Options(**options)
+    Options.of_call(open_websocket_url, options)
     target = _Target(url, ssl_context, subprotocols, extra_headers)
     manager: AbstractAsyncContextManager[WebSocketConnection] = _public("open_websocket")(
         *target.args, **target.keywords, **_with_defaults(_OLD_LIMITS + _OLD_TIMEOUTS, options)
@@ -210,7 +210,7 @@ async def connect_websocket_url(
     :raises ValueError: As in :func:`open_websocket_url`.
     :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
     """
-    Options(**options)
+    Options.of_call(connect_websocket_url, options)
     target = _Target(url, ssl_context, subprotocols, extra_headers)
     connection: WebSocketConnection = await _public("connect_websocket")(
         nursery, *target.args, **target.keywords, **_with_defaults(_OLD_LIMITS, options)
@@ -243,7 +243,7 @@ async def wrap_client_stream(
     :param options: See :ref:`options`.
     :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
     """
-    bounds = Options(**options)
+    bounds = Options.of_call(wrap_client_stream, options)
     handshake = ClientHandshake(
         ascii_host(host), request_target(resource), subprotocols, extra_headers, bounds
     )

@@ -121,7 +121,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :param client_extra_headers: Not used.
         """
         del host, client_subprotocols, client_extra_headers
-        bounds = Options(**options)
+        bounds = Options.of_call(WebSocketConnection.__init__, options)
         sides = wsproto.ConnectionType.SERVER, wsproto.ConnectionType.CLIENT
         side = sides[ws_connection.client]
         opened = Opened(side, path, subprotocol=None, headers=(), trailing=b"")
@@ -678,9 +678,9 @@ async def conclude(
 
 def _control_payload(payload: Any) -> bytes:
     if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise TypeError(f"the payload of a ping or pong is bytes, not {payload!r:.100}")
+        raise TypeError(f"payload must be bytes, not {payload!r:.100}")
     if len(payload) > _MAX_CONTROL_PAYLOAD:
-        raise ValueError(f"the payload of a ping or pong is up to 125 bytes, not {len(payload)}")
+        raise ValueError(f"payload must be at most 125 bytes, not {len(payload)}")
     return bytes(payload)
 
 
@@ -689,5 +689,5 @@ def checked_reason(reason: str | None) -> str | None:
     if reason is None:
         return None
     if not isinstance(reason, str):
-        raise TypeError(f"the reason of a Close is a str, not {reason!r:.100}")
+        raise TypeError(f"reason must be a str or None, not {reason!r:.100}")
     return cut_reason(reason)

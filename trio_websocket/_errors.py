@@ -86,7 +86,7 @@ class CloseReason:
 def check_close_code(code: object) -> None:
     """Raise if ``code`` must not stand in a Close frame (RFC 6455, 7.4)."""
     if not isinstance(code, int):
-        raise TypeError(f"a close code is an int, not {code!r}")
+        raise TypeError(f"code must be an int, not {code!r:.100}")
     registered = code in _NAMES and code not in _LOCAL_ONLY
     if not (registered or 3000 <= code <= 4999):
         raise ValueError(

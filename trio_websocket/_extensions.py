@@ -57,7 +57,7 @@ class PerMessageDeflate:
         _check_int("level", self.level, -1, 9)
         _check_int("threshold", self.threshold, 0, None)
         if not isinstance(self.context_takeover, bool):
-            raise TypeError(f"context_takeover is a bool, not {self.context_takeover!r}")
+            raise TypeError(f"context_takeover must be a bool, not {self.context_takeover!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +79,10 @@ class DeflateParameters:
 
 def _check_int(name: str, value: object, least: int, most: int | None) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is an int, not {value!r}")
+        raise TypeError(f"{name} must be an int, not {value!r}")
     if value < least or (most is not None and value > most):
         wanted = f"{least} or more" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name} is {wanted}, not {value!r}")
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
 
 
 def parse_extensions(values: Iterable[bytes]) -> Iterator[tuple[str, Parameters]]:

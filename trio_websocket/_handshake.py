@@ -96,7 +96,7 @@ def header_bytes(text: bytes | str) -> bytes:
         return text.encode("ascii")
     if isinstance(text, bytes):
         return text
-    raise TypeError(f"a header's name and value are bytes, not {text!r}")
+    raise TypeError(f"the name and value of a header must be bytes or str, not {text!r:.100}")
 
 
 def values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

@@ -224,9 +224,9 @@ class Inbox:
         try:
             if not self.messages:
                 self._protocol.begin_stream(max_size)
-            elif max_size is not None and _size(self.messages[0]) > max_size:
+            elif max_size is not None and (size := _size(self.messages[0])) > max_size:
                 self.discard()
-                self._protocol.refuse_message()
+                self._protocol.refuse_message(size, max_size)
             if self._protocol.ended and self._owner is not None:  # by what was done here
                 self._owner._on_ended()
             return await self.next_piece()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
-from typing import Any, Callable, TypedDict, TypeVar
+from typing import Any, Callable, Mapping, TypedDict, TypeVar
 
 from ._extensions import PerMessageDeflate
 
@@ -76,7 +77,37 @@ class Options:
             else:
                 check_number(field.name, value)
         if self.ping_interval == 0:
-            raise ValueError("ping_interval is more than 0, or None")
+            raise ValueError("ping_interval must be more than 0, or None, not 0")
+
+    @classmethod
+    def of_call(cls, function: Callable[..., object], options: Mapping[str, Any]) -> Options:
+        """Return the options that a caller passed to `function` as keywords.
+
+        :raises TypeError: An option is unknown or has the wrong type. The message names
+            `function`, as Python's own message for an unknown keyword would.
+        :raises ValueError: An option is out of range.
+        """
+        for name in options:
+            if name not in _NAMES:
+                raise TypeError(_unexpected(function, name))
+        return cls(**options)
+
+
+_NAMES = frozenset(field.name for field in dataclasses.fields(Options))
+
+
+def _unexpected(function: Callable[..., object], name: str) -> str:
+    known = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    # A likely misspelling, or else the options whose names share most of the letters.
+    meant = difflib.get_close_matches(name, known, 1, 0.85)
+    meant = meant or difflib.get_close_matches(name, known, 3, 0.6)
+    hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+    called = function.__qualname__.replace(".__init__", "")
+    return f"{called}() got an unexpected keyword argument {name!r}{hint}"
 
 
 class NewerOptionKeywords(TypedDict, total=False):
@@ -105,22 +136,22 @@ class OptionKeywords(NewerOptionKeywords, total=False):
 
 def _check_compression(value: object) -> None:
     if value is not None and not isinstance(value, PerMessageDeflate):
-        raise TypeError(f"compression is a PerMessageDeflate or None, not {value!r}")
+        raise TypeError(f"compression must be a PerMessageDeflate or None, not {value!r:.100}")
 
 
 def check_number(name: str, value: object) -> None:
     """Raise if the value is not 0 or more."""
     if not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a number, not {value!r}")
+        raise TypeError(f"{name} must be a number or math.inf, not {value!r:.100}")
     if not value >= 0:  # written so that NaN is refused, too
-        raise ValueError(f"{name} is 0 or more, or math.inf, not {value!r}")
+        raise ValueError(f"{name} must be 0 or more, or math.inf, not {value!r}")
 
 
 def _check_integer(name: str, value: object, least: int) -> None:
     if not isinstance(value, int):
-        raise TypeError(f"{name} is an int, not {value!r}")
+        raise TypeError(f"{name} must be an int, not {value!r:.100}")
     if value < least:
-        raise ValueError(f"{name} is {least} or more, not {value!r}")
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")
 
 
 def takes_options(function: _F) -> _F:

@@ -66,7 +66,7 @@ class Pings:
     def check_unused(self, payload: bytes) -> None:
         """Raise a ValueError if the Pong of a Ping with that payload would be taken for another."""
         if self._pings.get(payload) is not None:
-            raise ValueError(f"a ping with the payload {payload!r} is under way")
+            raise ValueError(f"a ping with payload {payload!r} is already waiting for its Pong")
 
     def add(self, payload: bytes) -> PingInFlight:
         """One is sent now."""

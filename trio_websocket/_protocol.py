@@ -86,7 +86,6 @@ _PROTOCOL_ERROR = 1002
 _ABNORMAL = 1006
 _INVALID_DATA = 1007
 _TOO_BIG = 1009
-_OVER_SIZE = "the message is over the limit on its size"
 # The registered code that wsproto does not know, and one that it does.
 _UNKNOWN_TO_WSPROTO, _STAND_IN = 1014, 1013
 # What inflates to more than a limit may not be decoded before somebody says what becomes of it; and
@@ -507,7 +506,7 @@ class Protocol(Outgoing):
             self.bytes_received += len(payload)
             return decoded
         except TooLarge:
-            self.refuse_message()
+            self._fail(_TOO_BIG, f"message exceeds {self._size_limit}")
         except (InvalidData, UnicodeDecodeError) as exc:
             self._fail(_INVALID_DATA, str(exc))
         return None
@@ -625,14 +624,27 @@ class Protocol(Outgoing):
     def _is_within_limits(self, size: int, fragments: int) -> bool:
         return size <= self._limit and fragments <= self._max_fragments
 
-    def refuse_message(self) -> None:
-        """Fail the connection over a message that was received whole."""
-        self._fail(_TOO_BIG, _OVER_SIZE)
+    def refuse_message(self, size: int, max_size: float) -> None:
+        """Fail the connection over a message that was received whole.
+
+        :param size: Its size.
+        :param max_size: The limit on it, which the caller of `receive_stream` set.
+        """
+        self._fail(_TOO_BIG, f"message of {size} bytes exceeds max_size={max_size}")
 
     def _refuse_message(self, size: int) -> None:
         if not self.ended:
-            what = "size" if size > self._limit else "number of fragments"
-            self._fail(_TOO_BIG, f"the message is over the limit on its {what}")
+            if size > self._limit:
+                text = f"message of {size} bytes exceeds {self._size_limit}"
+            else:
+                text = f"message exceeds max_fragments={self._max_fragments}"
+            self._fail(_TOO_BIG, text)
+
+    @property
+    def _size_limit(self) -> str:
+        """The limit on the size of this message, and the option that sets it."""
+        is_own = self._is_streaming and self._limit != self._max_message_size
+        return f"{'max_size' if is_own else 'max_message_size'}={self._limit}"
 
     def _replace_unknown_code(self, head: bytes, size: int) -> None:
         """Show wsproto a code that it knows in place of 1014, registered after it was written."""
@@ -710,12 +722,22 @@ class Protocol(Outgoing):
     def _receive_close(self, event: CloseConnection, state: ConnectionState) -> None:
         if state is ConnectionState.OPEN:
             # No Close frame, but wsproto's verdict: it leaves its state as it was.
-            self._fail(int(event.code), _explained(event))
+            self._fail(int(event.code), self._explained(event))
             return
         code = self._code_behind_stand_in or int(event.code)
         self.rcvd = CloseReason(code, event.reason or None)
         if self.sent is None:
             self._farewell = self.close(code, event.reason or None)
+
+    def _explained(self, event: CloseConnection) -> str:
+        """Return why wsproto closes the connection."""
+        if event.reason != _ERROR_IN_EXTENSION:
+            return event.reason or ""
+        if event.code == _TOO_BIG:
+            return f"message exceeds {self._size_limit}"
+        if event.code == _PROTOCOL_ERROR:
+            return "a message begins within another"
+        return "a message is compressed in a wrong way"
 
     def _fail(self, code: int, text: str) -> None:
         """Fail the connection (RFC 6455, 7.1.7)."""
@@ -726,14 +748,3 @@ class Protocol(Outgoing):
 
 def _at_most(limit: float) -> int:
     return int(min(limit, sys.maxsize))
-
-
-def _explained(event: CloseConnection) -> str:
-    """Why wsproto closes the connection."""
-    if event.reason != _ERROR_IN_EXTENSION:
-        return event.reason or ""
-    if event.code == _TOO_BIG:
-        return _OVER_SIZE
-    if event.code == _PROTOCOL_ERROR:
-        return "a message begins within another"
-    return "a message is compressed in a wrong way"

@@ -196,7 +196,12 @@ async def wrap_server_stream(
     :raises ConnectionTimeout: The request was not there within ``connect_timeout``.
     :raises HandshakeError: It is no WebSocket handshake.
     """
-    bounds = Options(message_queue_size, max_message_size, receive_buffer_size, **options)
+    limits = {
+        "message_queue_size": message_queue_size,
+        "max_message_size": max_message_size,
+        "receive_buffer_size": receive_buffer_size,
+    }
+    bounds = Options.of_call(wrap_server_stream, {**limits, **options})
     return await receive_request(nursery, stream, bounds)
 
 

@@ -89,7 +89,7 @@ async def serve_websocket(
     :param options: See :ref:`options`.
     :raises OSError: It is not possible to listen there.
     """
-    Options(**options)
+    Options.of_call(serve_websocket, options)
     _check_server_options(on_handler_error, max_connections, shutdown_timeout)
     if ssl_context is None:
         listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
@@ -133,6 +133,7 @@ class WebSocketServer:
         :param options: See :ref:`options`.
         :raises ValueError: There are no listeners.
         """
+        self._options = Options.of_call(WebSocketServer.__init__, options)
         if not listeners:
             raise ValueError("a server needs a listener, and the list is empty")
         _check_server_options(on_handler_error, max_connections, shutdown_timeout)
@@ -143,7 +144,6 @@ class WebSocketServer:
         self._on_handler_error = on_handler_error
         self._max_connections = max_connections
         self._shutdown_timeout = shutdown_timeout
-        self._options = Options(**options)
         self._is_closing = False
         self._accepting: set[trio.CancelScope] = set()
         self._serving: set[_Served] = set()

@@ -243,11 +243,13 @@ class ServerHandshake:
 
         :raises ValueError: The arguments can't be sent. The request can still be answered.
         """
+        if not isinstance(status_code, int):
+            raise TypeError(f"status_code must be an int, not {status_code!r:.100}")
         if not 200 <= status_code <= 999:
-            raise ValueError(f"a rejection has a status from 200 to 999, not {status_code!r}")
+            raise ValueError(f"status_code must be between 200 and 999, not {status_code!r}")
         body = b"" if body is None else body
         if not isinstance(body, (bytes, bytearray, memoryview)):
-            raise TypeError(f"the body of a response is bytes, not {body!r:.100}")
+            raise TypeError(f"body must be bytes or None, not {body!r:.100}")
         headers = merged([(b"Connection", b"close")], extra_headers)
         has_no_body = status_code in (204, 304)  # RFC 9110, 6.4.1; no length either: 8.6
         if body and has_no_body:
