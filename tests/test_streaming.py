@@ -2,15 +2,25 @@ from __future__ import annotations
 
 import array
 import contextlib
+import functools
+import io
 import math
+import mmap
 import tracemalloc
-from typing import Any, AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, AsyncIterator, Callable, Iterator
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_websocket import CloseReason, ConnectionClosed, MessageStream, WebSocketConnection
+from trio_websocket import (
+    CloseReason,
+    ConnectionClosed,
+    MessageStream,
+    WebSocketConnection,
+    broadcast,
+)
 from trio_websocket._outbox import HIGH_WATER
 
 from .peer import (
@@ -229,6 +239,62 @@ async def test_what_has_no_pieces_is_refused(
         await client.send_message(message)
     await client.send_message("next")
     assert await server.get_message() == "next"
+
+
+class Reader:
+    """File-like, and iterable as files are."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "open_file",
+    [
+        lambda path: path.open("rb"),
+        lambda path: path.open("rb", buffering=0),
+        lambda path: path.open("r"),
+        lambda path: trio.wrap_file(path.open("rb")),
+        lambda path: io.BytesIO(b"data"),
+        lambda path: io.StringIO("text"),
+        lambda path: io.IOBase(),
+        lambda path: Reader(),
+    ],
+)
+async def test_send_message_of_a_file_object_raises_and_shows_the_right_way(
+    nursery: trio.Nursery, tmp_path: Path, open_file: Callable[[Path], Any]
+) -> None:
+    client, server = await open_pair(nursery)
+    path = tmp_path / "file"
+    path.write_bytes(b"data")
+    file = open_file(path)
+    for send in (client.send_message, functools.partial(broadcast, [client])):
+        with pytest.raises(TypeError, match=r"trio\.open_file") as caught:
+            await send(file)
+        assert isinstance(caught.value, ValueError)  # as in 0.12
+        assert "await file.read(65536)" in str(caught.value)
+    close = getattr(file, "aclose", None)
+    if close is not None:
+        assert not file.wrapped.closed
+        await close()
+    elif hasattr(file, "close"):
+        file.close()
+    await client.send_message("next")
+    assert await server.get_message() == "next"
+
+
+async def test_send_message_of_a_mapped_file_sends_its_bytes(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    client, server = await open_pair(nursery)
+    path = tmp_path / "file"
+    path.write_bytes(b"data")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        await client.send_message(mapped)
+    assert await server.get_message() == b"data"
 
 
 @pytest.mark.parametrize("make", [listed, generated])

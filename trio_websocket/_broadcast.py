@@ -14,7 +14,7 @@ from ._options import check_number
 from ._outgoing import LONG_TO_COMPRESS
 from ._pace import TURN, run_in_thread
 from ._protocol import Protocol
-from ._streaming import Message, encoded
+from ._streaming import Message, check_no_file, encoded
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -79,6 +79,7 @@ async def broadcast(
         raise ValueError(f"on_slow must be one of {_POLICIES}, not {on_slow!r:.100}")
     whole = encoded(message, text)
     if whole is None:
+        check_no_file(message)
         raise MessageTypeError(f"message must be str or bytes-like, not {message!r:.100}")
     broadcasting = _Broadcast(*whole, compress)
     await trio.lowlevel.checkpoint()

@@ -255,14 +255,15 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         iterator is closed in the end, whatever happens. If the iterable raises, or the call is
         cancelled, when a part is on its way, the connection is closed with code 1011.
 
-        :param message: A str, bytes or another buffer, or an iterable of either kind.
+        :param message: A str, bytes or another buffer, or an iterable of either kind. For a file,
+            use an async generator that reads chunks of it: iterating over a file object blocks.
         :param text: Whether it is a text; by default, str is. Bytes that are sent as text must be
             UTF-8.
         :param compress: Whether it is compressed if that was agreed on, and it is not too short. To
             compress what is compressed already, an image for one, takes time and gains nothing.
         :raises ConnectionClosed: The connection is closed, or is being closed.
         :raises TypeError: The message is neither str nor bytes-like nor an iterable, or one of str
-            and bytes. (0.12 raised a ValueError; this is one, too.)
+            and bytes, or it is a file object. (0.12 raised a ValueError; this is one, too.)
         :raises ValueError: Bytes that are to be text are not UTF-8.
         """
         # A small message takes a microsecond: each call and each check here tells.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import functools
+import io
 import sys
 from typing import TYPE_CHECKING, Any, AsyncIterable, AsyncIterator, Iterable, Mapping, Union
 
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from ._connection import WebSocketConnection
     from ._inbox import Inbox
 
+# Iterating over a file gives lines of any size, and reads in the event loop.
+_FILE_ERROR = (
+    "message must not be a file object, which would be sent line by line, not {!r:.100}. "
+    "Open the file with trio.open_file(path, 'rb'), and send an async generator that yields "
+    "the chunks of `await file.read(65536)` until one is empty"
+)
 _PIECE = 8  # what it costs to send one, as a `Pacer` counts
 
 Message: TypeAlias = "str | Buffer"
@@ -143,6 +150,7 @@ async def send_pieces(
     connection: WebSocketConnection, message: object, text: bool | None, *, compress: bool
 ) -> None:
     """Send an iterable, or async iterable, as one message; see `send_message`."""
+    check_no_file(message)
     if isinstance(message, AsyncIterable):
         pieces = message.__aiter__()
     elif isinstance(message, Iterable) and not isinstance(message, Mapping):
@@ -157,6 +165,12 @@ async def send_pieces(
         await connection._pacer.checkpoint()
         async with connection._sender:  # other messages wait
             await _Sending(connection, text, compress).send(pieces)
+
+
+def check_no_file(message: object) -> None:
+    """Raise if the message is a file object, also an asynchronous one of `trio.open_file`."""
+    if isinstance(message, io.IOBase) or callable(getattr(message, "read", None)):
+        raise MessageTypeError(_FILE_ERROR.format(message))
 
 
 async def _each(pieces: Iterable[Any]) -> AsyncIterator[Any]:
