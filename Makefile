@@ -33,7 +33,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-pure test-all test-minimum lint format docs package autobahn dropin soak \
-	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench fuzz sanitize fuzz-atheris clean
+	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench instructions fuzz sanitize fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
@@ -116,6 +116,9 @@ measure-compression: $(tested)  ## what the settings of compression cost, as a t
 
 bench:  ## us and other libraries, measured in turn; ARGS=--quick, ARGS="--cases burst --peers ours"
 	$(strip $(PYTHON) -m tools.bench $(ARGS))
+
+instructions:  ## what each operation costs in instructions; needs valgrind, ARGS="--peers ours"
+	$(strip $(PYTHON) -m tools.bench.instructions $(ARGS))
 
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tools import bombs, measure_compression, stream_huge
-from tools.bench import __main__ as bench, load, wire
+from tools.bench import __main__ as bench, instructions, load, wire
 from tools.bench.cases import CASES, Run
 from tools.bench.contestants import CONTESTANTS
 
@@ -123,3 +125,29 @@ def test_a_compressed_frame_of_the_benchmark(size: int) -> None:
     assert load.whole_frame(data) == len(data)
     payload = data[2 if len(data) < 128 else 4 :] + b"\0\0\xff\xff"
     assert zlib.decompressobj(-wire.WINDOW_BITS).decompress(payload).decode() == message
+
+
+def test_instructions_compared_with_a_file_shows_change_and_fails_above_3_percent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    counts = {case.title: 1000.0 for case in instructions.CASES}
+    slower = {**counts, instructions.CASES[0].title: 1050.0}
+    found = iter([counts, slower])
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: None)
+    monkeypatch.setattr(instructions, "count", lambda contestant, checkout: next(found))
+    before = tmp_path / "before.json"
+    assert instructions.main(["--peers", "ours", "--json", str(before)]) == 0
+    assert "| ping-pong, 32 B | 1,000 |\n" in capsys.readouterr().out
+    assert instructions.main(["--peers", "ours", "--compare", str(before)]) == 1
+    out = capsys.readouterr().out
+    assert "| ping-pong, 32 B | 1,050 | 1,000 | +5.0 % |" in out
+    assert "more than 3 % above before: ping-pong, 32 B\n" in out
+
+
+def test_instructions_without_valgrind_are_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert instructions.main([]) == 0
+    assert "apt-get install valgrind" in capsys.readouterr().out

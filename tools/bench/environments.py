@@ -18,8 +18,10 @@ class InstallError(Exception):
     """An environment can't be made, for this Python perhaps."""
 
 
-def environment(name: str, requirements: tuple[str, ...], *, ours: bool = False) -> Path:
-    """The interpreter of an environment, with this checkout installed as a wheel if `ours`."""
+def environment(
+    name: str, requirements: tuple[str, ...], *, ours: bool = False, checkout: Path = ROOT
+) -> Path:
+    """The interpreter of an environment, with the checkout installed as a wheel if `ours`."""
     folder = ROOT / ".venvs" / f"bench-{name}"
     python = folder / "bin" / "python"
     stamp = folder / "made-of"
@@ -31,7 +33,7 @@ def environment(name: str, requirements: tuple[str, ...], *, ours: bool = False)
         find_tools(python)
         stamp.write_text(made_of)
     if ours:
-        install_checkout(python, folder / "checkout")
+        install_checkout(python, checkout, folder / "checkout")
     return python
 
 
@@ -42,11 +44,11 @@ def find_tools(python: Path) -> None:
     (folder / "bench.pth").write_text(f"{ROOT}\n")
 
 
-def install_checkout(python: Path, stamp: Path) -> None:
+def install_checkout(python: Path, root: Path, stamp: Path) -> None:
     sources = [
-        ROOT / "pyproject.toml",
-        ROOT / "setup.py",
-        *sorted(ROOT.glob("trio_websocket/**/*")),
+        root / "pyproject.toml",
+        root / "setup.py",
+        *sorted(root.glob("trio_websocket/**/*")),
     ]
     parts = [path.read_bytes() for path in sources if path.suffix in {".toml", ".py", ".c", ".h"}]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -56,7 +58,7 @@ def install_checkout(python: Path, stamp: Path) -> None:
         checkout = Path(copy) / "checkout"
         # A build in place would leave its files there, and find those of an older one.
         left_out = shutil.ignore_patterns(".*", "*.egg-info", "*.so", "build", "dist", "docs")
-        shutil.copytree(ROOT, checkout, ignore=left_out)
+        shutil.copytree(root, checkout, ignore=left_out)
         run(python, "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", checkout)
     stamp.write_text(digest)
 

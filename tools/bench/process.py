@@ -23,8 +23,11 @@ def environment() -> dict[str, str]:
 class Process:
     """A contestant that does its task, until the block ends."""
 
-    def __init__(self, contestant: Contestant, python: Path, task: Task) -> None:
+    def __init__(
+        self, contestant: Contestant, python: Path, task: Task, wrapper: tuple[str, ...] = ()
+    ) -> None:
         command = [str(python), "-m", "tools.bench.peers", contestant.module, task.dump()]
+        command = [*wrapper, *command]
         self.process = subprocess.Popen(
             command,
             cwd="/",  # where it finds no modules

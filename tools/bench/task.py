@@ -28,7 +28,8 @@ class Task:
 
     - exchange: sends `batch` messages and receives as many, over and over;
     - sink, source: as above, but a source does not wait;
-    - connect: opens a connection and closes it, over and over.
+    - connect: opens a connection and closes it, over and over;
+    - visit: the same, but waits for the peer to close it (raw streams only).
     """
 
     side: str = "server"
@@ -40,6 +41,7 @@ class Task:
     deflate: bool = False
     port: int = 0
     tidies: bool = False  # on request, from another thread
+    counted: bool = False  # by instructions.py
 
     def dump(self) -> str:
         return json.dumps(dataclasses.asdict(self))

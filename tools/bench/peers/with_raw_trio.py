@@ -32,6 +32,10 @@ async def be_client(task: Task) -> None:
     if task.work == "connect":
         while True:
             await (await connect(task)).aclose()
+    if task.work == "visit":
+        while True:
+            async with await connect(task) as stream:
+                await stream.receive_some(CHUNK)
     stream = await connect(task)
     await WORKS[task.work](task, stream)
 
