@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 import socket
 import ssl
@@ -20,6 +21,7 @@ from trio_websocket import (
     DisconnectionTimeout,
     Endpoint,
     HandshakeError,
+    WebSocketRequest,
     connect_websocket,
     connect_websocket_url,
     open_websocket,
@@ -39,7 +41,7 @@ from .peer import (
     reset,
     start_raw_server,
 )
-from .servers import Names, Script, assert_fails, start_accepting, url
+from .servers import Names, Script, assert_fails, start, start_accepting, url
 
 if TYPE_CHECKING:
     from trio.abc import Stream
@@ -288,6 +290,56 @@ async def test_a_port_out_of_range_is_refused(nursery: trio.Nursery, port: int) 
     Names(("127.0.0.1", 1))
     with pytest.raises(ValueError, match="port"):
         await connect_websocket(nursery, "example.org", port, "/", use_ssl=False)
+
+
+CALLS: list[Callable[..., object]] = [
+    functools.partial(open_websocket, "127.0.0.1", 1, "/", use_ssl=False),
+    functools.partial(open_websocket_url, "ws://127.0.0.1:1"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("keyword", "value", "text"),
+    [
+        ("subprotocols", "chat", "subprotocols must be a list of str, not 'chat'"),
+        ("subprotocols", 5, "subprotocols must be a list of str, not 5"),
+        ("subprotocols", [b"chat"], "each of subprotocols must be a str, not b'chat'"),
+        ("extra_headers", {"a": "b"}, "extra_headers must be a list of (name, value) pairs"),
+        ("extra_headers", [(b"a", 1)], "the name and value of a header must be bytes or str"),
+    ],
+)
+def test_open_websocket_wrong_argument_raises_at_the_call(
+    call: Callable[..., object], keyword: str, value: object, text: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}"):
+        call(**{keyword: value})
+
+
+@pytest.mark.parametrize("value", [True, False, "context"])
+async def test_open_websocket_url_ssl_context_of_wrong_type_raises_at_the_call(
+    nursery: trio.Nursery, value: Any
+) -> None:
+    text = f"^ssl_context must be an ssl.SSLContext or None, not {value!r}$"
+    with pytest.raises(TypeError, match=text):
+        open_websocket_url("wss://127.0.0.1:1", value)
+    with pytest.raises(TypeError, match=text):
+        await connect_websocket_url(nursery, "wss://127.0.0.1:1", value)
+
+
+async def test_open_websocket_url_iterators_are_read_once(nursery: trio.Nursery) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        requests.append(request)
+        await request.reject(403)
+
+    requests: list[WebSocketRequest] = []
+    port = await start(nursery, handler)
+    names, headers = iter(["chat", "superchat"]), iter([(b"X", b"1")])
+    with pytest.raises(ConnectionRejected):
+        async with open_websocket_url(url(port), subprotocols=names, extra_headers=headers):
+            pytest.fail("the body has run")
+    assert requests[0].proposed_subprotocols == ("chat", "superchat")
+    assert (b"x", b"1") in requests[0].headers
 
 
 # -- an opening that fails

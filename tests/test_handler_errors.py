@@ -348,6 +348,40 @@ async def test_an_error_that_is_raised_from_a_lost_connection_is_one(nursery: tr
     assert errors.errors == [FAILURE]
 
 
+def handle(request: WebSocketRequest) -> None:
+    """Do what a handler must not do: return without an awaitable."""
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"), [(handle, "handle"), (functools.partial(handle), "functools.partial(")]
+)
+async def test_handler_that_is_not_async_is_a_handler_error_that_names_it(
+    nursery: trio.Nursery, handler: Any, name: str
+) -> None:
+    errors = Errors()
+    port = await start(nursery, handler, on_handler_error=errors)
+    assert b" 500 " in await ask(port)
+    (error,) = errors.errors
+    assert isinstance(error, TypeError)
+    assert str(error).startswith(f"the handler {name}")
+    assert str(error).endswith("async function: it returned None, which can't be awaited")
+
+
+async def test_handler_that_is_not_async_without_on_handler_error_comes_out() -> None:
+    handler: Any = handle
+    with pytest.raises(TypeError, match=r"^the handler handle must be an async function"):
+        await serve_while(handler, ask)
+
+
+@pytest.mark.parametrize(
+    "handler", [lambda r: echo(request=r), functools.partial(echo)], ids=["lambda", "partial"]
+)
+async def test_handler_may_be_any_callable_that_returns_an_awaitable(
+    nursery: trio.Nursery, handler: Handler
+) -> None:
+    await assert_echoes(await start(nursery, handler))
+
+
 # -- on_handler_error that fails
 
 

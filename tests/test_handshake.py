@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from typing import Any, Callable, Iterable, List, NamedTuple, Tuple
 
 import h11
@@ -579,6 +580,31 @@ def test_an_extra_header_of_another_type_is_refused(
 ) -> None:
     with pytest.raises(TypeError, match="the name and value of a header must be bytes or str"):
         take([header])
+
+
+@taken
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ({"A": "b"}, "not a dict"),
+        ("A: b", "not 'A: b'"),
+        (5, "not 5"),
+        (["A: b"], "and one element is 'A: b'"),
+        ([(b"A", b"b", b"c")], "and one element is (b'A', b'b', b'c')"),
+        (["ab"], "and one element is 'ab'"),
+    ],
+)
+def test_extra_headers_other_than_pairs_raise_type_error(
+    take: Callable[[ExtraHeaders], bytes], headers: Any, text: str
+) -> None:
+    expected = f"extra_headers must be a list of (name, value) pairs, {text}"
+    with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
+        take(headers)
+
+
+@taken
+def test_extra_headers_may_be_an_iterator(take: Callable[[ExtraHeaders], bytes]) -> None:
+    assert b"X: 1" in take(iter([(b"X", b"1")]))
 
 
 # How a server rejects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 from unittest import mock
 
@@ -62,7 +63,7 @@ def test_open_websocket_url_calls_a_replaced_open_websocket_with_the_old_keyword
 
 
 def test_open_websocket_url_passes_on_what_was_given() -> None:
-    context = object()
+    context = ssl.create_default_context()
     given: dict[str, Any] = {
         "subprotocols": ["chat"],
         "extra_headers": [(b"a", b"b")],
@@ -76,7 +77,7 @@ def test_open_websocket_url_passes_on_what_was_given() -> None:
         "max_rejection_body": 9,
     }
     with mock.patch("trio_websocket._impl.open_websocket") as replaced:
-        open_websocket_url("wss://example.org/", context, **given)  # type: ignore[arg-type] # an object is enough
+        open_websocket_url("wss://example.org/", context, **given)
     replaced.assert_called_once_with("example.org", 443, "/", use_ssl=context, **given)
 
 

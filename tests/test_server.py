@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import signal
+import socket
+import ssl
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +207,57 @@ async def test_a_cancelled_server_closes_its_listeners(nursery: trio.Nursery) ->
         serving.cancel_scope.cancel()
     with pytest.raises(OSError, match=str(port)):
         await trio.open_tcp_stream("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("value", [True, False, "cert.pem"])
+async def test_serve_websocket_ssl_context_of_wrong_type_raises_at_the_call(value: Any) -> None:
+    text = f"^ssl_context must be an ssl.SSLContext or None, not {value!r}$"
+    with pytest.raises(TypeError, match=text):
+        await serve_websocket(echo, "127.0.0.1", 0, value)
+
+
+async def test_serve_websocket_ssl_context_of_client_raises_at_the_call() -> None:
+    with pytest.raises(ValueError, match=r"must be a context for servers, not for clients"):
+        await serve_websocket(echo, "127.0.0.1", 0, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+@pytest.mark.parametrize("value", [None, "echo"])
+async def test_serve_websocket_handler_not_callable_raises_at_the_call(value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^handler must be an async function, not {value!r}$"):
+        await serve_websocket(value, "127.0.0.1", 0, None)
+
+
+async def test_serve_websocket_handler_is_coroutine_raises_at_the_call() -> None:
+    called: Any = no_handler()
+    with contextlib.closing(called):
+        with pytest.raises(TypeError, match=r"; pass no_handler itself, without calling it$"):
+            await serve_websocket(called, "127.0.0.1", 0, None)
+        with pytest.raises(TypeError, match=r"^handler must be an async function"):
+            WebSocketServer(called, [FailingListener()])
+
+
+async def no_handler() -> None: ...
+
+
+async def test_serve_websocket_handler_nursery_of_wrong_type_raises_at_the_call() -> None:
+    wrong: Any = trio.CancelScope
+    with pytest.raises(TypeError, match=r"^handler_nursery must be a nursery or None, not <class"):
+        await serve_websocket(echo, "127.0.0.1", 0, None, handler_nursery=wrong)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (8000, "listeners must be a list of Trio listeners, not 8000"),
+        (FailingListener(), "listeners must be a list of Trio listeners, not <"),
+        ([8000], "each of listeners must be a Trio listener, not 8000"),
+        ("listener", "each of listeners must be a Trio listener, not 'l'"),
+        ([socket.socket], "each of listeners must be a Trio listener, not <class 'socket.socket'>"),
+    ],
+)
+def test_websocket_server_listeners_of_wrong_type_raise_at_the_call(value: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=f"^{text}"):
+        WebSocketServer(echo, value)
 
 
 # -- requests

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable
 
 import trio
 
-from ._client_handshake import ClientHandshake
+from ._client_handshake import ClientHandshake, checked_subprotocols
 from ._connection import WebSocketConnection, conclude
 from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, leaves
-from ._handshake import ExtraHeaders
-from ._options import OptionKeywords, Options, takes_options
+from ._handshake import ExtraHeaders, checked_headers
+from ._options import OptionKeywords, Options, check_ssl_context, takes_options
 from ._tls import TlsStream
 from ._transport import Transport, cause_of, close_now
 from ._url import ascii_host, check_port, host_header, parse_url, request_target
@@ -69,6 +69,8 @@ def open_websocket(
     _check_use_ssl(use_ssl)
     check_port(port)
     Options.of_call(open_websocket, options)
+    subprotocols = checked_subprotocols(subprotocols)
+    extra_headers = checked_headers(extra_headers)
     return _open(host, port, resource, use_ssl, subprotocols, extra_headers, options)
 
 
@@ -262,6 +264,9 @@ class _Target:
         subprotocols: Iterable[str] | None,
         extra_headers: ExtraHeaders | None,
     ) -> None:
+        check_ssl_context(ssl_context)
+        subprotocols = checked_subprotocols(subprotocols)
+        extra_headers = checked_headers(extra_headers)
         parts = parse_url(url)
         if ssl_context is not None and not parts.is_secure:
             raise ValueError(f"an SSL context goes with wss:, and the URL is {str(url)!r}")

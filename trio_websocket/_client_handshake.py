@@ -50,7 +50,8 @@ class ClientHandshake:
         :param extra_headers: Headers that are added, or take the place of those of that name.
         :param options: The bounds.
         """
-        offered = _subprotocols(subprotocols)
+        # each once (RFC 6455, 4.1)
+        offered = list(dict.fromkeys(checked_subprotocols(subprotocols) or ()))
         headers = [
             (b"Host", host.encode("ascii")),
             (b"Upgrade", b"websocket"),
@@ -179,16 +180,23 @@ class ClientHandshake:
         return DeflateExtension(Deflate(agreed, self._compression, is_client=True))
 
 
-def _subprotocols(subprotocols: Iterable[str] | None) -> list[str]:
-    if isinstance(subprotocols, (str, bytes)):
-        raise TypeError(f"subprotocols is a list of str, not {subprotocols!r}")
-    offered = list(dict.fromkeys(subprotocols or ()))  # each once (RFC 6455, 4.1)
-    for name in offered:
+def checked_subprotocols(subprotocols: Iterable[str] | None) -> Iterable[str] | None:
+    """Return the subprotocols that a user gave; an iterator is read into a list.
+
+    :raises TypeError: They are not a list of str.
+    :raises ValueError: A name has characters that can't stand in it.
+    """
+    if subprotocols is None:
+        return None
+    if isinstance(subprotocols, (str, bytes)) or not isinstance(subprotocols, Iterable):
+        raise TypeError(f"subprotocols must be a list of str, not {subprotocols!r:.100}")
+    names = subprotocols if isinstance(subprotocols, (list, tuple)) else list(subprotocols)
+    for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"a subprotocol is a str, not {name!r}")
+            raise TypeError(f"each of subprotocols must be a str, not {name!r:.100}")
         if not TOKEN.fullmatch(name):
             raise ValueError(f"{name!r} can't be the name of a subprotocol (RFC 6455, 4.1)")
-    return offered
+    return names
 
 
 def _is_handshake_header(header: tuple[bytes, bytes]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Iterable, List, Tuple, Union
+from typing import Iterable, List, Mapping, Tuple, Union
 
 import h11
 import wsproto
@@ -85,9 +85,32 @@ def merged(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
 
     :raises TypeError: What is to be a header is none.
     """
-    extra = [(header_bytes(name), header_bytes(value)) for name, value in extra_headers or ()]
+    pairs = checked_headers(extra_headers) or ()
+    extra = [(header_bytes(name), header_bytes(value)) for name, value in pairs]
     replaced = {name.lower() for name, _ in extra}
     return [pair for pair in headers if pair[0].lower() not in replaced] + extra
+
+
+def checked_headers(extra_headers: ExtraHeaders | None) -> ExtraHeaders | None:
+    """Return the headers that a user gave; an iterator is read into a list.
+
+    :raises TypeError: They are not pairs of name and value.
+    :raises ValueError: A name or value that is a str is not ASCII.
+    """
+    if extra_headers is None:
+        return None
+    wanted = "extra_headers must be a list of (name, value) pairs"
+    if isinstance(extra_headers, Mapping):
+        raise TypeError(f"{wanted}, not a {type(extra_headers).__name__}")
+    if isinstance(extra_headers, (str, bytes)) or not isinstance(extra_headers, Iterable):
+        raise TypeError(f"{wanted}, not {extra_headers!r:.100}")
+    pairs = extra_headers if isinstance(extra_headers, (list, tuple)) else list(extra_headers)
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise TypeError(f"{wanted}, and one element is {pair!r:.100}")
+        for text in pair:
+            header_bytes(text)
+    return pairs
 
 
 def header_bytes(text: bytes | str) -> bytes:

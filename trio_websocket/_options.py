@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import ssl
 from typing import Any, Callable, Mapping, TypedDict, TypeVar
 
 from ._extensions import PerMessageDeflate
@@ -145,6 +146,12 @@ def check_number(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a number or math.inf, not {value!r:.100}")
     if not value >= 0:  # written so that NaN is refused, too
         raise ValueError(f"{name} must be 0 or more, or math.inf, not {value!r}")
+
+
+def check_ssl_context(value: object) -> None:
+    """Raise if the value is neither an SSL context nor None."""
+    if value is not None and not isinstance(value, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {value!r:.100}")
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

@@ -7,7 +7,8 @@ import errno
 import inspect
 import logging
 import math
-from typing import TYPE_CHECKING, Awaitable, Callable, Sequence
+import ssl
+from typing import TYPE_CHECKING, Awaitable, Callable, Iterable, Sequence
 
 import trio
 
@@ -19,7 +20,7 @@ from ._errors import (
     split_exceptions,
     without_lost_connections,
 )
-from ._options import OptionKeywords, Options, check_number, takes_options
+from ._options import OptionKeywords, Options, check_number, check_ssl_context, takes_options
 from ._pace import FAIRNESS
 from ._request import WebSocketRequest, answer, receive_request
 from ._sockets import Address, address, borrowed, end_name, is_direct
@@ -28,8 +29,6 @@ from ._transport import LINGER, Transport, close_now
 from ._url import Endpoint
 
 if TYPE_CHECKING:
-    import ssl
-
     from typing_extensions import Unpack
 
     from ._connection import WebSocketConnection
@@ -90,7 +89,11 @@ async def serve_websocket(
     :raises OSError: It is not possible to listen there.
     """
     Options.of_call(serve_websocket, options)
-    _check_server_options(on_handler_error, max_connections, shutdown_timeout)
+    check_ssl_context(ssl_context)
+    if ssl_context is not None and ssl_context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        hint = "use ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        raise ValueError(f"ssl_context must be a context for servers, not for clients: {hint}")
+    _check_arguments(handler, handler_nursery, on_handler_error, max_connections, shutdown_timeout)
     if ssl_context is None:
         listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
         listeners = await trio.open_tcp_listeners(port, host=host)
@@ -134,9 +137,10 @@ class WebSocketServer:
         :raises ValueError: There are no listeners.
         """
         self._options = Options.of_call(WebSocketServer.__init__, options)
-        if not listeners:
-            raise ValueError("a server needs a listener, and the list is empty")
-        _check_server_options(on_handler_error, max_connections, shutdown_timeout)
+        _check_arguments(
+            handler, handler_nursery, on_handler_error, max_connections, shutdown_timeout
+        )
+        listeners = _checked_listeners(listeners)
         self._handler = handler
         self._listeners = listeners
         self._addresses = [_listener_address(listener) for listener in listeners]
@@ -333,7 +337,7 @@ class WebSocketServer:
                     if self._is_closing:
                         await request.reject(503)
                     else:
-                        await self._handler(request)
+                        await self._call_handler(request)
                 except BaseException as exc:
                     error = await self._conclude(request, exc)
                 else:
@@ -347,6 +351,15 @@ class WebSocketServer:
             served.task = None  # which knows `served`
             self._serving.discard(served)
             self._served.unpark_all()
+
+    def _call_handler(self, request: WebSocketRequest) -> Awaitable[object]:
+        result = self._handler(request)
+        if not inspect.isawaitable(result):
+            raise TypeError(
+                f"the handler {_name(self._handler)} must be an async function: "
+                f"it returned {result!r:.100}, which can't be awaited"
+            )
+        return result
 
     async def _conclude(
         self, request: WebSocketRequest, outcome: BaseException | None
@@ -384,6 +397,10 @@ class WebSocketServer:
             logger.exception("on_handler_error has failed")
 
 
+def _name(handler: Handler) -> str:
+    return getattr(handler, "__qualname__", f"{handler!r:.100}")
+
+
 class _Served:
     """A client that is being served, or turned away."""
 
@@ -396,13 +413,39 @@ class _Served:
         self.task: trio.lowlevel.Task | None = None
 
 
-def _check_server_options(
-    on_handler_error: object, max_connections: object, shutdown_timeout: object
+def _check_arguments(
+    handler: object,
+    handler_nursery: object,
+    on_handler_error: object,
+    max_connections: object,
+    shutdown_timeout: object,
 ) -> None:
+    if not callable(handler):
+        hint = ""
+        if inspect.iscoroutine(handler):
+            hint = f"; pass {handler.__qualname__} itself, without calling it"
+        raise TypeError(f"handler must be an async function, not {handler!r:.100}{hint}")
+    if handler_nursery is not None and not hasattr(handler_nursery, "start_soon"):
+        raise TypeError(f"handler_nursery must be a nursery or None, not {handler_nursery!r:.100}")
     if on_handler_error is not None and not callable(on_handler_error):
-        raise TypeError(f"on_handler_error is a function, not {on_handler_error!r}")
+        raise TypeError(f"on_handler_error must be a function, not {on_handler_error!r:.100}")
     check_number("max_connections", max_connections)
     check_number("shutdown_timeout", shutdown_timeout)
+
+
+def _checked_listeners(
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+) -> list[trio.abc.Listener[trio.abc.Stream]]:
+    if not isinstance(listeners, Iterable):
+        raise TypeError(f"listeners must be a list of Trio listeners, not {listeners!r:.100}")
+    checked = list(listeners)
+    for listener in checked:
+        # Not isinstance(): a class of the application's own need not derive from Trio's.
+        if not all(hasattr(listener, name) for name in ("accept", "aclose", "__aenter__")):
+            raise TypeError(f"each of listeners must be a Trio listener, not {listener!r:.100}")
+    if not checked:
+        raise ValueError("listeners must not be empty: a server needs at least one")
+    return checked
 
 
 def _single(exc: BaseException) -> BaseException:

@@ -21,6 +21,7 @@ from ._handshake import (
     HeadSize,
     Opened,
     by_name,
+    checked_headers,
     header_bytes,
     lower_tokens,
     merged,
@@ -199,7 +200,7 @@ class ServerHandshake:
         if subprotocol is not None and subprotocol not in self.proposed_subprotocols:
             offers = ", ".join(self.proposed_subprotocols) or "none"
             raise ValueError(f"subprotocol {subprotocol!r} is not among those offered: {offers}")
-        extra = list(extra_headers or ())
+        extra = list(checked_headers(extra_headers) or ())
         for name, _ in extra:
             if header_bytes(name).lower() in _NOT_IN_101:
                 raise ValueError(f"{name!r} can't be sent with the acceptance of a request")
