@@ -850,7 +850,7 @@ async def test_a_code_that_must_not_be_sent_is_refused_and_the_server_goes_on(
 async def test_a_code_that_is_no_int_is_refused(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     wrong: Any = "1001"
-    with pytest.raises(TypeError, match="close code"):
+    with pytest.raises(TypeError, match="code must be an int"):
         await server.aclose(wrong)
     await (await connect(server.port)).aclose()
 

@@ -91,7 +91,7 @@ def merged(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
     return [pair for pair in headers if pair[0].lower() not in replaced] + extra
 
 
-def checked_headers(extra_headers: ExtraHeaders | None) -> ExtraHeaders | None:
+def checked_headers(extra_headers: object) -> ExtraHeaders | None:
     """Return the headers that a user gave; an iterator is read into a list.
 
     :raises TypeError: They are not pairs of name and value.
