@@ -15,10 +15,13 @@ from typing import Any, Awaitable, Callable, Iterator
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
+from trio_websocket import WebSocketConnection, wrap_server_stream
 from trio_websocket._tls import TlsStream
+from trio_websocket._transport import Transport
 
-from .peer import Call, WrappedStream, reset, tcp_pair
+from .peer import REQUEST, TEXT, Call, WrappedStream, frame, reset, tcp_pair, turns_of_another
 from .tls_peer import (
     ALERT,
     DATA,
@@ -439,6 +442,199 @@ async def test_a_flood_of_requests_for_new_keys_ends_the_connection(side: str, k
     assert caught.value.reason == "too many requests for new TLS keys"
     with pytest.raises(ssl.SSLError, match="too many requests"):
         ours.encrypt(b"x")
+
+
+async def test_decrypt_of_a_request_for_our_certificate_sends_the_answer_at_once(
+    keys: Path,
+) -> None:
+    client, server = contexts()
+    certifying, _ = authority()
+    certifying.issue_cert("user@example.org").configure_cert(client)
+    certifying.configure_trust(server)
+    client.post_handshake_auth = server.post_handshake_auth = True
+    server.verify_mode = ssl.CERT_REQUIRED
+    connected, accepted = await tcp_pair()
+    assert isinstance(connected, trio.SocketStream)
+    ours = TlsStream(connected, client, server_hostname=HOST)
+    peer = TlsPeer(accepted, server, server_side=True, keys=keys)
+    await both(ours.do_handshake, peer.do_handshake)
+    peer.engine.verify_client_post_handshake()
+    peer.engine.do_handshake()
+    assert peer.engine.getpeercert() is None
+    await peer.send(peer.take() + peer.encrypt(b"hello"))
+    assert await ours.receive_some() == b"hello"
+    while peer.engine.getpeercert() is None:
+        peer.decrypt(bytes(await peer.stream.receive_some()))
+
+
+def updates(peer: TlsPeer) -> bytes:
+    """Requests for new keys. OpenSSL answers the first as soon as the second comes."""
+    return peer.key_update(is_requested=True) + peer.key_update(is_requested=True)
+
+
+@SIDES
+async def test_decrypt_with_a_full_socket_asks_that_the_answer_is_sent(
+    side: str, keys: Path
+) -> None:
+    async def receive_up_to(last: bytes) -> None:
+        received = b""
+        while not received.endswith(last):
+            received += peer.decrypt(bytes(await peer.stream.receive_some()))
+
+    ours, peer = await open_with_peer(side, keys)
+    asked: list[str] = []
+    ours.on_unsent = lambda: asked.append("asked")
+    ours.decrypt(updates(peer))
+    await ours.send_all(b"one")
+    await receive_up_to(b"one")
+    assert asked == []  # the socket has taken the answer
+    left = await fill(ours.transport_stream)
+    ours.decrypt(updates(peer))
+    ours.decrypt(updates(peer))
+    assert asked == ["asked"]
+    assert ours.send_now([b"two"]) == [b"two"]  # the answer goes first
+    while left:
+        left -= len(await peer.stream.receive_some(left))
+    await ours.send_all(b"two")
+    await receive_up_to(b"two")
+
+
+async def test_feed_with_many_records_decrypts_a_bounded_number_of_them(keys: Path) -> None:
+    ours, peer = await open_with_peer("server", keys)
+    updates = b"".join(peer.key_update(is_requested=False) for _ in range(1000))
+    small = b"".join(peer.record(DATA, b"x") for _ in range(1000))
+    fed = [ours.feed(updates + small)]
+    while ours.has_more:
+        fed.append(ours.feed_again())
+    assert len(fed) == 8  # 256 records each
+    assert [len(plain or b"") for plain in fed] == [0, 0, 0, 24, 256, 256, 256, 208]
+    assert ours.is_drained
+
+
+async def test_receive_some_with_many_records_lets_other_tasks_run(keys: Path) -> None:
+    ours, peer = await open_with_peer("server", keys)
+    updates = b"".join(peer.key_update(is_requested=False) for _ in range(2000))
+    await peer.send(updates + peer.record(DATA, b"the end"))
+    async with turns_of_another() as turns:
+        assert await ours.receive_some() == b"the end"
+        assert turns() >= 4
+
+
+async def serve_peer(
+    nursery: trio.Nursery, keys: Path
+) -> tuple[WebSocketConnection, TlsStream, TlsPeer]:
+    """A connection of a server, its stream, and its peer."""
+    ours, peer = await open_with_peer("server", keys)
+    await peer.send(peer.record(DATA, REQUEST))
+    ws = await (await wrap_server_stream(nursery, ours)).accept()
+    response = b""
+    while b"\r\n\r\n" not in response:
+        response += peer.decrypt(bytes(await peer.stream.receive_some()))
+    return ws, ours, peer
+
+
+async def test_get_message_after_many_records_lets_other_tasks_run(
+    nursery: trio.Nursery, keys: Path
+) -> None:
+    ws, _, peer = await serve_peer(nursery, keys)
+    updates = b"".join(peer.key_update(is_requested=False) for _ in range(2000))
+    message = peer.record(DATA, frame(TEXT, b"the end", mask=True))
+    await peer.send(updates + message)
+    async with turns_of_another() as turns:
+        assert await ws.get_message() == "the end"
+        assert turns() >= 4
+
+
+async def test_connection_with_a_full_socket_sends_an_answer_of_tls_later(
+    nursery: trio.Nursery, keys: Path
+) -> None:
+    ws, ours, peer = await serve_peer(nursery, keys)
+    left = await fill(ours.transport_stream)
+    await peer.send(updates(peer) + updates(peer) + peer.record(DATA, frame(TEXT, b"x", mask=True)))
+    assert await ws.get_message() == "x"
+    while left:
+        left -= len(await peer.stream.receive_some(left))
+    answer = bytes(await peer.stream.receive_some())  # though nothing was sent
+    assert peer.decrypt(answer) == b""
+    await ws.send_message("y")
+    assert peer.decrypt(bytes(await peer.stream.receive_some())) == frame(TEXT, b"y")
+
+
+async def test_read_of_a_transport_with_many_records_gives_what_follows_them(keys: Path) -> None:
+    ours, peer = await open_with_peer("server", keys)
+    updates = b"".join(peer.key_update(is_requested=False) for _ in range(1000))
+    await peer.send(updates + peer.record(DATA, b"the end"))
+    assert await Transport(ours, None).read() == b"the end"
+
+
+async def test_do_handshake_in_many_records_works(keys: Path) -> None:
+    client, server = contexts()
+    client.set_alpn_protocols(["x" * 200, "y" * 200])  # so that the first message is long
+    connected, accepted = await tcp_pair()
+    assert isinstance(accepted, trio.SocketStream)
+    ours = TlsStream(accepted, server, server_side=True)
+    peer = TlsPeer(connected, client, server_side=False, keys=keys)
+    with pytest.raises(ssl.SSLWantReadError):
+        peer.engine.do_handshake()
+    hello = peer.take()
+    head = hello[:3] + b"\x00\x01"
+    await peer.send(b"".join(head + hello[i : i + 1] for i in range(5, len(hello))))
+    await both(ours.do_handshake, peer.do_handshake)
+    assert ours.is_open
+
+
+@SIDES
+async def test_send_all_while_the_engine_answers_writes_the_answer_too(
+    side: str, keys: Path
+) -> None:
+    ours, peer = await open_with_peer(side, keys)
+    data = bytes(2**20)
+    plain = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.send_all, data)
+        await wait_all_tasks_blocked()
+        ours.decrypt(updates(peer))
+        while len(plain) < len(data):
+            plain += peer.decrypt(bytes(await peer.stream.receive_some()))
+    assert plain == data
+    assert ours.encrypt(b"") == b""
+
+
+@pytest.mark.parametrize("name", [HOST, HOST + ".", HOST + "%zone"])
+async def test_server_hostname_with_a_final_dot_or_a_zone_is_sent_without(name: str) -> None:
+    client, server = contexts()
+    names: list[object] = []
+    server.sni_callback = lambda _, name, __: names.append(name)
+    connected, accepted = await tcp_pair()
+    assert isinstance(connected, trio.SocketStream)
+    ours = TlsStream(connected, client, server_hostname=name)
+    theirs = trio.SSLStream(accepted, server, server_side=True)
+    await both(ours.do_handshake, theirs.do_handshake)
+    assert names == [HOST]
+
+
+@pytest.mark.parametrize("rest", [1, 4, 5, 6, 20])
+async def test_feed_with_a_record_cut_anywhere_keeps_its_beginning(keys: Path, rest: int) -> None:
+    ours, peer = await open_with_peer("client", keys)
+    records = peer.record(DATA, b"one") + peer.record(DATA, b"two")
+    assert ours.feed(records[:-rest]) == b"one"
+    assert not ours.has_more
+    assert ours.feed(records[-rest:]) == b"two"
+    assert ours.is_drained
+
+
+async def test_do_handshake_with_many_records_after_it_keeps_them(keys: Path) -> None:
+    ours, peer = await with_peer("server", keys)
+
+    async def send_much() -> None:
+        await peer.do_handshake()
+        await peer.send(b"".join(peer.record(DATA, b"%03d" % number) for number in range(900)))
+
+    await both(ours.do_handshake, send_much)
+    received = b""
+    while len(received) < 2700:
+        received += await ours.receive_some()
+    assert received == b"".join(b"%03d" % number for number in range(900))
 
 
 @SIDES

@@ -178,7 +178,7 @@ class Inbox:
                 await self._arrival.park()
             elif self._pacer.left <= 0:
                 await self._pacer.checkpoint()
-            elif not self._read_now():
+            elif not self._read_now() and not self._transport.has_more:
                 # Not by _read(): a coroutine less that waits takes less memory.
                 self._is_reading = True
                 try:
@@ -403,6 +403,8 @@ class Inbox:
         except OSError as exc:
             self._protocol.receive_eof(cause_of(exc))
             return True
+        if self._transport.has_more:
+            self._pacer.left = 0
         if data is None:
             return False
         self._pacer.left -= _READ + len(data) // _PER_UNIT

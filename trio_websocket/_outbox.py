@@ -95,6 +95,7 @@ class Outbox:
         :param response: What precedes the first frame.
         """
         self._nursery = nursery
+        self._transport.on_unsent(self._write_answer)
         if not self._transport.is_direct:
             self._start_writer()
         if response:
@@ -104,6 +105,7 @@ class Outbox:
     def stop(self) -> None:
         """Write nothing more. The stream may have a part of a frame."""
         self._nursery = self._on_broken = None
+        self._transport.on_unsent(None)
         if self._size:
             self.broken = ConnectionAbortedError("closed before all was written")
         self._discard()
@@ -271,8 +273,8 @@ class Outbox:
     async def _write(self, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                while self._size or not self._transport.is_direct:
-                    if not self._size:
+                while self._frames or self._rest or not self._transport.is_direct:
+                    if not self._frames and not self._rest:
                         await self._idle.park()
                         continue
                     if not self._rest and self._transport.is_direct:
@@ -295,6 +297,10 @@ class Outbox:
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 self._break(cause_of(exc))
         self._writer = None
+
+    def _write_answer(self) -> None:
+        """Let TLS send what it has to say by itself."""
+        self.append(b"")
 
     def _enqueue(self, frame: _Frame) -> None:
         self._frames.append(frame)

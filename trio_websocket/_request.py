@@ -79,7 +79,7 @@ class WebSocketRequest:
 
     @property
     def remote(self) -> Address:
-        """The client's address: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
+        """The client's: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
         return self._transport.remote
 
     async def accept(

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import os
 import ssl
-from typing import Sequence
+from typing import Callable, Sequence
 
 import trio
 
@@ -22,6 +22,10 @@ _SLICE = 2**15
 _SLICES = 4  # that leave in one write
 _MOST_SLICES = 64  # that are encrypted in a row, which takes a millisecond
 _RECEIVE_SIZE = 2**16
+_RECORD_HEAD = 5  # bytes: type, version, length
+# Records that the engine gets at a time. OpenSSL takes up to 10 microseconds for one, however short
+# it is, and all that it has got go through it in one call: about 2 milliseconds at most.
+_MOST_RECORDS = 2**8
 # Bytes that the engine may want to send before the caller sends something. Each KeyUpdate that asks
 # for one in return makes a few, so that a peer could fill the memory.
 _MAX_UNSENT = 2**16
@@ -45,13 +49,18 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """
         :param transport_stream: The socket. From now on nobody else reads it.
         :param context: What is wanted of TLS.
-        :param server_hostname: The name or address of the server, for clients: what it is told
-            (SNI), and what its certificate must be for, if the context says so.
+        :param server_hostname: The name or address of the server, for clients. The server is sent
+            the name (SNI), and its certificate must be for it if the context says so. A final dot
+            and the zone of an IPv6 address are left out (RFC 6066, 3; RFC 6874, 4).
         :param server_side: Whether this is the server.
         :raises ValueError: The context and the name don't go together; or `ssl.SSLError`.
         """
         if context.check_hostname and server_hostname is None and not server_side:
             raise ValueError("check_hostname of the context requires server_hostname")  # not of ssl
+        if server_hostname is not None:
+            server_hostname = server_hostname.partition("%")[0]
+            if server_hostname.endswith("."):
+                server_hostname = server_hostname[:-1]
         self.transport_stream = transport_stream
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -66,7 +75,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self.is_open = False
         #: Whether the peer sends nothing more.
         self.is_ended = False
+        self._encrypted = memoryview(b"")  # read from the socket, and not given to the engine
+        self._record_left = 0  # bytes that the engine lacks of a record; 0 if `_encrypted` has any
         self._unsent = b""  # taken from the engine, and not yet by the socket
+        #: Called when the socket did not take an answer of the engine: `send_all(b"")` sends it.
+        #: With None, it goes with the next data.
+        self.on_unsent: Callable[[], object] | None = None
         #: Bytes of the data to be sent next that are encrypted already, in what is unsent.
         self.committed: int = 0
         self._is_writing = False  # a task writes what is unsent, and alone knows how much is left
@@ -97,11 +111,15 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 self.is_open = True
                 return
             await self._write_unsent()
-            data = await self.transport_stream.socket.recv(_SLICE)
-            if not data:
-                text = "the peer closed the connection during the TLS handshake"
-                raise ConnectionAbortedError(text)
-            self._incoming.write(data)
+            data = b""
+            if self.has_more:
+                await trio.lowlevel.checkpoint()
+            else:
+                data = await self.transport_stream.socket.recv(_SLICE)
+                if not data:
+                    text = "the peer closed the connection during the TLS handshake"
+                    raise ConnectionAbortedError(text)
+            self._incoming.write(self._next_records(data))
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read some data; ``b""`` is the end. If cancelled, nothing is lost.
@@ -112,25 +130,33 @@ class TlsStream(trio.abc.HalfCloseableStream):
         if not self.is_open:
             await self.do_handshake()
         plain = None
-        if not self.is_drained:
-            await trio.lowlevel.checkpoint()
-            plain = self.decrypt(b"")
         while not plain and not self.is_ended:
+            if not self.is_drained:
+                await trio.lowlevel.checkpoint()
+                plain = self.decrypt(b"")
+                continue
             # Not receive_some of the SocketStream: its errors are in cycles with their tracebacks.
             plain = self.feed(await self.transport_stream.socket.recv(max_bytes or _RECEIVE_SIZE))
         return plain or b""
 
     @property
     def is_drained(self) -> bool:
-        """Whether there is no data but what comes from the socket yet."""
-        if self._incoming.pending or self._failure is not None:
+        """True if only more data from the socket can give plain data."""
+        if self._incoming.pending or self._failure is not None or self.has_more:
             return False
         return self.is_open and not self.is_ended
+
+    @property
+    def has_more(self) -> bool:
+        """True if records from the socket wait for their turn in the engine: see `feed_again`."""
+        return len(self._encrypted) >= _RECORD_HEAD and not self.is_ended
 
     def feed(self, data: bytes) -> bytes | None:
         """The plain data in what was read from the socket; ``b""`` is the end of both.
 
-        :returns: None if the data is not there before more is read.
+        Call it only if not `has_more`.
+
+        :returns: None if there is no plain data yet: read more, unless `has_more`.
         :raises ssl.SSLError: There is none because of a fault in TLS.
         """
         # An end without close_notify may be an attacker's, who cuts off what came behind. It can't
@@ -140,7 +166,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         return plain if plain or self.is_ended else None
 
     def feed_again(self) -> bytes | None:
-        """What is left of what was fed: an end or a fault that came behind data, for one.
+        """The plain data in what is left of what was fed, or the end or fault that follows it.
 
         :returns: As `feed`.
         :raises ssl.SSLError: As `feed`.
@@ -158,18 +184,36 @@ class TlsStream(trio.abc.HalfCloseableStream):
         :raises ssl.SSLError: There is none because of a fault in TLS.
         """
         chunks: list[bytes] = []
-        if len(data) <= _SLICE:
-            self._decrypt(data, chunks)
+        records = self._next_records(data)
+        if len(records) <= _SLICE:
+            self._decrypt(records, chunks)
         else:
-            for piece in _slices(data):
+            for piece in _slices(records):
                 self._decrypt(piece, chunks)
         if not chunks and self._failure is not None:
             raise copy.copy(self._failure)
         return b"".join(chunks)
 
+    def _next_records(self, data: bytes) -> bytes | memoryview:
+        """The next records for the engine: of ``data`` if nothing is left of what came before it.
+
+        The rest is kept. A head of a record that is not whole is always kept.
+        """
+        if len(self._encrypted):
+            data = bytes(self._encrypted) + data if data else bytes(self._encrypted)
+        size, end = len(data), self._record_left
+        for _ in range(_MOST_RECORDS):
+            if end + _RECORD_HEAD > size:
+                break
+            end += _RECORD_HEAD + (data[end + 3] << 8 | data[end + 4])
+        self._record_left = max(0, end - size)
+        self._encrypted = memoryview(data)[end:]
+        return data if end >= size else memoryview(data)[:end]
+
     def _decrypt(self, data: bytes | memoryview, chunks: list[bytes]) -> None:
         if self.is_ended or self._failure is not None:
             return
+        pending = self._outgoing.pending  # tickets of a server, which go with its first data
         self._incoming.write(data)
         try:
             while True:
@@ -186,16 +230,20 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self.is_ended = True
         except ssl.SSLError as exc:
             self._failure = exc.with_traceback(None)
-        if self._outgoing.pending and self._failure is None:
-            self._check_unsent()
+        if self._outgoing.pending > pending and self._failure is None:
+            self._send_answer()
 
-    def _check_unsent(self) -> None:
-        """Fail the connection if the peer makes the engine send what it should not."""
+    def _send_answer(self) -> None:
+        """Send what the engine answers, or fail the connection if the peer asks for too much."""
         if self.ssl_object.version() != "TLSv1.3":
             # Until a renegotiation is over, nothing could be encrypted.
             self._failure = _error("the peer asked to renegotiate TLS")
         elif self._outgoing.pending > _MAX_UNSENT:
             self._failure = _error("too many requests for new TLS keys")
+        elif not self._unsent and not self._is_writing:
+            self._write_now()
+            if self._unsent and self.on_unsent is not None:
+                self.on_unsent()
 
     def encrypt(self, data: bytes | bytearray | memoryview) -> bytes:
         """The bytes to write for ``data``, behind what TLS has to say by itself.
@@ -221,6 +269,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         :returns: What is left, for `send_all`, in this order and before anything else is sent.
         :raises OSError: The connection is lost, or TLS has failed.
         """
+        if self._unsent:  # an answer of the engine
+            return chunks
         handle = self.transport_stream.socket.fileno()
         pieces: Sequence[bytes | memoryview] = chunks
         if len(chunks) > 1 or len(chunks[0]) > _SLICE:
@@ -248,7 +298,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self.committed -= begun
         rest = memoryview(data)[begun:]
         for piece in _slices(rest) or [rest]:  # TLS may have something to say, even if we have not
-            self._unsent = self.encrypt(piece)
+            self._unsent += self.encrypt(piece)
             await self._write_unsent()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -296,20 +346,23 @@ class TlsStream(trio.abc.HalfCloseableStream):
         try:
             while sent < len(unsent):
                 sent += await self.transport_stream.socket.send(unsent[sent:])
+                if sent == len(unsent) and self._outgoing.pending:
+                    unsent = memoryview(self._outgoing.read())  # answered meanwhile
+                    sent = 0
         finally:
             self._unsent = bytes(unsent[sent:])
             self._is_writing = False
 
     def _write_now(self) -> None:
-        """The same, as far as the socket takes it at once. Nothing can be sent after it."""
+        """The same, as far as the socket takes it at once."""
         if self._is_writing:
             return  # the peer could not read what came twice, or within a record
-        unsent, self._unsent = self._unsent + self._outgoing.read(), b""
+        self._unsent += self._outgoing.read()
         sock = self.transport_stream.socket
-        if unsent and is_kernel_socket(sock) and sock.fileno() != -1:
+        if self._unsent and is_kernel_socket(sock) and sock.fileno() != -1:
             # If it is full, or broken, the task that reads it learns why.
             with contextlib.suppress(OSError), borrowed(sock) as non_blocking:
-                non_blocking.send(unsent)
+                self._unsent = self._unsent[non_blocking.send(self._unsent) :]
 
 
 def _error(reason: str) -> ssl.SSLError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Awaitable, Sequence
+from typing import Any, Awaitable, Callable, Sequence
 
 import trio
 
@@ -97,6 +97,11 @@ class Transport:
             return chunks
         return behind(chunks, written)
 
+    def on_unsent(self, callback: Callable[[], object] | None) -> None:
+        """Set what is called when TLS has to send something by itself: see `TlsStream`."""
+        if self._tls is not None:
+            self._tls.on_unsent = callback
+
     async def write(self, data: bytes | memoryview) -> None:
         """Write all of it. A cancelled write leaves the stream useless."""
         await self.stream.send_all(data)
@@ -109,10 +114,18 @@ class Transport:
         if not self.is_direct or (self._tls is not None and not self._tls.is_drained):
             return bytes(await self.stream.receive_some(self._receive_size))
         while True:
-            await self.wait_readable()
+            if self.has_more:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.wait_readable()
             data = self.read_now(awaited)
             if data is not None:
                 return data
+
+    @property
+    def has_more(self) -> bool:
+        """True if `read_now` has work left: let other tasks run, and call it again."""
+        return self._tls is not None and self._tls.has_more
 
     def wait_readable(self) -> Awaitable[None]:
         """Wait until the socket is. If direct only."""
@@ -120,6 +133,8 @@ class Transport:
 
     def read_now(self, awaited: int = 0) -> bytes | None:
         """Read what is there; ``b""`` is the end, None means that it is nothing. If direct only."""
+        if self._tls is not None and self._tls.has_more:
+            return self._tls.feed_again()
         size = self._receive_size
         if awaited > size:
             size = min(awaited, self._most)
