@@ -469,7 +469,7 @@ class Stage:
         except ConnectionClosed as exc:
             if exc.reason is not connection.closed and exc.reason != connection.closed:
                 raise
-            if exc.reason is not None and exc.reason.code == 1006 and exc.__cause__ is None:
+            if exc.reason.code == 1006 and exc.__cause__ is None:
                 raise
         else:
             raise Violation(f"{call} works on a closed connection")

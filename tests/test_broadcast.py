@@ -712,7 +712,7 @@ async def test_those_that_are_closed_do_not_get_it(
         error = result.failed[connection]
         assert isinstance(error, ConnectionClosed)
         assert error.reason == connection.closed
-        codes.append(error.reason.code if error.reason else None)
+        codes.append(error.reason.code)
         assert connection.statistics().messages_sent == 0
     assert codes == [4001, 4002, 1006]
 

@@ -195,11 +195,18 @@ def test_the_repr_of_a_closed_connection_is_that_of_0_12() -> None:
     [
         (CloseReason(1000, None), "1000 NORMAL_CLOSURE"),
         (CloseReason(1006, "connection reset"), "1006 ABNORMAL_CLOSURE: connection reset"),
-        (None, "the connection is closed"),
+        (None, "1006 ABNORMAL_CLOSURE"),
     ],
 )
 def test_a_closed_connection_says_why(reason: CloseReason | None, text: str) -> None:
     assert str(ConnectionClosed(reason)) == text
+
+
+def test_connection_closed_without_a_reason_has_code_1006() -> None:
+    exc = ConnectionClosed(None)
+    assert exc.reason == CloseReason(1006, None)
+    copy = pickle.loads(pickle.dumps(exc))
+    assert copy.reason == exc.reason
 
 
 @pytest.mark.parametrize(

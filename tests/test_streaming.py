@@ -1370,7 +1370,7 @@ async def test_tasks_that_iterate_one_stream_share_its_pieces(
     client, peer = await open_client(nursery, kind)
     received: list[str | bytes] = []
 
-    async def receive(pieces: MessageStream) -> None:
+    async def receive(pieces: MessageStream[str | bytes]) -> None:
         async for piece in pieces:
             received.append(piece)  # noqa: PERF401 # each at its time
 

@@ -144,6 +144,49 @@ async def test_text_that_is_no_utf_8_is_refused(
     assert caught.value.sent.code == 1007
 
 
+# -- what is received in chunks
+
+
+@pytest.mark.parametrize("fragments", [1, 3, 7])
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("decode", [True, False, None])
+async def test_receive_stream_gives_the_type_that_is_asked_for(
+    nursery: trio.Nursery, decode: bool | None, opcode: int, text: str, fragments: int
+) -> None:
+    client, peer = await open_client(nursery)
+    await give(peer, opcode, text.encode(), fragments=fragments)
+    async with client.receive_stream(decode=decode) as stream:
+        assert stream.is_text == (opcode == TEXT)
+        chunks = [chunk async for chunk in stream]
+    is_str = opcode == TEXT if decode is None else decode
+    assert all(type(chunk) is (str if is_str else bytes) for chunk in chunks)
+    assert all(chunks)  # none is empty
+    received = "".join(map(str, chunks)).encode() if is_str else b"".join(map(bytes_of, chunks))
+    assert received == text.encode()
+
+
+def bytes_of(chunk: str | bytes) -> bytes:
+    assert isinstance(chunk, bytes)
+    return chunk
+
+
+@pytest.mark.parametrize("payload", [b"ab\xffcdef", b"abcdef\xe2\x82"])
+async def test_receive_stream_of_binary_that_is_not_utf_8_raises_and_the_next_message_follows(
+    nursery: trio.Nursery, payload: bytes
+) -> None:
+    client, peer = await open_client(nursery)
+    await give(peer, BINARY, payload, fragments=4)
+    await peer.send_frame(TEXT, b"next")
+    async with client.receive_stream(decode=True) as stream:
+        assert await stream.__anext__() == "ab"
+        for _ in range(2):
+            with pytest.raises(UnicodeDecodeError):
+                async for _chunk in stream:
+                    pass
+    assert await client.get_message() == "next"
+
+
 # -- what is sent
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import decimal
 import ipaddress
+from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_websocket import Endpoint
+from trio_websocket import Endpoint, connect_websocket_url, open_websocket_url
 from trio_websocket._url import (
     URL,
     ascii_host,
@@ -16,6 +18,9 @@ from trio_websocket._url import (
     parse_url,
     request_target,
 )
+
+if TYPE_CHECKING:
+    import trio
 
 
 class Written:
@@ -64,6 +69,18 @@ def test_a_url_has_a_host_a_port_a_resource_and_a_scheme(
 )
 def test_the_resource_is_the_path_and_the_query(url: str, resource: str) -> None:
     assert parse_url(url).resource == resource
+
+
+@pytest.mark.parametrize(
+    "url", [None, b"ws://h/", bytearray(b"ws://h/"), 1, 1.5, True, decimal.Decimal(1)]
+)
+async def test_open_websocket_url_of_no_text_raises_type_error_at_the_call(
+    nursery: trio.Nursery, url: object
+) -> None:
+    with pytest.raises(TypeError, match="url must be a str"):
+        open_websocket_url(url)
+    with pytest.raises(TypeError, match="url must be a str"):
+        await connect_websocket_url(nursery, url)
 
 
 @pytest.mark.parametrize("url", ["ws://h/a#f", "ws://h/a#f?x", "ws://h/a#"])
@@ -245,6 +262,11 @@ def test_an_endpoint_takes_an_address_in_any_form() -> None:
 def test_the_repr_of_an_endpoint_is_that_of_0_12() -> None:
     endpoint = Endpoint("127.0.0.1", 80, False)
     assert repr(endpoint) == 'Endpoint(address="127.0.0.1", port=80, is_ssl=False)'
+
+
+def test_str_of_an_endpoint_is_its_address_and_port() -> None:
+    assert str(Endpoint("127.0.0.1", 80, False)) == "127.0.0.1:80"
+    assert str(Endpoint("::1", 8000, True)) == "[::1]:8000"
 
 
 def test_equal_endpoints_hash_alike() -> None:

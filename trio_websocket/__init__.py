@@ -2,6 +2,7 @@
 
 from ._impl import (
     HAS_SPEEDUPS as HAS_SPEEDUPS,
+    Address as Address,
     BroadcastResult as BroadcastResult,
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from typing import TYPE_CHECKING, Awaitable, Callable, Iterable, Mapping
+from typing import Awaitable, Callable, Iterable, Literal, Mapping
 
 import trio
 
@@ -15,9 +15,6 @@ from ._outgoing import LONG_TO_COMPRESS
 from ._pace import TURN, run_in_thread
 from ._protocol import Protocol
 from ._streaming import Message, check_no_file, encoded
-
-if TYPE_CHECKING:
-    from typing import Literal
 
 _POLICIES = ("skip", "close")
 _ABNORMAL = 1006

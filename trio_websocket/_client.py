@@ -7,7 +7,8 @@ import dataclasses
 import importlib
 import os
 import ssl
-from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, AsyncIterator, Iterable
 
 import trio
 
@@ -18,12 +19,8 @@ from ._handshake import ExtraHeaders, checked_headers
 from ._options import OptionKeywords, Options, check_ssl_context, takes_options
 from ._tls import TlsStream
 from ._transport import Transport, cause_of, close_now
+from ._typing import Unpack
 from ._url import ascii_host, check_port, host_header, parse_url, request_target
-
-if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
-    from typing_extensions import Unpack
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
 # The keywords of 0.12. Dependents replace the functions below in tests by ones that take no others.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Literal, Union, overload
+from typing import Any, AsyncIterable, Iterable, Iterator, Literal, Sequence, Union, overload
 
 import trio
 import wsproto
@@ -28,7 +28,7 @@ from ._errors import (
 )
 from ._extensions import DeflateParameters
 from ._frames import cut_reason
-from ._handshake import Opened
+from ._handshake import ExtraHeaders, Opened
 from ._inbox import Inbox
 from ._keep_alive import KeepAlive
 from ._lot import Flag, Turn
@@ -42,13 +42,7 @@ from ._sockets import Address
 from ._statistics import ConnectionStatistics
 from ._streaming import Message, MessageStream, encoded, send_pieces
 from ._transport import LINGER, Transport
-
-if TYPE_CHECKING:
-    from typing import AsyncIterable, Iterable
-
-    from typing_extensions import Unpack
-
-    from ._handshake import ExtraHeaders
+from ._typing import Unpack
 
 logger = logging.getLogger("trio-websocket")
 
@@ -239,7 +233,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     async def send_message(
         self,
-        message: Message | Iterable[Message] | AsyncIterable[Message],
+        message: Message | Iterator[Message] | Sequence[Message] | AsyncIterable[Message],
         *,
         text: bool | None = None,
         compress: bool = True,
@@ -347,7 +341,24 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             return self._inbox.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
         return await self._inbox.get(decode)
 
-    def receive_stream(self, *, max_size: float | None = None) -> MessageStream:
+    @overload
+    def receive_stream(
+        self, *, max_size: float | None = None, decode: Literal[True]
+    ) -> MessageStream[str]: ...
+
+    @overload
+    def receive_stream(
+        self, *, max_size: float | None = None, decode: Literal[False]
+    ) -> MessageStream[bytes]: ...
+
+    @overload
+    def receive_stream(
+        self, *, max_size: float | None = None, decode: bool | None = None
+    ) -> MessageStream[str | bytes]: ...
+
+    def receive_stream(
+        self, *, max_size: float | None = None, decode: bool | None = None
+    ) -> MessageStream[Any]:
         """The next message, in pieces as they arrive, for an ``async with`` block.
 
         ::
@@ -363,15 +374,16 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :param max_size: Bytes of payload that the message may have; by default,
             ``max_message_size``. An application that does not receive at all for 2 seconds finds
             a message over ``max_message_size`` refused.
-        :returns: An async context manager, and async iterator of str if the message is text, or of
-            bytes.
+        :param decode: True for chunks of str, also of a binary message; False for chunks of bytes,
+            also of a text; None for whichever the peer sent.
+        :returns: An async context manager, and async iterator of str or bytes.
         :raises ConnectionClosed: At the beginning of the block: there is no further message. In it:
             the connection ended in the middle of the message.
         :raises ValueError: The size is less than 0.
         """
         if max_size is not None:
             check_number("max_size", max_size)
-        return MessageStream(self._inbox, max_size)
+        return MessageStream(self._inbox, max_size, decode)
 
     # -- as a channel
 

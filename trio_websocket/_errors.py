@@ -156,13 +156,13 @@ class ConnectionClosed(Exception):
         sent: CloseReason | None = None,
     ) -> None:
         """
-        :param reason: Why the connection was closed.
+        :param reason: Why the connection was closed; None stands for code 1006.
         :param rcvd: The Close frame that the peer sent, or None.
         :param sent: The Close frame that we sent, or None.
         """
         super().__init__(reason)
         #: Why the connection was closed.
-        self.reason = reason
+        self.reason: CloseReason = CloseReason(1006, None) if reason is None else reason
         #: What the peer's Close frame said, or None if there was none.
         self.rcvd = rcvd
         #: What our Close frame said, or None if there was none.
@@ -172,8 +172,6 @@ class ConnectionClosed(Exception):
         return f"{type(self).__name__}<{self.reason!r}>"
 
     def __str__(self) -> str:
-        if self.reason is None:
-            return "the connection is closed"
         text = f"{self.reason.code} {self.reason.name}"
         return f"{text}: {self.reason.reason}" if self.reason.reason else text
 
@@ -187,7 +185,7 @@ class MessageTypeError(TypeError, ValueError):
 
 def is_normal(exc: ConnectionClosed) -> bool:
     """Whether the connection was closed in form, and for no reason that is an error."""
-    return exc.reason is not None and exc.reason.code in (1000, 1001, 1005)
+    return exc.reason.code in (1000, 1001, 1005)
 
 
 def members(exc: BaseException) -> Sequence[BaseException]:

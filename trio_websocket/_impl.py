@@ -28,6 +28,7 @@ from ._request import (
     wrap_server_stream as wrap_server_stream,
 )
 from ._server import WebSocketServer as WebSocketServer, serve_websocket as serve_websocket
+from ._sockets import Address as Address
 from ._statistics import ConnectionStatistics as ConnectionStatistics
 from ._streaming import MessageStream as MessageStream
 from ._url import Endpoint as Endpoint

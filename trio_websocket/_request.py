@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -22,9 +21,7 @@ from ._options import NewerOptionKeywords, Options, takes_options
 from ._server_handshake import BadRequest, ServerHandshake
 from ._sockets import Address
 from ._transport import IgnoringErrors, Transport, cause_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ._typing import Unpack
 
 
 class WebSocketRequest:

@@ -8,11 +8,11 @@ import inspect
 import logging
 import math
 import ssl
-from typing import TYPE_CHECKING, Awaitable, Callable, Iterable, Sequence
+from typing import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
-from ._connection import checked_reason
+from ._connection import WebSocketConnection, checked_reason
 from ._errors import (
     HandshakeError,
     check_close_code,
@@ -26,12 +26,8 @@ from ._request import WebSocketRequest, answer, receive_request
 from ._sockets import Address, address, borrowed, end_name, is_direct
 from ._tls import TlsStream
 from ._transport import LINGER, Transport, close_now
+from ._typing import Unpack
 from ._url import Endpoint
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ._connection import WebSocketConnection
 
 # What the system says when it can't have another connection, but may be able to in a while.
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})

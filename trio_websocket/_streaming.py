@@ -7,15 +7,27 @@ import contextlib
 import functools
 import io
 import sys
-from typing import TYPE_CHECKING, Any, AsyncIterable, AsyncIterator, Iterable, Mapping, Union
+from types import TracebackType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Mapping,
+    TypeVar,
+    Union,
+)
 
 import trio
 
 from ._errors import MessageTypeError
 from ._frames import check_utf8
+from ._inbox import Inbox
 from ._outgoing import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS
 from ._pace import run_in_thread
 from ._protocol import Piece
+from ._typing import Buffer, Self
 
 if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a newer one
     from async_generator import aclosing
@@ -23,12 +35,9 @@ else:
     from contextlib import aclosing
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Buffer, Self, TypeAlias, TypeGuard
+    from typing_extensions import TypeGuard
 
     from ._connection import WebSocketConnection
-    from ._inbox import Inbox
 
 # Iterating over a file gives lines of any size, and reads in the event loop.
 _FILE_ERROR = (
@@ -38,16 +47,18 @@ _FILE_ERROR = (
 )
 _PIECE = 8  # what it costs to send one, as a `Pacer` counts
 
-Message: TypeAlias = "str | Buffer"
+Message = Union[str, Buffer]
+_Chunk_co = TypeVar("_Chunk_co", covariant=True)  # str, bytes, or either
 
 
-class MessageStream(AsyncIterator[Union[str, bytes]]):
+class MessageStream(AsyncIterator[_Chunk_co]):
     """A message that is received in pieces; see :meth:`WebSocketConnection.receive_stream`."""
 
-    def __init__(self, inbox: Inbox, max_size: float | None) -> None:
+    def __init__(self, inbox: Inbox, max_size: float | None, decode: bool | None) -> None:
         """
         :param inbox: Where the message is to come from.
         :param max_size: Bytes that it may have.
+        :param decode: True for chunks of str, False for bytes, None for the type of the message.
         """
         self._inbox = inbox
         self._max_size = max_size
@@ -55,7 +66,10 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
         self._is_entered = self._is_open = False
         self._turn = trio.StrictFIFOLock()  # of the tasks that wait for a piece
         self._waiting = trio.CancelScope()  # of the one that has it
-        #: Whether the message is text, and its pieces are str. It is known in the block.
+        self._decode = decode
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()  # of a binary message as str
+        #: True if the message is text. The chunks are str, unless ``decode`` says otherwise. It is
+        #: known in the block.
         self.is_text: bool = False
 
     async def __aenter__(self) -> Self:
@@ -82,23 +96,26 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
                 self._turn.release()
         self._inbox.end_stream()
 
-    async def __anext__(self) -> str | bytes:
+    async def __anext__(self) -> _Chunk_co:
         """The next piece. It is never empty, and a character of a text is never split.
 
         Each piece goes to one of the tasks that wait for it. If cancelled, no piece is lost.
 
         :raises ConnectionClosed: The connection ended in the middle of the message.
+        :raises UnicodeDecodeError: The chunks of a binary message are to be str, and the message is
+            not UTF-8. Each further call raises it, too.
         """
         if self._turn.locked():
             await self._turn.acquire()
         else:
             self._turn.acquire_nowait()
         try:
-            return await self._next_piece()
+            chunk: Any = await self._next_chunk()
+            return chunk  # type: ignore[no-any-return] # the type follows from `decode`
         finally:
             self._turn.release()
 
-    async def _next_piece(self) -> str | bytes:
+    async def _next_chunk(self) -> str | bytes:
         if not self._is_open:
             raise _out_of_block()
         while True:
@@ -110,12 +127,21 @@ class MessageStream(AsyncIterator[Union[str, bytes]]):
             else:
                 await trio.lowlevel.checkpoint_if_cancelled()
             data, is_last = self._piece
-            if data:
+            chunk = self._converted(data, is_last)
+            if chunk:
                 self._piece = Piece(data[:0], is_last=True) if is_last else None
-                return data
+                return chunk
             if is_last:
                 raise StopAsyncIteration
             self._piece = None
+
+    def _converted(self, data: str | bytes, is_last: bool) -> str | bytes:
+        """Return a chunk of the type that was asked for."""
+        if self._decode is None or self._decode == isinstance(data, str):
+            return data
+        if isinstance(data, str):
+            return data.encode()
+        return self._utf8.decode(data, is_last)
 
 
 def _out_of_block() -> trio.ClosedResourceError:

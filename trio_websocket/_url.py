@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import numbers
 import re
 import urllib.parse
 from typing import NamedTuple
@@ -42,6 +43,10 @@ class Endpoint:
     def __hash__(self) -> int:
         return hash((self.address, self.port, self.is_ssl))
 
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{host}:{self.port}"
+
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(address="{self.address}", port={self.port}, '
@@ -64,6 +69,8 @@ def parse_url(url: object) -> URL:
 
     The fragment is dropped, as it means nothing here (RFC 6455, 3).
     """
+    if url is None or isinstance(url, (bytes, bytearray, memoryview, numbers.Number)):
+        raise TypeError(f"url must be a str or an object whose str() is a URL, not {url!r:.100}")
     text = str(url)
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in ("ws", "wss"):

@@ -1,0 +1,19 @@
+"""Names for annotations that older versions of Python do not have.
+
+`typing.get_type_hints` looks them up at run time, when typing_extensions may not be installed.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+from typing import TYPE_CHECKING, Any, Union
+
+__all__ = ["Buffer", "Self", "Unpack"]
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self, Unpack
+else:
+    Buffer = getattr(collections.abc, "Buffer", Union[bytes, bytearray, memoryview])
+    Self = getattr(typing, "Self", Any)
+    Unpack = getattr(typing, "Unpack", Union)  # of one type is that type
