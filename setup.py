@@ -9,11 +9,29 @@ import platform
 import sysconfig
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 is_pure = bool(os.environ.get("TRIO_WEBSOCKET_PURE"))
 is_pure = is_pure or platform.python_implementation() != "CPython"  # others are slower with it
 # One binary for all versions, except free-threaded ones, which have no stable ABI.
 is_stable = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+class BuildExtension(build_ext):
+    """Say clearly that the extension is missing; setuptools then continues without it."""
+
+    def build_extension(self, ext):
+        """Build `ext`, or log why not, and what to do."""
+        try:
+            super().build_extension(ext)
+        except Exception as exc:
+            self.warn(
+                f"trio-websocket: {ext.name} was not built: {exc}. The library works without it, "
+                "but needs more CPU time. To build it, install a C compiler and the headers of "
+                "Python, and install trio-websocket again."
+            )
+            raise
+
 
 speedups = Extension(
     "trio_websocket._speedups",
@@ -28,5 +46,6 @@ setup(
     # and the table that it wants there instead is deprecated.
     license="MIT",
     ext_modules=[] if is_pure else [speedups],
+    cmdclass={"build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp38"}} if is_stable else {},
 )

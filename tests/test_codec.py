@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 import tracemalloc
@@ -90,15 +91,21 @@ def test_c_is_used_where_it_was_built() -> None:
         assert getattr(module, name) is getattr(in_c, name)
 
 
-def test_python_is_used_where_c_was_not_built() -> None:
-    module = load(speedups=None)
+def test_python_is_used_where_c_was_not_built(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "trio-websocket"):
+        module = load(speedups=None)
     assert module.HAS_SPEEDUPS is False
     assert module.masked(b"abcd", KEY) == xor(b"abcd", KEY)
+    (message,) = caplog.messages
+    assert "trio_websocket._speedups" in message
+    assert "the log of the build may say why" in message
 
 
-def test_an_environment_variable_makes_it_python() -> None:
+def test_an_environment_variable_makes_it_python(caplog: pytest.LogCaptureFixture) -> None:
     in_c = SimpleNamespace(**{name: object() for name in FUNCTIONS})
-    module = load(no_extensions="1", speedups=in_c)
+    with caplog.at_level(logging.DEBUG, "trio-websocket"):
+        module = load(no_extensions="1", speedups=in_c)
+    assert caplog.messages == ["The C extension is not used: TRIO_WEBSOCKET_NO_EXTENSIONS is set"]
     assert module.HAS_SPEEDUPS is False
     assert module.masked(b"abcd", KEY) == xor(b"abcd", KEY)
 

@@ -8,8 +8,10 @@ string; these here otherwise. They give the same.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 
+_logger = logging.getLogger("trio-websocket")
 _from_bytes = int.from_bytes  # looking it up takes as long as the call
 
 _TEXT, _BINARY = 0x81, 0x82  # the first byte of a whole message: FIN, and the opcode
@@ -167,10 +169,12 @@ messages = _messages
 #: ``TRIO_WEBSOCKET_NO_EXTENSIONS`` is not set, or empty.
 HAS_SPEEDUPS: bool = False
 
-if not os.environ.get("TRIO_WEBSOCKET_NO_EXTENSIONS"):
+if os.environ.get("TRIO_WEBSOCKET_NO_EXTENSIONS"):
+    _logger.debug("The C extension is not used: TRIO_WEBSOCKET_NO_EXTENSIONS is set")
+else:
     try:
         from ._speedups import frame, masked, messages, unmasked  # noqa: F401 # others use them
-    except ImportError:
-        pass  # there was no compiler
+    except ImportError as exc:  # there was no compiler, for example
+        _logger.debug("The C extension is not used: %s (the log of the build may say why)", exc)
     else:
         HAS_SPEEDUPS = True
