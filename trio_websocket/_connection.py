@@ -17,6 +17,7 @@ import wsproto
 from trio.lowlevel import checkpoint_if_cancelled
 from wsproto.events import Ping, Pong
 
+from ._cancel import cancel
 from ._errors import (
     CloseReason,
     ConnectionClosed,
@@ -531,7 +532,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         return self._protocol.is_open and self._outbox.broken is None
 
     async def _abort(self) -> None:
-        self._scope.cancel()
+        cancel(self._scope, "aclose() was cancelled, or disconnect_timeout has passed")
         with trio.CancelScope(shield=True):  # it takes no longer than a goodbye
             await self._gone.wait()
 
@@ -597,7 +598,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """Close without waiting for a peer that is not there."""
         self._protocol.give_up(code, text, cause)
         self._on_ended()
-        self._scope.cancel()
+        cancel(self._scope, text)
 
     def _close_slow(self) -> None:
         """Start the closing handshake with a peer that does not read fast enough.
@@ -682,7 +683,7 @@ async def conclude(
             await connection.aclose(1000 if without_lost_connections(error) is None else 1011)
         else:
             with trio.CancelScope() as scope:
-                scope.cancel()
+                cancel(scope, "the block or handler was cancelled")
                 await connection.aclose(1001)
     except BaseException as exc:
         return graver(error, exc)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._cancel import cancel
+
 if TYPE_CHECKING:
     from ._connection import WebSocketConnection
 
@@ -30,7 +32,7 @@ class KeepAlive:
 
     def stop(self) -> None:
         """End the task: the connection has ended."""
-        self._scope.cancel()
+        cancel(self._scope, "keep-alive: the connection has ended")
 
     @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
     async def run(self) -> None:

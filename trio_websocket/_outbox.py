@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable, Sequence, Sized
 
 import trio
 
+from ._cancel import cancel
 from ._lot import Lot
 from ._outgoing import LONG
 from ._pace import FAIRNESS
@@ -110,7 +111,7 @@ class Outbox:
             self.broken = ConnectionAbortedError("closed before all was written")
         self._discard()
         if self._writer is not None:
-            self._writer.cancel()
+            cancel(self._writer, "the connection has ended")
 
     @property
     def is_full(self) -> bool:

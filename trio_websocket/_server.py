@@ -12,6 +12,7 @@ from typing import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
+from ._cancel import cancel
 from ._connection import WebSocketConnection, checked_reason
 from ._errors import (
     HandshakeError,
@@ -216,25 +217,28 @@ class WebSocketServer:
         reason = checked_reason(reason)
         self._is_closing = True
         for scope in self._accepting:
-            scope.cancel()
+            cancel(scope, "the server is closed")
         requests = [served.request for served in self._serving if served.request is not None]
         for request in requests:
             request._begin_to_leave(code, reason)  # all are told, however little time there is
         for served in self._serving:
             if served.request is None:  # still in the opening handshake
                 served.scope.deadline = trio.current_time() + LINGER
+        why = "aclose() was cancelled"
         try:
-            with trio.move_on_after(self._shutdown_timeout):
+            with trio.move_on_after(self._shutdown_timeout) as waiting:
                 async with trio.open_nursery() as nursery:
                     for request in requests:
                         nursery.start_soon(request._leave)
                 while self._others():
                     await self._served.park()
+            if waiting.cancelled_caught:
+                why = f"the handler took longer than shutdown_timeout={self._shutdown_timeout} s"
         finally:
             for listener in self._listeners:
                 await close_now(listener)
             for served in self._others():
-                served.scope.cancel()
+                cancel(served.scope, f"the server is closed: {why}")
 
     def _others(self) -> list[_Served]:
         """Those who are being served, but for the one whose handler, or a task of it, asks."""
@@ -252,7 +256,7 @@ class WebSocketServer:
         with trio.CancelScope() as scope:
             self._accepting.add(scope)
             if self._is_closing:
-                scope.cancel()
+                cancel(scope, "the server is closed")
             async with listener:
                 while True:
                     try:

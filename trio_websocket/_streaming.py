@@ -21,6 +21,7 @@ from typing import (
 
 import trio
 
+from ._cancel import cancel
 from ._errors import MessageTypeError
 from ._frames import check_utf8
 from ._inbox import Inbox
@@ -90,7 +91,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         self._is_open = False
         if self._turn.locked():
             # It would take a piece of the next message.
-            self._waiting.cancel()
+            cancel(self._waiting, "the block of receive_stream() has ended")
             with trio.CancelScope(shield=True):  # all of them leave at once
                 await self._turn.acquire()
                 self._turn.release()

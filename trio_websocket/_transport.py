@@ -8,6 +8,7 @@ from typing import Any, Awaitable, Callable, Sequence
 
 import trio
 
+from ._cancel import cancel
 from ._sockets import Address, address, end_name, is_direct, shut_down
 from ._tls import TlsStream, behind
 
@@ -182,7 +183,7 @@ async def close_now(stream: trio.abc.AsyncResource) -> None:
     """Close without waiting for anything, and without an error."""
     # Not trio.aclose_forcefully(): the shield keeps an outer cancellation from coming out.
     with trio.CancelScope(shield=True) as scope, IgnoringErrors():
-        scope.cancel()
+        cancel(scope, "the stream is closed without waiting")
         shut_down(stream)
         await stream.aclose()
 
