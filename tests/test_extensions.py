@@ -477,7 +477,7 @@ RESETTING = PerMessageDeflate(15, context_takeover=False)
         (
             b"permessage-deflate; client_no_context_takeover; client_no_context_takeover",
             WIDE,
-            "client_no_context_takeover comes twice",
+            "'client_no_context_takeover' comes twice",
         ),
         (
             b"permessage-deflate; server_no_context_takeover=1",

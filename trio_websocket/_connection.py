@@ -592,7 +592,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
                     self._keep_alive = None
                 await self._transport.close_now()  # never raises
                 self._gone.set()
-                logger.debug("%s is closed: %r", self, self._protocol.reason)
+                if logger.isEnabledFor(logging.DEBUG):
+                    peer, reason = self._transport.peer, self._protocol.reason
+                    logger.debug("%s with %s is closed: %r", self, peer, reason)
 
     def _give_up(self, code: int, text: str, cause: Exception) -> None:
         """Close without waiting for a peer that is not there."""

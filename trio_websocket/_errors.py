@@ -39,6 +39,20 @@ _RANGES = (
 _LOCAL_ONLY = frozenset({1005, 1006, 1015})
 
 
+def printable(text: str, limit: int = 200) -> str:
+    """Return text that a peer sent, ready for a log or the text of an exception.
+
+    A line break could forge a line of the log, and an escape sequence could control a terminal, so
+    all characters that can't be printed are escaped as in a ``repr()``.
+
+    :param limit: The number of characters to keep.
+    """
+    shown = text[:limit]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+    return shown if len(text) <= limit else f"{shown}..."
+
+
 class CloseReason:
     """Why a connection was closed: a close code and a text (RFC 6455, 7.4).
 
@@ -80,7 +94,8 @@ class CloseReason:
         return hash((self._code, self._reason))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}<code={self._code}, name={self.name}, reason={self._reason}>"
+        reason = None if self._reason is None else printable(self._reason)
+        return f"{type(self).__name__}<code={self._code}, name={self.name}, reason={reason}>"
 
 
 def check_close_code(code: object) -> None:
@@ -173,7 +188,7 @@ class ConnectionClosed(Exception):
 
     def __str__(self) -> str:
         text = f"{self.reason.code} {self.reason.name}"
-        return f"{text}: {self.reason.reason}" if self.reason.reason else text
+        return f"{text}: {printable(self.reason.reason)}" if self.reason.reason else text
 
 
 class MessageTypeError(TypeError, ValueError):

@@ -229,7 +229,7 @@ def _checked(parameters: Parameters, *, is_offer: bool) -> dict[str, int]:
     checked: dict[str, int] = {}
     for name, value in parameters:
         if name in checked:
-            raise ValueError(f"{name} comes twice")
+            raise ValueError(f"{name[:200]!r} comes twice")
         if name in (_SERVER_RESETS, _CLIENT_RESETS) and value is None:
             checked[name] = 0
         elif name == _CLIENT_BITS and value is None and is_offer:

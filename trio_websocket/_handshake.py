@@ -16,6 +16,7 @@ import h11
 import wsproto
 
 from ._deflate import DeflateExtension
+from ._errors import printable
 
 Headers = List[Tuple[bytes, bytes]]
 #: Headers as users give them. 0.12 took str as well, so we do.
@@ -61,8 +62,8 @@ def next_event(http: h11.Connection) -> object:
 
 
 def shortened(exc: Exception) -> str:
-    """What h11 says, which repeats what it got, whatever the size of that."""
-    return str(exc)[:200]
+    """The message of h11, which may repeat all that the peer sent."""
+    return printable(str(exc))
 
 
 class HeadSize:

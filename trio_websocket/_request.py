@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 
 import trio
 
@@ -15,6 +16,8 @@ from ._errors import (
     DisconnectionTimeout,
     HandshakeError,
     graver,
+    printable,
+    without_lost_connections,
 )
 from ._handshake import ExtraHeaders, Headers
 from ._options import NewerOptionKeywords, Options, takes_options
@@ -22,6 +25,8 @@ from ._server_handshake import BadRequest, ServerHandshake
 from ._sockets import Address
 from ._transport import IgnoringErrors, Transport, cause_of
 from ._typing import Unpack
+
+logger = logging.getLogger("trio-websocket")
 
 
 class WebSocketRequest:
@@ -104,6 +109,8 @@ class WebSocketRequest:
         )
         if self._is_concluded:
             self._connection._outlive_cancellation()
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("accepted %s", described(self))
         return self._connection
 
     async def reject(
@@ -125,6 +132,7 @@ class WebSocketRequest:
         """
         response = self._unanswered().reject(status_code, extra_headers, body)
         self._handshake = None
+        self._log_rejection(status_code)
         await self._end(response)
 
     async def _end(self, response: bytes) -> None:
@@ -139,6 +147,7 @@ class WebSocketRequest:
             self._is_turned_away = True
             self._farewell = self._handshake.reject(503)
             self._handshake = None
+            self._log_rejection(503)
 
     async def _leave(self) -> None:
         """End what `_begin_to_leave` has begun."""
@@ -148,6 +157,10 @@ class WebSocketRequest:
         elif self._farewell:
             farewell, self._farewell = self._farewell, b""
             await self._end(farewell)
+
+    def _log_rejection(self, status_code: int) -> None:
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("rejected %s with status %d", described(self), status_code)
 
     def _unanswered(self) -> ServerHandshake:
         if self._is_turned_away:
@@ -164,6 +177,10 @@ class WebSocketRequest:
             return error  # `_leave` closes the stream
         try:
             if self._handshake is not None and (error is None or isinstance(error, Exception)):
+                if error is None or without_lost_connections(error) is None:
+                    # No other record or exception says so: a lost connection is not an error.
+                    text = "the handler ended without accepting or rejecting %s"
+                    logger.error(text, described(self), exc_info=error)
                 await self.reject(500)
         except BaseException as exc:
             return graver(error, exc)
@@ -199,13 +216,18 @@ async def wrap_server_stream(
         "receive_buffer_size": receive_buffer_size,
     }
     bounds = Options.of_call(wrap_server_stream, {**limits, **options})
-    return await receive_request(nursery, stream, bounds)
+    transport = Transport(stream, bounds.receive_buffer_size)
+    return await receive_request(nursery, transport, bounds)
+
+
+def described(request: WebSocketRequest) -> str:
+    """The request, as log records name it."""
+    return f"the request for {printable(request.path)} from {printable(str(request.remote))}"
 
 
 async def receive_request(
-    nursery: trio.Nursery, stream: trio.abc.Stream, options: Options
+    nursery: trio.Nursery, transport: Transport, options: Options
 ) -> WebSocketRequest:
-    transport = Transport(stream, options.receive_buffer_size)
     handshake = ServerHandshake(options)
     try:
         with trio.move_on_after(options.connect_timeout):

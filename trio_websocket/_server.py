@@ -18,12 +18,13 @@ from ._errors import (
     HandshakeError,
     check_close_code,
     members,
+    printable,
     split_exceptions,
     without_lost_connections,
 )
 from ._options import OptionKeywords, Options, check_number, check_ssl_context, takes_options
 from ._pace import FAIRNESS
-from ._request import WebSocketRequest, answer, receive_request
+from ._request import WebSocketRequest, answer, described, receive_request
 from ._sockets import Address, address, borrowed, end_name, is_direct
 from ._tls import TlsStream
 from ._transport import LINGER, Transport, close_now
@@ -301,7 +302,13 @@ class WebSocketServer:
     async def _turn_away(self, served: _Served) -> None:
         try:
             with trio.move_on_after(LINGER):
-                await answer(Transport(served.stream, None), _BUSY)
+                transport = Transport(served.stream, None)
+                if logger.isEnabledFor(logging.INFO):
+                    reason = f"max_connections={self._max_connections}"
+                    if self._is_closing:
+                        reason = "the server is being closed"
+                    logger.info("rejected %s with status 503: %s", transport.peer, reason)
+                await answer(transport, _BUSY)
         finally:
             self._turned_away.discard(served)
 
@@ -326,10 +333,13 @@ class WebSocketServer:
         served.task = trio.lowlevel.current_task()
         try:
             with served.scope:
+                transport = Transport(served.stream, self._options.receive_buffer_size)
                 try:
-                    request = await receive_request(nursery, served.stream, self._options)
+                    request = await receive_request(nursery, transport, self._options)
                 except HandshakeError as exc:
-                    logger.debug("no opening handshake: %s", exc)
+                    if logger.isEnabledFor(logging.INFO):
+                        text = printable(str(exc))
+                        logger.info("opening handshake with %s failed: %s", transport.peer, text)
                     return
                 served.request = request
                 request._is_concluded = True
@@ -388,13 +398,13 @@ class WebSocketServer:
     async def _report(
         self, report: ErrorHandler, request: WebSocketRequest, error: Exception
     ) -> None:
-        logger.error("the handler of %s has failed", request.path, exc_info=error)
+        logger.error("the handler failed on %s", described(request), exc_info=error)
         try:
             result = report(request, error)
             if inspect.isawaitable(result):
                 await result
         except Exception:
-            logger.exception("on_handler_error has failed")
+            logger.exception("on_handler_error failed on %s", described(request))
 
 
 def _name(handler: Handler) -> str:

@@ -10,7 +10,7 @@ import wsproto
 import wsproto.utilities
 
 from ._deflate import Deflate, DeflateExtension
-from ._errors import ConnectionFailed
+from ._errors import ConnectionFailed, printable
 from ._extensions import DeflateParameters, answer
 from ._handshake import (
     MAX_FIELDS,
@@ -198,7 +198,7 @@ class ServerHandshake:
         :raises ValueError: The arguments can't be sent. The request can still be answered.
         """
         if subprotocol is not None and subprotocol not in self.proposed_subprotocols:
-            offers = ", ".join(self.proposed_subprotocols) or "none"
+            offers = printable(", ".join(self.proposed_subprotocols)) or "none"
             raise ValueError(f"subprotocol {subprotocol!r} is not among those offered: {offers}")
         extra = list(checked_headers(extra_headers) or ())
         for name, _ in extra:

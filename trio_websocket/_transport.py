@@ -9,6 +9,7 @@ from typing import Any, Awaitable, Callable, Sequence
 import trio
 
 from ._cancel import cancel
+from ._errors import printable
 from ._sockets import Address, address, end_name, is_direct, shut_down
 from ._tls import TlsStream, behind
 
@@ -69,6 +70,11 @@ class Transport:
     def remote(self) -> Address:
         """The peer's end."""
         return self._address(self._remote_name)
+
+    @property
+    def peer(self) -> str:
+        """The peer's end, as log records name it."""
+        return printable(str(self.remote))
 
     def _address(self, name: tuple[str, int] | str | None) -> Address:
         if name is None:
