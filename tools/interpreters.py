@@ -1,7 +1,8 @@
 """Print the CPython interpreters of this machine, as VERSION=PATH, oldest first.
 
-Without arguments the oldest supported one and the newest; "newest" or "oldest" for one of them,
-"all" for all, or versions such as 3.10. Free-threaded builds and pre-releases don't count.
+Arguments: "oldest" and "newest" for the oldest and the newest supported one that is installed,
+"unpacked" for those that `make newer-pythons` unpacked, "all" for all, or versions such as 3.10.
+Without arguments, the first three. Free-threaded builds and pre-releases don't count.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 OLDEST_SUPPORTED = (3, 8)
+UNPACKED = Path(__file__).resolve().parent.parent / ".venvs" / "pythons" / "root" / "usr" / "bin"
 NAME = r"python3(\.\d+)?"
 PROBE = """
 import ensurepip, platform, sys, sysconfig, venv
@@ -26,21 +28,23 @@ if (
 """
 
 
-def candidates() -> list[Path]:
-    """Return what may be an interpreter: this one, then PATH's, then pyenv's."""
+def installed() -> list[Path]:
+    """Return the paths that may be an interpreter: this one, then PATH's, then pyenv's."""
     found = [Path(sys.executable)]
     for folder in os.get_exec_path():
-        found += sorted(
-            path for path in Path(folder).glob("python3*") if re.fullmatch(NAME, path.name)
-        )
+        found += in_folder(Path(folder))
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     return found + sorted(pyenv.glob("versions/*/bin/python"))
 
 
-def interpreters() -> dict[tuple[int, int], str]:
+def in_folder(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("python3*") if re.fullmatch(NAME, path.name))
+
+
+def interpreters(candidates: list[Path]) -> dict[tuple[int, int], str]:
     """Return the first interpreter found of each supported version."""
     found: dict[tuple[int, int], str] = {}
-    for path in candidates():
+    for path in candidates:
         try:
             # Pyenv's shims stand for versions that aren't active too, and fail.
             probe = subprocess.run(
@@ -57,18 +61,28 @@ def interpreters() -> dict[tuple[int, int], str]:
 
 
 def main(wanted: list[str]) -> None:
-    found = {f"{major}.{minor}": path for (major, minor), path in interpreters().items()}
-    if not found:
+    of_system = interpreters(installed())
+    unpacked = interpreters(in_folder(UNPACKED))
+    if not of_system:
         sys.exit("no CPython 3.8 or later with venv and ensurepip found")
-    versions = list(found)
-    named = {"oldest": versions[:1], "newest": versions[-1:], "all": versions}
-    chosen = {v for name in wanted or ["oldest", "newest"] for v in named.get(name, [name])}
+    both = {**unpacked, **of_system}
+    found = {f"{major}.{minor}": both[major, minor] for major, minor in sorted(both)}
+    named = {
+        "oldest": {min(of_system)},
+        "newest": {max(of_system)},
+        "unpacked": set(unpacked),
+        "all": set(both),
+    }
+    chosen: set[str] = set()
+    for name in wanted or ["oldest", "newest", "unpacked"]:
+        versions = named.get(name)
+        chosen |= {name} if versions is None else {f"{a}.{b}" for a, b in versions}
     missing = chosen - found.keys()
     if missing:
-        sys.exit(f"no CPython {', '.join(sorted(missing))} here, only {', '.join(versions)}")
-    for version in versions:
+        sys.exit(f"no CPython {', '.join(sorted(missing))} here, only {', '.join(found)}")
+    for version, path in found.items():
         if version in chosen:
-            print(f"{version}={found[version]}")
+            print(f"{version}={path}")
 
 
 if __name__ == "__main__":

@@ -186,7 +186,10 @@ def count_server(contestant: Contestant, python: Path, folder: Path) -> Iterator
             if case.is_for_raw or not is_raw:
                 line.sock.sendall(case.first)
                 step = functools.partial(exchange, case) if case.data else open_line
-                yield case.title, per_operation(process, case, step)
+                try:
+                    yield case.title, per_operation(process, case, step)
+                except EOFError as exc:  # it has a limit that others don't have
+                    tell(f"{contestant.title}: {case.title}: {exc}")
 
 
 def drain(line: Line) -> None:
