@@ -260,6 +260,65 @@ def test_websocket_server_listeners_of_wrong_type_raise_at_the_call(value: Any, 
         WebSocketServer(echo, value)
 
 
+@pytest.mark.parametrize("context", [None, ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)])
+async def test_serve_websocket_port_in_use_names_host_and_port(
+    nursery: trio.Nursery, context: ssl.SSLContext | None
+) -> None:
+    port = await start(nursery)
+    with pytest.raises(OSError, match=f"can't listen on 127.0.0.1, port {port}: ") as caught:
+        await serve_websocket(echo, b"127.0.0.1", port, context)
+    assert type(caught.value) is OSError
+    assert caught.value.errno == errno.EADDRINUSE
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_serve_websocket_all_addresses_in_use_says_so(nursery: trio.Nursery) -> None:
+    (listener, *others) = await trio.open_tcp_listeners(0)
+    port = listener.socket.getsockname()[1]
+    with pytest.raises(OSError, match=f"can't listen on all addresses, port {port}: "):
+        await serve_websocket(echo, None, port, None)
+    for each in (listener, *others):
+        await each.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PermissionError(errno.EACCES, "not allowed"), PermissionError),
+        (socket.gaierror(socket.EAI_NONAME, "no such name"), socket.gaierror),
+        (OSError("odd"), OSError),
+    ],
+)
+async def test_serve_websocket_that_cannot_listen_keeps_type_and_errno(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[OSError]
+) -> None:
+    async def fail(*args: object, **keywords: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", fail)
+    with pytest.raises(OSError, match=r"can't listen on example\.org, port 80: ") as caught:
+        await serve_websocket(echo, "example.org", 80, None)
+    assert type(caught.value) is kind
+    assert caught.value.errno == error.errno
+    assert (error.strerror or str(error)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("port", "error", "text"),
+    [
+        ("8000", TypeError, "port must be an int, not '8000'"),
+        (None, TypeError, "port must be an int, not None"),
+        (-1, ValueError, "port must be between 0 and 65535, not -1"),
+        (65536, ValueError, "port must be between 0 and 65535, not 65536"),
+    ],
+)
+async def test_serve_websocket_port_that_is_not_one_raises_at_the_call(
+    port: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=f"^{text}$"):
+        await serve_websocket(echo, "127.0.0.1", port, None)
+
+
 # -- requests
 
 

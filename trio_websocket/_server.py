@@ -7,6 +7,8 @@ import errno
 import inspect
 import logging
 import math
+import os
+import socket
 import ssl
 from typing import Awaitable, Callable, Iterable, Sequence
 
@@ -84,7 +86,7 @@ async def serve_websocket(
     :param shutdown_timeout: Seconds that :meth:`WebSocketServer.aclose` gives the handlers.
     :param task_status: For ``nursery.start()``.
     :param options: See :ref:`options`.
-    :raises OSError: It is not possible to listen there.
+    :raises OSError: It is not possible to listen there. The message names the host and the port.
     """
     Options.of_call(serve_websocket, options)
     check_ssl_context(ssl_context)
@@ -92,11 +94,15 @@ async def serve_websocket(
         hint = "use ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
         raise ValueError(f"ssl_context must be a context for servers, not for clients: {hint}")
     _check_arguments(handler, handler_nursery, on_handler_error, max_connections, shutdown_timeout)
-    if ssl_context is None:
-        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
-        listeners = await trio.open_tcp_listeners(port, host=host)
-    else:
-        listeners = await trio.open_ssl_over_tcp_listeners(port, ssl_context, host=host)
+    _check_port(port)
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
+    try:
+        if ssl_context is None:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        else:
+            listeners = await trio.open_ssl_over_tcp_listeners(port, ssl_context, host=host)
+    except OSError as exc:
+        raise _cannot_listen(exc, host, port) from exc
     server = WebSocketServer(
         handler,
         listeners,
@@ -441,6 +447,21 @@ def _check_arguments(
         raise TypeError(f"on_handler_error must be a function, not {on_handler_error!r:.100}")
     check_number("max_connections", max_connections)
     check_number("shutdown_timeout", shutdown_timeout)
+
+
+def _check_port(port: object) -> None:
+    if not isinstance(port, int):
+        raise TypeError(f"port must be an int, not {port!r:.100}")
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port must be between 0 and 65535, not {port}")
+
+
+def _cannot_listen(exc: OSError, host: str | bytes | None, port: int) -> OSError:
+    """Return an error like `exc`, with its type and errno, that names the host and the port."""
+    where = "all addresses" if host is None else os.fsdecode(host)
+    text = f"can't listen on {where}, port {port}: {exc.strerror or exc}"
+    kind = socket.gaierror if isinstance(exc, socket.gaierror) else OSError
+    return kind(exc.errno, text)  # OSError chooses the subclass that belongs to the errno
 
 
 def _checked_listeners(
