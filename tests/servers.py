@@ -195,9 +195,11 @@ class Names(trio.abc.HostnameResolver):
     def __init__(self, *addresses: tuple[str, int], error: OSError | None = None) -> None:
         self.addresses = addresses
         self.error = error
+        self.asked: list[str | bytes] = []
         trio.socket.set_custom_hostname_resolver(self)
 
     async def getaddrinfo(self, host: Any, port: Any, *hints: Any, **_: Any) -> Any:
+        self.asked.append(host)
         if self.error is not None:
             raise self.error
         if not self.addresses:

@@ -199,7 +199,8 @@ async def test_a_wrapped_stream_is_closed_when_the_opening_is_cancelled() -> Non
 
 @pytest.mark.parametrize("use_ssl", [None, 1, "yes", ssl])
 def test_open_websocket_refuses_use_ssl_of_another_type_at_once(use_ssl: Any) -> None:
-    with pytest.raises(TypeError, match="use_ssl"):
+    text = f"^`use_ssl` argument must be bool or ssl.SSLContext, not {re.escape(repr(use_ssl))}"
+    with pytest.raises(TypeError, match=text):
         open_websocket("example.org", 80, "/", use_ssl=use_ssl)
 
 
@@ -283,6 +284,36 @@ async def test_a_host_that_can_not_be_a_name_is_refused_in_words(host: str) -> N
         async with open_websocket(host, 80, "/", use_ssl=False):
             pytest.fail("it has opened")
     assert not isinstance(caught.value, UnicodeError)
+
+
+async def test_open_websocket_port_0_tries_to_connect() -> None:
+    with pytest.raises(ConnectionFailed, match=r"^can't connect to 127\.0\.0\.1, port 0: "):
+        async with open_websocket("127.0.0.1", 0, "/", use_ssl=False):
+            pytest.fail("it has opened")
+
+
+async def test_open_websocket_url_as_host_raises_at_the_call(nursery: trio.Nursery) -> None:
+    text = r"not the URL 'ws://127\.0\.0\.1:1/'; use open_websocket_url\(\) or connect"
+    with pytest.raises(ValueError, match=text):
+        open_websocket("ws://127.0.0.1:1/", 1, "/", use_ssl=False)
+    with pytest.raises(ValueError, match=text):
+        await connect_websocket(nursery, "ws://127.0.0.1:1/", 1, "/", use_ssl=False)
+
+
+async def test_open_websocket_url_non_ascii_host_asks_dns_and_the_server_for_idna_2008(
+    nursery: trio.Nursery,
+) -> None:
+    heads = []
+
+    async def serve(stream: Stream) -> None:
+        heads.append((await read_head(stream))[0])
+        await stream.send_all(b"HTTP/1.1 403 \r\nContent-Length: 0\r\n\r\n")
+
+    names = Names(("127.0.0.1", await start_raw_server(nursery, serve)))
+    with pytest.raises(ConnectionRejected):
+        await connect_websocket_url(nursery, "ws://fa\xdf.example/")
+    assert names.asked == [b"xn--fa-hia.example"]
+    assert b"\r\nHost: xn--fa-hia.example\r\n" in heads[0]
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])

@@ -53,6 +53,15 @@ def test_the_old_path_has_the_name(name: str) -> None:
     assert getattr(_impl, name) is getattr(trio_websocket, name)
 
 
+def test_impl_has_the_private_names_of_0_12() -> None:
+    assert _impl.CONN_TIMEOUT == 60
+    assert _impl.MESSAGE_QUEUE_SIZE == 1
+    assert _impl.MAX_MESSAGE_SIZE == 2**20
+    assert _impl.RECEIVE_BYTES == 4096
+    assert _impl.logger.name == "trio-websocket"
+    assert issubclass(_impl.TrioWebsocketInternalError, Exception)
+
+
 def test_open_websocket_url_calls_a_replaced_open_websocket_with_the_old_keywords() -> None:
     with mock.patch("trio_websocket._impl.open_websocket") as replaced:
         result = open_websocket_url("ws://example.org/chat?room=1")

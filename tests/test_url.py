@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import decimal
 import ipaddress
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +46,7 @@ class Written:
         ("ws://127.0.0.1:1/", "127.0.0.1", 1, "/", False),
         ("ws://[::1]:8000/", "::1", 8000, "/", False),
         ("ws://[fe80::1%25lo]/", "fe80::1%lo", 80, "/", False),
+        ("ws://example.com:0/", "example.com", 0, "/", False),
         ("ws://ex%61mple.com/", "example.com", 80, "/", False),
     ],
 )
@@ -135,7 +137,6 @@ def test_a_url_without_a_host_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "ws://h:0/",
         "ws://h:65536/",
         "ws://h:-1/",
         "ws://h:x/",
@@ -146,7 +147,16 @@ def test_a_url_without_a_host_is_refused(url: str) -> None:
     ],
 )
 def test_a_url_with_a_bad_host_or_port_is_refused(url: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 # the words are those of urllib
+    with pytest.raises(ValueError, match=f"^invalid URL {re.escape(repr(url))}: "):
+        parse_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [("http://h/", "use ws: in place of http:"), ("HTTPS://h/", "use wss: in place of https:")],
+)
+def test_parse_url_of_http_names_the_scheme_to_use(url: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"unlike '{url}'; {hint}$"):
         parse_url(url)
 
 
@@ -162,13 +172,35 @@ def test_a_url_with_a_bad_host_or_port_is_refused(url: str) -> None:
         ("127.0.0.1", "127.0.0.1"),
         ("fe80::1%eth0", "fe80::1%eth0"),
         ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.Example.", "xn--bcher-kva.Example."),
+        ("bücher.example:8000", "xn--bcher-kva.example:8000"),
+        ("_sip.bücher.example", "_sip.xn--bcher-kva.example"),
+        ("bücher\u3002example", "xn--bcher-kva.example"),
+        ("faß.example", "xn--fa-hia.example"),
+        ("κλαρα-σωλις.example", "xn----ylba7abgd9bnh0e.example"),
+        ("\uff11\uff12\uff17.0.0.1", "127.0.0.1"),
+        ("[::1]:8000", "[::1]:8000"),
+        ("", ""),
     ],
 )
 def test_a_host_is_sent_in_ascii(host: str, encoded: str) -> None:
     assert ascii_host(host) == encoded
 
 
-@pytest.mark.parametrize("host", ["ä" * 64, "a" * 64, "ä..example", "a..example", "\udcff"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "ä" * 64,
+        "a" * 64,
+        "ä..example",
+        "a..example",
+        "\udcff",
+        "\u0928\u0940\u200c.example",  # a joiner where nothing is to be joined
+        "\u2100.example",  # its compatibility form has a slash
+        "\u00ad.example",  # nothing is left of it
+        "ä:b",
+    ],
+)
 def test_a_host_that_has_no_ascii_form_is_refused(host: str) -> None:
     with pytest.raises(ValueError, match="is not a host name"):
         ascii_host(host)
@@ -192,20 +224,26 @@ def test_the_host_header(host: str, port: int, is_secure: bool, value: str) -> N
     assert host_header(host, port, is_secure) == value
 
 
-@pytest.mark.parametrize("port", [1, 80, 65535])
+@pytest.mark.parametrize("host", [None, b"example.com", 1])
+def test_ascii_host_of_another_type_raises_type_error(host: object) -> None:
+    with pytest.raises(TypeError, match=f"^host must be a str, not {host!r}$"):
+        ascii_host(host)
+
+
+@pytest.mark.parametrize("port", [0, 1, 80, 65535])
 def test_a_port_that_one_can_connect_to_is_accepted(port: int) -> None:
     check_port(port)
 
 
-@pytest.mark.parametrize("port", [-1, 0, 65536])
+@pytest.mark.parametrize("port", [-1, 65536])
 def test_another_port_is_refused(port: int) -> None:
-    with pytest.raises(ValueError, match="a port is between 1 and 65535"):
+    with pytest.raises(ValueError, match="port must be between 0 and 65535"):
         check_port(port)
 
 
 @pytest.mark.parametrize("port", [None, "80", 80.0])
 def test_a_port_that_is_no_int_is_refused(port: object) -> None:
-    with pytest.raises(TypeError, match="a port is an int"):
+    with pytest.raises(TypeError, match="port must be an int"):
         check_port(port)
 
 

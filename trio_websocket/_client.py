@@ -20,7 +20,14 @@ from ._options import OptionKeywords, Options, check_ssl_context, takes_options
 from ._tls import TlsStream
 from ._transport import Transport, cause_of, close_now
 from ._typing import Unpack
-from ._url import ascii_host, check_port, host_header, parse_url, request_target
+from ._url import (
+    ascii_host,
+    ascii_host_not_url,
+    check_port,
+    host_header,
+    parse_url,
+    request_target,
+)
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
 # The keywords of 0.12. Dependents replace the functions below in tests by ones that take no others.
@@ -64,6 +71,7 @@ def open_websocket(
         ``disconnect_timeout``.
     """
     _check_use_ssl(use_ssl)
+    host = ascii_host_not_url(host)
     check_port(port)
     Options.of_call(open_websocket, options)
     subprotocols = checked_subprotocols(subprotocols)
@@ -150,7 +158,7 @@ async def connect_websocket(
     _check_use_ssl(use_ssl)
     check_port(port)
     bounds = Options.of_call(connect_websocket, options)
-    host = ascii_host(host)
+    host = ascii_host_not_url(host)
     name = host_header(host, port, is_secure=use_ssl is not False)
     handshake = ClientHandshake(name, request_target(resource), subprotocols, extra_headers, bounds)
     with trio.move_on_after(bounds.connect_timeout):
@@ -296,7 +304,7 @@ def _with_defaults(names: tuple[str, ...], options: OptionKeywords) -> dict[str,
 
 def _check_use_ssl(use_ssl: object) -> None:
     if not isinstance(use_ssl, (bool, ssl.SSLContext)):
-        raise TypeError(f"use_ssl is a bool or an SSLContext, not {use_ssl!r}")
+        raise TypeError(f"`use_ssl` argument must be bool or ssl.SSLContext, not {use_ssl!r:.100}")
 
 
 async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> trio.abc.Stream:

@@ -1,5 +1,7 @@
 """The import path of 0.12, which dependents use and replace names of in their tests."""
 
+import logging
+
 from ._broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
 from ._client import (
     connect_websocket as connect_websocket,
@@ -23,6 +25,7 @@ from ._extensions import (
     DeflateParameters as DeflateParameters,
     PerMessageDeflate as PerMessageDeflate,
 )
+from ._options import Options
 from ._request import (
     WebSocketRequest as WebSocketRequest,
     wrap_server_stream as wrap_server_stream,
@@ -32,3 +35,14 @@ from ._sockets import Address as Address
 from ._statistics import ConnectionStatistics as ConnectionStatistics
 from ._streaming import MessageStream as MessageStream
 from ._url import Endpoint as Endpoint
+
+# Names that only 0.12 used; programs import them.
+CONN_TIMEOUT = Options.connect_timeout
+MESSAGE_QUEUE_SIZE = Options.message_queue_size
+MAX_MESSAGE_SIZE = Options.max_message_size
+RECEIVE_BYTES = Options.receive_buffer_size
+logger = logging.getLogger("trio-websocket")
+
+
+class TrioWebsocketInternalError(Exception):
+    """An error that 0.12 raised when it could not unwrap an exception group. Never raised now."""

@@ -9,7 +9,17 @@ import re
 import urllib.parse
 from typing import NamedTuple
 
+import idna
+
 _DEFAULT_PORTS = {False: 80, True: 443}
+_SCHEMES = {
+    "http": "; use ws: in place of http:",
+    "https": "; use wss: in place of https:",
+}
+# Other dots count as one in a name that is not ASCII (UTS 46, 2.3).
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
+_MAX_LABEL = 63  # bytes (RFC 1035, 2.3.4)
+_PORT = re.compile(r":[0-9]*\Z")
 _NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]")
 
 
@@ -72,20 +82,26 @@ def parse_url(url: object) -> URL:
     if url is None or isinstance(url, (bytes, bytearray, memoryview, numbers.Number)):
         raise TypeError(f"url must be a str or an object whose str() is a URL, not {url!r:.100}")
     text = str(url)
-    parts = urllib.parse.urlsplit(text)
+    try:
+        parts = urllib.parse.urlsplit(text)
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError(f"invalid URL {text!r}: {exc}") from exc
     if parts.scheme not in ("ws", "wss"):
-        raise ValueError(f"a WebSocket URL begins with ws: or wss:, unlike {text!r}")
+        hint = _SCHEMES.get(parts.scheme, "")
+        raise ValueError(f"a WebSocket URL begins with ws: or wss:, unlike {text!r}{hint}")
     if not parts.hostname:
         raise ValueError(f"the URL {text!r} has no host")
-    host = ascii_host(urllib.parse.unquote(parts.hostname))
+    try:
+        host = ascii_host(urllib.parse.unquote(parts.hostname))
+    except ValueError as exc:
+        raise ValueError(f"invalid URL {text!r}: {exc}") from exc
     if ":" in host and ":" not in parts.hostname:
         raise ValueError(f"the URL {text!r} has a host with a colon")
     is_secure = parts.scheme == "wss"
     resource = parts.path or "/"
     if "?" in text.partition("#")[0]:  # urlsplit() does not tell an empty query from none
         resource += "?" + parts.query
-    port = _DEFAULT_PORTS[is_secure] if parts.port is None else parts.port
-    check_port(port)
     credentials = None
     if parts.username or parts.password:
         pair = f"{parts.username or ''}:{parts.password or ''}"
@@ -93,27 +109,64 @@ def parse_url(url: object) -> URL:
         credentials = b"Basic " + token
     return URL(
         host=host,
-        port=port,
+        port=_DEFAULT_PORTS[is_secure] if port is None else port,
         resource=resource,
         is_secure=is_secure,
         credentials=credentials,
     )
 
 
-def ascii_host(host: str) -> str:
-    """The host as ASCII: a name that has other characters by IDNA."""
+def ascii_host(host: object) -> str:
+    """Return the form of a host that DNS, TLS and HTTP take.
+
+    Labels with characters outside ASCII are encoded by IDNA 2008 with the mapping of UTS 46, as
+    browsers do. Labels in ASCII stay as they are, so names with an underscore and IP addresses
+    work. A name may end in a dot, and a port may follow it.
+
+    :raises TypeError: The host is not a str.
+    :raises ValueError: The name has no ASCII form.
+    """
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a str, not {host!r:.100}")
+    port = _PORT.search(host)
+    name = host[: port.start()] if port and not host.isascii() else host
     try:
-        return host.encode("idna").decode("ascii")  # leaves ASCII as it is
+        encoded = ".".join(map(_ascii_label, _DOTS.split(name)))
+        _check_labels(encoded)
     except UnicodeError as exc:
         raise ValueError(f"{host!r} is not a host name: {exc}") from exc
+    return encoded + host[len(name) :]
+
+
+def ascii_host_not_url(host: object) -> str:
+    """Return `ascii_host`, unless the caller mistook the host for a URL.
+
+    :raises ValueError: The host is a URL.
+    """
+    if isinstance(host, str) and "://" in host:
+        text = "host must be a host name or an IP address, not the URL"
+        raise ValueError(f"{text} {host!r}; use open_websocket_url() or connect_websocket_url()")
+    return ascii_host(host)
+
+
+def _ascii_label(label: str) -> str:
+    return label if label.isascii() else idna.encode(label, uts46=True).decode("ascii")
+
+
+def _check_labels(name: str) -> None:
+    *labels, last = name.split(".")
+    if not all(labels):
+        raise UnicodeError("it has an empty label")
+    if max(map(len, (*labels, last))) > _MAX_LABEL:
+        raise UnicodeError(f"a label has more than {_MAX_LABEL} bytes")
 
 
 def check_port(port: object) -> None:
-    """Raise if it is not a TCP port that one can connect to."""
+    """Raise if it is not a TCP port. Port 0 counts as one, as in 0.12: connecting to it fails."""
     if not isinstance(port, int):
-        raise TypeError(f"a port is an int, not {port!r}")
-    if not 0 < port < 65536:
-        raise ValueError(f"a port is between 1 and 65535, not {port}")
+        raise TypeError(f"port must be an int, not {port!r:.100}")
+    if not 0 <= port < 65536:
+        raise ValueError(f"port must be between 0 and 65535, not {port}")
 
 
 def request_target(resource: str) -> str:
