@@ -6,6 +6,7 @@ variable TRIO_WEBSOCKET_PURE, set to anything, leaves it out, which makes a whee
 
 import os
 import platform
+import re
 import sysconfig
 
 from setuptools import Extension, setup
@@ -18,7 +19,11 @@ is_stable = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 class BuildExtension(build_ext):
-    """Say clearly that the extension is missing; setuptools then continues without it."""
+    """Build the extension under one name; if that fails, say so, and continue without it."""
+
+    def get_ext_filename(self, fullname):
+        """Return a name that every Python finds: 3.15 would put the platform into it."""
+        return re.sub(r"\.abi3-[^.]+\.so$", ".abi3.so", super().get_ext_filename(fullname))
 
     def build_extension(self, ext):
         """Build `ext`, or log why not, and what to do."""
