@@ -650,11 +650,55 @@ async def test_a_connection_is_a_context_that_closes_it(nursery: trio.Nursery) -
     assert server.closed == CloseReason(1000, None)
 
 
-@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
+@pytest.mark.parametrize("code", [0, 999, 1004, 2999, 5000])
 async def test_a_code_that_must_not_be_sent_is_refused(nursery: trio.Nursery, code: int) -> None:
     client, _ = await open_client(nursery)
     with pytest.raises(ValueError, match="must not be sent"):
         await client.aclose(code)
+    assert client.closed is None
+
+
+@pytest.mark.parametrize("code", [1005, 1006, 1015])
+async def test_aclose_code_that_no_frame_may_hold_warns_and_sends_1000(
+    nursery: trio.Nursery, code: int
+) -> None:
+    client, peer = await open_client(nursery)
+    with pytest.warns(
+        DeprecationWarning, match=rf"^aclose\({code}\).*use aclose\(1000\)"
+    ) as caught:
+        async with trio.open_nursery() as closing:
+            closing.start_soon(client.aclose, code, "again")
+            assert (await peer.receive_frame()).payload == close_payload(1000, "again")
+            await peer.send_frame(CLOSE, close_payload(1000))
+            await peer.aclose()
+    assert len(caught) == 1
+    assert client.closed == CloseReason(1000, "again")
+
+
+async def test_aclose_none_warns_and_sends_no_code(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    with pytest.warns(DeprecationWarning, match=r"^aclose\(None\).*use aclose\(\)"):
+        async with trio.open_nursery() as closing:
+            closing.start_soon(client.aclose, None)
+            assert (await peer.receive_frame()).payload == b""
+            await peer.send_frame(CLOSE, b"")
+            await peer.aclose()
+    assert client.closed == CloseReason(1005, None)
+
+
+async def test_aclose_deprecated_code_warning_shows_the_line_of_the_call(
+    nursery: trio.Nursery,
+) -> None:
+    client, _ = await open_pair(nursery)
+    with pytest.warns(DeprecationWarning) as caught:
+        await client.aclose(1006)
+    assert caught[0].filename == __file__
+
+
+async def test_aclose_none_with_a_reason_raises_type_error(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    with pytest.raises(TypeError, match="reason must be None without a code, not 'bye'"):
+        await client.aclose(None, "bye")
     assert client.closed is None
 
 

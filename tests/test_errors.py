@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import pickle
 import re
 import sys
+from typing import Any, Callable
 
 import pytest
 
 import trio_websocket
 from trio_websocket import (
+    BroadcastResult,
     CloseReason,
     ConnectionClosed,
     ConnectionFailed,
     ConnectionRejected,
+    ConnectionStatistics,
     ConnectionTimeout,
+    DeflateParameters,
     DisconnectionTimeout,
+    Endpoint,
     HandshakeError,
+    PerMessageDeflate,
 )
 from trio_websocket._errors import (
     MessageTypeError,
@@ -205,30 +212,78 @@ def test_a_closed_connection_says_why(reason: CloseReason | None, text: str) -> 
 def test_connection_closed_without_a_reason_has_code_1006() -> None:
     exc = ConnectionClosed(None)
     assert exc.reason == CloseReason(1006, None)
-    copy = pickle.loads(pickle.dumps(exc))
-    assert copy.reason == exc.reason
+    assert pickle.loads(pickle.dumps(exc)).reason == exc.reason
 
 
+def with_attributes(exc: Exception, **attributes: object) -> Exception:
+    for name, value in attributes.items():
+        setattr(exc, name, value)
+    return exc
+
+
+COPIERS: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda original: pickle.loads(pickle.dumps(original)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+OS_ATTRIBUTES = ("errno", "strerror", "filename", "filename2")
+
+
+@pytest.mark.parametrize("copier", COPIERS.values(), ids=COPIERS)
 @pytest.mark.parametrize(
     "exc",
     [
         HandshakeError("no"),
         ConnectionFailed("refused"),
         ConnectionFailed(111, "refused"),
+        ConnectionFailed(111, "refused", "/run/socket"),
+        with_attributes(ConnectionFailed("refused"), errno=111, mine=[1]),
         ConnectionTimeout("late"),
+        with_attributes(ConnectionTimeout("late"), errno=110),
         DisconnectionTimeout("late"),
         ConnectionRejected(403, ((b"x", b"y"),), b"no entry"),
         ConnectionRejected(status_code=403, headers=(), body=None),
         ConnectionClosed(reason=CloseReason(1000, None)),
-        ConnectionClosed(
-            CloseReason(1000, None), rcvd=CloseReason(1000, None), sent=CloseReason(1000, "bye")
+        with_attributes(
+            ConnectionClosed(
+                CloseReason(1000, None), rcvd=CloseReason(1000, None), sent=CloseReason(1000, "bye")
+            ),
+            mine=[1],
         ),
+        MessageTypeError("no"),
     ],
     ids=repr,
 )
-def test_an_exception_survives_pickling(exc: Exception) -> None:
-    copy = pickle.loads(pickle.dumps(exc))
-    assert (type(copy), copy.args, vars(copy)) == (type(exc), exc.args, vars(exc))
+def test_a_copied_exception_has_the_same_attributes(
+    exc: Exception, copier: Callable[[Any], Any]
+) -> None:
+    twin = copier(exc)
+    assert (type(twin), twin.args, vars(twin)) == (type(exc), exc.args, vars(exc))
+    assert (str(twin), repr(twin)) == (str(exc), repr(exc))
+    for name in OS_ATTRIBUTES:
+        assert getattr(twin, name, None) == getattr(exc, name, None)
+
+
+@pytest.mark.parametrize("copier", COPIERS.values(), ids=COPIERS)
+@pytest.mark.parametrize(
+    "result",
+    [
+        CloseReason(4001, "bye"),
+        Endpoint("::1", 80, is_ssl=True),
+        PerMessageDeflate(10),
+        DeflateParameters(
+            server_max_window_bits=9,
+            client_max_window_bits=10,
+            server_no_context_takeover=True,
+            client_no_context_takeover=False,
+        ),
+        ConnectionStatistics(*range(13), latency=0.5),
+        BroadcastResult(frozenset(), {}),
+    ],
+    ids=lambda result: type(result).__name__,
+)
+def test_a_copied_result_is_equal(result: object, copier: Callable[[Any], Any]) -> None:
+    assert copier(result) == result
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from ._errors import (
     CloseReason,
     ConnectionClosed,
     DisconnectionTimeout,
-    check_close_code,
     graver,
     is_normal,
+    sendable_close,
     without_lost_connections,
 )
 from ._extensions import DeflateParameters
@@ -481,21 +481,21 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     # -- the end
 
-    async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
+    async def aclose(self, code: int | None = 1000, reason: str | None = None) -> None:
         """Close the connection: send a Close frame, wait for the peer's, and close the stream.
 
         Messages that were not read are thrown away. If the connection is closed already, or is
         being closed, it waits for the end of that, whichever it is. If cancelled, the Close frame
         is written, as far as the peer lets us, and the stream is closed at once.
 
-        :param code: The close code: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
+        :param code: The close code: 1000 to 1003, 1007 to 1014, or 3000 to 4999. Deprecated, and
+            as in 0.12: 1005, 1006 and 1015 send 1000, and None sends a Close frame without a code.
         :param reason: A text of up to 123 bytes of UTF-8; a longer one is cut.
         :raises DisconnectionTimeout: The peer did not answer within ``disconnect_timeout``. The
             stream is closed.
         :raises ValueError: The code must not be sent.
         """
-        check_close_code(code)
-        reason = checked_reason(reason)
+        code, reason = sendable_close(code, checked_reason(reason))
         self._is_closed_here = True
         if not self._is_started:
             await self._transport.close_now()

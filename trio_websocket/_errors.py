@@ -7,7 +7,8 @@ as well. An open connection that ends is a :exc:`ConnectionClosed`.
 from __future__ import annotations
 
 import sys
-from typing import Sequence
+import warnings
+from typing import Any, Sequence
 
 if sys.version_info < (3, 11):  # pragma: no cover # coverage is measured on a newer one
     from exceptiongroup import BaseExceptionGroup
@@ -110,6 +111,28 @@ def check_close_code(code: object) -> None:
         )
 
 
+def sendable_close(code: int | None, reason: str | None) -> tuple[int, str | None]:
+    """Return the code and reason to send for those that a caller of `aclose` gave.
+
+    Code 1005 stands for a Close frame without a code. None and the codes that no frame may hold are
+    sent as 0.12 sent them, with a warning: programs close with 1006 in order to reconnect.
+    """
+    if code is None:
+        if reason:
+            raise TypeError(f"reason must be None without a code, not {reason!r:.100}")
+        text = (
+            "aclose(None) sends a Close frame without a code; use aclose(), which sends code 1000"
+        )
+        warnings.warn(text, DeprecationWarning, stacklevel=3)
+        return 1005, None
+    if code in _LOCAL_ONLY:
+        text = f"aclose({code}) sends code 1000, as no frame may hold {code}; use aclose(1000)"
+        warnings.warn(text, DeprecationWarning, stacklevel=3)
+        return 1000, reason
+    check_close_code(code)
+    return code, reason
+
+
 class HandshakeError(Exception):
     """The opening or the closing handshake failed. The base class of the errors below."""
 
@@ -121,9 +144,28 @@ class ConnectionFailed(HandshakeError, OSError):
     verify. What happened is the ``__cause__``; its ``errno`` is kept where there is one.
     """
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _with_os_attributes(self, super().__reduce__())
+
 
 class ConnectionTimeout(HandshakeError, TimeoutError):
     """The connection was not open within ``connect_timeout``."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _with_os_attributes(self, super().__reduce__())
+
+
+def _with_os_attributes(exc: OSError, reduced: str | tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what pickle and copy need of an OSError, with the attributes that were set later.
+
+    An OSError keeps those outside its ``__dict__``, and by itself reduces to its arguments only.
+    """
+    kind, args, *state = reduced
+    names = ("errno", "strerror", "filename", "filename2")
+    attributes = {name: getattr(exc, name) for name in names}
+    # One that was set to None would change the str().
+    changed = {name: value for name, value in attributes.items() if value is not None}
+    return kind, args, {**(state[0] if state else {}), **changed}
 
 
 class DisconnectionTimeout(HandshakeError):
