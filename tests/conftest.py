@@ -37,7 +37,7 @@ class _FailuresAtOnce:
 
 def pytest_configure(config: pytest.Config) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if isinstance(reporter, pytest.TerminalReporter):
+    if reporter is not None:
         config.pluginmanager.register(_FailuresAtOnce(reporter))
 
 
