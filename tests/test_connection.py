@@ -662,37 +662,19 @@ async def test_a_code_that_must_not_be_sent_is_refused(nursery: trio.Nursery, co
 async def test_aclose_code_that_no_frame_may_hold_warns_and_sends_1000(
     nursery: trio.Nursery, code: int
 ) -> None:
-    client, peer = await open_client(nursery)
-    with pytest.warns(
-        DeprecationWarning, match=rf"^aclose\({code}\).*use aclose\(1000\)"
-    ) as caught:
-        async with trio.open_nursery() as closing:
-            closing.start_soon(client.aclose, code, "again")
-            assert (await peer.receive_frame()).payload == close_payload(1000, "again")
-            await peer.send_frame(CLOSE, close_payload(1000))
-            await peer.aclose()
-    assert len(caught) == 1
-    assert client.closed == CloseReason(1000, "again")
+    client, server = await open_pair(nursery)
+    text = rf"^aclose\({code}\) sends code 1000.*; use aclose\(1000\)$"
+    with pytest.warns(DeprecationWarning, match=text) as caught:
+        await client.aclose(code, "again")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert client.closed == server.closed == CloseReason(1000, "again")
 
 
 async def test_aclose_none_warns_and_sends_no_code(nursery: trio.Nursery) -> None:
-    client, peer = await open_client(nursery)
-    with pytest.warns(DeprecationWarning, match=r"^aclose\(None\).*use aclose\(\)"):
-        async with trio.open_nursery() as closing:
-            closing.start_soon(client.aclose, None)
-            assert (await peer.receive_frame()).payload == b""
-            await peer.send_frame(CLOSE, b"")
-            await peer.aclose()
-    assert client.closed == CloseReason(1005, None)
-
-
-async def test_aclose_deprecated_code_warning_shows_the_line_of_the_call(
-    nursery: trio.Nursery,
-) -> None:
-    client, _ = await open_pair(nursery)
-    with pytest.warns(DeprecationWarning) as caught:
-        await client.aclose(1006)
-    assert caught[0].filename == __file__
+    client, server = await open_pair(nursery)
+    with pytest.warns(DeprecationWarning, match=r"^aclose\(None\).*; use aclose\(\)"):
+        await client.aclose(None)
+    assert client.closed == server.closed == CloseReason(1005, None)
 
 
 async def test_aclose_none_with_a_reason_raises_type_error(nursery: trio.Nursery) -> None:

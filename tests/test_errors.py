@@ -277,7 +277,7 @@ def test_a_copied_exception_has_the_same_attributes(
             server_no_context_takeover=True,
             client_no_context_takeover=False,
         ),
-        ConnectionStatistics(*range(13), latency=0.5),
+        ConnectionStatistics(*range(14)),
         BroadcastResult(frozenset(), {}),
     ],
     ids=lambda result: type(result).__name__,

@@ -155,7 +155,7 @@ class ConnectionTimeout(HandshakeError, TimeoutError):
         return _with_os_attributes(self, super().__reduce__())
 
 
-def _with_os_attributes(exc: OSError, reduced: str | tuple[Any, ...]) -> tuple[Any, ...]:
+def _with_os_attributes(exc: OSError, reduced: Any) -> tuple[Any, ...]:
     """Return what pickle and copy need of an OSError, with the attributes that were set later.
 
     An OSError keeps those outside its ``__dict__``, and by itself reduces to its arguments only.
