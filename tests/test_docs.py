@@ -401,3 +401,21 @@ def test_architecture_table_names_every_module() -> None:
     assert set(re.findall(r"^\| `(\w+\.py)`", text, re.MULTILINE)) == {
         path.name for path in package.glob("*.py")
     }
+
+
+def test_architecture_table_has_modules_in_the_order_of_their_imports() -> None:
+    text = (ROOT / "docs" / "contributing.md").read_text("utf-8")
+    package = Path(trio_websocket.__file__).parent
+    order = re.findall(r"^\| `(\w+)\.py`", text, re.MULTILINE)
+    for number, name in enumerate(order):
+        tree = ast.parse((package / f"{name}.py").read_text("utf-8"))
+        typing_only = [
+            statement
+            for node in tree.body
+            if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING"
+            for statement in node.body
+        ]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node not in typing_only:
+                below = order[number:]
+                assert node.module not in below, f"{name} imports {node.module}"
