@@ -174,9 +174,66 @@ def test_a_rejection_tells_status_headers_and_body() -> None:
 
 
 def test_a_rejection_shows_its_status() -> None:
-    exc = ConnectionRejected(403, (), b"no entry")
+    exc = ConnectionRejected(403, (), None)
     assert repr(exc) == "ConnectionRejected<status_code=403>"
     assert str(exc) == "the server rejected the connection with HTTP status 403"
+
+
+def test_rejection_in_text_shows_phrase_and_body_escaped() -> None:
+    exc = ConnectionRejected(403, (), b"no \x1b[31mentry\n\xff\n", reason_phrase="Stay\rout")
+    text = "the server rejected the connection with HTTP status 403 Stay\\rout: "
+    assert str(exc) == text + r"no \x1b[31mentry\n\xff"
+    assert len(str(ConnectionRejected(403, (), b"x" * 10_000))) < 300
+
+
+@pytest.mark.parametrize(
+    ("exc", "text"),
+    [
+        (ConnectionClosed(CloseReason(4000, "a\nb")), r"4000 PRIVATE_RESERVED: a\nb"),
+        (
+            ConnectionClosed(CloseReason(1000, None), closer="closed by the peer"),
+            "1000 NORMAL_CLOSURE (closed by the peer)",
+        ),
+    ],
+)
+def test_connection_closed_in_text_says_who_closed(exc: ConnectionClosed, text: str) -> None:
+    assert str(exc) == text
+
+
+def failed() -> ConnectionFailed:
+    exc = ConnectionFailed("can't connect")
+    exc.errno = 111
+    return exc
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        HandshakeError("text"),
+        failed(),
+        ConnectionTimeout("text"),
+        DisconnectionTimeout("text"),
+        ConnectionRejected(403, ((b"a", b"b"),), b"body", reason_phrase="No"),
+        ConnectionClosed(
+            CloseReason(1000, "bye"),
+            rcvd=CloseReason(1000, None),
+            sent=CloseReason(1000, "bye"),
+            closer="closed by the peer",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda exc: pickle.loads(pickle.dumps(exc))]
+)
+def test_exceptions_when_copied_keep_everything(
+    exc: Exception, copied: Callable[[Exception], Exception]
+) -> None:
+    exc.add_to = "a note"  # type: ignore[attr-defined] # as applications may
+    other = copied(exc)
+    assert type(other) is type(exc)
+    assert (str(other), repr(other)) == (str(exc), repr(exc))
+    assert other.__dict__ == exc.__dict__
+    assert getattr(other, "errno", None) == getattr(exc, "errno", None)
 
 
 def test_a_closed_connection_tells_what_both_sides_said() -> None:

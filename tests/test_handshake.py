@@ -368,7 +368,6 @@ def test_an_unknown_transfer_coding_gets_501() -> None:
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
         b"hello\r\n\r\n",
-        b"\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
         b"GET / HTTP/1.1\r\n: x\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -993,8 +992,8 @@ def test_an_acceptance_in_http_1_0_is_bad() -> None:
         b"HTTP/1.1 abc\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 099 Too Low\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: x\r\n\r\n",
     ],
 )
 def test_a_response_that_is_not_http_is_an_error_of_ours(data: bytes) -> None:
@@ -1077,7 +1076,7 @@ def test_a_rejection_tells_what_is_there_of_its_body() -> None:
 
 @pytest.mark.parametrize("status_code", [100, 102, 103, 199])
 def test_another_1xx_status_is_a_rejection_without_a_body(status_code: int) -> None:
-    exc = rejection(b"HTTP/1.1 %d X\r\nX-Y: z\r\n\r\n" % status_code)
+    exc = rejection(b"HTTP/1.1 %d X\r\nX-Y: z\r\n\r\n" % status_code, eof=True)
     assert (exc.status_code, exc.headers, exc.body) == (status_code, ((b"x-y", b"z"),), None)
 
 
@@ -1256,8 +1255,64 @@ def test_a_length_of_many_digits_is_refused() -> None:
 def test_a_length_of_many_digits_in_a_response_is_an_error_of_ours() -> None:
     handshake = client()
     handshake.receive_data(written(b"HTTP/1.1 503 No", [(b"Content-Length", b"9" * 5000)]))
-    with pytest.raises(HandshakeError):
+    with pytest.raises(ConnectionRejected):
         handshake.result()
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Transfer-Encoding: identity",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Content-Length: x",
+        b"Content-Length: 1\r\nContent-Length: 2",
+        b"Transfer-Encoding: chunked\r\ntransfer-encoding : x",
+    ],
+)
+def test_client_handshake_with_an_oddly_framed_rejection_is_a_rejection(framing: bytes) -> None:
+    exc = rejection(b"HTTP/1.1 503 Too Busy\r\nX: y\r\n" + framing + b"\r\n\r\nno ", b"room")
+    assert (exc.status_code, exc.reason_phrase) == (503, "Too Busy")
+    assert exc.headers[0] == (b"x", b"y")
+    assert exc.headers[1][0] in (b"transfer-encoding", b"content-length")
+    assert exc.body == b"no "
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+def test_client_handshake_with_interim_responses_skips_them(status: int) -> None:
+    handshake = client()
+    for _ in range(10):
+        handshake.receive_data(b"HTTP/1.1 %d Wait\r\nLink: x\r\n\r\n" % status)
+        assert handshake.result() is None
+    assert answered(handshake, acceptance(handshake)).headers[0][0] != b"link"
+
+
+def test_client_handshake_with_interim_responses_and_a_rejection_gives_the_rejection() -> None:
+    exc = rejection(b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 403 No\r\n\r\n", eof=True)
+    assert exc.status_code == 403
+
+
+def test_client_handshake_with_eleven_interim_responses_fails() -> None:
+    handshake = client()
+    handshake.receive_data(11 * b"HTTP/1.1 100 Continue\r\n\r\n")
+    with pytest.raises(HandshakeError, match="more than 10 interim responses"):
+        handshake.result()
+
+
+def test_server_handshake_with_empty_lines_before_the_request_ignores_them() -> None:
+    handshake = ServerHandshake(Options())
+    for data in (b"\r", b"\n\r\n", a_request()):
+        assert not handshake.has_request()
+        handshake.receive_data(data)
+    assert handshake.has_request()
+    assert server(b"\r\n" + a_request()).path == handshake.path
+
+
+def test_server_handshake_with_empty_lines_only_gets_431_at_the_limit() -> None:
+    handshake = ServerHandshake(Options(max_header_size=100))
+    handshake.receive_data(b"\r\n" * 50)
+    with pytest.raises(BadRequest) as caught:
+        handshake.receive_data(b"\r\n")
+    assert Message.parse(caught.value.response).status == 431
 
 
 def test_a_value_error_of_h11_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:

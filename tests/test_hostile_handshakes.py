@@ -209,7 +209,7 @@ BAD_RESPONSES: dict[str, tuple[type[HandshakeError], bytes]] = {
         REFUSED + b"Content-Length: 99999999999999999999\r\n\r\nno",
     ),
     "a Content-Length of 5,000 digits": (
-        HandshakeError,
+        ConnectionRejected,
         REFUSED + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nno",
     ),
     "HTTP/1.0": (HandshakeError, b"HTTP/1.0 101 Switching Protocols\r\n\r\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import Any
 from unittest import mock
@@ -156,3 +157,12 @@ async def test_an_os_error_of_a_replaced_connect_websocket_is_a_handshake_error(
             pytest.fail("it has opened")
     assert caught.value.__cause__ is error
     assert caught.value.errno == 111
+
+
+def test_impl_has_the_constants_of_0_12() -> None:
+    assert _impl.CONN_TIMEOUT == 60
+    assert _impl.MESSAGE_QUEUE_SIZE == 1
+    assert _impl.MAX_MESSAGE_SIZE == 2**20
+    assert _impl.RECEIVE_BYTES == 2**12
+    assert _impl.logger is logging.getLogger("trio-websocket")
+    assert issubclass(_impl.TrioWebsocketInternalError, Exception)

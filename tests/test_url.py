@@ -160,6 +160,13 @@ def test_parse_url_of_http_names_the_scheme_to_use(url: str, hint: str) -> None:
         parse_url(url)
 
 
+@pytest.mark.parametrize("url", ["http://user:secret@h/", "ws://user:secret@h:x/"])
+def test_parse_url_in_errors_hides_the_password(url: str) -> None:
+    with pytest.raises(ValueError, match=r"//\*\*\*@h") as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
+
+
 # Hosts
 
 

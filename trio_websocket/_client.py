@@ -29,6 +29,8 @@ from ._url import (
     request_target,
 )
 
+# What OpenSSL says of an answer that is not TLS.
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
 # The keywords of 0.12. Dependents replace the functions below in tests by ones that take no others.
 _OLD_LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
@@ -160,7 +162,14 @@ async def connect_websocket(
     bounds = Options.of_call(connect_websocket, options)
     host = ascii_host_not_url(host)
     name = host_header(host, port, is_secure=use_ssl is not False)
-    handshake = ClientHandshake(name, request_target(resource), subprotocols, extra_headers, bounds)
+    handshake = ClientHandshake(
+        name,
+        request_target(resource),
+        subprotocols,
+        extra_headers,
+        bounds,
+        hint="" if use_ssl else " (does the server expect wss:?)",
+    )
     with trio.move_on_after(bounds.connect_timeout):
         stream = await _open_stream(host, port, use_ssl)
         return await _shake_hands(nursery, stream, handshake, bounds)
@@ -320,7 +329,9 @@ async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> 
         await tls.do_handshake()
     except OSError as exc:
         await close_now(stream)
-        raise _failed(f"no TLS with {host}, port {port}", exc)  # noqa: B904 # has its cause
+        is_plain = isinstance(exc, ssl.SSLError) and exc.reason in _NOT_TLS
+        hint = " (does the server expect ws:?)" if is_plain else ""
+        raise _failed(f"no TLS with {host}, port {port}", exc, hint)  # noqa: B904 # has its cause
     except BaseException:
         await close_now(stream)
         raise
@@ -346,9 +357,9 @@ async def _shake_hands(
                 data = await transport.read()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 cause = cause_of(broken or exc)
-                if not handshake.has_response:
+                if not handshake.has_answer:
                     what = "the connection was lost before the server answered"
-                    raise _failed(what, cause)  # noqa: B904 # has its cause
+                    raise _failed(what, cause, handshake.hint)  # noqa: B904 # has its cause
                 data = b""
             handshake.receive_data(data)
             opened = handshake.result()
@@ -360,16 +371,20 @@ async def _shake_hands(
 
 def _timed_out(handshake: ClientHandshake, text: str) -> HandshakeError:
     # A server that stops in the middle of its refusal has refused all the same.
-    return handshake.rejected() if handshake.has_response else ConnectionTimeout(text)
+    if handshake.has_response:
+        return handshake.rejected()
+    if handshake.interim is not None:
+        text += f"; the server sent only the interim status {handshake.interim.status_code}"
+    return ConnectionTimeout(text)
 
 
-def _failed(what: str, exc: Exception) -> ConnectionFailed:
-    """Our error for one of the network, with its cause, in words that name the reason."""
+def _failed(what: str, exc: Exception, hint: str = "") -> ConnectionFailed:
+    """Return our error for one of the network, with its cause, in words that name the reason."""
     # Trio has an OSError of its own for several attempts, with theirs as its cause.
     group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
     causes = [cause_of(leaf) for leaf in leaves(group or exc) if isinstance(leaf, Exception)]
     reasons = dict.fromkeys(_reason(cause) for cause in causes)
-    failed = ConnectionFailed(f"{what}: {', '.join(reasons)}")
+    failed = ConnectionFailed(f"{what}: {', '.join(reasons)}{hint}")
     errnos = {_errno(cause) for cause in causes}
     if len(errnos) == 1:
         failed.errno = errnos.pop()

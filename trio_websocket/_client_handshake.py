@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+import re
+from typing import Iterable, NamedTuple
 
 import h11
 import wsproto
@@ -28,8 +29,30 @@ from ._handshake import (
 from ._options import Options
 
 _TOO_LONG = "the head of the server's response is too long"
+_MOST_INTERIMS = 10
+_FRAMING = re.compile(rb"(transfer-encoding|content-length)[ \t]*:", re.IGNORECASE)
 # The headers of a response that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
+
+
+class _Response(NamedTuple):
+    """The head of a response that does not accept the request."""
+
+    status_code: int
+    reason_phrase: str
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    @classmethod
+    def of(cls, response: h11.InformationalResponse | h11.Response) -> _Response:
+        """Make one of h11's."""
+        reason_phrase = bytes(response.reason).decode("latin-1")
+        return cls(response.status_code, reason_phrase, tuple(response.headers))
+
+    def error(self, body: bytes | None) -> ConnectionRejected:
+        """Return the error for an opening handshake with this response."""
+        return ConnectionRejected(
+            self.status_code, self.headers, body, reason_phrase=self.reason_phrase
+        )
 
 
 class ClientHandshake:
@@ -42,6 +65,8 @@ class ClientHandshake:
         subprotocols: Iterable[str] | None,
         extra_headers: ExtraHeaders | None,
         options: Options,
+        *,
+        hint: str = "",
     ) -> None:
         """
         :param host: The value of the Host header.
@@ -49,6 +74,7 @@ class ClientHandshake:
         :param subprotocols: The subprotocols to offer, the preferred one first.
         :param extra_headers: Headers that are added, or take the place of those of that name.
         :param options: The bounds.
+        :param hint: Words for the likely mistake if the server does not answer in HTTP.
         """
         # each once (RFC 6455, 4.1)
         offered = list(dict.fromkeys(checked_subprotocols(subprotocols) or ()))
@@ -81,19 +107,35 @@ class ClientHandshake:
         offers = tokens(values(request.headers, b"sec-websocket-protocol"))
         self._offered = [offer for offer in offers if offer.isascii()]
         self._max_body = options.max_rejection_body
-        self._rejection: h11.Response | None = None
+        #: Words for the likely mistake if the server does not answer in HTTP.
+        self.hint = hint
+        #: The latest interim response (RFC 9110, 15.2).
+        self.interim: _Response | None = None
+        self._interims = 0
+        self._received = b""  # until there is a final response
+        self._rejection: _Response | None = None
         self._body = b""
 
     @property
     def has_response(self) -> bool:
-        """Whether the server has answered, with something else than 101."""
+        """True if the server has sent a final response with another status than 101."""
         return self._rejection is not None
+
+    @property
+    def has_answer(self) -> bool:
+        """True if the server has sent a response, interim or final."""
+        return self.has_response or self.interim is not None
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes of the response; ``b""`` is the end of the stream."""
         if not data and not self.has_response:
-            raise ConnectionFailed("the server closed the connection before it answered")
+            if self.interim is not None:
+                raise self.interim.error(None)
+            text = "the server closed the connection before it answered"
+            raise ConnectionFailed(text + self.hint)
         self._head.received += len(data)
+        if self._rejection is None:
+            self._received += data
         self._http.receive_data(data)
 
     def result(self) -> Opened | None:
@@ -106,11 +148,7 @@ class ClientHandshake:
             try:
                 event = next_event(self._http)
             except h11.RemoteProtocolError as exc:
-                if self._rejection is None:
-                    text = f"the server did not answer in HTTP: {shortened(exc)}"
-                    is_long = exc.error_status_hint == 431
-                    raise HandshakeError(_TOO_LONG if is_long else text) from exc
-                raise self.rejected() from None  # its body is cut off; what it says still counts
+                raise self._not_http(exc) from (None if self.has_response else exc)
             if event is h11.NEED_DATA:
                 return None
             if isinstance(
@@ -118,25 +156,63 @@ class ClientHandshake:
             ) and not self._head.is_allowed(self._http, event):
                 raise HandshakeError(_TOO_LONG)
             if isinstance(event, h11.InformationalResponse):
-                if event.status_code != 101:
-                    headers = tuple(event.headers)
-                    raise ConnectionRejected(event.status_code, headers, None)
-                return self._accepted(event)
-            if isinstance(event, h11.Response):
-                self._rejection = event
+                if event.status_code == 101:
+                    return self._accepted(event)
+                self._skip_interim(event)
+            elif isinstance(event, h11.Response):
+                self._rejection = _Response.of(event)
             elif isinstance(event, h11.Data):
                 self._body += event.data
             else:
                 raise self.rejected()
-            if len(self._body) >= self._max_body:
+            if len(self._body) >= self._max_body and self.has_response:
                 raise self.rejected()
+
+    def _skip_interim(self, response: h11.InformationalResponse) -> None:
+        # RFC 9110, 15.2
+        self.interim = _Response.of(response)
+        self._interims += 1
+        if self._interims > _MOST_INTERIMS:
+            raise HandshakeError(f"the server sent more than {_MOST_INTERIMS} interim responses")
+
+    def _not_http(self, exc: h11.RemoteProtocolError) -> HandshakeError:
+        if self._rejection is None:
+            self._rejection = self._oddly_framed()
+        if self._rejection is not None:
+            return self.rejected()  # its body is cut off; what it says still counts
+        if exc.error_status_hint == 431:
+            return HandshakeError(_TOO_LONG)
+        return HandshakeError(f"the server did not answer in HTTP: {shortened(exc)}{self.hint}")
 
     def rejected(self) -> ConnectionRejected:
         """The error for an answer with another status than 101, as far as it is there."""
         assert self._rejection is not None
-        headers = tuple(self._rejection.headers)
-        body = self._body[: self._max_body]
-        return ConnectionRejected(self._rejection.status_code, headers, body)
+        return self._rejection.error(self._body[: self._max_body])
+
+    def _oddly_framed(self) -> _Response | None:
+        """The rejection that h11 refuses because of how its body is framed.
+
+        The body is what is there of it, undecoded.
+        """
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        odd = [line for line in lines if _FRAMING.match(line)]
+        kept = [line for line in lines if line not in odd]
+        http = h11.Connection(h11.CLIENT)
+        http.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))
+        http.send(h11.EndOfMessage())
+        http.receive_data(b"\r\n".join(kept) + end)
+        try:
+            response = next_event(http)
+        except h11.RemoteProtocolError:
+            return None
+        if not odd or not isinstance(response, h11.Response):
+            return None
+        fields = [line.partition(b":")[::2] for line in odd]
+        headers = [(name.lower(), value.strip()) for name, value in fields]
+        self._body = body
+        rejection = _Response.of(response)
+        return rejection._replace(headers=(*rejection.headers, *headers))
 
     def _accepted(self, response: h11.InformationalResponse) -> Opened:
         # RFC 6455, 4.1, the client's checks of the response

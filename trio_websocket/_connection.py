@@ -613,6 +613,11 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         deadline = trio.current_time() + self._options.disconnect_timeout
         self._scope.deadline = min(self._scope.deadline, deadline)
 
+    def _end_block(self) -> None:
+        """Note that the connection is closed because its block, or its handler, has ended."""
+        if self._can_close:
+            self._protocol.block_has_ended = True
+
     def _outlive_cancellation(self) -> None:
         """Work until `conclude`, which is sure to come, also in a scope that is cancelled.
 
@@ -678,11 +683,14 @@ async def conclude(
     :param error: What the block raised.
     :returns: What is to be raised.
     """
+    if isinstance(connection, WebSocketConnection):  # not what stands in for one
+        connection._end_block()
     try:
         if error is None:
             await connection.aclose(1000)
         elif isinstance(error, Exception):
-            await connection.aclose(1000 if without_lost_connections(error) is None else 1011)
+            is_lost = without_lost_connections(error) is None
+            await connection.aclose(1000 if is_lost else 1011)
         else:
             with trio.CancelScope() as scope:
                 cancel(scope, "the block or handler was cancelled")

@@ -176,13 +176,19 @@ class ConnectionRejected(HandshakeError):
     """The server answered the opening handshake with something else than 101."""
 
     def __init__(
-        self, status_code: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes | None
+        self,
+        status_code: int,
+        headers: tuple[tuple[bytes, bytes], ...],
+        body: bytes | None,
+        *,
+        reason_phrase: str = "",
     ) -> None:
         """
         :param status_code: The HTTP status.
         :param headers: The headers of the response, their names in lower case.
         :param body: The body, as far as ``max_rejection_body`` and the connection allowed; None
-            after an unexpected 1xx status.
+            if the server sent interim responses (1xx) only.
+        :param reason_phrase: The text that the server sent beside the status.
         """
         super().__init__(status_code, headers, body)
         #: The HTTP status.
@@ -191,12 +197,19 @@ class ConnectionRejected(HandshakeError):
         self.headers = headers
         #: The body of the response, or None.
         self.body = body
+        #: The text that the server sent beside the status, which may be empty.
+        self.reason_phrase = reason_phrase
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<status_code={self.status_code}>"
 
     def __str__(self) -> str:
-        return f"the server rejected the connection with HTTP status {self.status_code}"
+        text = f"the server rejected the connection with HTTP status {self.status_code}"
+        if self.reason_phrase:
+            text += f" {printable(self.reason_phrase)}"
+        if self.body:
+            text += f": {printable(self.body.decode('utf-8', 'backslashreplace').strip())}"
+        return text
 
 
 class ConnectionClosed(Exception):
@@ -211,11 +224,13 @@ class ConnectionClosed(Exception):
         *,
         rcvd: CloseReason | None = None,
         sent: CloseReason | None = None,
+        closer: str = "",
     ) -> None:
         """
         :param reason: Why the connection was closed; None stands for code 1006.
         :param rcvd: The Close frame that the peer sent, or None.
         :param sent: The Close frame that we sent, or None.
+        :param closer: Words for who closed the connection, which the text ends with.
         """
         super().__init__(reason)
         #: Why the connection was closed.
@@ -224,13 +239,16 @@ class ConnectionClosed(Exception):
         self.rcvd = rcvd
         #: What our Close frame said, or None if there was none.
         self.sent = sent
+        self._closer = closer
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.reason!r}>"
 
     def __str__(self) -> str:
         text = f"{self.reason.code} {self.reason.name}"
-        return f"{text}: {printable(self.reason.reason)}" if self.reason.reason else text
+        if self.reason.reason:
+            text += f": {printable(self.reason.reason)}"
+        return f"{text} ({self._closer})" if self._closer else text
 
 
 class MessageTypeError(TypeError, ValueError):

@@ -117,6 +117,7 @@ class Protocol(Outgoing):
         "_fragments",
         "_frame_left",
         "_inflating",
+        "_is_closed_by_peer",
         "_is_compressed",
         "_is_skipping",
         "_is_streaming",
@@ -129,6 +130,7 @@ class Protocol(Outgoing):
         "_size",
         "_text",
         "_wsproto",
+        "block_has_ended",
         "bytes_received",
         "decoded",
         "error",
@@ -170,6 +172,9 @@ class Protocol(Outgoing):
         self.error: Exception | None = None
         #: The error of a write, which says more than the end of the stream that follows.
         self.write_error: Exception | None = None
+        self._is_closed_by_peer = False
+        #: True if the connection is closed because its block, or its handler, has ended.
+        self.block_has_ended: bool = False
         #: Whole messages that were received, and bytes of their payload.
         self.messages_received: int = 0
         self.bytes_received: int = 0
@@ -238,9 +243,17 @@ class Protocol(Outgoing):
 
     def closed_error(self) -> ConnectionClosed:
         """The exception for whoever uses the connection now."""
-        exc = ConnectionClosed(self.reason, rcvd=self.rcvd, sent=self.sent)
+        exc = ConnectionClosed(self.reason, rcvd=self.rcvd, sent=self.sent, closer=self._closer())
         exc.__cause__ = self.error
         return exc
+
+    def _closer(self) -> str:
+        """Return words for who has closed the connection, if an error did not."""
+        if self.error is not None:
+            return ""
+        if self._is_closed_by_peer:
+            return "closed by the peer"
+        return "closed by this side" + (": the block has ended" if self.block_has_ended else "")
 
     # -- receiving
 
@@ -727,6 +740,7 @@ class Protocol(Outgoing):
         code = self._code_behind_stand_in or int(event.code)
         self.rcvd = CloseReason(code, event.reason or None)
         if self.sent is None:
+            self._is_closed_by_peer = True
             self._farewell = self.close(code, event.reason or None)
 
     def _explained(self, event: CloseConnection) -> str:

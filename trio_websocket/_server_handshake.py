@@ -84,6 +84,7 @@ class ServerHandshake:
         self._plain: tuple[bytes, _Request] | None = None  # what came, and what it is, without h11
         self._max_size = options.max_header_size
         self._head = HeadSize(options.max_header_size)
+        self._is_begun = False  # the first byte of the request is here
         self._compression = options.compression
         self._answer: tuple[bytes, DeflateParameters] | None = None  # to the offers of compression
         self._method = b""
@@ -100,7 +101,16 @@ class ServerHandshake:
         """Take bytes of the request; ``b""`` is the end of the stream."""
         if not data:
             raise ConnectionFailed("the client closed the connection before its request was whole")
-        if not self._head.received:
+        if not self._is_begun:
+            # A robust server ignores empty lines before the request (RFC 9112, 2.2).
+            rest = data.lstrip(b"\r\n")
+            self._head.received += len(data) - len(rest)
+            if self._head.received > self._max_size:
+                raise self._refuse(431, _TOO_LONG)
+            if not rest:
+                return
+            data = rest
+            self._is_begun = True
             request = _plain_request(data, self._max_size)
             if request is not None:
                 self._plain = data, request

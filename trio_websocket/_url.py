@@ -20,6 +20,7 @@ _SCHEMES = {
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _MAX_LABEL = 63  # bytes (RFC 1035, 2.3.4)
 _PORT = re.compile(r":[0-9]*\Z")
+_CREDENTIALS = re.compile(r"//[^/?#]*@")  # which errors don't show
 _NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]")
 
 
@@ -82,22 +83,23 @@ def parse_url(url: object) -> URL:
     if url is None or isinstance(url, (bytes, bytearray, memoryview, numbers.Number)):
         raise TypeError(f"url must be a str or an object whose str() is a URL, not {url!r:.100}")
     text = str(url)
+    shown = repr(_CREDENTIALS.sub("//***@", text, count=1))
     try:
         parts = urllib.parse.urlsplit(text)
         port = parts.port
     except ValueError as exc:
-        raise ValueError(f"invalid URL {text!r}: {exc}") from exc
+        raise ValueError(f"invalid URL {shown}: {exc}") from exc
     if parts.scheme not in ("ws", "wss"):
         hint = _SCHEMES.get(parts.scheme, "")
-        raise ValueError(f"a WebSocket URL begins with ws: or wss:, unlike {text!r}{hint}")
+        raise ValueError(f"a WebSocket URL begins with ws: or wss:, unlike {shown}{hint}")
     if not parts.hostname:
-        raise ValueError(f"the URL {text!r} has no host")
+        raise ValueError(f"the URL {shown} has no host")
     try:
         host = ascii_host(urllib.parse.unquote(parts.hostname))
     except ValueError as exc:
-        raise ValueError(f"invalid URL {text!r}: {exc}") from exc
+        raise ValueError(f"invalid URL {shown}: {exc}") from exc
     if ":" in host and ":" not in parts.hostname:
-        raise ValueError(f"the URL {text!r} has a host with a colon")
+        raise ValueError(f"the URL {shown} has a host with a colon")
     is_secure = parts.scheme == "wss"
     resource = parts.path or "/"
     if "?" in text.partition("#")[0]:  # urlsplit() does not tell an empty query from none
