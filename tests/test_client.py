@@ -747,19 +747,6 @@ async def test_leaving_is_no_time_out_once_the_server_has_answered(
     assert ws.closed.code == 1000
 
 
-async def keep_the_stream(peer: RawPeer) -> None:
-        await peer.receive()
-        await peer.send_close(1000)
-        await trio.sleep_forever()
-
-    port = await start_server(nursery, keep_the_stream)
-    with trio.fail_after(5):
-        async with open_websocket_url(url(port), disconnect_timeout=60) as ws:
-            pass
-    assert ws.closed is not None
-    assert ws.closed.code == 1000
-
-
 async def test_an_exception_comes_out_of_the_block_as_it_is(closes: Closes) -> None:
     cause, context = ValueError("cause"), LookupError("context")
     error = KeyError("the user's")
