@@ -113,6 +113,12 @@ def test_an_interval_of_no_time_is_refused() -> None:
         Options(ping_interval=0)
 
 
+@pytest.mark.parametrize("name", ["ping_timeout", "max_unanswered_pings"])
+def test_options_zero_that_would_never_end_raises(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be more than 0, or math.inf, not 0"):
+        options(**{name: 0})
+
+
 MAY_BE_NONE = {"receive_buffer_size", "ping_interval", "compression"}
 
 

@@ -79,6 +79,10 @@ class Options:
                 check_number(field.name, value)
         if self.ping_interval == 0:
             raise ValueError("ping_interval must be more than 0, or None, not 0")
+        # With 0, no Pong could be in time, and `ping` would wait for ever for its turn.
+        for name in ("ping_timeout", "max_unanswered_pings"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} must be more than 0, or math.inf, not 0")
 
     @classmethod
     def of_call(cls, function: Callable[..., object], options: Mapping[str, Any]) -> Options:
