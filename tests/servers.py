@@ -110,7 +110,7 @@ def url(port: int, tail: str = "/") -> str:
 
 async def assert_serves(port: int) -> None:
     """The server still echoes, at least at ``/echo``."""
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with open_websocket_url(url(port, "/echo")) as ws:
             await ws.send_message("still there?")
             assert await ws.get_message() == "still there?"
@@ -134,7 +134,7 @@ async def ask(port: int, request: bytes = REQUEST) -> bytes:
 
 async def receive_to_end(stream: Stream) -> bytes:
     data = b""
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while True:
             received = await stream.receive_some()
             if not received:
@@ -146,7 +146,7 @@ async def last_words(peer: RawPeer) -> list[bytes]:
     """What the Close frames of the server say. It is answered as a good client does."""
     payloads = []
     async with peer.stream:
-        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+        with trio.fail_after(30), contextlib.suppress(trio.BrokenResourceError):
             received = await peer.receive()
             while received is not None:
                 if received.opcode == CLOSE:
@@ -166,7 +166,7 @@ async def be_good(port: int, request: bytes = REQUEST) -> list[bytes]:
 
 async def assert_fails(url: str, *reasons: str, **keywords: Any) -> ConnectionFailed:
     """The opening is refused by the network, and says why."""
-    with trio.fail_after(5), pytest.raises(ConnectionFailed) as caught:
+    with trio.fail_after(30), pytest.raises(ConnectionFailed) as caught:
         async with open_websocket_url(url, **keywords):
             pytest.fail("the body has run")
     assert isinstance(caught.value, HandshakeError)

@@ -208,13 +208,13 @@ def fetch(url: str) -> str:
 
 
 async def expect_lines(ws: WebSocketConnection, *lines: str) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert [await ws.get_message() for _ in lines] == list(lines)
 
 
 async def read_to_end(ws: WebSocketConnection) -> int:
     """Return the close code."""
-    with trio.fail_after(5), suppress(ConnectionClosed):
+    with trio.fail_after(30), suppress(ConnectionClosed):
         while True:
             await ws.get_message()
     assert ws.closed is not None
@@ -286,7 +286,7 @@ async def test_slow_member_leaves_the_chat_room_and_stops_nobody(
             line = "x" * 4000
             heard = f"Ann: {line}"
             while heard == f"Ann: {line}":
-                with trio.fail_after(5):
+                with trio.fail_after(30):
                     await ann.send_message(line)
                     heard = str(await ann.get_message())
             assert heard == "Slow left, 1 here"

@@ -56,7 +56,7 @@ async def connect(nursery: trio.Nursery, port: int) -> Client:
 
 async def logged(log: pytest.LogCaptureFixture, text: str) -> None:
     """Wait for a record with that text."""
-    with trio.fail_after(20):
+    with trio.fail_after(30):
         while not any(  # noqa: ASYNC110 # a logger sets no event
             text in record.getMessage() for record in log.records
         ):

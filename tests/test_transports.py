@@ -109,7 +109,7 @@ async def test_a_ping_is_answered_while_nobody_reads(
     nursery: trio.Nursery, streams: StreamPair
 ) -> None:
     client, server = await open_pair(nursery, streams=streams)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert await client.ping() >= 0
         assert await server.ping(b"payload") >= 0
 
@@ -118,7 +118,7 @@ async def test_a_close_is_answered_while_nobody_reads(
     nursery: trio.Nursery, streams: StreamPair
 ) -> None:
     client, server = await open_pair(nursery, streams=streams)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await client.aclose(4000, "enough")
     assert server.closed == client.closed == CloseReason(4000, "enough")
     with pytest.raises(ConnectionClosed):
@@ -134,7 +134,7 @@ async def test_a_close_is_answered_while_somebody_reads(
         assert caught.value.reason == CloseReason(4000, "enough")
 
     client, server = await open_pair(nursery, streams=streams)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as reading:
             reading.start_soon(read)
             await server.aclose(4000, "enough")
@@ -142,7 +142,7 @@ async def test_a_close_is_answered_while_somebody_reads(
 
 async def test_both_sides_may_close_at_once(nursery: trio.Nursery, streams: StreamPair) -> None:
     client, server = await open_pair(nursery, streams=streams)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as closing:
             closing.start_soon(client.aclose)
             closing.start_soon(server.aclose)
@@ -175,7 +175,7 @@ async def test_an_end_without_a_close_frame_is_a_lost_connection(
     ws, peer = await open_client(nursery, streams=streams)
     async with trio.open_nursery() as both:
         both.start_soon(peer.aclose)
-        with trio.fail_after(5), pytest.raises(ConnectionClosed) as caught:
+        with trio.fail_after(30), pytest.raises(ConnectionClosed) as caught:
             await ws.get_message()
     assert caught.value.reason is not None
     assert caught.value.reason.code == 1006
@@ -186,7 +186,7 @@ async def test_the_stream_is_closed_after_the_closing_handshake(
 ) -> None:
     ours, _ = streams
     client, _ = await open_pair(nursery, streams=streams)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await client.aclose()
     if isinstance(ours, TlsStream):  # what it tells of is the end of TLS, which came first
         assert ours.transport_stream.socket.fileno() == -1
@@ -242,7 +242,7 @@ async def test_the_bytes_may_come_in_pieces_of_any_size(nursery: trio.Nursery, s
     client, server = await open_pair(nursery, streams=(Dribble(ours), Dribble(theirs)))
     await client.send_message("hello")
     assert await server.get_message() == "hello"
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await client.aclose()
 
 
@@ -425,7 +425,7 @@ async def test_an_opening_on_a_stream_that_fails_in_its_own_way_is_a_failure(
 @pytest.mark.parametrize("pair", [lockstep_pair, stapled_pair, plain_pair])
 async def test_a_raw_client_is_served_over_any_stream(nursery: trio.Nursery, pair: object) -> None:
     ws, peer = await open_server(nursery, streams=await pair())  # type: ignore[operator] # a function
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as both:
             both.start_soon(peer.send, peer.frame(TEXT, b"hello"), peer.frame(PING, b"ping"))
             assert await ws.get_message() == "hello"
