@@ -273,7 +273,9 @@ async def test_slow_member_leaves_the_chat_room_and_stops_nobody(
     slow_socket = trio.socket.socket()
     slow_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(WebSocketServer(room.welcome, listeners).run)
+        # Slow never reads, so that its handler ends after disconnect_timeout.
+        serve = WebSocketServer(room.welcome, listeners, disconnect_timeout=1).run
+        server = await nursery.start(serve)
         await slow_socket.connect(("127.0.0.1", server.port))
         slow = await wrap_client_stream(
             nursery, trio.SocketStream(slow_socket), f"127.0.0.1:{server.port}", "/"
