@@ -13,6 +13,7 @@ from trio_websocket import (
     ConnectionClosed,
     DisconnectionTimeout,
     WebSocketConnection,
+    broadcast,
 )
 from trio_websocket._outbox import HIGH_WATER
 from trio_websocket._transport import LINGER
@@ -140,6 +141,56 @@ async def test_a_connection_that_was_only_constructed_closes_its_stream() -> Non
     assert connection.path == "/"
     await connection.aclose()
     assert await theirs.receive_some() == b""
+    await connection.wait_closed()
+
+
+async def receive_stream(connection: WebSocketConnection) -> None:
+    async with connection.receive_stream():
+        pass
+
+
+USES: dict[str, Callable[[WebSocketConnection], Awaitable[object]]] = {
+    "send_message": lambda ws: ws.send_message("x"),
+    "send_message, large": lambda ws: ws.send_message(LARGE),
+    "send_message, in pieces": lambda ws: ws.send_message(["x"]),
+    "get_message": lambda ws: ws.get_message(),
+    "get_message, decoded": lambda ws: ws.get_message(decode=True),
+    "receive_stream": receive_stream,
+    "send": lambda ws: ws.send("x"),
+    "receive": lambda ws: ws.receive(),
+    "__anext__": lambda ws: ws.__anext__(),
+    "ping": lambda ws: ws.ping(),
+    "pong": lambda ws: ws.pong(),
+    "wait_closed": lambda ws: ws.wait_closed(),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+async def test_any_method_only_constructed_raises_runtime_error(name: str) -> None:
+    stream, _ = await memory_pair()
+    connection = WebSocketConnection(stream, wsproto.WSConnection(wsproto.ConnectionType.SERVER))
+    with pytest.raises(RuntimeError, match="was only constructed, so it is not open: get"):
+        await USES[name](connection)
+
+
+async def test_properties_only_constructed_give_values() -> None:
+    stream, _ = await memory_pair()
+    connection = WebSocketConnection(stream, wsproto.WSConnection(wsproto.ConnectionType.SERVER))
+    assert connection.is_server
+    assert connection.closed is not None
+    assert connection.closed.code == 1006
+    assert (connection.subprotocol, connection.compression, connection.latency) == (None,) * 3
+    assert connection.handshake_headers == ()
+    assert connection.local == connection.remote == repr(stream)
+    assert connection.statistics().wire_bytes_sent == 0
+    assert str(connection).startswith("server-")
+
+
+async def test_broadcast_only_constructed_fails_for_that_connection() -> None:
+    stream, _ = await memory_pair()
+    connection = WebSocketConnection(stream, wsproto.WSConnection(wsproto.ConnectionType.SERVER))
+    result = await broadcast([connection], "x")
+    assert isinstance(result.failed[connection].__cause__, RuntimeError)
 
 
 # -- sending

@@ -38,7 +38,7 @@ from ._outbox import Outbox
 from ._outgoing import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS
 from ._pace import Pacer, run_in_thread
 from ._pings import PingInFlight, Pings
-from ._protocol import Protocol
+from ._protocol import NOT_OPENED, Protocol
 from ._sockets import Address
 from ._statistics import ConnectionStatistics
 from ._streaming import Message, MessageStream, encoded, send_pieces
@@ -106,7 +106,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     ) -> None:
         """
         Applications use the opening functions instead: the connection needs a task of its own,
-        which those start.
+        which those start. On one that was only constructed, `aclose` closes the stream; the other
+        methods raise a RuntimeError.
 
         :param stream: The stream that the connection is on.
         :param ws_connection: Tells which side this is.
@@ -121,6 +122,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         side = sides[ws_connection.client]
         opened = Opened(side, path, subprotocol=None, headers=(), trailing=b"")
         self._set_up(Transport(stream, bounds.receive_buffer_size), opened, bounds)
+        self._protocol.lose(NOT_OPENED)
 
     def _set_up(self, transport: Transport, opened: Opened, options: Options) -> None:
         self._options = options
@@ -457,7 +459,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             self._pings.forget(payload, ping)
         if ping.round_trip is None:
             await trio.lowlevel.checkpoint_if_cancelled()
-            raise self._protocol.closed_error()
+            self._protocol.raise_closed()
         return ping.round_trip
 
     def _send_ping(self, payload: bytes) -> PingInFlight:
@@ -499,6 +501,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         self._is_closed_here = True
         if not self._is_started:
             await self._transport.close_now()
+            self._gone.set()
             return
         self._begin_to_close(code, reason)
         timeout = self._options.disconnect_timeout
@@ -525,6 +528,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
         If cancelled, nothing has happened.
         """
+        if not (self._is_started or self._gone.is_set):
+            self._protocol.raise_closed()
         await self._gone.wait()
 
     @property
@@ -666,7 +671,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         if not self._protocol.is_open:
             # If what cancelled us has closed the connection first, that says more.
             await trio.lowlevel.checkpoint_if_cancelled()
-            raise self._protocol.closed_error()
+            self._protocol.raise_closed()
 
     async def _wait_turn(self) -> None:
         """Wait until a control frame of the application may be sent."""

@@ -166,7 +166,7 @@ class Inbox:
             if not self._protocol.is_open:
                 # If what cancelled us has closed the connection first, that says more.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                raise self._protocol.closed_error()
+                self._protocol.raise_closed()
             if self._decode(is_awaited=True, raw=raw):
                 if not self.messages:
                     await self._take_turn()  # a flood of control frames

@@ -14,7 +14,7 @@ import enum
 import io
 import math
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
@@ -98,6 +98,11 @@ _PORTION, _SMALL_PORTION = 2**13, 2**9
 # not become more than the default limit, is inflated in one step, whatever it is.
 _STEP = 2**18 + 1
 _SHORT, _MOST_OF_SHORT = 2**14, 2**20
+#: The error of a `WebSocketConnection` that was only constructed.
+NOT_OPENED = RuntimeError(
+    "this WebSocketConnection was only constructed, so it is not open: get connections from "
+    "open_websocket_url(), wrap_client_stream(), or WebSocketRequest.accept()"
+)
 # What wsproto says of every error that our extension finds.
 _ERROR_IN_EXTENSION = "error in extension"
 
@@ -246,6 +251,12 @@ class Protocol(Outgoing):
         exc = ConnectionClosed(self.reason, rcvd=self.rcvd, sent=self.sent, closer=self._closer())
         exc.__cause__ = self.error
         return exc
+
+    def raise_closed(self) -> NoReturn:
+        """Raise the exception for whoever uses the connection now."""
+        if self.error is NOT_OPENED:
+            raise RuntimeError(*NOT_OPENED.args)
+        raise self.closed_error()
 
     def _closer(self) -> str:
         """Return words for who has closed the connection, if an error did not."""
