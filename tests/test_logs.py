@@ -8,12 +8,14 @@ import logging
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,
     WebSocketConnection,
     WebSocketRequest,
+    WebSocketServer,
     wrap_server_stream,
 )
 from trio_websocket._errors import printable
@@ -181,6 +183,40 @@ async def test_client_over_max_connections_is_logged_at_info(
     assert b" 503 " in await client.ask()
     text = f"rejected {client.name} with status 503: max_connections=0"
     assert found(log, logging.INFO) == [text]
+
+
+class LateListener(trio.abc.Listener[trio.abc.Stream]):
+    """Gives out a client while the server is being closed already."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._streams = [stream]
+        self.is_late = trio.Event()
+
+    async def accept(self) -> trio.abc.Stream:
+        if not self._streams:
+            await trio.sleep_forever()
+        with trio.CancelScope(shield=True):
+            await self.is_late.wait()
+        return self._streams.pop()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_client_that_comes_while_the_server_closes_is_logged_at_info(
+    nursery: trio.Nursery, log: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = await memory_pair()
+    listener = LateListener(ours)
+    server = WebSocketServer(echo, [listener])
+    nursery.start_soon(server.run)
+    await trio.testing.wait_all_tasks_blocked()
+    await server.aclose()
+    listener.is_late.set()
+    assert b" 503 " in await receive_to_end(theirs)
+    (message,) = found(log, logging.INFO)
+    assert message.startswith("rejected StapledStream(")
+    assert message.endswith(" with status 503: the server is being closed")
 
 
 async def test_server_aclose_logs_requests_that_it_rejects(

@@ -28,7 +28,6 @@ from ._handshake import (
 )
 from ._options import Options
 
-_TOO_LONG = "the head of the server's response is too long"
 _MOST_INTERIMS = 10
 _FRAMING = re.compile(rb"(transfer-encoding|content-length)[ \t]*:", re.IGNORECASE)
 # The headers of a response that belong to the handshake rather than to the application.
@@ -154,7 +153,7 @@ class ClientHandshake:
             if isinstance(
                 event, (h11.InformationalResponse, h11.Response)
             ) and not self._head.is_allowed(self._http, event):
-                raise HandshakeError(_TOO_LONG)
+                raise self._too_long()
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
                     return self._accepted(event)
@@ -175,13 +174,17 @@ class ClientHandshake:
         if self._interims > _MOST_INTERIMS:
             raise HandshakeError(f"the server sent more than {_MOST_INTERIMS} interim responses")
 
+    def _too_long(self) -> HandshakeError:
+        text = f"the head of the server's response has more than {self._head.bounds}"
+        return HandshakeError(text)
+
     def _not_http(self, exc: h11.RemoteProtocolError) -> HandshakeError:
         if self._rejection is None:
             self._rejection = self._oddly_framed()
         if self._rejection is not None:
             return self.rejected()  # its body is cut off; what it says still counts
         if exc.error_status_hint == 431:
-            return HandshakeError(_TOO_LONG)
+            return self._too_long()
         return HandshakeError(f"the server did not answer in HTTP: {shortened(exc)}{self.hint}")
 
     def rejected(self) -> ConnectionRejected:

@@ -80,6 +80,11 @@ class HeadSize:
         size = self.received - len(http.trailing_data[0])
         return size <= self._limit and len(head.headers) <= MAX_FIELDS
 
+    @property
+    def bounds(self) -> str:
+        """The limits, in words that follow "has more than"."""
+        return f"max_header_size={self._limit} bytes, or more than {MAX_FIELDS} lines"
+
 
 def merged(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
     """Our headers and the user's, which take the place of ours: HTTP has one Host.

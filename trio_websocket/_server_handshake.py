@@ -35,7 +35,6 @@ from ._url import request_target
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64 (RFC 6455, 4.1)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # what precedes the path in a URI
-_TOO_LONG = "the head of the request is too long"
 # Headers of a response to an accepted request that would tell what is not so.
 _NOT_IN_101 = (b"sec-websocket-extensions", b"content-length", b"transfer-encoding")
 # A request as nearly all clients write it, which takes a third of the time. Whatever does not match
@@ -106,7 +105,7 @@ class ServerHandshake:
             rest = data.lstrip(b"\r\n")
             self._head.received += len(data) - len(rest)
             if self._head.received > self._max_size:
-                raise self._refuse(431, _TOO_LONG)
+                raise self._too_long()
             if not rest:
                 return
             data = rest
@@ -155,7 +154,7 @@ class ServerHandshake:
         except h11.RemoteProtocolError as exc:
             status = exc.error_status_hint
             text = f"this is no HTTP request: {shortened(exc)}"
-            raise self._refuse(status, _TOO_LONG if status == 431 else text) from exc
+            raise (self._too_long() if status == 431 else self._refuse(status, text)) from exc
         if event is h11.NEED_DATA:
             return None
         assert isinstance(event, h11.Request)
@@ -171,7 +170,7 @@ class ServerHandshake:
     def _check(self, request: _Request) -> None:
         # RFC 6455, 4.2.1
         if not request.is_allowed:
-            raise self._refuse(431, _TOO_LONG)
+            raise self._too_long()
         if request.method != b"GET":
             raise self._refuse(405, "the method must be GET", (b"Allow", b"GET"))
         if request.http_version < b"1.1":
@@ -287,6 +286,9 @@ class ServerHandshake:
         if body and self._method != b"HEAD":
             data += http.send(h11.Data(data=body))
         return data + http.send(h11.EndOfMessage())
+
+    def _too_long(self) -> BadRequest:
+        return self._refuse(431, f"the head of the request has more than {self._head.bounds}")
 
     def _refuse(self, status_code: int, text: str, *headers: tuple[bytes, bytes]) -> BadRequest:
         extra = [*headers, (b"Content-Type", b"text/plain; charset=utf-8")]
