@@ -258,15 +258,19 @@ async def ignore_errors(stream: Stream) -> None:
 async def test_a_cancelled_connect_leaves_no_task_in_the_nursery_of_the_caller(
     nursery: trio.Nursery,
 ) -> None:
-    async def wait_for_end(stream: Stream) -> None:
-        await receive_to_end(stream)
+    async def cancel_and_wait_for_end(stream: Stream) -> None:
+        await read_head(stream)
+        scope.cancel()
+        with contextlib.suppress(trio.BrokenResourceError):
+            await receive_to_end(stream)
         ended.set()
 
     ended = trio.Event()
-    port = await start_raw_server(nursery, wait_for_end)
+    scope = trio.CancelScope()
+    port = await start_raw_server(nursery, cancel_and_wait_for_end)
     with trio.fail_after(30):
         async with trio.open_nursery() as own:
-            with trio.move_on_after(0.05):
+            with scope:
                 await connect_websocket(own, "127.0.0.1", port, "/", use_ssl=False)
             assert not own.child_tasks
         await ended.wait()
@@ -405,13 +409,14 @@ async def test_a_ping_wakes_when_the_connection_ends(nursery: trio.Nursery, endi
 async def test_the_payload_of_a_cancelled_ping_may_be_used_again(nursery: trio.Nursery) -> None:
     ws, peer = await open_client(nursery, "tcp")
     async with peer.stream:
-        with trio.move_on_after(0.05) as scope:
-            await ws.ping(b"again")
-        assert scope.cancelled_caught
         async with trio.open_nursery() as pinging:
             pinging.start_soon(ws.ping, b"again")
-            for _ in range(2):
-                assert await peer.receive() == (PING, b"again", True, 0)
+            assert await peer.receive() == (PING, b"again", True, 0)
+            pinging.cancel_scope.cancel()
+        assert pinging.cancel_scope.cancelled_caught
+        async with trio.open_nursery() as pinging:
+            pinging.start_soon(ws.ping, b"again")
+            assert await peer.receive() == (PING, b"again", True, 0)
             await peer.send_frame(PONG, b"again")
 
 

@@ -69,14 +69,15 @@ def measured() -> Iterator[Peak]:
 
 async def send_until_stopped(peer: RawPeer, data: bytes) -> None:
     """Send as much as TCP takes, or as the other end wants."""
-    view = memoryview(data)
-    with contextlib.suppress(trio.BrokenResourceError):
-        for start in range(0, len(view), 10_000):
-            with trio.move_on_after(0.3) as scope:
-                await peer.stream.send_all(view[start : start + 10_000])
-            if scope.cancelled_caught:
-                return
-    await trio.sleep(0.05)
+
+    async def send() -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await peer.stream.send_all(data)
+
+    async with trio.open_nursery() as sending:
+        sending.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        sending.cancel_scope.cancel()
 
 
 def repeated(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
@@ -227,7 +228,7 @@ async def test_a_peer_that_does_not_read_costs_no_more_than_the_bound(
         async with trio.open_nursery() as sending:
             for _ in range(50):
                 sending.start_soon(ws.send_message, message)
-            await trio.sleep(0.1)
+            await trio.testing.wait_all_tasks_blocked(0.05)
             sending.cancel_scope.cancel()
     assert peak.bytes < LITTLE if is_bounded else peak.bytes > MUCH
 
@@ -286,7 +287,7 @@ async def test_clients_over_max_connections_cost_little(
             streams.append(stream)
             with contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(REQUEST)
-        await trio.sleep(0.1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
     assert (peak.bytes < 1_600_000) == is_bounded  # 100 are told so, and have a task meanwhile
     for stream in streams:
         await trio.aclose_forcefully(stream)

@@ -196,7 +196,7 @@ async def test_a_cancelled_server_is_not_held_up_by_mute_clients(nursery: trio.N
         await trio.sleep(0.2)
         start_time = trio.current_time()
         serving.cancel_scope.cancel()
-    assert trio.current_time() - start_time < 0.5
+    assert trio.current_time() - start_time < 30  # disconnect_timeout is 60 seconds
     for peer in peers:
         await peer.aclose()
 
@@ -965,8 +965,9 @@ async def test_a_server_keeps_no_task_of_a_client_that_does_not_answer_its_close
         port = await start(nursery, handler, handler_nursery=handlers, disconnect_timeout=0.1)
         async with (await connect(port)).stream:
             assert handlers.child_tasks
-            await trio.sleep(0.2)
-            assert not handlers.child_tasks
+            with trio.fail_after(30):
+                while handlers.child_tasks:  # noqa: ASYNC110 # nothing tells when
+                    await trio.sleep(0.01)
 
 
 async def test_a_client_that_leaves_before_its_request_gets_no_answer(

@@ -360,7 +360,7 @@ async def test_a_cancelled_server_is_not_held_up_by_those_it_turns_away() -> Non
             assert (await receive_to_end(stream)).startswith(b"HTTP/1.1 503 ")
             started = trio.current_time()
             nursery.cancel_scope.cancel()
-    assert trio.current_time() - started < 1
+    assert trio.current_time() - started < 30  # disconnect_timeout is 60 seconds
 
 
 async def test_a_client_over_the_limit_in_a_closed_nursery_ends_the_server() -> None:
@@ -456,11 +456,11 @@ async def test_a_server_without_descriptors_can_be_cancelled(
         with socket.socket() as late:
             use_up(few_descriptors)
             late.connect(("127.0.0.1", port))
-            await trio.sleep(0.05)
+            await trio.testing.wait_all_tasks_blocked()
             assert caplog.records
             started = trio.current_time()
             nursery.cancel_scope.cancel()
-    assert trio.current_time() - started < 1
+    assert trio.current_time() - started < 30  # disconnect_timeout is 60 seconds
 
 
 # -- wrong arguments

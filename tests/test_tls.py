@@ -169,7 +169,7 @@ async def test_a_cancelled_block_closes_with_1001_over_tls(nursery: trio.Nursery
             scope.cancel()
             start = trio.current_time()
             await trio.sleep_forever()
-    assert trio.current_time() - start < 0.5
+    assert trio.current_time() - start < 30  # disconnect_timeout is 60 seconds
     with trio.fail_after(30):
         await done.wait()
     assert reasons == [CloseReason(1001, None)]
