@@ -136,17 +136,6 @@ async def test_open_websocket_url_of_wss_where_http_is_spoken_hints_at_ws(
             pass
 
 
-async def test_open_websocket_with_port_0_tries_to_connect() -> None:
-    with pytest.raises(ConnectionFailed, match="port 0"):
-        async with open_websocket("127.0.0.1", 0, "/", use_ssl=False):
-            pass
-
-
-async def test_open_websocket_with_a_url_as_host_points_to_open_websocket_url() -> None:
-    with pytest.raises(ValueError, match=r"use open_websocket_url"):
-        open_websocket("ws://localhost/", 80, "/", use_ssl=False)
-
-
 async def test_send_message_after_the_block_says_that_it_has_ended(nursery: trio.Nursery) -> None:
     server: WebSocketServer = await nursery.start(serve_websocket, echo, "127.0.0.1", 0, None)
     async with open_websocket("127.0.0.1", server.port, "/", use_ssl=False) as ws:

@@ -996,6 +996,8 @@ def test_an_acceptance_in_http_1_0_is_bad() -> None:
         b"HTTP/1.1 099 Too Low\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nno colon\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: x\r\n\r\n",
+        b"Content-Length: x\r\nHTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"Content-Length: x\r\n" * 257 + b"\r\n",
     ],
 )
 def test_a_response_that_is_not_http_is_an_error_of_ours(data: bytes) -> None:
@@ -1277,6 +1279,31 @@ def test_client_handshake_with_an_oddly_framed_rejection_is_a_rejection(framing:
     assert exc.headers[0] == (b"x", b"y")
     assert exc.headers[1][0] in (b"transfer-encoding", b"content-length")
     assert exc.body == b"no "
+
+
+@pytest.mark.parametrize(
+    ("framing", "header"),
+    [
+        (b"Content-Length: x\n", (b"content-length", b"x")),
+        (b"Transfer-Encoding: gzip,\r\n\tchunked\r\n", (b"transfer-encoding", b"gzip, chunked")),
+    ],
+)
+def test_client_handshake_with_an_oddly_written_framing_header_is_a_rejection(
+    framing: bytes, header: tuple[bytes, bytes]
+) -> None:
+    exc = rejection(b"HTTP/1.1 503 Busy\nX: y\n" + framing + b"\nno room")
+    assert exc.headers == ((b"x", b"y"), header)
+    assert exc.body == b"no room"
+
+
+@pytest.mark.parametrize("cut", [lambda data: [data], single_bytes], ids=["whole", "single bytes"])
+def test_client_handshake_with_interim_responses_and_an_oddly_framed_rejection_is_a_rejection(
+    cut: Callable[[bytes], list[bytes]],
+) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    exc = rejection(*cut(interim + b"HTTP/1.1 403 No\r\nTransfer-Encoding: identity\r\n\r\n"))
+    assert (exc.status_code, exc.reason_phrase) == (403, "No")
+    assert exc.headers == ((b"transfer-encoding", b"identity"),)
 
 
 @pytest.mark.parametrize("status", [100, 102, 103, 199])

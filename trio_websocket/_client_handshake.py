@@ -13,6 +13,7 @@ from ._deflate import Deflate, DeflateExtension
 from ._errors import ConnectionFailed, ConnectionRejected, HandshakeError
 from ._extensions import check_answer, offer
 from ._handshake import (
+    MAX_FIELDS,
     TOKEN,
     VERSION,
     ExtraHeaders,
@@ -29,7 +30,11 @@ from ._handshake import (
 from ._options import Options
 
 _MOST_INTERIMS = 10
-_FRAMING = re.compile(rb"(transfer-encoding|content-length)[ \t]*:", re.IGNORECASE)
+# A header about the length of the body, with the lines that continue it.
+_FRAMING = re.compile(
+    rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
+)
+_END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 has it
 # The headers of a response that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 
@@ -111,7 +116,7 @@ class ClientHandshake:
         #: The latest interim response (RFC 9110, 15.2).
         self.interim: _Response | None = None
         self._interims = 0
-        self._received = b""  # until there is a final response
+        self._received = bytearray()  # after the interim responses, until there is a final one
         self._rejection: _Response | None = None
         self._body = b""
 
@@ -170,6 +175,7 @@ class ClientHandshake:
     def _skip_interim(self, response: h11.InformationalResponse) -> None:
         # RFC 9110, 15.2
         self.interim = _Response.of(response)
+        self._received[:] = self._http.trailing_data[0]
         self._interims += 1
         if self._interims > _MOST_INTERIMS:
             raise HandshakeError(f"the server sent more than {_MOST_INTERIMS} interim responses")
@@ -197,23 +203,25 @@ class ClientHandshake:
 
         The body is what is there of it, undecoded.
         """
-        head, end, body = self._received.partition(b"\r\n\r\n")
-        lines = head.split(b"\r\n")
-        odd = [line for line in lines if _FRAMING.match(line)]
-        kept = [line for line in lines if line not in odd]
+        end = _END_OF_HEAD.search(self._received)
+        if end is None:
+            return None
+        head = bytes(self._received[: end.end()])
+        framing = _FRAMING.findall(head)
         http = h11.Connection(h11.CLIENT)
         http.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))
         http.send(h11.EndOfMessage())
-        http.receive_data(b"\r\n".join(kept) + end)
+        http.receive_data(_FRAMING.sub(b"", head))
         try:
             response = next_event(http)
         except h11.RemoteProtocolError:
             return None
-        if not odd or not isinstance(response, h11.Response):
+        if not framing or not isinstance(response, h11.Response):
             return None
-        fields = [line.partition(b":")[::2] for line in odd]
-        headers = [(name.lower(), value.strip()) for name, value in fields]
-        self._body = body
+        if len(framing) + len(response.headers) > MAX_FIELDS:
+            return None
+        self._body = bytes(self._received[end.end() :])
+        headers = [(name.lower(), b" ".join(value.split())) for name, value in framing]
         rejection = _Response.of(response)
         return rejection._replace(headers=(*rejection.headers, *headers))
 
