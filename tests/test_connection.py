@@ -14,6 +14,7 @@ from trio_websocket import (
     DisconnectionTimeout,
     WebSocketConnection,
     broadcast,
+    wrap_server_stream,
 )
 from trio_websocket._outbox import HIGH_WATER
 from trio_websocket._transport import LINGER
@@ -27,6 +28,7 @@ from .peer import (
     PONG,
     PROMPT,
     PUSHING_BACK,
+    REQUEST,
     TEXT,
     Call,
     Frame,
@@ -147,6 +149,48 @@ async def test_a_connection_that_was_only_constructed_closes_its_stream() -> Non
 async def receive_stream(connection: WebSocketConnection) -> None:
     async with connection.receive_stream():
         pass
+
+
+def close_socket(stream: Any) -> None:
+    getattr(stream, "transport_stream", stream).socket.close()
+
+
+@pytest.mark.parametrize("kind", ["socketpair", "tcp", "own-tls"])
+@pytest.mark.parametrize("sent_before", [0, 1, 2])
+@pytest.mark.parametrize("message", ["x", LARGE, ["x"]], ids=["small", "large", "pieces"])
+async def test_send_message_stream_closed_directly_raises(
+    nursery: trio.Nursery, kind: str, sent_before: int, message: Any
+) -> None:
+    streams = await PAIRS[kind]()
+    server, _ = await open_server(nursery, streams=streams)
+    for _ in range(sent_before):
+        await server.send_message("before")
+    close_socket(streams[1])  # in the same turn of the scheduler
+    exc = await closed_error(server.send_message(message))
+    assert exc.reason.code == 1006
+
+
+@pytest.mark.parametrize("kind", ["tcp", "own-tls"])
+async def test_send_message_stream_closed_directly_while_full_raises(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    streams = await PAIRS[kind]()
+    server, _ = await open_server(nursery, streams=streams, max_unsent_bytes=10**8)
+    await server.send_message(LARGE)
+    assert server.statistics().bytes_unsent
+    close_socket(streams[1])
+    await closed_error(server.send_message("x"))
+
+
+async def test_send_message_stream_closed_directly_after_accept_raises(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await PAIRS["tcp"]()
+    nursery.start_soon(theirs.send_all, REQUEST)
+    request = await wrap_server_stream(nursery, ours)
+    connection = await request.accept()
+    await ours.aclose()
+    await closed_error(connection.send_message("x"))
 
 
 USES: dict[str, Callable[[WebSocketConnection], Awaitable[object]]] = {

@@ -286,7 +286,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         if is_compressed or size >= LONG or self._sender.is_taken or outbox.is_full:
             await self._send_in_turn(is_text, payload, is_compressed)
             return
-        if outbox.broken is not None or not protocol.is_open:
+        # As in `is_open`, whose call would tell.
+        if outbox.broken is not None or protocol.sent is not None or protocol.error is not None:
             await self._check_open()
         frame = protocol.message(is_text, payload, compress=False)
         if not outbox.append_message(frame, self._inbox.messages):

@@ -142,7 +142,8 @@ class Outbox:
         if unread and not self._size:
             can_write = self._on_broken is not None and self.broken is None
             self._may_hold = can_write and self._transport.is_direct
-        if self._may_hold and size <= self._most_held:
+        # Each time, because nothing would report the failure of this message.
+        if self._may_hold and size <= self._most_held and self._transport.socket.fileno() != -1:
             if not self._frames:
                 _LateWrites.of_this_run().add(self)
             self._frames.append(data)
@@ -159,6 +160,9 @@ class Outbox:
         if self.append_first(parts):
             return
         if self.broken is not None or self._on_broken is None:
+            return
+        if self._transport.is_closed:
+            self._break(trio.ClosedResourceError("the application closed the stream"))
             return
         if self._late_pong is not None:
             pong, self._late_pong = self._late_pong, None

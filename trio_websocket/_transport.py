@@ -33,9 +33,9 @@ class Transport:
         "_most",
         "_receive_size",
         "_remote_name",
-        "_socket",
         "_tls",
         "is_direct",
+        "socket",
         "stream",
     )
 
@@ -58,8 +58,9 @@ class Transport:
         self.is_direct: bool = type(wire) is trio.SocketStream and is_direct(wire.socket)
         if self.is_direct:
             assert isinstance(wire, trio.SocketStream)
-            # Asked for its number each time: that of a closed one may be another's by now.
-            self._socket = wire.socket
+            #: The socket, if direct. Ask for its number each time: if it was closed, the number may
+            #: be another socket's by now.
+            self.socket = wire.socket
 
     @property
     def local(self) -> Address:
@@ -86,6 +87,11 @@ class Transport:
         """How many bytes of what `write_now` has left must be written, as TLS has begun to."""
         return 0 if self._tls is None else self._tls.committed
 
+    @property
+    def is_closed(self) -> bool:
+        """True if the stream is known to be closed: only a direct one can be asked."""
+        return self.is_direct and self.socket.fileno() == -1
+
     def write_now(self, chunks: Sequence[bytes]) -> Sequence[bytes | memoryview]:
         """Write what the socket takes without blocking. If direct only.
 
@@ -95,9 +101,9 @@ class Transport:
             return self._tls.send_now(chunks)
         try:
             if len(chunks) > 1:
-                written = os.writev(self._socket.fileno(), chunks)
+                written = os.writev(self.socket.fileno(), chunks)
             else:
-                written = os.write(self._socket.fileno(), chunks[0])
+                written = os.write(self.socket.fileno(), chunks[0])
                 if written == len(chunks[0]):
                     return ()
         except BlockingIOError:
@@ -136,7 +142,7 @@ class Transport:
 
     def wait_readable(self) -> Awaitable[None]:
         """Wait until the socket is. If direct only."""
-        return trio.lowlevel.wait_readable(self._socket.fileno())  # noqa: ASYNC105 # by the caller
+        return trio.lowlevel.wait_readable(self.socket.fileno())  # noqa: ASYNC105 # by the caller
 
     def read_now(self, awaited: int = 0) -> bytes | None:
         """Read what is there; ``b""`` is the end, None means that it is nothing. If direct only."""
@@ -146,7 +152,7 @@ class Transport:
         if awaited > size:
             size = min(awaited, self._most)
         try:
-            data = os.read(self._socket.fileno(), size)
+            data = os.read(self.socket.fileno(), size)
         except BlockingIOError:
             return None if self._tls is None else self._tls.feed_again()
         return data if self._tls is None else self._tls.feed(data)
@@ -160,7 +166,7 @@ class Transport:
         try:
             with trio.move_on_after(LINGER), IgnoringErrors():
                 if self.is_direct and self._tls is None:
-                    self._socket.shutdown(socket.SHUT_WR)
+                    self.socket.shutdown(socket.SHUT_WR)
                     peer_may_send = True
                 elif isinstance(self.stream, trio.abc.HalfCloseableStream):
                     await self.stream.send_eof()
@@ -180,7 +186,7 @@ class Transport:
         with IgnoringErrors():
             if self._tls is None:
                 shut_down(self.stream)
-                self._socket.close()
+                self.socket.close()
             else:
                 self._tls.close()
 
