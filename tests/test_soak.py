@@ -33,10 +33,10 @@ KINDS = (
 
 ARGUMENTS = {
     "tools.soak_sockets": (
-        *("--seconds=0.7", "--warm-up=0", "--connections=20", "--timeout=0.5"),
+        *("--seconds=0.7", "--warm-up=0", "--connections=20", "--timeout=3"),
         *("--kinds", ",".join(KINDS)),
     ),
-    "tools.soak_limits": ("--megabytes=4", "--connections=2", "--timeout=0.5", "--late=5"),
+    "tools.soak_limits": ("--megabytes=4", "--connections=2", "--timeout=2", "--late=30"),
 }
 
 
@@ -60,7 +60,7 @@ def soaks() -> Iterator[dict[str, subprocess.Popen[str]]]:
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=25)
+    output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     return output
 
