@@ -850,7 +850,10 @@ async def test_data_before_garbage_is_received(keys: Path, version: ssl.TLSVersi
     for _ in range(3):
         with pytest.raises(ssl.SSLError) as caught:
             await ours.receive_some()
-        assert caught.value.reason == "WRONG_VERSION_NUMBER"
+        assert caught.value.reason in {
+            "WRONG_VERSION_NUMBER",
+            "RECORD_LAYER_FAILURE",
+        }  # OpenSSL 3.6
     with pytest.raises(ssl.SSLError):
         await ours.send_all(b"x")
     await ours.aclose()
