@@ -122,7 +122,7 @@ def test_a_connection_leaves_none(name: str, use_ssl: bool) -> None:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(serve, handle, contexts[1])
+            server = await nursery.start(serve, handle, contexts[1], 60)
             with contextlib.suppress(Fault, ConnectionClosed):
                 async with open_websocket(
                     "127.0.0.1", server.port, "/", use_ssl=contexts[0], ping_interval=5
@@ -136,6 +136,7 @@ def test_a_connection_leaves_none(name: str, use_ssl: bool) -> None:
 async def serve(
     handler: Callable[[WebSocketRequest], Awaitable[object]],
     ssl_context: Any = None,
+    timeout: float = 0.02,
     *,
     task_status: trio.TaskStatus[WebSocketServer],
 ) -> None:
@@ -146,8 +147,8 @@ async def serve(
         ssl_context,
         on_handler_error=lambda request, exc: None,
         ping_interval=5,
-        connect_timeout=0.02,
-        disconnect_timeout=0.02,
+        connect_timeout=timeout,
+        disconnect_timeout=timeout,
         task_status=task_status,
     )
 
