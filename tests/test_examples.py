@@ -201,7 +201,7 @@ def test_servers_say_that_their_port_is_taken(script: str, complaint: str) -> No
 
 
 def fetch(url: str) -> str:
-    with urlopen(url, timeout=5) as response:
+    with urlopen(url, timeout=60) as response:
         assert response.headers.get_content_type() == "text/html"
         page: bytes = response.read()
         return page.decode()

@@ -86,8 +86,8 @@ async def start(nursery: trio.Nursery, *, use_tls: bool) -> WebSocketServer:
         context = tls_contexts()[1] if use_tls else None
         await serve_websocket(
             *(echo, "127.0.0.1", 0, context),
-            connect_timeout=1,
-            disconnect_timeout=0.1,
+            connect_timeout=30,
+            disconnect_timeout=30,
             task_status=task_status,
         )
 

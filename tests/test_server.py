@@ -941,16 +941,18 @@ async def test_a_stream_that_fails_in_its_own_way_does_not_end_the_server(
 
 
 async def test_a_client_that_sends_no_request_in_time_is_left_without_a_handler(
-    nursery: trio.Nursery,
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
         if request.path != "/echo":
             raise AssertionError("the handler was called")
         await echo(request)
 
-    port = await start(nursery, handler, connect_timeout=0.1)
+    port = await start(nursery, handler, connect_timeout=10)
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(REQUEST[:-2])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(10)
         assert await receive_to_end(stream) == b""
     await assert_serves(port)
 

@@ -730,7 +730,7 @@ async def test_a_cancelled_server_that_is_being_closed_ends_both(nursery: trio.N
         server = await serve(serving)
         async with (await connect(server.port)).stream:
             closing = Call(nursery, server.aclose)
-            await trio.sleep(0.05)
+            await trio.testing.wait_all_tasks_blocked()
             serving.cancel_scope.cancel()
             with trio.fail_after(30):
                 await closing.result()
