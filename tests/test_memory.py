@@ -13,6 +13,7 @@ from typing import Any, Awaitable, Callable, Iterator
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trio_websocket import (
     ConnectionRejected,
@@ -291,3 +292,23 @@ async def test_clients_over_max_connections_cost_little(
     assert (peak.bytes < 1_600_000) == is_bounded  # 100 are told so, and have a task meanwhile
     for stream in streams:
         await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("tail", [0, 500])
+@pytest.mark.parametrize("is_awaited", [True, False])
+async def test_idle_connection_after_many_messages_keeps_little(
+    nursery: trio.Nursery, tail: int, is_awaited: bool
+) -> None:
+    server, peer = await open_server(nursery, "tcp")
+    messages = repeated(BINARY, bytes(1000))[: 60 * 1008]
+    rest = frame(BINARY, bytes(1000), mask=True)
+    with measured():
+        await peer.stream.send_all(messages + rest[:tail])
+        for _ in range(60):
+            await server.get_message()
+        # After a ping, the connection reads by itself.
+        waiting = Call(nursery, server.get_message if is_awaited else server.ping)
+        await wait_all_tasks_blocked()
+        kept, _ = tracemalloc.get_traced_memory()
+    assert kept < 16_000  # of which tasks that wait take most
+    assert not waiting.is_over

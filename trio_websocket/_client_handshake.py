@@ -13,13 +13,14 @@ from ._deflate import Deflate, DeflateExtension
 from ._errors import ConnectionFailed, ConnectionRejected, HandshakeError
 from ._extensions import check_answer, offer
 from ._handshake import (
-    MAX_FIELDS,
     TOKEN,
     VERSION,
     ExtraHeaders,
     Headers,
     HeadSize,
     Opened,
+    by_name,
+    check_elements,
     lower_tokens,
     merged,
     next_event,
@@ -199,9 +200,9 @@ class ClientHandshake:
         return self._rejection.error(self._body[: self._max_body])
 
     def _oddly_framed(self) -> _Response | None:
-        """The rejection that h11 refuses because of how its body is framed.
+        """Return the rejection that h11 refuses because of how its body is framed.
 
-        The body is what is there of it, undecoded.
+        Where such a body ends is unknown, so none of it is kept.
         """
         end = _END_OF_HEAD.search(self._received)
         if end is None:
@@ -218,9 +219,9 @@ class ClientHandshake:
             return None
         if not framing or not isinstance(response, h11.Response):
             return None
-        if len(framing) + len(response.headers) > MAX_FIELDS:
+        trailing = len(self._received) - end.end()
+        if not self._head.fits(trailing, len(framing) + len(response.headers)):
             return None
-        self._body = bytes(self._received[end.end() :])
         headers = [(name.lower(), b" ".join(value.split())) for name, value in framing]
         rejection = _Response.of(response)
         return rejection._replace(headers=(*rejection.headers, *headers))
@@ -228,6 +229,10 @@ class ClientHandshake:
     def _accepted(self, response: h11.InformationalResponse) -> Opened:
         # RFC 6455, 4.1, the client's checks of the response
         headers = list(response.headers)
+        try:
+            check_elements(by_name(headers))
+        except ValueError as exc:
+            raise HandshakeError(f"the server's response is too large: {exc}") from exc
         if response.http_version < b"1.1":
             raise HandshakeError("the server answered 101 in HTTP/1.0")
         if lower_tokens(values(headers, b"upgrade")) != [b"websocket"]:

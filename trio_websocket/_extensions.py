@@ -32,8 +32,9 @@ class PerMessageDeflate:
 
     :param window_bits: The base-two logarithm of the window in bytes, 9 to 15; 12, the default, is
         4 KiB. It bounds both directions: the window that we compress with, and the one that we ask
-        of the peer. (A client that can't be asked may still use 15.) A smaller one costs less
-        memory, and compresses less.
+        of the peer. A peer that can't be asked, or declines, uses up to 15, so that decompressing
+        takes 32 KiB for the window; ``ws.compression`` shows it. A smaller one costs less memory,
+        and compresses less.
     :param mem_level: How much memory zlib takes beside the window to compress, 1 to 9, by default
         5; each level doubles it.
     :param level: How much time zlib takes to compress, from 0 (it does not compress) to 9, by
@@ -125,16 +126,18 @@ def _end(match: re.Match[str] | None) -> int:
 
 
 def offer(settings: PerMessageDeflate) -> bytes:
-    """What a client offers: a value of Sec-WebSocket-Extensions."""
+    """What a client offers: a value of Sec-WebSocket-Extensions.
+
+    Servers that do not know a parameter decline the offer with it, so that others follow as
+    fallbacks, each with fewer parameters, down to none (RFC 7692, 5.1).
+    """
     bits = settings.window_bits
-    parts = [NAME]
+    resets = [] if settings.context_takeover else [_SERVER_RESETS, _CLIENT_RESETS]
+    offers = [[_CLIENT_BITS, *resets], resets, []]
     if bits < _MAX_BITS:
-        parts += [f"{_SERVER_BITS}={bits}", f"{_CLIENT_BITS}={bits}"]
-    else:
-        parts.append(_CLIENT_BITS)
-    if not settings.context_takeover:
-        parts += [_SERVER_RESETS, _CLIENT_RESETS]
-    return "; ".join(parts).encode("ascii")
+        offers.insert(0, [f"{_SERVER_BITS}={bits}", f"{_CLIENT_BITS}={bits}", *resets])
+    distinct = dict.fromkeys("; ".join([NAME, *parameters]) for parameters in offers)
+    return ", ".join(distinct).encode("ascii")
 
 
 def answer(
@@ -190,6 +193,9 @@ def _answer_to(
 def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> DeflateParameters | None:
     """What a client has agreed with a server that answered its :func:`offer`.
 
+    The last of its offers has no parameters, so that any window of the server and any takeover of
+    context fit.
+
     :param values: The values of the response's Sec-WebSocket-Extensions headers.
     :param settings: Those that were offered.
     :returns: None if the server declined.
@@ -204,21 +210,13 @@ def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> Deflat
         accepted = _checked(parameters, is_offer=False)
     if accepted is None:
         return None
-    bits = settings.window_bits
-    # To accept the offer of this one is to repeat it, with that value or a smaller one (7.1.2.1).
-    server_bits = accepted.get(_SERVER_BITS, _MAX_BITS)
-    if server_bits > bits:
-        named = server_bits if _SERVER_BITS in accepted else "none"
-        raise ValueError(f"the server's {_SERVER_BITS} is {named}, and {bits} was asked for")
-    if not settings.context_takeover and _SERVER_RESETS not in accepted:
-        raise ValueError(f"the server does not repeat {_SERVER_RESETS} (RFC 7692, 7.1.1.1)")
-    # The offer promised no more than our bits, so a larger value, or none, changes nothing.
-    client_bits = min(bits, accepted.get(_CLIENT_BITS, _MAX_BITS))
+    # We compress with no more than our bits, so a larger value, or none, changes nothing.
+    client_bits = min(settings.window_bits, accepted.get(_CLIENT_BITS, _MAX_BITS))
     if client_bits < MIN_BITS:
         raise ValueError(f"the server's {_CLIENT_BITS} is {client_bits}, which zlib can't do")
     return DeflateParameters(
         client_max_window_bits=client_bits,
-        server_max_window_bits=server_bits,
+        server_max_window_bits=accepted.get(_SERVER_BITS, _MAX_BITS),
         client_no_context_takeover=_CLIENT_RESETS in accepted or not settings.context_takeover,
         server_no_context_takeover=_SERVER_RESETS in accepted,
     )

@@ -26,6 +26,9 @@ TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VERSION = b"13"
 # Lines in a head. Without a limit, 64 KiB of short ones would become 2 MiB of header fields.
 MAX_FIELDS = 256
+# Elements of a header that is a list, with their parameters and over all of its lines.
+MAX_ELEMENTS = 100
+_LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +79,16 @@ class HeadSize:
     def is_allowed(
         self, http: h11.Connection, head: h11.Request | h11.InformationalResponse | h11.Response
     ) -> bool:
-        """Whether the head that was parsed just now is within the limits."""
-        size = self.received - len(http.trailing_data[0])
-        return size <= self._limit and len(head.headers) <= MAX_FIELDS
+        """True if the head that was parsed just now is within the limits."""
+        return self.fits(len(http.trailing_data[0]), len(head.headers))
+
+    def fits(self, trailing: int, fields: int) -> bool:
+        """True if a head is within the limits.
+
+        :param trailing: Bytes that were received after it.
+        :param fields: The number of its header lines.
+        """
+        return self.received - trailing <= self._limit and fields <= MAX_FIELDS
 
     @property
     def bounds(self) -> str:
@@ -139,6 +149,18 @@ def by_name(headers: Headers) -> dict[bytes, list[bytes]]:
     for name, value in headers:
         fields.setdefault(name, []).append(value)
     return fields
+
+
+def check_elements(fields: Mapping[bytes, Iterable[bytes]]) -> None:
+    """Raise a ValueError if a header that is a list has too many elements, or parameters of them.
+
+    Short elements take much more memory and time than their bytes.
+    """
+    for name in _LISTS:
+        lines = fields.get(name, ())
+        count = sum(1 + line.count(b",") + line.count(b";") for line in lines)
+        if count > MAX_ELEMENTS:
+            raise ValueError(f"the header {name.decode()} has more than {MAX_ELEMENTS} elements")
 
 
 def tokens(values: Iterable[bytes]) -> list[bytes]:

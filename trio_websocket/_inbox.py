@@ -173,6 +173,7 @@ class Inbox:
                 continue
             self._outbox.end_turn()
             self.messages = _NOTHING
+            self._protocol.free_decoded()
             if not self._transport.is_direct or self._is_reading:
                 self._work.unpark_all()
                 await self._arrival.park()
@@ -302,6 +303,7 @@ class Inbox:
                 await self._take_turn()
             # Here all is decoded that can be: nothing waits behind a read that may take for ever.
             elif self._falls_to_connection():
+                self._protocol.free_decoded()
                 await self._read()
                 self._arrival.unpark_all()
             elif self._hold_end is not None:
@@ -310,6 +312,7 @@ class Inbox:
                 if waiting.cancelled_caught and self._hold_end is not None:
                     self._decode(is_awaited=False, is_wanted=True)
             else:
+                self._protocol.free_decoded()
                 await self._work.park()
 
     @property

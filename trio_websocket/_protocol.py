@@ -103,6 +103,9 @@ NOT_OPENED = RuntimeError(
     "this WebSocketConnection was only constructed, so it is not open: get connections from "
     "open_websocket_url(), wrap_client_stream(), or WebSocketRequest.accept()"
 )
+# Bytes that are decoded and stay in memory while the connection waits for more: to free so few
+# would take longer than it is worth.
+_MOST_DECODED_KEPT = 2**12
 # What wsproto says of every error that our extension finds.
 _ERROR_IN_EXTENSION = "error in extension"
 
@@ -278,6 +281,12 @@ class Protocol(Outgoing):
         else:
             self._buffer = data
         self._at = 0
+
+    def free_decoded(self) -> None:
+        """Free the memory of what is decoded. Call it before a wait that may be long."""
+        if self._at > _MOST_DECODED_KEPT:
+            self._buffer = self._buffer[self._at :]
+            self._at = 0
 
     def receive_eof(self, cause: Exception | None = None) -> None:
         """Take the end of the stream, or its failure, which comes after what was received."""

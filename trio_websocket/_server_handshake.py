@@ -21,6 +21,7 @@ from ._handshake import (
     HeadSize,
     Opened,
     by_name,
+    check_elements,
     checked_headers,
     header_bytes,
     lower_tokens,
@@ -176,6 +177,10 @@ class ServerHandshake:
         if request.http_version < b"1.1":
             raise self._refuse(400, "WebSocket needs HTTP/1.1")
         fields = self._fields
+        try:
+            check_elements(fields)
+        except ValueError as exc:
+            raise self._refuse(431, str(exc)) from exc
         if b"transfer-encoding" in fields or any(map(int, fields.get(b"content-length", ()))):
             raise self._refuse(400, "a WebSocket handshake has no body")
         if b"websocket" not in lower_tokens(fields.get(b"upgrade", ())):

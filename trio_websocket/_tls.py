@@ -75,7 +75,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self.is_open = False
         #: Whether the peer sends nothing more.
         self.is_ended = False
-        self._encrypted = memoryview(b"")  # read from the socket, and not given to the engine
+        self._encrypted = b""  # read from the socket, and not given to the engine
         self._record_left = 0  # bytes that the engine lacks of a record; 0 if `_encrypted` has any
         self._unsent = b""  # taken from the engine, and not yet by the socket
         #: Called when the socket did not take an answer of the engine: `send_all(b"")` sends it.
@@ -199,15 +199,14 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
         The rest is kept. A head of a record that is not whole is always kept.
         """
-        if len(self._encrypted):
-            data = bytes(self._encrypted) + data if data else bytes(self._encrypted)
+        data = self._encrypted + data
         size, end = len(data), self._record_left
         for _ in range(_MOST_RECORDS):
             if end + _RECORD_HEAD > size:
                 break
             end += _RECORD_HEAD + (data[end + 3] << 8 | data[end + 4])
         self._record_left = max(0, end - size)
-        self._encrypted = memoryview(data)[end:]
+        self._encrypted = data[end:]
         return data if end >= size else memoryview(data)[:end]
 
     def _decrypt(self, data: bytes | memoryview, chunks: list[bytes]) -> None:
