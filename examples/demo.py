@@ -21,7 +21,7 @@ from typing import AsyncIterator
 import trio
 
 EXAMPLES = Path(__file__).resolve().parent
-STEP_TIMEOUT = 10  # seconds for each answer
+STEP_TIMEOUT = 30  # seconds for each answer
 
 
 class DemoError(Exception):
