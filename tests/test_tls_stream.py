@@ -133,9 +133,16 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
 async def fill(stream: trio.SocketStream) -> int:
     """Write until the socket takes no more; how many bytes it took."""
     size = 0
-    with trio.move_on_after(0.05):
+
+    async def write() -> None:
+        nonlocal size
         while True:
             size += await stream.socket.send(bytes(2**16))
+
+    async with trio.open_nursery() as writing:
+        writing.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        writing.cancel_scope.cancel()
     return size
 
 
