@@ -14,6 +14,15 @@ versions=${*:-3.14 3.15}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
+probe='import sys, ssl, sqlite3, zlib; print(sys.executable, ssl.OPENSSL_VERSION)'
+has_all=yes
+for version in $versions; do
+    "$root/usr/bin/python$version" -c "$probe" 2>/dev/null || has_all=
+done
+if [ "$has_all" ]; then # `rm -r .venvs/pythons` to have newer ones
+    exit
+fi
+
 if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
     echo "newer-pythons: apt-get and dpkg-deb are missing; this needs Debian" >&2
     exit 1
@@ -74,5 +83,5 @@ for version in $versions; do
     sed -i "s|<$triplet/|<../$triplet/|" "$root/usr/include/python$version/pyconfig.h"
     sed -i "s|'WHEEL_PKG_DIR': '[^']*'|'WHEEL_PKG_DIR': '$root/usr/share/python-wheels/'|" \
         "$standard"/_sysconfigdata_*.py
-    "$python" -c 'import sys, ssl, sqlite3, zlib; print(sys.executable, ssl.OPENSSL_VERSION)'
+    "$python" -c "$probe"
 done
