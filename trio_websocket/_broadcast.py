@@ -9,7 +9,7 @@ from typing import Awaitable, Callable, Iterable, Literal, Mapping
 import trio
 
 from ._connection import WebSocketConnection
-from ._errors import CloseReason, ConnectionClosed, MessageTypeError, leaves
+from ._errors import CloseReason, ConnectionClosed, MessageTypeError, describe, leaves
 from ._options import check_number
 from ._outgoing import LONG_TO_COMPRESS
 from ._pace import TURN, run_in_thread
@@ -246,7 +246,7 @@ def _closed_error(connection: WebSocketConnection) -> ConnectionClosed:
     broken = connection._outbox.broken
     if broken is None or not connection._protocol.is_open:
         return connection._protocol.closed_error()
-    reason = CloseReason(_ABNORMAL, str(broken) or type(broken).__name__)
+    reason = CloseReason(_ABNORMAL, describe(broken))
     exc = ConnectionClosed(reason)
     exc.__cause__ = broken
     return exc

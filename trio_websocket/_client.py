@@ -14,7 +14,7 @@ import trio
 
 from ._client_handshake import ClientHandshake, checked_subprotocols
 from ._connection import WebSocketConnection, conclude
-from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, leaves
+from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, describe, leaves
 from ._handshake import ExtraHeaders, checked_headers
 from ._options import OptionKeywords, Options, check_ssl_context, takes_options
 from ._tls import TlsStream
@@ -405,4 +405,4 @@ def _reason(exc: Exception) -> str:
         return os.strerror(errno)  # Trio's text repeats the address
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
-    return str(exc) or type(exc).__name__
+    return describe(exc)

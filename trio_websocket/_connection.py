@@ -7,6 +7,7 @@ of the library never raise: they leave the reason in `_protocol`, where the next
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -22,6 +23,7 @@ from ._errors import (
     CloseReason,
     ConnectionClosed,
     DisconnectionTimeout,
+    describe,
     graver,
     is_normal,
     sendable_close,
@@ -520,9 +522,12 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     def _begin_to_close(self, code: int, reason: str | None) -> None:
         if self._can_close:
             self._is_closed_here = True
-            self._outbox.append(self._protocol.close(code, reason))
-            self._inbox.discard()
-            self._inbox.tend()
+            try:
+                self._outbox.append(self._protocol.close(code, reason))
+                self._inbox.discard()
+                self._inbox.tend()
+            except Exception as exc:
+                self._on_failure(exc)
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed, by whomever, and its stream, too.
@@ -577,7 +582,10 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     async def _run(self) -> None:
         with self._scope:
             try:
-                await self._inbox.run()
+                try:
+                    await self._inbox.run()
+                except Exception as exc:
+                    self._on_failure(exc)
                 self._outbox.end_turn()
                 if self._outbox.unsent[1]:
                     with trio.move_on_after(self._options.disconnect_timeout):
@@ -586,21 +594,44 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             except trio.Cancelled:
                 await self._say_goodbye()
                 raise
+            except Exception as exc:
+                self._on_failure(exc)
             finally:
-                self._outbox.stop()
-                if not self._protocol.ended:
-                    cause = self._outbox.broken
-                    self._protocol.lose(cause or ConnectionAbortedError("closed from here"))
-                    self._on_ended()
-                self._inbox.stop()
-                if self._keep_alive is not None:
-                    self._keep_alive.stop()
-                    self._keep_alive = None
-                await self._transport.close_now()  # never raises
-                self._gone.set()
-                if logger.isEnabledFor(logging.DEBUG):
-                    peer, reason = self._transport.peer, self._protocol.reason
-                    logger.debug("%s with %s is closed: %r", self, peer, reason)
+                await self._end()
+
+    async def _end(self) -> None:
+        """Close the stream, whatever happens, and let everyone know that it is closed."""
+        with contextlib.suppress(Exception):
+            self._outbox.stop()
+            if not self._protocol.ended:
+                cause = self._outbox.broken
+                self._protocol.lose(cause or ConnectionAbortedError("closed from here"))
+                self._on_ended()
+            self._inbox.stop()
+            if self._keep_alive is not None:
+                self._keep_alive.stop()
+                self._keep_alive = None
+        await self._transport.close_now()  # never raises
+        self._gone.set()
+        # A filter of the application may raise.
+        with contextlib.suppress(Exception):
+            if logger.isEnabledFor(logging.DEBUG):
+                peer, reason = self._transport.peer, self._protocol.reason
+                logger.debug("%s with %s is closed: %r", self, peer, reason)
+
+    def _on_failure(self, exc: Exception) -> None:
+        """End the connection because of an error of this side, which ends nothing else.
+
+        There may be no memory: what fails here is left out.
+        """
+        with contextlib.suppress(Exception):
+            logger.error("%s failed: %s", self, describe(exc), exc_info=exc)
+        exc.__traceback__ = None  # its frames would keep the connection; the log record has it
+        self._protocol.fail(exc)
+        with contextlib.suppress(Exception):
+            # The connection's task may wait for data from the peer.
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + LINGER)
+            self._on_ended()
 
     def _give_up(self, code: int, text: str, cause: Exception) -> None:
         """Close without waiting for a peer that is not there."""
@@ -635,7 +666,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     async def _say_goodbye(self) -> None:
         if self._can_close:
             self._is_closed_here = True
-            self._outbox.append(self._protocol.close(1001, None))
+            with contextlib.suppress(Exception):
+                self._outbox.append(self._protocol.close(1001, None))
         with trio.move_on_after(_GOODBYE) as scope:
             scope.shield = True
             await self._outbox.flush()
@@ -648,17 +680,20 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             self._pings.answer(payload)
 
     def _on_ended(self) -> None:
+        self._pings.end()
+        self._inbox.wake()
         farewell = self._protocol.take_farewell()
         if farewell:
             self._outbox.append(farewell)
-        self._pings.end()
-        self._inbox.wake()
 
     def _on_write_error(self) -> None:
         # What the peer sent before it left may say why, so it is read; but all is over soon.
         self._protocol.write_error = self._outbox.broken
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + LINGER)
-        self._inbox.tend()
+        try:
+            self._inbox.tend()
+        except Exception as exc:
+            self._on_failure(exc)
 
     def _is_urgent(self) -> bool:
         return bool(self._pings) or not self._protocol.is_open or self._outbox.broken is not None

@@ -54,6 +54,26 @@ def printable(text: str, limit: int = 200) -> str:
     return shown if len(text) <= limit else f"{shown}..."
 
 
+def describe(exc: BaseException) -> str:
+    """Return the text of an exception, or else the name of its type.
+
+    A stream or an application may raise exceptions whose ``__str__`` raises.
+    """
+    try:
+        text = str(exc)
+    except Exception:
+        text = ""
+    return text or type(exc).__name__
+
+
+def safe_repr(value: object) -> str:
+    """Return the ``repr()`` of an object, or else words that name its type."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__} whose repr() failed>"
+
+
 class CloseReason:
     """Why a connection was closed: a close code and a text (RFC 6455, 7.4).
 

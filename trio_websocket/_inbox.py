@@ -14,6 +14,7 @@ when all are decoded.
 from __future__ import annotations
 
 import collections
+import logging
 import math
 import sys
 from typing import Any, Protocol, Sequence
@@ -27,6 +28,8 @@ from ._outbox import Outbox
 from ._pace import FAIRNESS, TURN, Pacer
 from ._protocol import BUSY, ENDED, HELD, NEED_DATA, Piece, Signal
 from ._transport import Transport, cause_of
+
+logger = logging.getLogger("trio-websocket")
 
 # Seconds between two looks at who has been away from get_message. An application that is away for
 # longer than two of them has its Pings answered for it.
@@ -55,6 +58,9 @@ class Owner(Protocol):
 
     def _on_ended(self) -> None:
         """The end of the connection came."""
+
+    def _on_failure(self, exc: Exception) -> None:
+        """An error on this side, and not of the peer or the network, ends the connection."""
 
     def _is_urgent(self) -> bool:
         """Whether somebody waits for a Pong or a Close, so that reading is to go on."""
@@ -285,6 +291,11 @@ class Inbox:
             self.tend()
         return not self._is_untouched
 
+    def fail(self, exc: Exception) -> None:
+        """End the connection because of an error."""
+        if self._owner is not None:
+            self._owner._on_failure(exc)
+
     def discard(self) -> None:
         """Throw away what was received: the application has closed the connection."""
         self.messages = _NOTHING
@@ -352,47 +363,53 @@ class Inbox:
             self._is_untouched = False
             self._watch.add(self)
 
-    def _decode(self, is_awaited: bool, *, raw: bool = False, is_wanted: bool = False) -> bool:
+    def _decode(  # noqa: C901 # it runs for each message, and a further call would tell
+        self, is_awaited: bool, *, raw: bool = False, is_wanted: bool = False
+    ) -> bool:
         """Decode, up to a message; False if data, or room for a message, is needed.
 
         :param is_awaited: Whether the task that calls it waits for a message.
         :param raw: Whether a text may stay bytes.
         :param is_wanted: Whether a message over its limit is refused though nobody waits for one.
         """
-        if is_awaited:
-            # What follows a raw one may be for who wants a text as str.
-            messages = self._protocol.messages(1 if raw else _BATCH, raw=raw)
-            if messages:
-                self._put(messages)
-                return True
-        hold_end, self._hold_end = self._hold_end, None
-        protocol, pacer = self._protocol, self._pacer
-        decoded = protocol.decoded
-        for _ in range(FAIRNESS):
-            if not is_awaited and not self._has_room:
-                return False
-            event = protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
-            if isinstance(event, (str, bytes, Piece)):
-                self._put([event])
-                pacer.left -= _EVENT + _length(event) // _PER_UNIT  # it may have been inflated
-                if not is_awaited:
-                    self._bytes += _memory(event)
-                return True
-            if event is NEED_DATA:
-                return False
-            if event is HELD:
-                self._hold_end = hold_end or trio.current_time() + _HOLD
-                return False
-            if event is ENDED:
-                assert self._owner is not None
-                self._owner._on_ended()
-                return True
-            if not isinstance(event, Signal):
-                assert self._owner is not None
-                self._owner._on_control(event)
-            elif event is BUSY or protocol.decoded > decoded + _MOST_DECODED:
-                break  # it was inflated, and is kept, or thrown away
-        return True
+        try:
+            if is_awaited:
+                # What follows a raw one may be for who wants a text as str.
+                messages = self._protocol.messages(1 if raw else _BATCH, raw=raw)
+                if messages:
+                    self._put(messages)
+                    return True
+            hold_end, self._hold_end = self._hold_end, None
+            protocol, pacer = self._protocol, self._pacer
+            decoded = protocol.decoded
+            for _ in range(FAIRNESS):
+                if not is_awaited and not self._has_room:
+                    return False
+                event = protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
+                if isinstance(event, (str, bytes, Piece)):
+                    self._put([event])
+                    pacer.left -= _EVENT + _length(event) // _PER_UNIT  # it may have been inflated
+                    if not is_awaited:
+                        self._bytes += _memory(event)
+                    return True
+                if event is NEED_DATA:
+                    return False
+                if event is HELD:
+                    self._hold_end = hold_end or trio.current_time() + _HOLD
+                    return False
+                if event is ENDED:
+                    assert self._owner is not None
+                    self._owner._on_ended()
+                    return True
+                if not isinstance(event, Signal):
+                    assert self._owner is not None
+                    self._owner._on_control(event)
+                elif event is BUSY or protocol.decoded > decoded + _MOST_DECODED:
+                    break  # it was inflated, and is kept, or thrown away
+            return True
+        except Exception as exc:  # a MemoryError, for example: what was decoded may be incomplete
+            self.fail(exc)
+            return True
 
     async def _take_turn(self) -> None:
         """Let the others run: there is more to do, for whoever runs."""
@@ -403,15 +420,14 @@ class Inbox:
         """Take what is there; False if nothing is."""
         try:
             data = self._transport.read_now(self._protocol.awaited)
-        except OSError as exc:
+            if self._transport.has_more:
+                self._pacer.left = 0
+            if data is None:
+                return False
+            self._pacer.left -= _READ + len(data) // _PER_UNIT
+            self._receive(data)
+        except Exception as exc:  # the bytes may be lost
             self._protocol.receive_eof(cause_of(exc))
-            return True
-        if self._transport.has_more:
-            self._pacer.left = 0
-        if data is None:
-            return False
-        self._pacer.left -= _READ + len(data) // _PER_UNIT
-        self._receive(data)
         return True
 
     def _receive(self, data: bytes) -> None:
@@ -481,18 +497,29 @@ class _Watch:
         """The application took a message just now, or is about to begin."""
         self._inboxes.add(inbox)
         if not self._is_running:
-            self._is_running = True
             trio.lowlevel.spawn_system_task(self._run)
+            self._is_running = True
 
     async def _run(self) -> None:
+        # An exception that left a system task would end the run.
         try:
             while self._inboxes:
                 for inbox in self._inboxes:
                     inbox.begin_interval()
                 await trio.sleep(_WATCH_INTERVAL)
-                self._inboxes = {inbox for inbox in self._inboxes if inbox.end_interval()}
+                self._inboxes = set(filter(self._end_interval, self._inboxes))
+        except Exception:
+            logger.exception("the watch of idle connections failed; the next call starts it again")
         finally:
             self._is_running = False
+
+    @staticmethod
+    def _end_interval(inbox: Inbox) -> bool:
+        try:
+            return inbox.end_interval()
+        except Exception as exc:
+            inbox.fail(exc)
+            return False
 
 
 _watch: trio.lowlevel.RunVar[_Watch] = trio.lowlevel.RunVar("trio_websocket_watch")

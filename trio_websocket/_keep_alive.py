@@ -38,14 +38,20 @@ class KeepAlive:
     async def run(self) -> None:
         """The task. It ends with `stop`, whatever else is cancelled."""
         with self._scope:
-            is_answered = True
-            while is_answered:
-                await trio.sleep(self._interval)
-                if self._connection._can_close:
-                    is_answered = await self._is_answered()
+            try:
+                await self._watch()
+            except Exception as exc:  # a MemoryError, for example
+                self._connection._on_failure(exc)
+
+    async def _watch(self) -> None:
+        is_answered = True
+        while is_answered:
+            await trio.sleep(self._interval)
             if self._connection._can_close:
-                text = f"keep-alive: no Pong within {self._timeout} s"
-                self._connection._give_up(1011, text, TimeoutError(text))
+                is_answered = await self._is_answered()
+        if self._connection._can_close:
+            text = f"keep-alive: no Pong within {self._timeout} s"
+            self._connection._give_up(1011, text, TimeoutError(text))
 
     async def _is_answered(self) -> bool:
         payload = os.urandom(4)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import logging
 from typing import TYPE_CHECKING, Callable, Sequence, Sized
 
 import trio
@@ -26,6 +27,8 @@ from ._transport import Transport, cause_of
 
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
+
+logger = logging.getLogger("trio-websocket")
 
 # A frame in one part, or the head and the payload of a large one.
 _Frame: TypeAlias = "bytes | Sequence[bytes]"
@@ -184,12 +187,12 @@ class Outbox:
         self._may_hold = True
         try:
             rest = self._transport.write_now(parts)
-        except OSError as exc:
+            self.written += sum(map(len, parts))
+            if rest:
+                self._keep_rest(rest, [parts])
+        except Exception as exc:  # the stream may have a part of the frame
             self._break(cause_of(exc))
             return False
-        self.written += sum(map(len, parts))
-        if rest:
-            self._keep_rest(rest, [parts])
         return True
 
     def append_pong(self, data: bytes) -> None:
@@ -207,6 +210,11 @@ class Outbox:
         """Write what was kept back: the turn of the scheduler is over, or about to be."""
         self._may_hold = False
         self._write_now()
+
+    def fail(self, exc: Exception) -> None:
+        """Write nothing more, because of an error."""
+        self.broken = exc
+        self._discard()
 
     def drop_queued(self) -> None:
         """Drop the frames that the stream has nothing of. What is partly written is finished."""
@@ -233,7 +241,7 @@ class Outbox:
         try:
             while self._frames and self._writer is None:
                 self._write_batch()
-        except OSError as exc:
+        except Exception as exc:  # the stream may have a part of a frame
             self._break(cause_of(exc))
 
     def _write_batch(self) -> None:
@@ -399,8 +407,8 @@ class _LateWrites:
     def add(self, outbox: Outbox) -> None:
         """The outbox has kept something back."""
         if not self._is_running:
-            self._is_running = True
             trio.lowlevel.spawn_system_task(self._run)
+            self._is_running = True
         elif not self._outboxes:
             self._work.unpark()
         self._outboxes.append(outbox)
@@ -413,13 +421,19 @@ class _LateWrites:
                     await trio.lowlevel.checkpoint()
                 else:
                     await self._work.park()
+        except Exception:  # it would end the run
+            logger.exception("the task that writes late failed; the next message starts it again")
         finally:  # the run ends
             self._is_running = False
             self._end_turns(len(self._outboxes))
 
     def _end_turns(self, most: int) -> None:
         for _ in range(min(most, len(self._outboxes))):
-            self._outboxes.popleft().end_turn()
+            outbox = self._outboxes.popleft()
+            try:
+                outbox.end_turn()
+            except Exception as exc:
+                outbox.fail(exc)
 
 
 _late_writes: trio.lowlevel.RunVar[_LateWrites] = trio.lowlevel.RunVar("trio_websocket_late_writes")

@@ -10,6 +10,7 @@ error came; it has ended when Close frames went both ways, or an error came.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import io
 import math
@@ -22,7 +23,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from . import _codec
 from ._deflate import InvalidData, TooLarge
-from ._errors import CloseReason, ConnectionClosed
+from ._errors import CloseReason, ConnectionClosed, describe
 from ._frames import (
     BINARY,
     CLOSE,
@@ -86,6 +87,7 @@ _PROTOCOL_ERROR = 1002
 _ABNORMAL = 1006
 _INVALID_DATA = 1007
 _TOO_BIG = 1009
+_INTERNAL_ERROR = 1011
 # The registered code that wsproto does not know, and one that it does.
 _UNKNOWN_TO_WSPROTO, _STAND_IN = 1014, 1013
 # What inflates to more than a limit may not be decoded before somebody says what becomes of it; and
@@ -246,7 +248,7 @@ class Protocol(Outgoing):
         Who answers a Close repeats it, so that what was sent is the first that was said.
         """
         if self.error is not None and self.sent is None:
-            return CloseReason(_ABNORMAL, str(self.error) or type(self.error).__name__)
+            return CloseReason(_ABNORMAL, describe(self.error))
         return self.sent
 
     def closed_error(self) -> ConnectionClosed:
@@ -300,6 +302,14 @@ class Protocol(Outgoing):
         """End a connection that is open with a Close that nobody is expected to answer."""
         self._farewell = self.close(code, text)
         self.error = cause
+
+    def fail(self, cause: Exception) -> None:
+        """End the connection because of an error of this side, such as a MemoryError."""
+        if self.is_open:
+            # The error may strike again.
+            with contextlib.suppress(Exception):
+                self._farewell = self.close(_INTERNAL_ERROR, "internal error")
+        self.lose(cause)
 
     def lose(self, cause: Exception) -> None:
         """The connection is gone, whatever was received."""

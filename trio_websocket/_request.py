@@ -15,6 +15,7 @@ from ._errors import (
     ConnectionTimeout,
     DisconnectionTimeout,
     HandshakeError,
+    describe,
     graver,
     printable,
     without_lost_connections,
@@ -245,7 +246,8 @@ async def receive_request(
     except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
         await transport.close_now()
         cause = cause_of(exc)
-        raise ConnectionFailed(f"the connection was lost before the request: {cause}") from cause
+        text = f"the connection was lost before the request: {describe(cause)}"
+        raise ConnectionFailed(text) from cause
     except BaseException:
         await transport.close_now()
         raise

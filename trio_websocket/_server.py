@@ -268,8 +268,8 @@ class WebSocketServer:
                 while True:
                     try:
                         streams = await _accept(listener)
-                    except OSError as exc:
-                        if exc.errno not in _OUT_OF_RESOURCES:
+                    except (OSError, MemoryError) as exc:
+                        if isinstance(exc, OSError) and exc.errno not in _OUT_OF_RESOURCES:
                             raise
                         logger.error("can't accept a connection for now: %s", exc)
                         await trio.sleep(_ACCEPT_AGAIN)
@@ -290,20 +290,24 @@ class WebSocketServer:
         if is_full and len(self._turned_away) >= _MAX_TURNED_AWAY:
             await close_now(stream)
             return
-        served = _Served(stream)
-        (self._turned_away if is_full else self._serving).add(served)
+        clients = self._turned_away if is_full else self._serving
+        served: _Served | None = None
         try:
+            served = _Served(stream)
+            clients.add(served)
             if is_full:
                 nursery.start_soon(self._turn_away, served)
             elif self._handler_nursery is None:
                 nursery.start_soon(self._serve, served, nursery, name=_TASK)
             else:
                 nursery.start_soon(self._serve_apart, served, name=_TASK)
-        except RuntimeError:  # the handlers' nursery is closed
-            self._serving.discard(served)
-            self._turned_away.discard(served)
+        except Exception as exc:
+            if served is not None:
+                clients.discard(served)
             await close_now(stream)
-            raise
+            if isinstance(exc, RuntimeError):  # the handlers' nursery is closed
+                raise
+            logger.error("can't serve a client", exc_info=exc)  # for want of memory
 
     async def _turn_away(self, served: _Served) -> None:
         try:
@@ -315,6 +319,9 @@ class WebSocketServer:
                         reason = "the server is being closed"
                     logger.info("rejected %s with status 503: %s", transport.peer, reason)
                 await answer(transport, _BUSY)
+        except Exception:
+            logger.exception("can't turn away a client")
+            await close_now(served.stream)
         finally:
             self._turned_away.discard(served)
 
@@ -339,13 +346,17 @@ class WebSocketServer:
         served.task = trio.lowlevel.current_task()
         try:
             with served.scope:
-                transport = Transport(served.stream, self._options.receive_buffer_size)
                 try:
+                    transport = Transport(served.stream, self._options.receive_buffer_size)
                     request = await receive_request(nursery, transport, self._options)
                 except HandshakeError as exc:
                     if logger.isEnabledFor(logging.INFO):
                         text = printable(str(exc))
                         logger.info("opening handshake with %s failed: %s", transport.peer, text)
+                    return
+                except Exception:  # of this side: a MemoryError, for example
+                    logger.exception("an opening handshake failed")
+                    await close_now(served.stream)
                     return
                 served.request = request
                 request._is_concluded = True
@@ -404,8 +415,8 @@ class WebSocketServer:
     async def _report(
         self, report: ErrorHandler, request: WebSocketRequest, error: Exception
     ) -> None:
-        logger.error("the handler failed on %s", described(request), exc_info=error)
         try:
+            logger.error("the handler failed on %s", described(request), exc_info=error)
             result = report(request, error)
             if inspect.isawaitable(result):
                 await result

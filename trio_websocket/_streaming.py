@@ -22,7 +22,7 @@ from typing import (
 import trio
 
 from ._cancel import cancel
-from ._errors import MessageTypeError
+from ._errors import MessageTypeError, safe_repr
 from ._frames import check_utf8
 from ._inbox import Inbox
 from ._outgoing import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS
@@ -225,7 +225,7 @@ class _Sending:
             await self._append(b"", is_last=True)
         except BaseException as exc:
             if self._is_begun and self._connection._can_close:
-                what = repr(exc) if isinstance(exc, Exception) else "cancelled"
+                what = safe_repr(exc) if isinstance(exc, Exception) else "cancelled"
                 text = "a message was broken off half-way"
                 error = ConnectionAbortedError(f"{text}: {what:.200}")
                 self._connection._give_up(1011, text, error)  # what it was is not for the peer

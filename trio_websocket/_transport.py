@@ -9,7 +9,7 @@ from typing import Any, Awaitable, Callable, Sequence
 import trio
 
 from ._cancel import cancel
-from ._errors import printable
+from ._errors import printable, safe_repr
 from ._sockets import Address, address, end_name, is_direct, shut_down
 from ._tls import TlsStream, behind
 
@@ -79,7 +79,7 @@ class Transport:
 
     def _address(self, name: tuple[str, int] | str | None) -> Address:
         if name is None:
-            return repr(self.stream)
+            return safe_repr(self.stream)
         return address(name, is_ssl=isinstance(self.stream, (TlsStream, trio.SSLStream)))
 
     @property
