@@ -1588,3 +1588,56 @@ async def test_a_huge_message_is_not_lost_when_its_reader_is_cancelled(
     if not found:
         await read()
     assert found == [HUGE.decode()]
+
+
+# -- blocks that make no output
+
+FINAL_BLOCKS = b"\x03\x00"
+STORED_BLOCKS = b"\x00\x00\x00\xff\xff"
+# About 3 milliseconds: see `Deflate.work`.
+STEP_OF_WORK = 2**15
+
+
+def work_of_steps(data: bytes) -> list[int]:
+    """What each step of decoding the data costs, for a server that somebody reads."""
+    agreed = DeflateParameters(15, 15, False, False)
+    extension = DeflateExtension(Deflate(agreed, DEFAULT, is_client=False))
+    protocol = Protocol(ConnectionType.SERVER, Options(compression=DEFAULT), extension)
+    protocol.receive_data(data)
+    steps = []
+    while True:
+        before = protocol.inflating_work
+        event = protocol.next_event()
+        steps.append(protocol.inflating_work - before)
+        if event is NEED_DATA or event is ENDED:
+            return steps
+
+
+@pytest.mark.parametrize("block", [FINAL_BLOCKS, STORED_BLOCKS])
+@pytest.mark.parametrize("size", [2**14, 2**19])
+@pytest.mark.parametrize("is_fragmented", [False, True])
+def test_next_event_of_empty_blocks_takes_short_steps(
+    block: bytes, size: int, is_fragmented: bool
+) -> None:
+    payload = block * (size // len(block))
+    if is_fragmented:
+        data = frame(TEXT, payload, fin=False, rsv=4, mask=True) + frame(CONTINUATION, mask=True)
+    else:
+        data = frame(TEXT, payload, rsv=4, mask=True)
+    steps = work_of_steps(data)
+    assert sum(steps) >= len(payload)
+    # A step may begin just below the bound, and then takes one more slice, or one more portion.
+    assert max(steps) <= 2 * STEP_OF_WORK
+
+
+async def test_get_message_of_empty_blocks_lets_other_tasks_run(nursery: trio.Nursery) -> None:
+    server, peer = await open_ours(nursery, "server")
+    payload = FINAL_BLOCKS * 2**15
+    halves = [payload[: 2**15], payload[2**15 :]]
+    data = frame(TEXT, halves[0], fin=False, rsv=4, mask=True)
+    data += frame(CONTINUATION, halves[1], mask=True) + frame(TEXT, payload, rsv=4, mask=True)
+    nursery.start_soon(peer.stream.send_all, data)
+    for _ in range(2):
+        async with turns_of_another() as turns:
+            assert await server.get_message() == ""
+            assert turns() >= 2**15 * 34 // (2 * STEP_OF_WORK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import sys
 import time
 from pathlib import Path
 from random import Random
@@ -99,14 +99,19 @@ class Hoarding(Protocol):
 
 
 class WithoutFastLimit(Deflate):
-    def inflate(self, payload: bytes, max_size: float) -> bytes:
-        return super().inflate(payload, math.inf)
+    def inflate_piece(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
+        if is_last and data:  # only the fast path does that
+            data = super().inflate_piece(data, is_last=True, max_length=sys.maxsize)
+            return data[: max_length - 1]
+        return super().inflate_piece(data, is_last=is_last, max_length=max_length)
 
 
 class WithoutTakeover(Deflate):
-    def inflate(self, payload: bytes, max_size: float) -> bytes:
-        resetting = Deflate(self.agreed, PerMessageDeflate(), is_client=False)
-        return resetting.inflate(payload, max_size)
+    def inflate_piece(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
+        if is_last and data:  # only the fast path does that
+            resetting = Deflate(self.agreed, PerMessageDeflate(), is_client=False)
+            return resetting.inflate_piece(data, is_last=True, max_length=max_length)
+        return super().inflate_piece(data, is_last=is_last, max_length=max_length)
 
 
 class LeakingErrors(ServerHandshake):

@@ -34,7 +34,10 @@ _PROBE = _TAIL + b"\x03\x00"  # the tail, and an empty block with BFINAL
 _EMPTY = b"\x00"  # an empty message (7.2.3.6)
 # zlib copies the input that it leaves over, so it gets no more than this at once: a large one for
 # speed; a small one in a message with final blocks, as any two bytes may be such a block.
-_SLICE, _SMALL_SLICE = 2**16, 2**8
+_SLICE, _SMALL_SLICE = 2**15, 2**8
+# What a step of decompressing may cost, counted in bytes of input, where a final block counts as so
+# many: about 3 milliseconds. Empty blocks cost time and make no output that would bound it.
+_MOST_WORK, _WORK_OF_FINAL_BLOCK = 2**15, 2**5
 
 
 class TooLarge(Exception):
@@ -81,6 +84,8 @@ class Deflate:
         self._is_full = False
         # ... whether the input is the last.
         self._is_last = False
+        #: What decompressing has cost so far, in bytes of input and their like for final blocks.
+        self.work: int = 0
 
     # -- out
 
@@ -133,10 +138,18 @@ class Deflate:
         :raises TooLarge: It has more. No more of them than one were decompressed.
         :raises InvalidData: It is no compressed message.
         """
-        message = self.inflate_piece(payload, is_last=True, max_length=_beyond(max_size))
+        message = self.inflate_all(payload, is_last=True, max_length=_beyond(max_size))
         if len(message) > max_size:
             raise TooLarge(f"the message inflates to more than {max_size} bytes")
         return message
+
+    def inflate_all(self, data: bytes, *, is_last: bool = False, max_length: int) -> bytes:
+        """Decompress a piece of a message, however long it takes; otherwise as `inflate_piece`."""
+        output = self.inflate_piece(data, is_last=is_last, max_length=max_length)
+        while self.has_more and len(output) < max_length:
+            room = max_length - len(output)
+            output += self.inflate_piece(b"", is_last=is_last, max_length=room)
+        return output
 
     @property
     def has_more(self) -> bool:
@@ -149,8 +162,9 @@ class Deflate:
         :param data: The piece, which may be empty; it must be if :attr:`has_more`.
         :param is_last: Whether the message ends with it.
         :param max_length: Bytes to return at most; 1 or more.
-        :returns: Output, maybe none. If it has ``max_length`` bytes, :attr:`has_more` is true:
-            call again with ``b""``. After the last piece, the message has ended when it is false.
+        :returns: Output, maybe none. While :attr:`has_more` is true, call again with ``b""``: there
+            were ``max_length`` bytes, or the input took long. After the last piece, the message has
+            ended when it is false.
         :raises InvalidData: It is no part of a compressed message.
         """
         assert max_length >= 1  # to zlib, 0 is no limit
@@ -172,6 +186,7 @@ class Deflate:
             decompressor = self._decompressor = zlib.decompressobj(-self._inflate_bits)
         output = decompressor.decompress(data, max_length)
         if len(output) < max_length and not decompressor.eof:
+            self.work += len(data)
             self._end_stream(decompressor)
             self._slice = _SLICE
             return output
@@ -188,9 +203,12 @@ class Deflate:
             self._input = memoryview(data)
             self._at = 0
         self._is_last = self._is_last or is_last
-        pieces = []
+        pieces: list[bytes] = []
         room = max_length
+        end = self.work + _MOST_WORK
         while room and (self._is_full or self._at < len(self._input)):
+            if self.work >= end:
+                return b"".join(pieces)
             piece = self._inflate_some(room)
             pieces.append(piece)
             room -= len(piece)
@@ -223,7 +241,9 @@ class Deflate:
             self._decompressor = None
             self._is_begun = self._is_full = False
             self._slice = _SMALL_SLICE
+            self.work += _WORK_OF_FINAL_BLOCK
         self._at += len(data) - len(left)
+        self.work += len(data) - len(left)
 
     def _end_message(self) -> None:
         # A message that is empty, or has nothing behind a final block, needs no tail. Neither is
@@ -308,7 +328,7 @@ class DeflateExtension(Extension):
             return data
         left = self.max_size - self.size
         try:
-            output = self.codec.inflate_piece(data, is_last=False, max_length=_beyond(left))
+            output = self.codec.inflate_all(data, max_length=_beyond(left))
         except InvalidData:
             return CloseReason.INVALID_FRAME_PAYLOAD_DATA
         if len(output) > left:

@@ -41,8 +41,12 @@ _HOLD = 2.0
 # bytes cost as much as one unit.
 _READ = _EVENT = 8
 _PER_UNIT = 2**10
+# The same for what decompressing costs.
+_INFLATED_PER_UNIT = 2**5
 # Bytes of parts of messages that are decoded in a row.
 _MOST_DECODED = 2**18
+# What decompressing them may cost in a row, in its own units.
+_MOST_INFLATING_WORK = 2**15
 # Messages that are decoded in one step for a task that waits. The bytes of all of them came in one
 # read, and are here in any case.
 _BATCH = 64
@@ -381,7 +385,7 @@ class Inbox:
                     return True
             hold_end, self._hold_end = self._hold_end, None
             protocol, pacer = self._protocol, self._pacer
-            decoded = protocol.decoded
+            decoded, work = protocol.decoded, protocol.inflating_work
             for _ in range(FAIRNESS):
                 if not is_awaited and not self._has_room:
                     return False
@@ -389,6 +393,7 @@ class Inbox:
                 if isinstance(event, (str, bytes, Piece)):
                     self._put([event])
                     pacer.left -= _EVENT + _length(event) // _PER_UNIT  # it may have been inflated
+                    pacer.left -= (protocol.inflating_work - work) // _INFLATED_PER_UNIT
                     if not is_awaited:
                         self._bytes += _memory(event)
                     return True
@@ -404,7 +409,11 @@ class Inbox:
                 if not isinstance(event, Signal):
                     assert self._owner is not None
                     self._owner._on_control(event)
-                elif event is BUSY or protocol.decoded > decoded + _MOST_DECODED:
+                elif (
+                    event is BUSY
+                    or protocol.decoded > decoded + _MOST_DECODED
+                    or protocol.inflating_work > work + _MOST_INFLATING_WORK
+                ):
                     break  # it was inflated, and is kept, or thrown away
             return True
         except Exception as exc:  # a MemoryError, for example: what was decoded may be incomplete

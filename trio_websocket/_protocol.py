@@ -95,7 +95,7 @@ _UNKNOWN_TO_WSPROTO, _STAND_IN = 1014, 1013
 _MOST_INFLATED = 1032
 # Compressed bytes that wsproto gets at once: so many that its own work is little beside inflating;
 # and so few that what they inflate to takes little memory, where nothing else bounds it.
-_PORTION, _SMALL_PORTION = 2**13, 2**9
+_PORTION, _SMALL_PORTION = 3 * 2**10, 2**9
 # Bytes that are inflated in one step, which takes about half a millisecond. What is short, and may
 # not become more than the default limit, is inflated in one step, whatever it is.
 _STEP = 2**18 + 1
@@ -235,6 +235,11 @@ class Protocol(Outgoing):
     def awaited(self) -> int:
         """How many bytes are known to come, of a large frame."""
         return 0 if self._large is None else self._large.left
+
+    @property
+    def inflating_work(self) -> int:
+        """What decompressing has cost so far: see `Deflate.work`."""
+        return 0 if self._extension is None else self._extension.codec.work
 
     @property
     def has_eof(self) -> bool:
@@ -531,7 +536,15 @@ class Protocol(Outgoing):
         self._inflating = None
         try:
             if parts is None and len(data) <= _SHORT and self._limit <= _MOST_OF_SHORT:
-                payload = self._extension.codec.inflate(data, self._limit)
+                codec = self._extension.codec
+                payload = codec.inflate_piece(data, is_last=True, max_length=self._limit + 1)
+                if len(payload) > self._limit:
+                    raise TooLarge
+                if codec.has_more:  # it takes long
+                    parts = io.BytesIO(payload)
+                    parts.seek(0, io.SEEK_END)
+                    self._inflating = opcode, parts
+                    return BUSY
             else:
                 parts = parts or io.BytesIO()
                 if self._inflate_step(parts, data):
