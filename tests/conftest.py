@@ -35,6 +35,7 @@ class _FailuresAtOnce:
             self._reporter.write_line(f"FAILED {report.nodeid} ({report.when})", red=True)
 
 
+@pytest.hookimpl(trylast=True)  # pytest makes its reporter in this hook, too
 def pytest_configure(config: pytest.Config) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
