@@ -20,7 +20,7 @@ from trio_websocket import (
     open_websocket_url,
     serve_websocket,
 )
-from trio_websocket._sockets import borrowed, end_name, is_direct
+from trio_websocket._sockets import Borrowed, end_name, is_direct
 
 from .peer import PAIRS, open_pair, open_server, tls_contexts
 
@@ -48,7 +48,7 @@ def default_timeout() -> Iterator[None]:
 async def test_borrowed_with_a_default_timeout_does_not_block() -> None:
     ours, _ = await PAIRS["tcp"]()
     assert isinstance(ours, trio.SocketStream)
-    with borrowed(ours.socket) as sock, pytest.raises(BlockingIOError):
+    with Borrowed(ours.socket) as sock, pytest.raises(BlockingIOError):
         sock.recv(1)
 
 
@@ -266,8 +266,8 @@ class NamedSocket(VirtualSocket):
         (40, (2**32 - 1, 1234), "(4294967295, 1234)"),
     ],
 )
-async def test_end_name_of_any_family_names_the_end(family: int, name: Any, shown: object) -> None:
-    assert end_name(NamedSocket(family, name), is_peer=False) == shown
+def test_end_name_of_any_family_names_the_end(family: int, name: Any, shown: object) -> None:
+    assert end_name(family, name) == shown
 
 
 async def test_listeners_of_another_address_family_are_shown_by_their_name() -> None:

@@ -27,7 +27,7 @@ from ._errors import (
 from ._options import OptionKeywords, Options, check_number, check_ssl_context, takes_options
 from ._pace import FAIRNESS
 from ._request import WebSocketRequest, answer, described, receive_request
-from ._sockets import Address, address, borrowed, end_name, is_direct
+from ._sockets import Address, Borrowed, address, end_name, is_direct
 from ._tls import TlsStream
 from ._transport import LINGER, Transport, close_now
 from ._typing import Unpack
@@ -514,7 +514,7 @@ async def _accept(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc
 def _accept_now(listening: trio.socket.SocketType) -> list[trio.abc.Stream]:
     accepted: list[trio.abc.Stream] = []
     # OSError: there are no more, or the next attempt fails, too
-    with contextlib.suppress(OSError), borrowed(listening) as sock:
+    with contextlib.suppress(OSError), Borrowed(listening) as sock:
         while len(accepted) < FAIRNESS:
             client, _ = sock.accept()
             accepted.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
@@ -526,5 +526,6 @@ def _listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:
     is_ssl = isinstance(listener, trio.SSLListener)
     transport = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
     if isinstance(transport, trio.SocketListener):
-        return address(end_name(transport.socket, is_peer=False), is_ssl=is_ssl)
+        name = end_name(transport.socket.family, transport.socket.getsockname())
+        return address(name, is_ssl=is_ssl)
     return repr(listener)

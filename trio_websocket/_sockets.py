@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import socket
-from typing import Any, Iterator, Union
+from typing import Any, Tuple, Union
 
 import trio
 
@@ -15,6 +14,10 @@ from ._url import Endpoint
 #: The address of one end: an :class:`Endpoint` for TCP. For other streams a text: the path of a
 #: Unix socket, the ``repr()`` of another socket address, or the ``repr()`` of the stream.
 Address = Union[Endpoint, str]
+#: What an `Address` is made of: a host and a port, or a text.
+EndName = Union[Tuple[str, int], str]
+
+_WITH_PORT = (socket.AF_INET, socket.AF_INET6)
 
 
 def is_kernel_socket(sock: trio.socket.SocketType) -> bool:
@@ -37,16 +40,20 @@ def _kernel_socket() -> type[trio.socket.SocketType]:
         return type(trio.socket.from_stdlib_socket(sock))
 
 
-@contextlib.contextmanager
-def borrowed(sock: trio.socket.SocketType) -> Iterator[socket.socket]:
+class Borrowed:
     """Use a socket without awaiting: its methods raise BlockingIOError where they would block."""
-    kind = sock.family, sock.type, sock.proto  # so that they need not be looked up
-    blocking = socket.socket(*kind, fileno=sock.fileno())
-    try:
-        blocking.setblocking(False)  # it has got socket.getdefaulttimeout()
-        yield blocking
-    finally:
-        blocking.detach()
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        """:param sock: The socket, which stays open after the block."""
+        kind = sock.family, sock.type, sock.proto  # so that they need not be looked up
+        self._sock = socket.socket(*kind, fileno=sock.fileno())
+        self._sock.setblocking(False)  # it has got socket.getdefaulttimeout()
+
+    def __enter__(self) -> socket.socket:
+        return self._sock
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._sock.detach()
 
 
 def shut_down(stream: object) -> None:
@@ -57,17 +64,31 @@ def shut_down(stream: object) -> None:
     while isinstance(stream, trio.SSLStream):  # TLS may be in TLS
         stream = stream.transport_stream
     if isinstance(stream, trio.SocketStream):
-        with contextlib.suppress(OSError, trio.ClosedResourceError):
+        try:
             stream.socket.shutdown(socket.SHUT_RDWR)
+        except (OSError, trio.ClosedResourceError):
+            pass  # the peer has ended it, or it is closed
 
 
-def end_name(sock: trio.socket.SocketType, *, is_peer: bool) -> tuple[str, int] | str:
-    """The address and port of an end of a socket, or what else names the end.
+def end_names(sock: trio.socket.SocketType) -> tuple[EndName | None, EndName | None]:
+    """Return the names of our end of a socket and of the peer's, or None where one is gone."""
+    family = sock.family  # which takes long to look up
+    names: list[EndName | None] = []
+    for get_name in (sock.getsockname, sock.getpeername):
+        try:
+            names.append(end_name(family, get_name()))
+        except OSError:
+            names.append(None)
+    return names[0], names[1]
 
-    :raises OSError: The peer is gone.
+
+def end_name(family: int, name: Any) -> EndName:
+    """Return the address and port of an end of a socket, or what else names it.
+
+    :param family: The address family of the socket.
+    :param name: What ``getsockname()`` or ``getpeername()`` returned.
     """
-    name: Any = sock.getpeername() if is_peer else sock.getsockname()
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
+    if family in _WITH_PORT:
         return name[0], name[1]
     if isinstance(name, bytes):  # an abstract Unix socket, shown as Linux tools do
         return "@" + os.fsdecode(name[1:])
@@ -76,7 +97,7 @@ def end_name(sock: trio.socket.SocketType, *, is_peer: bool) -> tuple[str, int] 
     return repr(name)
 
 
-def address(name: tuple[str, int] | str, *, is_ssl: bool) -> Address:
+def address(name: EndName, *, is_ssl: bool) -> Address:
     """The address for a name from `end_name`."""
     if isinstance(name, str):
         return name

@@ -14,7 +14,7 @@ from typing import Callable, Sequence
 
 import trio
 
-from ._sockets import borrowed, is_kernel_socket, shut_down
+from ._sockets import Borrowed, is_kernel_socket, shut_down
 
 _RECORD = 2**14  # the most that is in a record (RFC 8446, 5.1); a read takes one
 # Bytes that go through OpenSSL's buffers at a time: they never shrink, and larger ones gain little.
@@ -360,7 +360,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         sock = self.transport_stream.socket
         if self._unsent and is_kernel_socket(sock) and sock.fileno() != -1:
             # If it is full, or broken, the task that reads it learns why.
-            with contextlib.suppress(OSError), borrowed(sock) as non_blocking:
+            with contextlib.suppress(OSError), Borrowed(sock) as non_blocking:
                 self._unsent = self._unsent[non_blocking.send(self._unsent) :]
 
 

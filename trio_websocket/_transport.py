@@ -10,7 +10,7 @@ import trio
 
 from ._cancel import cancel
 from ._errors import printable, safe_repr
-from ._sockets import Address, address, end_name, is_direct, shut_down
+from ._sockets import Address, EndName, address, end_names, is_direct, shut_down
 from ._tls import TlsStream, behind
 
 # A peer that has been told that the connection is over gets this many seconds to end its side.
@@ -46,8 +46,7 @@ class Transport:
         """
         self.stream: trio.abc.Stream = stream
         # The two ends, kept for when the socket is closed.
-        self._local_name = _name(stream, is_peer=False)
-        self._remote_name = _name(stream, is_peer=True)
+        self._local_name, self._remote_name = _end_names(stream)
         self._receive_size, self._most = receive_size or 0, receive_size or 0
         if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
             self._receive_size, self._most = _RECEIVE_SIZE, _MOST_RECEIVE_SIZE
@@ -77,7 +76,7 @@ class Transport:
         """The peer's end, as log records name it."""
         return printable(str(self.remote))
 
-    def _address(self, name: tuple[str, int] | str | None) -> Address:
+    def _address(self, name: EndName | None) -> Address:
         if name is None:
             return safe_repr(self.stream)
         return address(name, is_ssl=isinstance(self.stream, (TlsStream, trio.SSLStream)))
@@ -226,14 +225,9 @@ class IgnoringErrors:
         return True
 
 
-def _name(stream: trio.abc.AsyncResource, *, is_peer: bool) -> tuple[str, int] | str | None:
-    """The name of an end, if it has one."""
+def _end_names(stream: trio.abc.AsyncResource) -> tuple[EndName | None, EndName | None]:
+    """Return the names of our end of a stream and of the peer's, or None where one has none."""
     transport: Any = stream
     while isinstance(transport, (TlsStream, trio.SSLStream)):  # TLS may be in TLS
         transport = transport.transport_stream
-    if isinstance(transport, trio.SocketStream):
-        try:
-            return end_name(transport.socket, is_peer=is_peer)
-        except OSError:  # the peer is gone already
-            return None
-    return None
+    return end_names(transport.socket) if isinstance(transport, trio.SocketStream) else (None, None)
