@@ -9,8 +9,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_websocket import CloseReason, ConnectionClosed, open_websocket_url, serve_websocket
 
-from .peer import CLOSE, PING, PONG, PROMPT, Call, close_payload, open_client
+from .peer import CLOSE, PAIRS, PING, PONG, PROMPT, TEXT, Call, close_payload, open_client, over_tls
 
+SIZE = 2**20  # more than a socket takes
 SILENT = "keep-alive: no Pong within 20 s"
 
 
@@ -105,6 +106,60 @@ async def test_once_the_application_reads_again_the_time_counts(
         await client.get_message()
     assert caught.value.reason == CloseReason(1011, SILENT)
     assert trio.current_time() == pytest.approx(520, abs=1.1)
+
+
+@pytest.mark.parametrize("kind", ["memory", "socketpair"])
+async def test_keep_alive_message_arrives_slowly_stays_open(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind, ping_interval=10, ping_timeout=20)
+    getting = Call(nursery, client.get_message)
+    frame = peer.frame(TEXT, bytes(100_000))
+    for start in range(0, len(frame), 10_000):
+        await peer.send(frame[start : start + 10_000])
+        await trio.sleep(15)
+    assert len(await getting.result()) == 100_000
+    assert client.closed is None
+
+
+@pytest.mark.parametrize("kind", ["socketpair", "lockstep", "own-tls"])
+async def test_keep_alive_message_is_read_slowly_stays_open(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    streams = await PAIRS["socketpair" if kind == "own-tls" else kind]()
+    if kind == "own-tls":
+        streams = await over_tls(*streams, is_own=True)
+    client, peer = await open_client(nursery, streams=streams, ping_interval=10, ping_timeout=20)
+    sending = Call(nursery, client.send_message, bytes(SIZE))
+    received = 0
+    while received < SIZE:
+        received += len(await peer.stream.receive_some(SIZE // 32))
+        await trio.sleep(2)
+        assert client.closed is None
+    assert trio.current_time() > 40
+    await sending.result()
+
+
+@pytest.mark.parametrize("kind", ["socketpair", "lockstep"])
+async def test_keep_alive_peer_reads_nothing_closes_within_timeout(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, _ = await open_client(nursery, kind, ping_interval=10, ping_timeout=20)
+    Call(nursery, client.get_message)
+    sending = Call(nursery, client.send_message, bytes(SIZE))
+    with pytest.raises(ConnectionClosed) as caught:
+        await sending.result()
+    assert caught.value.reason == CloseReason(1011, SILENT)
+    assert trio.current_time() < 32
+
+
+async def test_keep_alive_tiny_timeout_while_paused_does_not_spin(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=1, ping_timeout=1e-9)
+    await peer.send(peer.texts("1", "2", "3"))
+    await trio.sleep(2)  # which would take for ever
+    assert client.closed is None
 
 
 async def test_no_timeout_waits_for_ever(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

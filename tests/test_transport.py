@@ -367,3 +367,17 @@ async def test_a_read_asks_for_more_where_more_is_to_come(
     data = Transport(ours, size).read_now(awaited)
     assert data is not None
     assert len(data) == min(most, 2**20 - sum(map(len, rest)))
+
+
+async def test_write_some_socket_not_writable_after_all_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, _ = await socket_pair()
+
+    def write(handle: int, data: bytes) -> int:
+        raise BlockingIOError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        assert await Transport(ours, None).write_some(b"x") == 0
+    assert await Transport(ours, None).write_some(b"x") == 1

@@ -12,8 +12,11 @@ from ._cancel import cancel
 if TYPE_CHECKING:
     from ._connection import WebSocketConnection
 
-# The time-out is counted in so many parts, to leave out those in which we did not read.
+# The time-out is counted in so many parts, to leave out those in which we did not read, and to
+# start again when bytes come or go.
 _PARTS = 20
+# Seconds of a part, at least: while we do not read, there may be any number of them.
+_SHORTEST_PART = 0.01
 
 
 class KeepAlive:
@@ -23,7 +26,7 @@ class KeepAlive:
         """
         :param connection: The connection.
         :param interval: Seconds from one Pong to the next Ping.
-        :param timeout: Seconds for a Pong.
+        :param timeout: Seconds for a Pong, from the last sign of life.
         """
         self._connection = connection
         self._interval = interval
@@ -54,16 +57,33 @@ class KeepAlive:
             self._connection._give_up(1011, text, TimeoutError(text))
 
     async def _is_answered(self) -> bool:
+        connection = self._connection
         payload = os.urandom(4)
-        ping = self._connection._send_ping(payload)
-        parts = _PARTS
+        # When so many bytes are written, the Ping is next.
+        ping_start = connection._outbox.written + connection._outbox.unsent[1]
+        ping = connection._send_ping(payload)
+        parts = _PARTS if self._timeout >= _PARTS * _SHORTEST_PART else 1
+        parts_left, last_progress = parts, self._progress(ping_start)
         try:
-            while parts and not ping.is_over.is_set:
-                was_paused = self._connection._inbox.is_paused
-                with trio.move_on_after(self._timeout / _PARTS):
+            while parts_left and not ping.is_over.is_set:
+                was_paused = connection._inbox.is_paused
+                with trio.move_on_after(max(self._timeout / parts, _SHORTEST_PART)):
                     await ping.is_over.wait()
-                if not (was_paused or self._connection._inbox.is_paused):
-                    parts -= 1
+                progress = self._progress(ping_start)
+                if progress != last_progress:
+                    parts_left, last_progress = parts, progress
+                elif not (was_paused or connection._inbox.is_paused):
+                    parts_left -= 1
         finally:
-            self._connection._pings.forget(payload, ping)
+            connection._pings.forget(payload, ping)
         return ping.is_over.is_set
+
+    def _progress(self, ping_start: int) -> tuple[int, int]:
+        """Return what changes while the peer shows that it is there.
+
+        That is the number of bytes that it sent, and of those before our Ping that the
+        stream took. What we write after them does not count: the kernel takes a lot that a
+        dead peer will never read.
+        """
+        written = min(self._connection._outbox.written, ping_start)
+        return self._connection._protocol.wire_bytes_received, written

@@ -54,8 +54,9 @@ class Options:
     #: Seconds between the Pings that keep a connection alive: proxies drop those that are idle, and
     #: a peer that is gone without a word is found out. None sends none, as it was in 0.12.
     ping_interval: float | None = None
-    #: Seconds in which such a Ping must be answered, not counting those in which nothing was read
-    #: because the application did not read. Then the connection is closed with code 1011.
+    #: Seconds in which such a Ping must be answered, from the last byte that came, or that the
+    #: stream took up to the Ping, and not counting those in which nothing was read because the
+    #: application did not read. Then the connection is closed with code 1011.
     ping_timeout: float = 20
     #: Seconds that a client gives name look-up, TCP, TLS and the opening handshake together, and a
     #: server TLS and the request. Slow networks need some of it; nobody waits longer than a minute.

@@ -299,11 +299,14 @@ class Outbox:
                         frames, self._rest = self._take_batch()
                         self._writing = len(frames)
                         self._size += sum(map(len, self._rest))
-                    await self._transport.write(self._rest[0])
+                    chunk = self._rest[0]
+                    count = await self._transport.write_some(chunk)
                     if self._rest:  # not stopped meanwhile
-                        self.written += len(self._rest[0])
-                        self._size -= len(self._rest[0])
+                        self.written += count
+                        self._size -= count
                         self._rest = self._rest[1:]
+                        if count < len(chunk):
+                            self._rest = [memoryview(chunk)[count:], *self._rest]
                         if not self._rest:
                             self._writing = 0
                     self._progress.unpark_all()
