@@ -63,11 +63,12 @@ def shut_down(stream: object) -> None:
     """
     while isinstance(stream, trio.SSLStream):  # TLS may be in TLS
         stream = stream.transport_stream
-    if isinstance(stream, trio.SocketStream):
-        try:
-            stream.socket.shutdown(socket.SHUT_RDWR)
-        except (OSError, trio.ClosedResourceError):
-            pass  # the peer has ended it, or it is closed
+    if not isinstance(stream, trio.SocketStream) or stream.socket.did_shutdown_SHUT_WR:
+        return
+    try:
+        stream.socket.shutdown(socket.SHUT_RDWR)
+    except (OSError, trio.ClosedResourceError):
+        pass  # the peer has ended it, or it is closed
 
 
 def end_names(sock: trio.socket.SocketType) -> tuple[EndName | None, EndName | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import ipaddress
 import numbers
 import re
@@ -130,6 +131,11 @@ def ascii_host(host: object) -> str:
     """
     if not isinstance(host, str):
         raise TypeError(f"host must be a str, not {host!r:.100}")
+    return _ascii_host(host)
+
+
+@functools.lru_cache(maxsize=2**8)
+def _ascii_host(host: str) -> str:
     port = _PORT.search(host)
     name = host[: port.start()] if port and not host.isascii() else host
     try:
