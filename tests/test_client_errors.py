@@ -152,3 +152,14 @@ async def test_send_message_after_aclose_says_who_closed(nursery: trio.Nursery) 
         await server.get_message()
     with pytest.raises(ConnectionClosed, match=r"4000 .*: bye \(closed by this side\)$"):
         await client.send_message("late")
+
+
+async def test_wrap_client_stream_with_half_a_rejection_is_rejected_at_the_time_out(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    ours, theirs = await memory_pair()
+    await theirs.send_all(b"HTTP/1.1 403 No\r\nContent-Length: 10\r\n\r\nno")
+    with pytest.raises(ConnectionRejected) as caught:
+        await wrap_client_stream(nursery, ours, "localhost", "/", connect_timeout=5)
+    assert trio.current_time() == 5
+    assert (caught.value.status_code, caught.value.body) == (403, b"no")

@@ -1471,3 +1471,14 @@ def test_client_handshake_with_101_elements_of_a_list_fails(name: bytes) -> None
     headers = [*acceptance(handshake), (name, b"," * 100)]
     with pytest.raises(HandshakeError, match="has more than 100 elements"):
         answered(handshake, headers)
+
+
+@pytest.mark.parametrize("lines", [255, 256])
+def test_client_handshake_with_an_oddly_framed_rejection_over_the_limits_fails(lines: int) -> None:
+    head = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: identity\r\n" + b"X: y\r\n" * lines
+    handshake = client()
+    handshake.receive_data(head + b"\r\n")
+    is_allowed = lines < 256
+    with pytest.raises(ConnectionRejected if is_allowed else HandshakeError) as caught:
+        handshake.result()
+    assert isinstance(caught.value, ConnectionRejected) == is_allowed
