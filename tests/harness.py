@@ -55,7 +55,7 @@ from trio_websocket import (
 )
 from trio_websocket._errors import leaves
 
-from .interruptions import CountedStream, FaultyStream, Interruption, Steps, Trigger
+from .interruptions import CountedStream, FaultyStream, Interruption, Lines, Steps, Trigger
 from .peer import (
     CLOSE,
     PING,
@@ -146,8 +146,10 @@ class Stage:
         nursery: trio.Nursery,
         peers: trio.Nursery,
         clock: trio.testing.MockClock,
+        lines: Lines | None = None,
     ) -> None:
         self.role = role
+        self.lines = lines
         self.transport = transport
         self.interruption = interruption
         self.steps = steps
@@ -161,9 +163,11 @@ class Stage:
         self.is_struck = False
         self.ends_abruptly = False  # whether the last frames may get lost
         self._is_finished = False
+        self._was_raised = False  # the KeyboardInterrupt
         self._scope = trio.CancelScope()
         self.clock = clock
         self._near: Stream | None = None  # our end, where it is no socket
+        self._unused: Stream | None = None  # the same, until the library has it
         self._listener = MemoryListener()
         self._port = 1  # of no importance where nothing listens
 
@@ -197,11 +201,16 @@ class Stage:
         with self._scope:
             self._arm()
             try:
-                await call()
+                with self._tracing():
+                    await call()
                 if raises:
                     raise Violation(f"it did not raise any of {raises}")
             except raises:
                 pass
+            except KeyboardInterrupt:
+                if not self.is_interrupted:
+                    raise
+                self._was_raised = True
             except struck_raises as exc:
                 if not self.is_struck:
                     raise
@@ -211,6 +220,12 @@ class Stage:
                 self.steps.triggers.clear()
                 self._check_promptness()
         self._check_duration(start, is_bounded=is_bounded)
+        if self.interruption.is_by_signal and self.is_interrupted:
+            if not self._was_raised:
+                await _take_interrupt()
+            elif self._unused is not None:
+                await trio.aclose_forcefully(self._unused)
+            return not self._was_raised
         if self._is_finished or not self._scope.cancelled_caught:
             return True
         if self.interruption.is_fault:
@@ -233,6 +248,16 @@ class Stage:
         elif self.interruption.is_fault:
             self._scope.deadline = trio.current_time() + PATIENCE
             self.trigger = self._operations = Trigger(at, self.strike)
+
+    @contextlib.contextmanager
+    def _tracing(self) -> Iterator[None]:
+        """Count the lines of the library in a block, if that is wanted."""
+        if self.lines is None:
+            yield
+            return
+        with self.lines.counting():
+            self.trigger = self.lines.trigger
+            yield
 
     def disarm(self) -> None:
         """Interrupt nothing from now on."""
@@ -344,7 +369,7 @@ class Stage:
         if response is not None:
             peer.response = response
         if self.transport == "memory":
-            _, theirs = await self.streams()
+            self._unused, theirs = await self.streams()
             self.peers.start_soon(peer.run, theirs)
         else:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -365,6 +390,7 @@ class Stage:
         return await self._connect(self.nursery)
 
     async def _connect(self, nursery: trio.Nursery, *_: Any, **__: Any) -> WebSocketConnection:
+        self._unused = None
         if self._near is not None:
             return await wrap_client_stream(nursery, self._near, "example.org", "/")
         use_ssl = self._client_context
@@ -496,9 +522,11 @@ def perform(
     interruption: Interruption = Interruption(),  # noqa: B008 # it is immutable
     *,
     seed: int = 0,
+    lines: Lines | None = None,
 ) -> bool:
     """Perform a scenario; whether it was interrupted before it ended.
 
+    :param lines: Counts lines of the library, for interruptions by a signal.
     :param seed: For the order in which tasks run.
     :raises Violation: Something that must hold did not.
     """
@@ -507,7 +535,7 @@ def perform(
     scheduler.seed(seed)
     try:
         with _nothing_left():
-            main = functools.partial(_main, scenario, transport, interruption, steps, clock)
+            main = functools.partial(_main, scenario, transport, interruption, steps, clock, lines)
             return trio.run(main, clock=clock, instruments=[steps])
     except BaseException as exc:
         error = min(leaves(exc), key=lambda leaf: not isinstance(leaf, Violation))
@@ -524,13 +552,16 @@ async def _main(
     interruption: Interruption,
     steps: Steps,
     clock: trio.testing.MockClock,
+    lines: Lines | None,
 ) -> bool:
     tasks = _all_tasks()
     async with trio.open_nursery() as watching:
         watching.start_soon(_watch, transport)
         async with trio.open_nursery() as peers:
             async with trio.open_nursery() as nursery:
-                stage = Stage(scenario.role, transport, interruption, steps, nursery, peers, clock)
+                stage = Stage(
+                    scenario.role, transport, interruption, steps, nursery, peers, clock, lines
+                )
                 await _play(scenario.play, stage)
             await stage.clear()
         watching.cancel_scope.cancel()
@@ -570,6 +601,15 @@ async def _watch(transport: str) -> None:
         frames = [f"{Path(f.f_code.co_filename).name}:{line}" for f, line in waiting_at]
         lines.append(f"{task.name} at {' '.join(frames)}")
     raise Violation("\n".join(lines))
+
+
+async def _take_interrupt() -> None:
+    """Let Trio raise the KeyboardInterrupt that was pending at the end of a call."""
+    try:
+        await trio.lowlevel.checkpoint()
+    except KeyboardInterrupt:
+        return
+    raise Violation("the KeyboardInterrupt was lost")
 
 
 def _all_tasks() -> set[trio.lowlevel.Task]:

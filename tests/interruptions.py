@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, NamedTuple
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Iterator, NamedTuple
 
 import trio
+
+import trio_websocket
 
 from .peer import WrappedStream
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from trio.abc import Stream
 
 CANCELLATIONS = ("cancel", "cancel at any turn")
 FAULTS = ("reset", "eof", "silence")
+SIGNAL = "signal"  # SIGINT: a KeyboardInterrupt, at once or at the next checkpoint
+_LIBRARY = str(Path(trio_websocket.__file__).parent)
 
 
 class Interruption(NamedTuple):
@@ -25,6 +35,10 @@ class Interruption(NamedTuple):
     @property
     def is_cancellation(self) -> bool:
         return self.kind in CANCELLATIONS
+
+    @property
+    def is_by_signal(self) -> bool:
+        return self.kind == SIGNAL
 
     @property
     def is_fault(self) -> bool:
@@ -74,6 +88,58 @@ class Steps(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         for trigger in self.triggers:
             trigger.after_turn(task)
+
+
+class Line(NamedTuple):
+    """A line of the library, and whether a KeyboardInterrupt is deferred there."""
+
+    file: str
+    number: int
+    is_protected: bool
+
+
+class Lines:
+    """Counts the lines of the library that a task runs, and sends SIGINT at the n-th."""
+
+    def __init__(self, at: int | None = None) -> None:
+        """:param at: The number of the line, from 0; None to send no signal."""
+        self.seen: list[Line] = []
+        self.trigger: Trigger | None = None
+        self._at = at
+        self._task: trio.lowlevel.Task | None = None
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the lines that the current task runs in a block."""
+        self._task = trio.lowlevel.current_task()
+        if self._at is not None:
+            self.trigger = Trigger(self._at + 1, self._interrupt)
+        previous = sys.gettrace()
+        sys.settrace(self._trace_call)
+        try:
+            yield
+        finally:
+            sys.settrace(previous)
+
+    @staticmethod
+    def _interrupt() -> None:
+        sys.settrace(None)  # tracing takes time
+        signal.raise_signal(signal.SIGINT)
+
+    def _trace_call(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename.startswith(_LIBRARY):
+            return self._trace_line
+        return None
+
+    def _trace_line(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line" and trio.lowlevel.current_task() is self._task:
+            if self.trigger is not None:
+                self.trigger.step()
+            else:
+                is_protected = trio.lowlevel.currently_ki_protected()
+                file = Path(frame.f_code.co_filename).name
+                self.seen.append(Line(file, frame.f_lineno, is_protected))
+        return self._trace_line
 
 
 class CountedStream(WrappedStream):

@@ -33,6 +33,7 @@ class BroadcastResult:
     failed: Mapping[WebSocketConnection, ConnectionClosed | trio.TooSlowError]
 
 
+@trio.lowlevel.enable_ki_protection
 async def broadcast(
     connections: Iterable[WebSocketConnection],
     message: Message,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import os
 import ssl
 from contextlib import AbstractAsyncContextManager
-from typing import Any, AsyncIterator, Iterable
+from types import TracebackType
+from typing import Any, AsyncContextManager, AsyncIterator, Iterable
 
 import trio
 
+from ._cancel import cancel
 from ._client_handshake import ClientHandshake, checked_subprotocols
 from ._connection import WebSocketConnection, conclude
-from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, describe, leaves
+from ._errors import ConnectionFailed, ConnectionTimeout, HandshakeError, describe, graver, leaves
 from ._handshake import ExtraHeaders, checked_headers
+from ._interrupt import UnwrappingGroups, call_unprotected, unwrap_single
 from ._options import OptionKeywords, Options, check_ssl_context, takes_options
 from ._tls import TlsStream
 from ._transport import Transport, cause_of, close_now
@@ -78,7 +82,28 @@ def open_websocket(
     Options.of_call(open_websocket, options)
     subprotocols = checked_subprotocols(subprotocols)
     extra_headers = checked_headers(extra_headers)
-    return _open(host, port, resource, use_ssl, subprotocols, extra_headers, options)
+    opening = _open(host, port, resource, use_ssl, subprotocols, extra_headers, options)
+    return _Opening(opening)
+
+
+class _Opening(AsyncContextManager[WebSocketConnection]):
+    """The manager that contextlib makes, protected like the other functions of the library."""
+
+    def __init__(self, manager: AbstractAsyncContextManager[WebSocketConnection]) -> None:
+        self._manager = manager
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> WebSocketConnection:
+        return await self._manager.__aenter__()
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._manager.__aexit__(kind, exc, traceback)
 
 
 @contextlib.asynccontextmanager
@@ -92,38 +117,47 @@ async def _open(
     options: OptionKeywords,
 ) -> AsyncIterator[WebSocketConnection]:
     error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            connect = _public("connect_websocket")
-            keywords = _with_defaults(_OLD_LIMITS, options)
-            if connect is not connect_websocket:  # a stand-in: in 0.12 it was given no time-outs
-                keywords = {k: v for k, v in keywords.items() if k not in _OLD_TIMEOUTS}
-            connection = await connect(
-                nursery,
-                host,
-                port,
-                resource,
-                use_ssl=use_ssl,
-                subprotocols=subprotocols,
-                extra_headers=extra_headers,
-                **keywords,
-            )
-        except HandshakeError as exc:
-            error = exc
-        except OSError as exc:  # of a function that stands in for ours
-            error = _failed(f"can't connect to {host}, port {port}", exc)
-        except BaseException as exc:
-            error = exc
-        else:
-            if isinstance(connection, WebSocketConnection):
-                connection._outlive_cancellation()
+    connect = _public("connect_websocket")
+    keywords = _with_defaults(_OLD_LIMITS, options)
+    is_ours = connect is connect_websocket
+    if not is_ours:  # a stand-in: in 0.12 it was given no time-outs
+        keywords = {k: v for k, v in keywords.items() if k not in _OLD_TIMEOUTS}
+        connect = functools.partial(call_unprotected, connect)
+    try:
+        async with trio.open_nursery() as nursery:
             try:
-                yield connection
+                connection = await connect(
+                    nursery,
+                    host,
+                    port,
+                    resource,
+                    use_ssl=use_ssl,
+                    subprotocols=subprotocols,
+                    extra_headers=extra_headers,
+                    **keywords,
+                )
+            except HandshakeError as exc:
+                error = exc
+            except OSError as exc:  # of a function that stands in for ours
+                error = _failed(f"can't connect to {host}, port {port}", exc)
             except BaseException as exc:
                 error = exc
-            error = await conclude(connection, error)
-        # What runs in the nursery ends by itself now; a cancellation would only make a group of it.
-        nursery.cancel_scope.shield = True
+            else:
+                if isinstance(connection, WebSocketConnection):
+                    connection._outlive_cancellation()
+                try:
+                    yield connection
+                except BaseException as exc:
+                    error = exc
+                error = await conclude(connection, error)
+            if is_ours:
+                # Our tasks end by themselves now; a cancellation would only make a group of it.
+                nursery.cancel_scope.shield = True
+            elif error is not None:
+                # Tasks of a stand-in end as in a nursery whose block raises.
+                cancel(nursery.cancel_scope, "the block of open_websocket() has raised")
+    except BaseException as exc:
+        error = graver(error, unwrap_single(exc))
     try:
         if error is not None:
             raise error
@@ -132,6 +166,7 @@ async def _open(
 
 
 @takes_options
+@trio.lowlevel.enable_ki_protection
 async def connect_websocket(
     nursery: trio.Nursery,
     host: str,
@@ -204,6 +239,7 @@ def open_websocket_url(
 
 
 @takes_options
+@trio.lowlevel.enable_ki_protection
 async def connect_websocket_url(
     nursery: trio.Nursery,
     url: object,
@@ -235,6 +271,7 @@ async def connect_websocket_url(
 
 
 @takes_options
+@trio.lowlevel.enable_ki_protection
 async def wrap_client_stream(
     nursery: trio.Nursery,
     stream: trio.abc.Stream,
@@ -318,7 +355,8 @@ def _check_use_ssl(use_ssl: object) -> None:
 
 async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> trio.abc.Stream:
     try:
-        stream = await trio.open_tcp_stream(host, port)
+        with UnwrappingGroups():  # Trio makes one of a KeyboardInterrupt
+            stream = await trio.open_tcp_stream(host, port)
     except OSError as exc:
         raise _failed(f"can't connect to {host}, port {port}", exc)  # noqa: B904 # has its cause
     if use_ssl is False:

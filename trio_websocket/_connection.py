@@ -236,6 +236,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     # -- messages
 
+    @trio.lowlevel.enable_ki_protection
     async def send_message(
         self,
         message: Message | Iterator[Message] | Sequence[Message] | AsyncIterable[Message],
@@ -329,6 +330,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     @overload
     async def get_message(self, decode: bool | None = None) -> str | bytes: ...
 
+    @trio.lowlevel.enable_ki_protection
     async def get_message(self, decode: bool | None = None) -> str | bytes:
         """The next message that the peer sent: str if it is text, bytes if it is binary.
 
@@ -437,6 +439,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     # -- control frames
 
+    @trio.lowlevel.enable_ki_protection
     async def ping(self, payload: bytes | None = None) -> float:
         """Send a Ping and wait for its Pong, or for the Pong of a later Ping (RFC 6455, 5.5.2).
 
@@ -471,6 +474,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         self._inbox.tend()
         return ping
 
+    @trio.lowlevel.enable_ki_protection
     async def pong(self, payload: bytes | None = None) -> None:
         """Send a Pong that nobody asked for, as a sign of life (RFC 6455, 5.5.3).
 
@@ -486,6 +490,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     # -- the end
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self, code: int | None = 1000, reason: str | None = None) -> None:
         """Close the connection: send a Close frame, wait for the peer's, and close the stream.
 
@@ -569,13 +574,17 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         self = cls.__new__(cls)
         self._set_up(transport, opened, options)
         nursery.start_soon(self._run, name=_TASK)
-        if options.ping_interval is not None:
-            self._keep_alive = KeepAlive(self, options.ping_interval, options.ping_timeout)
-            nursery.start_soon(self._keep_alive.run)
-        self._is_started = True
-        self._outbox.start(nursery, response)
-        self._protocol.receive_data(opened.trailing)
-        self._inbox.start()
+        try:
+            if options.ping_interval is not None:
+                self._keep_alive = KeepAlive(self, options.ping_interval, options.ping_timeout)
+                nursery.start_soon(self._keep_alive.run)
+            self._is_started = True
+            self._outbox.start(nursery, response)
+            self._protocol.receive_data(opened.trailing)
+            self._inbox.start()
+        except BaseException:  # a MemoryError, say: nobody else would end the task
+            cancel(self._scope, "the connection could not be started")
+            raise
         return self
 
     @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's

@@ -38,6 +38,7 @@ class KeepAlive:
         cancel(self._scope, "keep-alive: the connection has ended")
 
     @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """The task. It ends with `stop`, whatever else is cancelled."""
         with self._scope:

@@ -85,6 +85,7 @@ class WebSocketRequest:
         """The client's: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
         return self._transport.remote
 
+    @trio.lowlevel.enable_ki_protection
     async def accept(
         self, *, subprotocol: str | None = None, extra_headers: ExtraHeaders | None = None
     ) -> WebSocketConnection:
@@ -114,6 +115,7 @@ class WebSocketRequest:
             logger.debug("accepted %s", described(self))
         return self._connection
 
+    @trio.lowlevel.enable_ki_protection
     async def reject(
         self,
         status_code: int,
@@ -191,6 +193,7 @@ class WebSocketRequest:
 
 
 @takes_options
+@trio.lowlevel.enable_ki_protection
 async def wrap_server_stream(
     nursery: trio.Nursery,
     stream: trio.abc.Stream,

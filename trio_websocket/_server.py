@@ -19,11 +19,11 @@ from ._connection import WebSocketConnection, checked_reason
 from ._errors import (
     HandshakeError,
     check_close_code,
-    members,
     printable,
     split_exceptions,
     without_lost_connections,
 )
+from ._interrupt import UnwrappingGroups, call_unprotected, unwrap_single
 from ._options import OptionKeywords, Options, check_number, check_ssl_context, takes_options
 from ._pace import FAIRNESS
 from ._request import WebSocketRequest, answer, described, receive_request
@@ -51,6 +51,7 @@ logger = logging.getLogger("trio-websocket")
 
 
 @takes_options
+@trio.lowlevel.enable_ki_protection
 async def serve_websocket(
     handler: Handler,
     host: str | bytes | None,
@@ -190,6 +191,7 @@ class WebSocketServer:
             and connection._can_close
         }
 
+    @trio.lowlevel.enable_ki_protection
     async def run(
         self, *, task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -204,10 +206,11 @@ class WebSocketServer:
                     nursery.start_soon(self._accept, listener, self._handler_nursery or nursery)
                 task_status.started(self)
         except BaseException as exc:
-            error = _single(exc)
+            error = unwrap_single(exc)
         if error is not None:
             raise error
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self, code: int = 1001, reason: str | None = None) -> None:
         """Close the server: stop listening, close every connection, and wait for the handlers.
 
@@ -234,9 +237,10 @@ class WebSocketServer:
         why = "aclose() was cancelled"
         try:
             with trio.move_on_after(self._shutdown_timeout) as waiting:
-                async with trio.open_nursery() as nursery:
-                    for request in requests:
-                        nursery.start_soon(request._leave)
+                with UnwrappingGroups():
+                    async with trio.open_nursery() as nursery:
+                        for request in requests:
+                            nursery.start_soon(request._leave)
                 while self._others():
                     await self._served.park()
             if waiting.cancelled_caught:
@@ -256,6 +260,7 @@ class WebSocketServer:
             task = None if task.parent_nursery is None else task.parent_nursery.parent_task
         return [served for served in self._serving if served.task not in asking]
 
+    @trio.lowlevel.enable_ki_protection
     async def _accept(
         self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery
     ) -> None:
@@ -309,6 +314,7 @@ class WebSocketServer:
                 raise
             logger.error("can't serve a client", exc_info=exc)  # for want of memory
 
+    @trio.lowlevel.enable_ki_protection
     async def _turn_away(self, served: _Served) -> None:
         try:
             with trio.move_on_after(LINGER):
@@ -325,6 +331,7 @@ class WebSocketServer:
         finally:
             self._turned_away.discard(served)
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve_apart(self, served: _Served) -> None:
         """Serve with a single task in the nursery, which is the application's."""
         error: BaseException | None = None
@@ -341,6 +348,7 @@ class WebSocketServer:
         finally:
             del error  # whose traceback has this frame
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve(self, served: _Served, nursery: trio.Nursery) -> None:
         """One connection, from the request to the end of its handler."""
         served.task = trio.lowlevel.current_task()
@@ -364,7 +372,7 @@ class WebSocketServer:
                     if self._is_closing:
                         await request.reject(503)
                     else:
-                        await self._call_handler(request)
+                        await call_unprotected(self._call_handler, request)
                 except BaseException as exc:
                     error = await self._conclude(request, exc)
                 else:
@@ -409,7 +417,7 @@ class WebSocketServer:
                 nursery.start_soon(self._report, self._on_handler_error, request, to_report)
                 await request._conclude(outcome)
         except BaseException as exc:  # it was cancelled, or interrupted
-            return _single(exc) if rest is None else rest
+            return unwrap_single(exc) if rest is None else rest
         return rest
 
     async def _report(
@@ -488,12 +496,6 @@ def _checked_listeners(
     if not checked:
         raise ValueError("listeners must not be empty: a server needs at least one")
     return checked
-
-
-def _single(exc: BaseException) -> BaseException:
-    """The one error in a group that a nursery has made of it, or else what it is."""
-    errors = [error for error in members(exc) if not isinstance(error, trio.Cancelled)]
-    return errors[0] if len(errors) == 1 else exc
 
 
 async def _accept(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:

@@ -25,6 +25,7 @@ from ._cancel import cancel
 from ._errors import MessageTypeError, safe_repr
 from ._frames import check_utf8
 from ._inbox import Inbox
+from ._interrupt import call_unprotected
 from ._outgoing import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS
 from ._pace import run_in_thread
 from ._protocol import Piece
@@ -73,6 +74,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         #: known in the block.
         self.is_text: bool = False
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._is_entered:
             raise RuntimeError("this is for one message: receive_stream() gives the next")
@@ -82,6 +84,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         self._is_open = True
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -97,6 +100,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
                 self._turn.release()
         self._inbox.end_stream()
 
+    @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> _Chunk_co:
         """The next piece. It is never empty, and a character of a text is never split.
 
@@ -220,7 +224,11 @@ class _Sending:
     async def send(self, pieces: AsyncIterator[Any]) -> None:
         try:
             await self._connection._check_open()
-            async for piece in pieces:
+            while True:
+                try:
+                    piece = await call_unprotected(pieces.__anext__)
+                except StopAsyncIteration:
+                    break
                 await self._append(self._payload(piece), is_last=False)
             await self._append(b"", is_last=True)
         except BaseException as exc:

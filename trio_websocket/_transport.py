@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from typing import Any, Awaitable, Callable, Sequence
 
 import trio
 
 from ._cancel import cancel
 from ._errors import printable, safe_repr
+from ._interrupt import raise_interrupt
 from ._sockets import Address, EndName, address, end_names, is_direct, shut_down
 from ._tls import TlsStream, behind
 
@@ -217,7 +219,13 @@ async def close_now(stream: trio.abc.AsyncResource) -> None:
     with trio.CancelScope(shield=True) as scope, IgnoringErrors():
         cancel(scope, "the stream is closed without waiting")
         shut_down(stream)
-        await stream.aclose()
+        handled = sys.exc_info()[1]
+        try:
+            await stream.aclose()
+        except trio.Cancelled as exc:
+            # A stream of two halves was interrupted in the first, and cancelled in the second.
+            raise_interrupt(exc, handled)
+            raise
 
 
 def cause_of(exc: Exception) -> Exception:
