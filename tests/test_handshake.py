@@ -1482,3 +1482,12 @@ def test_client_handshake_with_an_oddly_framed_rejection_over_the_limits_fails(l
     with pytest.raises(ConnectionRejected if is_allowed else HandshakeError) as caught:
         handshake.result()
     assert isinstance(caught.value, ConnectionRejected) == is_allowed
+
+
+def test_client_handshake_with_interim_responses_counts_them_in_the_size_of_the_head() -> None:
+    handshake = client(max_header_size=100)
+    handshake.receive_data(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    assert handshake.result() is None
+    handshake.receive_data(b"x" * 80)  # of a head that never ends
+    with pytest.raises(HandshakeError, match="max_header_size=100"):
+        handshake.result()

@@ -155,6 +155,7 @@ class ClientHandshake:
             except h11.RemoteProtocolError as exc:
                 raise self._not_http(exc) from (None if self.has_response else exc)
             if event is h11.NEED_DATA:
+                self._check_undecided()
                 return None
             if isinstance(
                 event, (h11.InformationalResponse, h11.Response)
@@ -172,6 +173,11 @@ class ClientHandshake:
                 raise self.rejected()
             if len(self._body) >= self._max_body and self.has_response:
                 raise self.rejected()
+
+    def _check_undecided(self) -> None:
+        # h11 bounds each head that is not whole, but not the interim ones and that together.
+        if not self.has_response and not self._head.fits(0, 0):
+            raise self._too_long()
 
     def _skip_interim(self, response: h11.InformationalResponse) -> None:
         # RFC 9110, 15.2
