@@ -996,6 +996,7 @@ def test_an_acceptance_in_http_1_0_is_bad() -> None:
         b"HTTP/1.1 099 Too Low\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nno colon\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nContent-Length: x\r\n\r\n",
         b"Content-Length: x\r\nHTTP/1.1 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"Content-Length: x\r\n" * 257 + b"\r\n",
     ],

@@ -223,7 +223,7 @@ class ClientHandshake:
             response = next_event(http)
         except h11.RemoteProtocolError:
             return None
-        if not framing or not isinstance(response, h11.Response):
+        if not isinstance(response, h11.Response):
             return None
         trailing = len(self._received) - end.end()
         if not self._head.fits(trailing, len(framing) + len(response.headers)):
