@@ -1485,6 +1485,11 @@ def test_client_handshake_with_an_oddly_framed_rejection_over_the_limits_fails(l
     assert isinstance(caught.value, ConnectionRejected) == is_allowed
 
 
+def test_server_handshake_with_empty_lines_counts_them_in_the_size_of_the_head() -> None:
+    answer = refused(b"\r\n" * 10 + b"GET / HTTP/1.1\r\nX: " + b"x" * 70, max_header_size=100)
+    assert answer.status == 431
+
+
 def test_client_handshake_with_interim_responses_counts_them_in_the_size_of_the_head() -> None:
     handshake = client(max_header_size=100)
     handshake.receive_data(b"HTTP/1.1 103 Early Hints\r\n\r\n")

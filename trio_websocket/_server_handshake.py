@@ -157,6 +157,8 @@ class ServerHandshake:
             text = f"this is no HTTP request: {shortened(exc)}"
             raise (self._too_long() if status == 431 else self._refuse(status, text)) from exc
         if event is h11.NEED_DATA:
+            if not self._head.fits(0, 0):  # with the empty lines before it, which h11 has not seen
+                raise self._too_long()
             return None
         assert isinstance(event, h11.Request)
         return _Request(
