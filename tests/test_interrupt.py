@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import signal
-from typing import AsyncIterator
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, AsyncIterator
 from unittest import mock
 
 import pytest
 import trio
 import trio.testing
 
-from trio_websocket import WebSocketRequest, WebSocketServer, open_websocket, wrap_client_stream
+import trio_websocket
+from trio_websocket import (
+    WebSocketRequest,
+    WebSocketServer,
+    open_websocket,
+    open_websocket_url,
+    wrap_client_stream,
+)
 from trio_websocket._inbox import Inbox
 from trio_websocket._interrupt import raise_interrupt
 from trio_websocket._transport import close_now
 
 from .peer import REQUEST, accepting, memory_pair, read_head
 from .servers import start
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+LIBRARY = Path(trio_websocket.__file__).parent
 
 
 @trio.lowlevel.enable_ki_protection  # so that the main task is interrupted
@@ -174,3 +188,42 @@ def test_raise_interrupt_ignores_what_was_handled_before() -> None:
     raise_interrupt(exc, handled)
     with pytest.raises(KeyboardInterrupt):
         raise_interrupt(exc, None)
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+async def test_server_between_request_and_end_of_its_handler_is_protected(
+    nursery: trio.Nursery, is_apart: bool
+) -> None:
+    # The signal strikes whichever task runs, if that is not protected.
+    unprotected: set[str] = set()
+    seen: set[str] = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if Path(frame.f_code.co_filename).parent != LIBRARY:
+            return None
+        seen.add(frame.f_code.co_name)
+        if event == "line" and not trio.lowlevel.currently_ki_protected():
+            unprotected.add(frame.f_code.co_name)
+        return trace
+
+    async def handler(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        assert not trio.lowlevel.currently_ki_protected()
+        await ws.send_message(await ws.get_message())
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    server = WebSocketServer(handler, listeners, handler_nursery=nursery if is_apart else None)
+    await nursery.start(server.run)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        async with open_websocket_url(f"ws://127.0.0.1:{server.port}/") as ws:
+            await ws.send_message("hello")
+            assert await ws.get_message() == "hello"
+        await server.aclose()
+    finally:
+        sys.settrace(before)
+    steps = {"_serve", "_serve_apart", "_conclude", "receive_request", "accept", "_start", "_run"}
+    assert ("_serve_apart" in seen) == is_apart
+    assert steps & seen >= steps - {"_serve_apart"}
+    assert not steps & unprotected
