@@ -66,8 +66,10 @@ def dump(package: ModuleType = trio_websocket, impl: ModuleType = trio_websocket
 
 def _callable(function: Any) -> Facts:
     parameters = inspect.signature(function).parameters.values()
+    # Trio before 0.28 wraps what it protects from KeyboardInterrupt in a plain function.
+    wrapped = inspect.unwrap(function)
     return {
-        "async": inspect.iscoroutinefunction(function),
+        "async": inspect.iscoroutinefunction(wrapped),
         "positional": [_parameter(p) for p in parameters if p.kind != p.KEYWORD_ONLY],
         "keywords": {p.name: _default(p) for p in parameters if p.kind == p.KEYWORD_ONLY},
     }
