@@ -64,7 +64,7 @@ class Transport:
             assert isinstance(wire, trio.SocketStream)
             #: The socket, if direct. Ask for its number each time: if it was closed, the number may
             #: be another socket's by now.
-            self.socket = wire.socket
+            self.socket: trio.socket.SocketType = wire.socket
 
     @property
     def local(self) -> Address:
