@@ -160,7 +160,10 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @property
     def closed(self) -> CloseReason | None:
-        """Why the connection was closed, or None while messages can be sent."""
+        """Why the connection was closed, or None while messages can be sent.
+
+        It is None, too, for a connection that was only constructed.
+        """
         return self._protocol.reason
 
     @property

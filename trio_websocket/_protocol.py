@@ -248,10 +248,12 @@ class Protocol(Outgoing):
 
     @property
     def reason(self) -> CloseReason | None:
-        """Why the connection is closed, or None while it is open.
+        """Why the connection is closed, or None while it is open, or was never opened.
 
-        Who answers a Close repeats it, so that what was sent is the first that was said.
+        A reply echoes the peer's Close frame, so `sent` also holds the original reason.
         """
+        if self.error is NOT_OPENED:
+            return None  # as in 0.12
         if self.error is not None and self.sent is None:
             return CloseReason(_ABNORMAL, describe(self.error))
         return self.sent

@@ -50,7 +50,6 @@ class Bye(CloseReason):
 REASON = CloseReason(1001, "bye")
 MADE = [
     ConnectionClosed(REASON),
-    ConnectionClosed(None),
     CdpClosed(REASON),
     ConnectionRejected(404, ((b"x", b"y"),), b"body"),
     ConnectionRejected(status_code=500, headers=(), body=None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import trio
@@ -16,6 +17,9 @@ from trio_websocket import (
     open_websocket_url,
     serve_websocket,
 )
+
+# A handler that returns without an answer is an error in the log now.
+logging.getLogger("trio-websocket").setLevel(logging.CRITICAL)
 
 
 async def slow(request: WebSocketRequest) -> None:
