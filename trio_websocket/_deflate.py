@@ -84,7 +84,7 @@ class Deflate:
         self._is_full = False
         # ... whether the input is the last.
         self._is_last = False
-        #: What decompressing has cost so far, in bytes of input and their like for final blocks.
+        #: The cost of decompressing so far: bytes of input, and 32 for each final block.
         self.work: int = 0
 
     # -- out

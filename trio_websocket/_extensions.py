@@ -126,7 +126,7 @@ def _end(match: re.Match[str] | None) -> int:
 
 
 def offer(settings: PerMessageDeflate) -> bytes:
-    """What a client offers: a value of Sec-WebSocket-Extensions.
+    """Return the value of Sec-WebSocket-Extensions that a client offers.
 
     Servers that do not know a parameter decline the offer with it, so that others follow as
     fallbacks, each with fewer parameters, down to none (RFC 7692, 5.1).

@@ -238,7 +238,7 @@ class Protocol(Outgoing):
 
     @property
     def inflating_work(self) -> int:
-        """What decompressing has cost so far: see `Deflate.work`."""
+        """The cost of decompressing so far: see `Deflate.work`."""
         return 0 if self._extension is None else self._extension.codec.work
 
     @property
@@ -265,7 +265,7 @@ class Protocol(Outgoing):
         return exc
 
     def raise_closed(self) -> NoReturn:
-        """Raise the exception for whoever uses the connection now."""
+        """Raise the exception for a call on a connection that is closed."""
         if self.error is NOT_OPENED:
             raise RuntimeError(*NOT_OPENED.args)
         raise self.closed_error()

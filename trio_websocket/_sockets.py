@@ -1,4 +1,4 @@
-"""What the library does with Trio's sockets beside awaiting them."""
+"""Trio's sockets without awaiting: non-blocking calls, shutdown, addresses."""
 
 from __future__ import annotations
 
