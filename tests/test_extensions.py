@@ -267,6 +267,7 @@ def test_headers_that_could_be_some(values: list[bytes], bits: int, takeover: bo
             [
                 b"permessage-deflate; client_max_window_bits" + BOTH_RESETS,
                 b"permessage-deflate" + BOTH_RESETS,
+                b"permessage-deflate; client_max_window_bits",
                 b"permessage-deflate",
             ],
         ),
@@ -276,6 +277,7 @@ def test_headers_that_could_be_some(values: list[bytes], bits: int, takeover: bo
                 WEBSOCKETS + BOTH_RESETS,
                 b"permessage-deflate; client_max_window_bits" + BOTH_RESETS,
                 b"permessage-deflate" + BOTH_RESETS,
+                b"permessage-deflate; client_max_window_bits",
                 b"permessage-deflate",
             ],
         ),

@@ -133,7 +133,7 @@ def offer(settings: PerMessageDeflate) -> bytes:
     """
     bits = settings.window_bits
     resets = [] if settings.context_takeover else [_SERVER_RESETS, _CLIENT_RESETS]
-    offers = [[_CLIENT_BITS, *resets], resets, []]
+    offers = [[_CLIENT_BITS, *resets], resets, [_CLIENT_BITS], []]
     if bits < _MAX_BITS:
         offers.insert(0, [f"{_SERVER_BITS}={bits}", f"{_CLIENT_BITS}={bits}", *resets])
     distinct = dict.fromkeys("; ".join([NAME, *parameters]) for parameters in offers)
