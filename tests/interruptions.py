@@ -115,7 +115,9 @@ class Lines:
         if self._at is not None:
             self.trigger = Trigger(self._at + 1, self._interrupt)
         previous = sys.gettrace()
-        sys.settrace(self._trace_call)
+        # Without this reference, `_interrupt` would free the bound method that is calling it.
+        trace_call = self._trace_call
+        sys.settrace(trace_call)
         try:
             yield
         finally:
