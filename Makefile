@@ -22,7 +22,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 python-version := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
 installed := $(VENV)/installed-$(python-version)
 tested := $(VENV)/test-installed-$(python-version)
-REQUIREMENTS := pyproject.toml setup.py trio_websocket/_version.py trio_websocket/_speedups.c
+REQUIREMENTS := pyproject.toml setup.py trio_websocket/_version.py trio_websocket/_sansio/_speedups.c
 TOOL_PACKAGES := -e .[test,lint,docs] build twine
 
 # $(call pip,ENVIRONMENT,PACKAGES): what pip prints matters only when it fails.
@@ -119,10 +119,10 @@ measure-compression: $(tested)  ## what the settings of compression cost, as a t
 	$(strip $(VENV)/bin/python -m tools.measure_compression $(ARGS))
 
 bench:  ## us and other libraries, measured in turn; ARGS=--quick, ARGS="--cases burst --peers ours"
-	$(strip $(PYTHON) -m tools.bench $(ARGS))
+	$(strip $(PYTHON) -m benchmarks $(ARGS))
 
 instructions:  ## what each operation costs in instructions; needs valgrind, ARGS="--peers ours"
-	$(strip $(PYTHON) -m tools.bench.instructions $(ARGS))
+	$(strip $(PYTHON) -m benchmarks.instructions $(ARGS))
 
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))
@@ -141,7 +141,7 @@ fuzz-atheris: $(ATHERIS)/installed  ## the same, guided by coverage; SECONDS=180
 clean:  ## remove what the other targets made
 	rm -rf .venv .venvs bench.json build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
-	rm -f trio_websocket/_speedups.*.so trio_websocket/_speedups*.pyd
+	rm -f trio_websocket/_sansio/_speedups.*.so trio_websocket/_sansio/_speedups*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed-%: $(REQUIREMENTS)

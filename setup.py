@@ -39,8 +39,8 @@ class BuildExtension(build_ext):
 
 
 speedups = Extension(
-    "trio_websocket._speedups",
-    sources=["trio_websocket/_speedups.c"],
+    "trio_websocket._sansio._speedups",
+    sources=["trio_websocket/_sansio/_speedups.c"],
     define_macros=[("Py_LIMITED_API", "0x03080000")] if is_stable else [],
     py_limited_api=is_stable,
     optional=True,

@@ -9,7 +9,7 @@ from typing import Any, Awaitable, Callable, Iterator
 import pytest
 import trio
 
-from .peer import close_sockets
+from tests.support.peer import close_sockets
 
 # Seconds after which a test that hangs fails, and shows where. A busy machine takes ten times as
 # long as a quiet one. With the clock that jumps it takes no time.
@@ -18,7 +18,17 @@ _LIMIT, _LIMIT_OF_JUMPING_CLOCK = 100, 1000
 # What `-m quick` runs: mostly without sockets, and what differs between versions of Python.
 _QUICK_FILES = {
     *("channel", "client", "codec", "connection", "deflate", "errors", "extensions", "frames"),
-    *("handshake", "impl", "inbox", "keep_alive", "lot", "options", "outbox", "pace", "pings"),
+    *(
+        "handshake",
+        "impl",
+        "receiver",
+        "keep_alive",
+        "sync",
+        "options",
+        "send_queue",
+        "pacing",
+        "pings",
+    ),
     *("protocol", "server", "statistics", "tls", "tls_stream", "transport", "url"),
 }
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from tests.peer import (
+from tests.support.peer import (
     BINARY,
     CLOSE,
     REQUEST,

@@ -18,7 +18,7 @@ import trio_websocket
 
 package = Path(trio_websocket.__file__).parent
 assert Path(sys.prefix) in package.parents, f"{package} is not the installed one"
-for name in ("py.typed", "_speedups.pyi"):
+for name in ("py.typed", "_sansio/_speedups.pyi"):
     assert (package / name).is_file(), f"{name} is missing"
 distribution = importlib.metadata.distribution("trio-websocket")
 files = distribution.files or []

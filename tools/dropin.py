@@ -32,7 +32,7 @@ Differences = List[str]
 
 def digest() -> str:
     """Changes with what would be installed."""
-    sources = [ROOT / "pyproject.toml", *sorted((ROOT / "trio_websocket").glob("*.py"))]
+    sources = [ROOT / "pyproject.toml", *sorted((ROOT / "trio_websocket").rglob("*.py"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 

@@ -20,7 +20,7 @@ from typing import Callable
 
 from tools.memory import KIB, resident
 from trio_websocket import DeflateParameters, PerMessageDeflate
-from trio_websocket._deflate import Deflate
+from trio_websocket._sansio.deflate import Deflate
 
 SIZES = {"1 KiB": 1 * KIB, "64 KiB": 64 * KIB}
 COLUMNS = (

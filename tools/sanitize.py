@@ -21,7 +21,7 @@ from typing import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build" / "sanitize" / "_speedups.so"
-NAME = "trio_websocket._speedups"
+NAME = "trio_websocket._sansio._speedups"
 FLAGS = [
     *("-shared", "-fPIC", "-O1", "-g", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
@@ -46,7 +46,7 @@ def runtime() -> Path | None:
 
 def build(abi: Sequence[str]) -> None:
     BUILT.parent.mkdir(parents=True, exist_ok=True)
-    source = ROOT / "trio_websocket" / "_speedups.c"
+    source = ROOT / "trio_websocket" / "_sansio" / "_speedups.c"
     include = f"-I{sysconfig.get_path('include')}"
     subprocess.run([*compiler(), *FLAGS, *abi, include, str(source), "-o", str(BUILT)], check=True)
 
@@ -78,7 +78,7 @@ def test() -> int:
 
     # What the sanitizers say comes from C, and is not to be captured.
     arguments = ["-q", "--capture=sys", "-p", "no:cacheprovider", "--timeout=600"]
-    return pytest.main([*arguments, "tests/test_codec.py"])
+    return pytest.main([*arguments, "tests/unit/test_codec.py"])
 
 
 def fuzz(seconds: float, seed: str) -> int:

@@ -2,17 +2,20 @@
 
 import logging
 
-from ._broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
-from ._client import (
+from ._client.connect import (
     connect_websocket as connect_websocket,
     connect_websocket_url as connect_websocket_url,
     open_websocket as open_websocket,
     open_websocket_url as open_websocket_url,
     wrap_client_stream as wrap_client_stream,
 )
-from ._codec import HAS_SPEEDUPS as HAS_SPEEDUPS
-from ._connection import WebSocketConnection as WebSocketConnection
-from ._errors import (
+from ._connection.broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
+from ._connection.connection import WebSocketConnection as WebSocketConnection
+from ._connection.statistics import ConnectionStatistics as ConnectionStatistics
+from ._connection.streaming import MessageStream as MessageStream
+from ._io.sockets import Address as Address
+from ._sansio.codec import HAS_SPEEDUPS as HAS_SPEEDUPS
+from ._sansio.errors import (
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
     ConnectionFailed as ConnectionFailed,
@@ -21,20 +24,17 @@ from ._errors import (
     DisconnectionTimeout as DisconnectionTimeout,
     HandshakeError as HandshakeError,
 )
-from ._extensions import (
+from ._sansio.extensions import (
     DeflateParameters as DeflateParameters,
     PerMessageDeflate as PerMessageDeflate,
 )
-from ._options import Options
-from ._request import (
+from ._sansio.options import Options
+from ._sansio.url import Endpoint as Endpoint
+from ._server.request import (
     WebSocketRequest as WebSocketRequest,
     wrap_server_stream as wrap_server_stream,
 )
-from ._server import WebSocketServer as WebSocketServer, serve_websocket as serve_websocket
-from ._sockets import Address as Address
-from ._statistics import ConnectionStatistics as ConnectionStatistics
-from ._streaming import MessageStream as MessageStream
-from ._url import Endpoint as Endpoint
+from ._server.server import WebSocketServer as WebSocketServer, serve_websocket as serve_websocket
 
 # Names that only 0.12 used; programs import them.
 CONN_TIMEOUT = Options.connect_timeout

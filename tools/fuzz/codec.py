@@ -7,7 +7,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from trio_websocket._codec import _frame, _masked, _messages, _unmasked
+from trio_websocket._sansio.codec import _frame, _masked, _messages, _unmasked
 
 from .frames import BINARY, TEXT, frame, frames, mask
 from .model import expect
@@ -25,7 +25,7 @@ _MOST_CUTS = 300
 IN_PYTHON = SimpleNamespace(masked=_masked, unmasked=_unmasked, frame=_frame, messages=_messages)
 CODECS: list[Any] = [IN_PYTHON]
 try:
-    CODECS.append(importlib.import_module("trio_websocket._speedups"))
+    CODECS.append(importlib.import_module("trio_websocket._sansio._speedups"))
 except ImportError:
     pass  # there was no compiler
 

@@ -16,9 +16,9 @@ from typing import Any, Awaitable, Callable, Iterator, NamedTuple, Sequence
 import trio
 import trio.testing
 
-from tests import peer
-from trio_websocket._options import Options
-from trio_websocket._transport import LINGER
+from tests.support import peer
+from trio_websocket._io.transport import LINGER
+from trio_websocket._sansio.options import Options
 
 from . import grammar
 from .frames import PONG

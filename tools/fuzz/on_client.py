@@ -7,7 +7,7 @@ from typing import AsyncContextManager, AsyncIterator, Sequence
 
 import trio
 
-from tests import peer
+from tests.support import peer
 from trio_websocket import (
     ConnectionClosed,
     ConnectionTimeout,
@@ -16,9 +16,9 @@ from trio_websocket import (
     open_websocket,
     wrap_client_stream,
 )
-from trio_websocket._client_handshake import ClientHandshake
-from trio_websocket._options import Options
-from trio_websocket._transport import LINGER
+from trio_websocket._io.transport import LINGER
+from trio_websocket._sansio.client_handshake import ClientHandshake
+from trio_websocket._sansio.options import Options
 
 from .edge import REAL, Attack, Attacker, Setting, check_close, check_pongs, ignoring_the_end
 from .handshakes import ACCEPT

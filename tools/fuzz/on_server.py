@@ -8,15 +8,15 @@ from typing import Any, AsyncIterator, Sequence
 
 import trio
 
-from tests import peer
+from tests.support import peer
 from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,
     WebSocketServer,
     wrap_client_stream,
 )
-from trio_websocket._options import Options
-from trio_websocket._server_handshake import BadRequest, ServerHandshake
+from trio_websocket._sansio.options import Options
+from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
 
 from .edge import REAL, Attack, Attacker, Setting, check_close, check_pongs
 from .frames import BINARY, PONG, TEXT

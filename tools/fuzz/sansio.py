@@ -22,12 +22,12 @@ from trio_websocket import (
     HandshakeError,
     PerMessageDeflate,
 )
-from trio_websocket._client_handshake import ClientHandshake
-from trio_websocket._deflate import Deflate, DeflateExtension
-from trio_websocket._errors import ConnectionFailed
-from trio_websocket._options import Options
-from trio_websocket._protocol import BUSY, ENDED, NEED_DATA, PROGRESS, Protocol
-from trio_websocket._server_handshake import BadRequest, ServerHandshake
+from trio_websocket._sansio.client_handshake import ClientHandshake
+from trio_websocket._sansio.deflate import Deflate, DeflateExtension
+from trio_websocket._sansio.errors import ConnectionFailed
+from trio_websocket._sansio.options import Options
+from trio_websocket._sansio.protocol import BUSY, ENDED, NEED_DATA, PROGRESS, Protocol
+from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
 
 from . import deflated, handshakes
 from .frames import CLOSE, PONG

@@ -8,7 +8,7 @@ import socket
 
 import trio
 
-from tests.peer import (
+from tests.support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,

@@ -1,0 +1,323 @@
+"""Count the instructions of each operation: `make instructions`.
+
+The process under test runs under valgrind's callgrind; its peer, this process, does not. So the
+counts are the same on a busy machine as on a quiet one. A count covers user space only. It lacks
+the work of the kernel, cache misses, and the garbage collector, which is off.
+
+Each case runs in windows of equal length. SIGUSR2 makes the process under test call getppid(), at
+which callgrind writes what it counted since the last call. An empty window has the cost of that,
+which is subtracted. Trio's clock stands still within a window. Most operations begin when the
+process sleeps. In one case, the next message is there before it sleeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Callable, Dict, Iterator
+
+from benchmarks import load, wire
+from benchmarks.contestants import CONTESTANTS, Contestant
+from benchmarks.environments import ROOT, InstallError, environment
+from benchmarks.load import Line
+from benchmarks.process import Process
+from benchmarks.task import Task
+
+NAMES = ("raw", "ours", "0.12.2", "websockets.trio")
+BURST = 64
+WINDOWS = 5  # the median of which counts
+STARTUP = 300  # seconds for an interpreter to start under callgrind, on a busy machine
+ASLEEP = 0.001  # seconds between two looks whether the process sleeps
+LOOKS = 3  # that must all find it asleep
+TOLERANCE = 1.03  # above which --compare fails
+
+Results = Dict[str, Dict[str, float]]  # case, contestant, instructions for each operation
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    :param operations: For each step of the peer.
+    :param steps: For each window.
+    :param data: What the peer sends in a step; if it is empty, a step opens a connection.
+    :param first: What it sends before, once.
+    :param at_once: The next step follows the answer, without waiting until the process sleeps.
+    """
+
+    title: str
+    steps: int
+    operations: int = 1
+    data: bytes = b""
+    first: bytes = b""
+    is_for_raw: bool = True
+    at_once: bool = False
+
+
+MESSAGE = wire.frame(bytes(32), wire.BINARY, masked=True)
+LARGE = wire.frame(bytes(2**16), wire.BINARY, masked=True)
+PING = b"\x89\x80" + wire.MASK
+FIRST_FRAGMENT = b"\x02\x80" + wire.MASK
+FRAGMENT = b"\x00\x80" + wire.MASK
+SERVER_CASES = (
+    Case("ping-pong, 32 B", 100, data=MESSAGE),
+    Case("ping-pong, 32 B, next at once", 100, data=MESSAGE, at_once=True),
+    Case("burst of 64 x 32 B, per message", 20, BURST, MESSAGE * BURST, is_for_raw=False),
+    Case("empty Ping, of 64 in a row", 20, BURST, PING * BURST, is_for_raw=False),
+    Case("echo, 64 KiB", 30, data=LARGE),
+    Case("accepting a connection", 10),
+    # Last, as it leaves a message that has not ended.
+    Case(
+        "empty fragment, of 64 in a row",
+        20,
+        BURST,
+        FRAGMENT * BURST,
+        FIRST_FRAGMENT,
+        is_for_raw=False,
+    ),
+)
+CLIENT_CASE = Case("opening and closing as a client", 10)
+CASES = (*SERVER_CASES, CLIENT_CASE)
+
+
+class CountedProcess(Process):
+    """A process under test whose instructions are counted."""
+
+    def __init__(self, contestant: Contestant, python: Path, task: Task, folder: Path) -> None:
+        variables = (*contestant.variables, ("PYTHONHASHSEED", "0"))
+        contestant = dataclasses.replace(contestant, variables=variables)
+        self._out = folder / "callgrind.out"
+        self._dumps = 0
+        wrapper = (
+            *("valgrind", "--quiet", "--tool=callgrind", "--dump-before=getppid"),
+            f"--callgrind-out-file={self._out}",
+        )
+        super().__init__(contestant, python, dataclasses.replace(task, counted=True), wrapper)
+
+    def read(self) -> int:
+        """A number that the process prints, which may take long."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], STARTUP)
+        if not ready:
+            raise RuntimeError(f"the process said nothing for {STARTUP} seconds")
+        return super().read()
+
+    def wait_asleep(self) -> None:
+        """Wait until no thread of the process runs or could run."""
+        deadline = time.monotonic() + load.TIMEOUT
+        looks = 0
+        while looks < LOOKS:
+            time.sleep(ASLEEP)
+            looks = looks + 1 if self._is_asleep() else 0
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the process has run for {load.TIMEOUT} seconds")
+
+    def end_window(self) -> float:
+        """Return the instructions since the last call."""
+        self.wait_asleep()
+        self.process.send_signal(signal.SIGUSR2)
+        self.read()
+        self.wait_asleep()
+        self._dumps += 1
+        dump = Path(f"{self._out}.{self._dumps}")
+        lines = dump.read_text("utf-8", "replace").splitlines()
+        dump.unlink()
+        total = next(line.split()[1] for line in lines if line.startswith(("totals:", "summary:")))
+        return float(total)
+
+    def _is_asleep(self) -> bool:
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(each.read_text().rpartition(") ")[2].startswith("S") for each in threads)
+
+
+def per_operation(process: CountedProcess, case: Case, step: Callable[[], object]) -> float:
+    """Return the median of the windows, without what an empty window counts.
+
+    If the next step follows at once, it may come too late on a busy machine, and the process sleeps
+    before. Then the window with the fewest instructions counts.
+    """
+    choose = min if case.at_once else statistics.median
+    for _ in range(case.steps):  # until it is warm
+        step()
+    process.end_window()
+    empty = process.end_window()
+    counts = []
+    for _ in range(WINDOWS):
+        for _ in range(case.steps):
+            step()
+        counts.append(process.end_window())
+    return (choose(counts) - empty) / (case.steps * case.operations)
+
+
+def count_server(contestant: Contestant, python: Path, folder: Path) -> Iterator[tuple[str, float]]:
+    """Yield the title and the count of each case; all run in one process, in order."""
+    is_raw = contestant.is_raw
+    task = Task()
+    with ExitStack() as stack:
+        process = CountedProcess(contestant, python, task, folder)
+        stack.enter_context(closing(process))
+        port = process.read()
+
+        def open_line() -> Line:
+            line = load.connect(task, port, is_raw=is_raw)
+            stack.callback(line.close)
+            process.wait_asleep()
+            return line
+
+        line = open_line()
+
+        def exchange(case: Case) -> None:
+            line.sock.sendall(case.data)
+            if case.at_once:
+                line.read_some()
+            else:
+                process.wait_asleep()
+                drain(line)
+
+        for case in SERVER_CASES:
+            if case.is_for_raw or not is_raw:
+                line.sock.sendall(case.first)
+                step = functools.partial(exchange, case) if case.data else open_line
+                try:
+                    yield case.title, per_operation(process, case, step)
+                except EOFError as exc:  # it has a limit that others don't have
+                    tell(f"{contestant.title}: {case.title}: {exc}")
+
+
+def drain(line: Line) -> None:
+    """Take the answers, whatever they are: fewer Pongs than Pings are allowed."""
+    line.sock.setblocking(False)
+    try:
+        while line.read_some():
+            pass
+        raise EOFError("it closed the connection")
+    except BlockingIOError:
+        pass
+    line.sock.settimeout(load.TIMEOUT)
+
+
+def count_client(contestant: Contestant, python: Path, folder: Path) -> float:
+    is_raw = contestant.is_raw
+    with load.listen() as listener:
+        listener.settimeout(STARTUP)
+        work = "visit" if is_raw else "connect"
+        task = Task(side="client", work=work, port=listener.getsockname()[1])
+        with closing(CountedProcess(contestant, python, task, folder)) as process:
+
+            def host() -> None:
+                line = load.accept(task, listener, is_raw=is_raw)
+                process.wait_asleep()
+                if is_raw:
+                    line.close()
+                else:
+                    line.see_off(is_raw=False)
+                process.wait_asleep()
+
+            return per_operation(process, CLIENT_CASE, host)
+
+
+def count(contestant: Contestant, checkout: Path) -> dict[str, float]:
+    """Return the instructions of each case."""
+    is_ours = contestant.environment == "ours"
+    python = environment(
+        contestant.environment, contestant.requirements, ours=is_ours, checkout=checkout
+    )
+    counts = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for title, instructions in count_server(contestant, python, Path(folder)):
+            tell(f"{contestant.title}: {title}: {instructions:,.0f}")
+            counts[title] = instructions
+    with tempfile.TemporaryDirectory() as folder:
+        counts[CLIENT_CASE.title] = count_client(contestant, python, Path(folder))
+    return counts
+
+
+def table(results: Results, before: Results) -> str:
+    """The results in Markdown, with the change of ours if there is something to compare with."""
+    names = [name for name in NAMES if any(name in row for row in results.values())]
+    head = ["instructions per operation", *names, *(["ours before", "change"] if before else [])]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for title, row in results.items():
+        cells = [f"{row[name]:,.0f}" if name in row else "-" for name in names]
+        if before:
+            change = changes(results, before).get(title)
+            then = before.get(title, {}).get("ours")
+            cells.append("-" if then is None else f"{then:,.0f}")
+            cells.append("-" if change is None else f"{100 * (change - 1):+.1f} %")
+        rows.append([title, *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def changes(results: Results, before: Results) -> dict[str, float]:
+    """Return ours now as a ratio of ours before, for each case that both have."""
+    return {
+        title: row["ours"] / before[title]["ours"]
+        for title, row in results.items()
+        if "ours" in row and "ours" in before.get(title, {})
+    }
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.instructions", description=__doc__.partition("\n")[0]
+    )
+    add = parser.add_argument
+    add("--peers", default=",".join(NAMES), help="all by default: %(default)s")
+    add("--checkout", type=Path, default=ROOT, help="whose package is ours; this one by default")
+    add("--json", type=Path, metavar="JSON", help="write the counts to a file")
+    add("--compare", type=Path, metavar="JSON", help="fail if a case of ours is 3 %% above these")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    options = arguments(given)
+    if not shutil.which("valgrind"):
+        print("skipped: valgrind is not installed; on Debian, run `apt-get install valgrind`")
+        return 0
+    if not Path("/proc/self/task").exists():
+        print("skipped: the states of threads are read from Linux's /proc")
+        return 0
+    wanted = options.peers.split(",")
+    by_name = {each.name: each for each in CONTESTANTS if each.name in NAMES}
+    unknown = set(wanted) - by_name.keys()
+    if unknown:
+        raise SystemExit(f"--peers must be of {', '.join(NAMES)}, not {', '.join(unknown)}")
+    before = json.loads(options.compare.read_text("utf-8")) if options.compare else {}
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # no data arrives half-way
+    results: Results = {case.title: {} for case in CASES}
+    for name in wanted:
+        try:
+            counts = count(by_name[name], options.checkout.resolve())
+        except InstallError as exc:
+            raise SystemExit(f"instructions: {exc}") from None
+        for title, instructions in counts.items():
+            results[title][name] = instructions
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    print(f"CPython {platform.python_version()}, {platform.machine()}, user space, when warm:\n")
+    print(table(results, before))
+    above = [title for title, change in changes(results, before).items() if change > TOLERANCE]
+    for title in above:
+        print(f"more than 3 % above before: {title}")
+    return int(bool(above))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""Every scenario, over every transport, is cancelled at each of its checkpoints, and struck by each
+fault. Here is as much of it as a few seconds allow; `make soak` takes any role, step and order.
+"""
+
+from __future__ import annotations
+
+import collections
+import gc
+import logging
+import socket
+from pathlib import Path
+from typing import Awaitable, Callable, Iterator
+
+import pytest
+import trio
+
+from tests.support.harness import TRANSPORTS, Scenario, Stage, perform, sweep
+from tests.support.interruptions import FAULTS, Interruption
+from tests.support.peer import CLOSE, CONTINUATION, PING, TEXT, accepting, frame, read_head
+from tests.support.scenarios import SCENARIOS
+from tests.support.strict_peer import Violation
+from tools import soak_cancel
+from trio_websocket import WebSocketConnection
+
+# What both roles do the same way is told by one of them over each transport.
+_ROLES = {"memory": "client", "tcp": "server", "tls": "client"}
+_roles_of = collections.Counter(scenario.play for scenario in SCENARIOS.values())
+
+pytestmark = pytest.mark.no_cover
+
+each = pytest.mark.parametrize(
+    ("name", "transport"),
+    [
+        (name, transport)
+        for name, scenario in SCENARIOS.items()
+        for transport in TRANSPORTS
+        if _roles_of[scenario.play] == 1 or scenario.role == _ROLES[transport]
+    ],
+)
+
+
+def all_then_fewer(count: int) -> Iterator[int]:
+    """The first so many steps, and then ever fewer."""
+    yield from range(count)
+    while True:
+        yield count
+        count += 2 * count + 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_connection_is_left(frozen_heap: None) -> Iterator[None]:
+    yield
+    gc.collect()
+    assert not [item for item in gc.get_objects() if isinstance(item, WebSocketConnection)]
+
+
+@pytest.fixture(autouse=True)
+def _no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "trio-websocket")  # a record keeps what has failed
+
+
+@each
+def test_undisturbed(name: str, transport: str) -> None:
+    assert not perform(SCENARIOS[name], transport)
+
+
+@each
+def test_one_byte_at_a_time(name: str, transport: str) -> None:
+    assert not perform(SCENARIOS[name], transport, Interruption(trickles=True))
+
+
+@each
+def test_cancelled_at_each_checkpoint(name: str, transport: str) -> None:
+    assert sweep(SCENARIOS[name], transport, "cancel", all_then_fewer(15))
+
+
+@each
+def test_cancelled_while_it_waits(name: str, transport: str) -> None:
+    assert sweep(SCENARIOS[name], transport, "cancel at any turn", all_then_fewer(1))
+
+
+@each
+@pytest.mark.parametrize("fault", FAULTS)
+def test_struck(name: str, transport: str, fault: str) -> None:
+    assert sweep(SCENARIOS[name], transport, fault, all_then_fewer(1))
+
+
+# -- what the harness finds
+
+
+def finds(play: Callable[[Stage], Awaitable[None]], kind: str = "none", at: int = 0) -> str:
+    """What it finds in a scenario that goes wrong."""
+    scenario = Scenario("wrong", "server", play)
+    with pytest.raises(Violation) as excinfo:
+        perform(scenario, "memory", Interruption(kind, at))
+    return str(excinfo.value)
+
+
+async def shielded_sleep(seconds: float) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep(seconds)
+
+
+def test_it_finds_a_task_that_does_not_end() -> None:
+    async def play(stage: Stage) -> None:
+        stage.nursery.start_soon(trio.sleep_forever)
+
+    assert "it hangs:\n" in finds(play)
+
+
+def test_it_finds_a_system_task() -> None:
+    async def play(stage: Stage) -> None:
+        trio.lowlevel.spawn_system_task(trio.sleep_forever)
+
+    assert "tasks are left" in finds(play)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="descriptors can't be counted")
+def test_it_finds_a_descriptor() -> None:
+    kept = []
+
+    async def play(stage: Stage) -> None:
+        kept.append(socket.socket())
+
+    assert "descriptors are left" in finds(play)
+    kept.pop().close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_it_finds_what_nobody_can_catch() -> None:
+    async def play(stage: Stage) -> None:
+        trio.sleep(1)  # type: ignore[unused-coroutine] # noqa: ASYNC105 # as it says
+
+    assert "was never awaited" in finds(play)
+
+
+def test_it_finds_an_error_in_place_of_a_cancellation() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.act(fail)
+
+    async def fail() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("it")
+
+    assert "KeyError: 'it'" in finds(play, "cancel", 1)
+
+
+def test_it_finds_a_cancelled_call_that_does_not_end() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.act(lambda: shielded_sleep(1))
+
+    assert "it ended 1.000 s after its cancellation" in finds(play, "cancel", 1)
+
+
+def test_it_finds_a_time_out_that_does_not_hold() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.act(lambda: shielded_sleep(70), is_bounded=True)
+
+    assert "it took 70.0 s" in finds(play, "silence")
+
+
+def test_it_finds_an_error_that_is_not_documented() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.act(fail)
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+    assert "BrokenResourceError" in finds(play, "reset")
+
+
+@pytest.mark.parametrize(
+    ("expected", "received"), [("ab", "a"), ("ab", "b"), ("ab", "ba"), ("a", "aa")]
+)
+def test_it_finds_messages_that_are_not_what_was_sent(expected: str, received: str) -> None:
+    async def play(stage: Stage) -> None:
+        stage.expect(list(expected), list(received))
+
+    assert "arrived of" in finds(play)
+
+
+def test_it_finds_a_connection_without_a_close_frame() -> None:
+    async def play(stage: Stage) -> None:
+        await say(stage, b"")
+
+    assert "the peer saw no Close frame" in finds(play)
+
+
+@pytest.mark.parametrize(
+    ("data", "finding"),
+    [
+        (frame(TEXT, b"a", mask=True), "a mask"),
+        (frame(TEXT, b"a", rsv=4), "reserved bits"),
+        (b"\x81\x7e\x00\x01a", "not the shortest"),
+        (frame(3), "an unknown opcode"),
+        (frame(PING, bytes(126)), "a control frame"),
+        (frame(PING, fin=False), "a control frame"),
+        (frame(CONTINUATION), "a fragment astray"),
+        (frame(TEXT, fin=False) + frame(TEXT), "a fragment astray"),
+        (frame(TEXT, b"\xff"), "UnicodeDecodeError"),
+        (frame(CLOSE) + frame(PING), "behind a Close frame"),
+        (frame(CLOSE)[:1], "a torn frame"),
+        (frame(TEXT, b"a", fin=False), "a torn frame or message"),
+    ],
+)
+def test_it_finds_a_bad_frame(data: bytes, finding: str) -> None:
+    async def play(stage: Stage) -> None:
+        await say(stage, data)
+
+    assert finding in finds(play)
+
+
+async def say(stage: Stage, data: bytes) -> None:
+    """Be a server that says so, and ends the stream."""
+    ours, theirs = await stage.streams()
+    peer = stage.peer()
+    stage.peers.start_soon(peer.run, theirs)
+    request, _ = await read_head(ours)
+    await ours.send_all(accepting(request) + data)
+    await ours.aclose()
+    stage.has_opened = True
+
+
+# -- at random
+
+
+def test_a_soak(capsys: pytest.CaptureFixture[str]) -> None:
+    assert soak_cancel.main(["--seed", "1", "--seconds", "0.5"]) == 0
+    assert capsys.readouterr().out.endswith(" 0 violations\n")
+
+
+def test_a_soak_tells_how_to_replay_a_violation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play_round(seed: int, number: int, tally: soak_cancel.Tally) -> None:
+        if number == 3:
+            raise Violation("here it is")
+
+    monkeypatch.setattr(soak_cancel, "play_round", play_round)
+    assert soak_cancel.main(["--seed", "7"]) == 1
+    assert "--seed 7 --round 3\nhere it is\n" in capsys.readouterr().out

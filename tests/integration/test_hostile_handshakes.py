@@ -1,0 +1,288 @@
+"""Opening handshakes that are slow, absurd, or no handshakes at all, over TCP and TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import TYPE_CHECKING, Any, Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from tests.support.peer import (
+    CLOSE,
+    PING,
+    REQUEST,
+    TEXT,
+    Call,
+    Frame,
+    RawPeer,
+    accepting,
+    frame,
+    read_head,
+    socket_pair,
+    start_raw_server,
+    tls_contexts,
+)
+from trio_websocket import (
+    ConnectionFailed,
+    ConnectionRejected,
+    ConnectionTimeout,
+    HandshakeError,
+    WebSocketRequest,
+    WebSocketServer,
+    open_websocket,
+    serve_websocket,
+    wrap_client_stream,
+    wrap_server_stream,
+)
+
+if TYPE_CHECKING:
+    from trio.abc import Stream
+
+REST = REQUEST[:-2]  # to which more header lines are added
+HTTP_2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)
+
+
+def client_hello() -> bytes:
+    """The first bytes of a TLS client."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = tls_contexts()[0].wrap_bio(incoming, outgoing, server_hostname="example.org")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+# -- servers
+
+BAD_REQUESTS = {
+    "a head of a megabyte": (431, REST + b"X: " + b"x" * 10**6 + b"\r\n\r\n"),
+    "10,000 header lines": (431, REST + b"X: 1\r\n" * 10_000 + b"\r\n"),
+    "257 header lines": (431, REST + b"X: 1\r\n" * 252 + b"\r\n"),
+    "an absurd Content-Length": (400, REST + b"Content-Length: 99999999999999999999\r\n\r\n"),
+    "a Content-Length of 5,000 digits": (
+        400,
+        REST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    ),
+    "a negative Content-Length": (400, REST + b"Content-Length: -1\r\n\r\n"),
+    "a body in chunks": (400, REST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "HTTP/1.0": (400, REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0")),
+    "the preface of HTTP/2": (405, HTTP_2_PREFACE),
+    "TLS": (400, client_hello()),
+    "zeros": (400, bytes(1000)),
+}
+
+
+async def start(nursery: trio.Nursery, *, use_tls: bool) -> WebSocketServer:
+    """A server that sends back a first message."""
+
+    async def echo(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        await ws.send_message(await ws.get_message())
+
+    async def run(*, task_status: trio.TaskStatus[WebSocketServer]) -> None:
+        context = tls_contexts()[1] if use_tls else None
+        await serve_websocket(
+            *(echo, "127.0.0.1", 0, context),
+            connect_timeout=30,
+            disconnect_timeout=30,
+            task_status=task_status,
+        )
+
+    server: WebSocketServer = await nursery.start(run)
+    return server
+
+
+async def connect(server: WebSocketServer, *, use_tls: bool) -> Stream:
+    stream: Stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    if use_tls:
+        context = tls_contexts()[0]
+        stream = trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
+    return stream
+
+
+async def read_to_end(stream: Stream) -> bytes:
+    data = b""
+    async for received in stream:
+        data += received
+    return data
+
+
+async def check_it_serves(server: WebSocketServer, *, use_tls: bool) -> None:
+    context = tls_contexts()[0] if use_tls else False
+    async with open_websocket("127.0.0.1", server.port, "/", use_ssl=context) as ws:
+        await ws.send_message("x")
+        assert await ws.get_message() == "x"
+
+
+@pytest.mark.parametrize("use_tls", [False, True], ids=["tcp", "tls"])
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+async def test_a_bad_request_is_answered_and_the_server_lives(
+    nursery: trio.Nursery, name: str, use_tls: bool
+) -> None:
+    status, data = BAD_REQUESTS[name]
+    server = await start(nursery, use_tls=use_tls)
+    stream = await connect(server, use_tls=use_tls)
+    async with trio.open_nursery() as sending:
+        sending.start_soon(stream.send_all, data)
+        response = await read_to_end(stream)
+    assert response.startswith(b"HTTP/1.1 %d " % status)
+    await stream.aclose()
+    await check_it_serves(server, use_tls=use_tls)
+
+
+async def test_a_request_of_256_header_lines_is_accepted(nursery: trio.Nursery) -> None:
+    server = await start(nursery, use_tls=False)
+    stream = await connect(server, use_tls=False)
+    await stream.send_all(REST + b"X: 1\r\n" * 251 + b"\r\n")
+    head, _ = await read_head(stream)
+    assert head.startswith(b"HTTP/1.1 101 ")
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("data", [REQUEST, HTTP_2_PREFACE], ids=["HTTP", "HTTP/2"])
+async def test_plain_bytes_to_a_tls_port_end_the_connection_and_the_server_lives(
+    nursery: trio.Nursery, data: bytes
+) -> None:
+    server = await start(nursery, use_tls=True)
+    stream = await connect(server, use_tls=False)
+    await stream.send_all(data)
+    assert not (await read_to_end(stream)).startswith(b"HTTP")
+    await stream.aclose()
+    await check_it_serves(server, use_tls=True)
+
+
+async def test_a_request_of_one_byte_a_second_is_cut_off_by_connect_timeout(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    theirs, ours = await socket_pair()
+    opening = Call(nursery, lambda: wrap_server_stream(nursery, ours, connect_timeout=59.5))
+    nursery.start_soon(drip, theirs, REQUEST)
+    with pytest.raises(ConnectionTimeout):
+        await opening.result()
+    assert trio.current_time() == pytest.approx(59.5, abs=0.1)
+    assert await theirs.receive_some() == b""
+
+
+async def drip(stream: Stream, data: bytes) -> None:
+    """Send one byte a second, for as long as somebody takes them."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        for byte in data:
+            await stream.send_all(bytes([byte]))
+            await trio.sleep(1)
+
+
+async def test_a_pipelined_request_is_no_frame(nursery: trio.Nursery) -> None:
+    server = await start(nursery, use_tls=False)
+    stream = await connect(server, use_tls=False)
+    await stream.send_all(REQUEST + REQUEST)
+    _, rest = await read_head(stream)
+    (close,) = await RawPeer(stream, is_client=True, received=rest).receive_all()
+    assert (close.opcode, close.payload[:2]) == (CLOSE, (1002).to_bytes(2, "big"))
+    await stream.aclose()
+    await check_it_serves(server, use_tls=False)
+
+
+async def test_frames_that_come_before_the_101_are_received(nursery: trio.Nursery) -> None:
+    server = await start(nursery, use_tls=False)
+    stream = await connect(server, use_tls=False)
+    await stream.send_all(REQUEST + frame(TEXT, b"early", mask=True) + frame(PING, mask=True))
+    _, rest = await read_head(stream)
+    peer = RawPeer(stream, is_client=True, received=rest)
+    assert await peer.receive() == Frame(TEXT, b"early")
+    await stream.aclose()
+
+
+# -- clients
+
+HEAD = b"HTTP/1.1 101 Switching Protocols\r\n"
+REFUSED = b"HTTP/1.1 403 Forbidden\r\n"
+
+BAD_RESPONSES: dict[str, tuple[type[HandshakeError], bytes]] = {
+    "a head of a megabyte": (HandshakeError, HEAD + b"X: " + b"x" * 10**6 + b"\r\n\r\n"),
+    "10,000 header lines": (HandshakeError, HEAD + b"X: 1\r\n" * 10_000 + b"\r\n"),
+    "257 header lines": (HandshakeError, REFUSED + b"X: 1\r\n" * 257 + b"\r\n"),
+    "an absurd Content-Length": (
+        ConnectionRejected,
+        REFUSED + b"Content-Length: 99999999999999999999\r\n\r\nno",
+    ),
+    "a Content-Length of 5,000 digits": (
+        ConnectionRejected,
+        REFUSED + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nno",
+    ),
+    "HTTP/1.0": (HandshakeError, b"HTTP/1.0 101 Switching Protocols\r\n\r\n"),
+    "HTTP/2": (HandshakeError, b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64"),
+    "a request": (HandshakeError, REQUEST),
+    "TLS": (HandshakeError, b"\x15\x03\x01\x00\x02\x02\x46"),
+    "a frame": (ConnectionFailed, frame(TEXT, b"early")),
+    "zeros": (HandshakeError, bytes(1000)),
+    "nothing": (ConnectionFailed, b""),
+}
+
+
+async def answer_with(
+    nursery: trio.Nursery, respond: Callable[[bytes], bytes], *, use_tls: bool
+) -> int:
+    """A server that gives such a response to a request, and ends its side; its port."""
+
+    async def handle(stream: Stream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            request, _ = await read_head(stream)
+            await stream.send_all(respond(request))
+
+    return await start_raw_server(nursery, handle, use_tls=use_tls)
+
+
+@pytest.mark.parametrize("use_tls", [False, True], ids=["tcp", "tls"])
+@pytest.mark.parametrize("name", BAD_RESPONSES)
+async def test_a_bad_response_is_a_handshake_error(
+    nursery: trio.Nursery, name: str, use_tls: bool
+) -> None:
+    error, data = BAD_RESPONSES[name]
+    port = await answer_with(nursery, lambda request: data, use_tls=use_tls)
+    context: Any = tls_contexts()[0] if use_tls else False
+    with pytest.raises(HandshakeError) as caught:
+        async with open_websocket("127.0.0.1", port, "/", use_ssl=context):
+            pass
+    assert type(caught.value) is error
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_acceptance_of_one_byte_a_second_is_cut_off_by_connect_timeout(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = await socket_pair()
+
+    def open_it() -> Awaitable[object]:
+        return wrap_client_stream(nursery, ours, "example.org", "/", connect_timeout=59.5)
+
+    opening = Call(nursery, open_it)
+    request, _ = await read_head(theirs)
+    nursery.start_soon(drip, theirs, accepting(request))
+    with pytest.raises(ConnectionTimeout):
+        await opening.result()
+    assert trio.current_time() == pytest.approx(59.5, abs=0.1)
+
+
+async def test_a_second_response_is_no_frame(nursery: trio.Nursery) -> None:
+    def respond(request: bytes) -> bytes:
+        return accepting(request) * 2
+
+    port = await answer_with(nursery, respond, use_tls=False)
+    async with open_websocket("127.0.0.1", port, "/", use_ssl=False) as ws:
+        await ws.wait_closed()
+    assert ws.closed is not None
+    assert ws.closed.code == 1002
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_frame_before_the_101_is_a_handshake_error(nursery: trio.Nursery) -> None:
+    def respond(request: bytes) -> bytes:
+        return frame(TEXT, b"early") + accepting(request)
+
+    port = await answer_with(nursery, respond, use_tls=False)
+    with pytest.raises(HandshakeError, match="did not answer in HTTP"):
+        async with open_websocket("127.0.0.1", port, "/", use_ssl=False):
+            pass
+    nursery.cancel_scope.cancel()

@@ -1,0 +1,395 @@
+"""Every code block in the README and the docs is run here, as printed.
+
+A Python block stands under a comment that says how: `<!-- test: KIND [ARGUMENT] -->`.
+
+    program PEER    a whole program, run by its own interpreter against PEER until it ends; when the
+                    next block of the page is in the language "text", that is the output wanted
+    server [PATH]   a whole program that serves until killed; must echo at PATH, the path of a URL
+                    or, without a slash, of a Unix-domain socket
+    fragment PEER   run inside a function; `trio` is there, `nursery`, and `ws`, if used, a
+                    connection to PEER
+    handler         defines `handler(request)`, which must echo
+    request         run inside a handler; `request` is there
+
+Port 8000 in a block is replaced by the port of the peer. PEER names a function of `PEERS`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import inspect
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, AsyncIterator, Awaitable, Callable, NamedTuple
+
+import pytest
+import trio
+import trustme
+
+import trio_websocket
+from trio_websocket import (
+    WebSocketConnection,
+    WebSocketRequest,
+    WebSocketServer,
+    connect_websocket_url,
+    open_websocket_url,
+    serve_websocket,
+    wrap_client_stream,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "autobahn/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+PACKAGE_HOME = str(Path(trio_websocket.__file__).resolve().parent.parent)
+TIMEOUT = 25
+FENCED = re.compile(
+    r"(?:^<!-- test: (?P<how>[^\n]*?) -->\n+)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    language: str
+    how: str
+    text: str
+    output: str | None
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    def on_port(self, port: int) -> str:
+        return re.sub(r"\b8000\b", str(port), self.text)
+
+    def code(self, port: int) -> Any:
+        """Compiled so that a traceback shows the page and its line."""
+        source = "\n" * (self.line - 1) + self.on_port(port)
+        return compile(source, str(self.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text("utf-8")
+    matches = list(FENCED.finditer(text))
+    following = [m["text"] if m["language"] == "text" else None for m in matches[1:]]
+    return [
+        Block(
+            page,
+            text.count("\n", 0, match.start("text")) + 1,
+            match["language"],
+            match["how"] or "",
+            match["text"],
+            output,
+        )
+        for match, output in zip(matches, [*following, None])
+    ]
+
+
+PYTHON = [block for page in PAGES for block in blocks_of(page) if block.language == "python"]
+
+
+# Peers: what answers at the port that replaces 8000.
+
+
+async def echo(request: WebSocketRequest) -> None:
+    protocols = request.proposed_subprotocols
+    ws = await request.accept(subprotocol=protocols[0] if protocols else None)
+    while True:
+        await ws.send_message(await ws.get_message())
+
+
+async def feed(request: WebSocketRequest) -> None:
+    """Takes one message, sends three, then closes."""
+    ws = await request.accept()
+    await ws.get_message()
+    for number in range(1, 4):
+        await ws.send_message(f"message {number}")
+
+
+async def leave(request: WebSocketRequest) -> None:
+    """Takes one message, then closes with a reason."""
+    ws = await request.accept()
+    await ws.get_message()
+    await ws.aclose(4001, "out of credit")
+
+
+async def flood(request: WebSocketRequest) -> None:
+    """Sends a message of 1 MiB."""
+    ws = await request.accept()
+    await ws.send_message(bytes(2**20))
+
+
+async def refuse(request: WebSocketRequest) -> None:
+    await request.reject(403, body=b"no entry")
+
+
+def certificates(folder: Path) -> ssl.SSLContext:
+    """Leave ca.pem, server.pem, server.key and client.pem in the folder."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    server = authority.issue_cert("localhost", "127.0.0.1")
+    server.private_key_pem.write_to_path(str(folder / "server.key"))
+    for number, pem in enumerate(server.cert_chain_pems):
+        pem.write_to_path(str(folder / "server.pem"), append=number > 0)
+    authority.issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(
+        str(folder / "client.pem")
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.configure_cert(context)
+    return context
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    handler: Callable[[WebSocketRequest], Awaitable[None]],
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, handler, "127.0.0.1", 0, ssl_context)
+        yield server.port
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def nobody() -> AsyncIterator[int]:
+    yield free_port()
+
+
+@contextlib.asynccontextmanager
+async def silence() -> AsyncIterator[int]:
+    """Takes the connection and says nothing."""
+    with trio.socket.socket() as listener:
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@contextlib.asynccontextmanager
+async def unix() -> AsyncIterator[int]:
+    """The echo server on the Unix-domain socket chat.sock; no port."""
+    with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+        await listener.bind("chat.sock")
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(WebSocketServer(echo, [trio.SocketListener(listener)]).run)
+            yield 0
+            nursery.cancel_scope.cancel()
+
+
+PEERS: dict[str, Callable[[], Any]] = {
+    "echo": lambda: serving(echo),
+    "feed": lambda: serving(feed),
+    "leave": lambda: serving(leave),
+    "flood": lambda: serving(flood),
+    "refuse": lambda: serving(refuse),
+    "nobody": nobody,
+    "silence": silence,
+    "unix": unix,
+    "tls": lambda: serving(echo, certificates(Path.cwd())),
+}
+
+
+# Kinds of block.
+
+
+async def evaluate(block: Block, port: int, names: dict[str, Any]) -> None:
+    code = block.code(port)
+    result = eval(code, names)
+    if code.co_flags & inspect.CO_COROUTINE:
+        await result
+
+
+async def output_of(source: str) -> str:
+    Path("program.py").write_text(source, "utf-8")
+    done = await trio.run_process(
+        [sys.executable, "-W", "error", "program.py"],
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+        check=False,
+        env={**os.environ, "PYTHONPATH": PACKAGE_HOME, "PYTHONIOENCODING": "utf-8"},
+    )
+    output: str = done.stdout.decode("utf-8")
+    assert done.returncode == 0, output
+    return output
+
+
+async def program(block: Block, peer: str) -> None:
+    async with PEERS[peer]() as port:
+        output = await output_of(block.on_port(port))
+        if block.output is not None:
+            assert output == block.output.replace("8000", str(port))
+
+
+async def server(block: Block, path: str = "/") -> None:
+    certificates(Path.cwd())
+    port = free_port()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(output_of, block.on_port(port))
+        while True:
+            try:
+                await must_echo(port, path, tls="ssl." in block.text)
+                break
+            except OSError:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def connected(port: int, path: str, tls: bool) -> AsyncIterator[WebSocketConnection]:
+    if path.startswith("/"):
+        context = ssl.create_default_context(cafile="ca.pem") if tls else None
+        url = f"{'wss' if tls else 'ws'}://127.0.0.1:{port}{path}"
+        async with open_websocket_url(url, context) as ws:
+            yield ws
+    else:
+        stream = await trio.open_unix_socket(path)
+        async with trio.open_nursery() as nursery, await wrap_client_stream(
+            nursery, stream, "localhost", "/"
+        ) as ws:
+            yield ws
+
+
+async def must_echo(port: int, path: str = "/", tls: bool = False) -> None:
+    async with connected(port, path, tls) as ws:
+        for message in ("hello", b"world"):
+            await ws.send_message(message)
+            assert await ws.get_message() == message
+
+
+async def fragment(block: Block, peer: str) -> None:
+    async with PEERS[peer]() as port, trio.open_nursery() as nursery:
+        names: dict[str, Any] = {"trio": trio, "trio_websocket": trio_websocket, "nursery": nursery}
+        if "ws" in block.code(port).co_names and "ws:" not in block.text:
+            names["ws"] = await connect_websocket_url(nursery, f"ws://127.0.0.1:{port}/")
+        await evaluate(block, port, names)
+        nursery.cancel_scope.cancel()
+
+
+async def handler(block: Block) -> None:
+    names: dict[str, Any] = {}
+    await evaluate(block, 0, names)
+    async with serving(names["handler"]) as port:
+        await must_echo(port)
+
+
+async def request(block: Block) -> None:
+    done = trio.Event()
+
+    async def handle(request: WebSocketRequest) -> None:
+        await evaluate(block, 0, {"trio": trio, "request": request})
+        done.set()
+
+    async with serving(handle) as port:
+        with contextlib.suppress(trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
+            async with open_websocket_url(f"ws://127.0.0.1:{port}/", subprotocols=["chat"]) as ws:
+                await must_close(ws)
+        await done.wait()
+
+
+async def must_close(ws: WebSocketConnection) -> None:
+    await ws.send_message("hello")
+    while True:
+        await ws.get_message()
+
+
+KINDS: dict[str, Callable[..., Awaitable[None]]] = {
+    "program": program,
+    "server": server,
+    "fragment": fragment,
+    "handler": handler,
+    "request": request,
+}
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert block.how, f"{block} lacks its '<!-- test: … -->'"
+    kind, *arguments = block.how.split()
+
+    async def run() -> None:
+        with trio.fail_after(TIMEOUT):
+            await KINDS[kind](block, *arguments)
+
+    trio.run(run)
+
+
+@each_page
+def test_commands_name_what_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
+    shell = "".join(block.text for block in blocks_of(page) if block.language == "sh")
+    named = re.findall(r"^make ([\w-]+)", shell, re.MULTILINE) + re.findall(r"`make ([\w-]+)", text)
+    assert set(named) <= set(targets)
+    for path in re.findall(r"\b(?:autobahn|examples|tests|tools)/[\w/.-]*\w", text):
+        assert (ROOT / path).exists(), path
+
+
+@each_page
+def test_every_fence_was_found(page: Path) -> None:
+    fences = re.findall(r"^[ \t]*```", page.read_text("utf-8"), re.MULTILINE)
+    blocks = blocks_of(page)
+    assert len(fences) == 2 * len(blocks)
+
+
+@each_page
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    return {p.name: p.default for p in inspect.signature(function).parameters.values()}
+
+
+def test_options_table_shows_every_option_and_its_default() -> None:
+    text = (ROOT / "docs" / "limits.md").read_text("utf-8")
+    section = text.split("\n## Options\n")[1].split("\n## ")[0]
+    shown = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
+    taken = keywords(trio_websocket.open_websocket_url)
+    for other in ("url", "ssl_context", "subprotocols", "extra_headers"):
+        del taken[other]
+    assert shown == {name: str(default) for name, default in taken.items()}
+    for name in re.findall(r"`(\w+)`", section.split("\n| ")[0]):
+        assert taken.items() <= keywords(getattr(trio_websocket, name)).items(), name
+
+
+def test_tables_of_what_a_peer_can_do_show_every_bound_and_its_default() -> None:
+    text = (ROOT / "docs" / "peers.md").read_text("utf-8")
+    shown = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
+    taken = keywords(serve_websocket)
+    own = ("handler", "host", "port", "ssl_context", "handler_nursery", "task_status")
+    for other in (*own, "receive_buffer_size"):  # which is no bound
+        del taken[other]
+    assert shown == {name: str(default) for name, default in taken.items()}
+
+
+@each_page
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    named = re.findall(r"\b(tests/[\w/]+\.py)::(\w+)", page.read_text("utf-8"))
+    for path, name in named:
+        assert name in functions_of(ROOT / path), f"{path}::{name}"
+
+
+@functools.lru_cache(maxsize=None)
+def functions_of(path: Path) -> frozenset[str]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    tree = ast.parse(path.read_text("utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, functions))

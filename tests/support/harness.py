@@ -1,0 +1,663 @@
+"""Performs a scenario that is interrupted at a given step, and finds what must hold and does not.
+
+An interruption is a cancellation of the call under test, or a fault of the network. For the first,
+a step is each checkpoint of the call, once when it begins to wait and once when what it waits for
+has come and it has not run yet; or, so as to hit it while it waits, each turn of any task. For
+faults, it is each read and write of the stream.
+
+After each performance: the peer saw whole, valid frames and what it was promised; a connection
+that was not closed works both ways; no task, socket or connection is left; nothing came out that
+is not documented; and nobody hung, by a clock that jumps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import sys
+import time
+import traceback
+import unittest.mock
+import warnings
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Sequence,
+    Tuple,
+    Type,
+)
+
+import trio
+import trio.testing
+from trio._core._run import _r as scheduler  # what shuffles the tasks that can run
+
+from trio_websocket import (
+    ConnectionClosed,
+    DisconnectionTimeout,
+    WebSocketConnection,
+    WebSocketRequest,
+    WebSocketServer,
+    connect_websocket,
+    open_websocket,
+    serve_websocket,
+    wrap_client_stream,
+    wrap_server_stream,
+)
+from trio_websocket._sansio.errors import leaves
+
+from .interruptions import CountedStream, FaultyStream, Interruption, Lines, Steps, Trigger
+from .peer import (
+    CLOSE,
+    PING,
+    close_payload,
+    close_sockets,
+    lockstep_pair,
+    memory_pair,
+    over_tls,
+    tcp_pair,
+    tls_contexts,
+)
+from .strict_peer import Gone, Message, StrictPeer, Violation
+
+if TYPE_CHECKING:
+    import ssl
+
+    from trio.abc import Stream
+
+TRANSPORTS = ("memory", "tcp", "tls")
+
+# Seconds, by the clock that jumps.
+CANCELLED_WITHIN = 0.1  # what a cancelled call may take: time for a goodbye
+BOUND = 60 + 3  # a time-out of the library's, the time to linger and to say goodbye
+PATIENCE = 100  # after which a call that has no time-out is given up
+# The one task of a run that stays until its end.
+_STAYS = "_LateWrites._run"
+HANG = 4 * PATIENCE  # after which a performance hangs
+
+# Seconds without an event, by the real clock, after which the other one jumps. Over sockets there
+# may be a pause between a write and the moment when the other end can read; sometimes, and once the
+# peer is struck, it does not matter.
+JUMP = {"memory": 0, "tcp": 0.25, "tls": 0.25}
+JUMP_WHEN_HURRYING = 0.0005
+
+TOKEN = "token"
+
+Errors = Tuple[Type[BaseException], ...]
+
+
+class Over(Exception):
+    """A fault has ended the scenario, as it may."""
+
+
+class Scenario(NamedTuple):
+    """What is performed."""
+
+    name: str
+    role: str  # the end under test: "client" or "server"
+    play: Callable[[Stage], Awaitable[None]]
+
+
+# -- the stage
+
+
+class MemoryListener(trio.abc.Listener["Stream"]):
+    """Gives a server ends of streams."""
+
+    def __init__(self) -> None:
+        self._ends, self._waiting = trio.open_memory_channel[Any](10)
+
+    def connect(self, stream: Stream) -> None:
+        try:
+            self._ends.send_nowait(stream)
+        except trio.ClosedResourceError as exc:
+            raise ConnectionRefusedError from exc
+
+    async def accept(self) -> Stream:
+        stream: Stream = await self._waiting.receive()
+        return stream
+
+    async def aclose(self) -> None:
+        self._ends.close()
+        with trio.CancelScope(shield=True):
+            async for stream in self._waiting:
+                await trio.aclose_forcefully(stream)
+        await trio.lowlevel.checkpoint()
+
+
+class Stage:
+    """What a scenario is given: the call under test, and both ends of connections."""
+
+    def __init__(
+        self,
+        role: str,
+        transport: str,
+        interruption: Interruption,
+        steps: Steps,
+        nursery: trio.Nursery,
+        peers: trio.Nursery,
+        clock: trio.testing.MockClock,
+        lines: Lines | None = None,
+    ) -> None:
+        self.role = role
+        self.lines = lines
+        self.transport = transport
+        self.interruption = interruption
+        self.steps = steps
+        self.nursery = nursery  # of the connections; it has to become empty by itself
+        self.peers = peers
+        self.connections: list[WebSocketConnection] = []
+        self.far_ends: list[StrictPeer] = []
+        self.has_opened = False  # whether the peer is owed a Close frame
+        self.trigger: Trigger | None = None
+        self._operations: Trigger | None = None
+        self.is_struck = False
+        self.ends_abruptly = False  # whether the last frames may get lost
+        self._is_finished = False
+        self._was_raised = False  # the KeyboardInterrupt
+        self._scope = trio.CancelScope()
+        self.clock = clock
+        self._near: Stream | None = None  # our end, where it is no socket
+        self._unused: Stream | None = None  # the same, until the library has it
+        self._listener = MemoryListener()
+        self._port = 1  # of no importance where nothing listens
+
+    # -- the call under test
+
+    @property
+    def is_interrupted(self) -> bool:
+        return self.trigger is not None and self.trigger.fired_at is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call under test was cancelled, given up or finished."""
+        return self._scope.cancel_called
+
+    async def act(
+        self,
+        call: Callable[[], Awaitable[object]],
+        *,
+        raises: Errors = (),
+        struck_raises: Errors = (ConnectionClosed,),
+        is_bounded: bool = False,
+    ) -> bool:
+        """Perform the call under test; False if it was cancelled.
+
+        :param raises: What it raises undisturbed.
+        :param struck_raises: What it may raise after a fault.
+        :param is_bounded: Whether it has a time-out.
+        :raises Over: It was struck and could not be performed.
+        """
+        start = trio.current_time()
+        with self._scope:
+            self._arm()
+            try:
+                with self._tracing():
+                    await call()
+                if raises:
+                    raise Violation(f"it did not raise any of {raises}")
+            except raises:
+                pass
+            except KeyboardInterrupt:
+                if not self.is_interrupted:
+                    raise
+                self._was_raised = True
+            except struck_raises as exc:
+                if not self.is_struck:
+                    raise
+                self._check_duration(start, is_bounded=is_bounded)
+                raise Over from exc
+            finally:
+                self.steps.triggers.clear()
+                self._check_promptness()
+        self._check_duration(start, is_bounded=is_bounded)
+        if self.interruption.is_by_signal and self.is_interrupted:
+            if not self._was_raised:
+                await _take_interrupt()
+            elif self._unused is not None:
+                await trio.aclose_forcefully(self._unused)
+            return not self._was_raised
+        if self._is_finished or not self._scope.cancelled_caught:
+            return True
+        if self.interruption.is_fault:
+            raise Over
+        return False
+
+    def finish(self) -> None:
+        """End a call that never ends by itself, unless it is cancelled anyway."""
+        if self.interruption.is_fault or not self.is_interrupted:
+            self._is_finished = True
+            self.steps.triggers.clear()
+            self._scope.cancel()
+
+    def _arm(self) -> None:
+        kind, at, _ = self.interruption
+        if self.interruption.is_cancellation:
+            at_any_turn = kind != "cancel"
+            self.trigger = Trigger(at, self._scope.cancel, at_any_turn=at_any_turn)
+            self.steps.triggers.append(self.trigger)
+        elif self.interruption.is_fault:
+            self._scope.deadline = trio.current_time() + PATIENCE
+            self.trigger = self._operations = Trigger(at, self.strike)
+
+    @contextlib.contextmanager
+    def _tracing(self) -> Iterator[None]:
+        """Count the lines of the library in a block, if that is wanted."""
+        if self.lines is None:
+            yield
+            return
+        with self.lines.counting():
+            self.trigger = self.lines.trigger
+            yield
+
+    def disarm(self) -> None:
+        """Interrupt nothing from now on."""
+        self.steps.triggers.clear()
+        self._operations = None
+
+    def operation(self) -> None:
+        """A read or a write begins."""
+        if self._operations is not None:
+            self._operations.step()
+
+    def strike(self) -> None:
+        """Let the fault happen."""
+        self.is_struck = True
+        self.clock.autojump_threshold = min(self.clock.autojump_threshold, JUMP_WHEN_HURRYING)
+        if isinstance(self._near, FaultyStream):
+            self._near.strike(self.interruption.kind)
+        elif self.far_ends:
+            self.far_ends[0].strike(self.interruption.kind)
+
+    def _check_duration(self, start: float, *, is_bounded: bool) -> None:
+        duration = trio.current_time() - start
+        if is_bounded and duration > BOUND:
+            raise Violation(f"it took {duration:.1f} s")
+
+    def _check_promptness(self) -> None:
+        if self.trigger is None or not self.interruption.is_cancellation:
+            return
+        if self.trigger.fired_at is not None:
+            duration = trio.current_time() - self.trigger.fired_at
+            if duration > CANCELLED_WITHIN:
+                raise Violation(f"it ended {duration:.3f} s after its cancellation")
+
+    # -- both ends
+
+    def peer(self, *, echoes: bool = False) -> StrictPeer:
+        trickles = self.interruption.trickles
+        peer = StrictPeer(is_client=self.role == "server", echoes=echoes, trickles=trickles)
+        if self.is_struck and not self.far_ends and self.transport != "memory":
+            peer.strike(self.interruption.kind)
+        self.far_ends.append(peer)
+        return peer
+
+    async def streams(self, *, lockstep: bool = False) -> tuple[Stream, Stream]:
+        """Our end, and theirs.
+
+        :param lockstep: Over memory: whether a write waits until the other end has read it.
+        """
+        if self.transport == "memory":
+            ours, theirs = await (lockstep_pair() if lockstep else memory_pair())
+            if self.interruption.is_fault and self._near is None:
+                ours = FaultyStream(ours, self.operation)
+                if self.is_struck:
+                    ours.strike(self.interruption.kind)
+            self._near = self._near or ours
+            return ours, theirs
+        client, server = await tcp_pair()
+        if self.role == "client":
+            server = CountedStream(server, self.operation)
+        else:
+            client = CountedStream(client, self.operation)
+        if self.transport == "tls":
+            client, server = await over_tls(client, server, is_own=True)
+        return (client, server) if self.role == "client" else (server, client)
+
+    async def open(
+        self, *, lockstep: bool = False, **options: Any
+    ) -> tuple[WebSocketConnection, StrictPeer]:
+        """An open connection and its peer."""
+        ours, theirs = await self.streams(lockstep=lockstep)
+        peer = self.peer()
+        self.peers.start_soon(peer.run, theirs)
+        if self.role == "client":
+            connection = await wrap_client_stream(self.nursery, ours, "example.org", "/", **options)
+        else:
+            request = await wrap_server_stream(self.nursery, ours, **options)
+            connection = await request.accept()
+        self.keep(connection)
+        await peer.wait(lambda: peer.is_open)
+        return connection, peer
+
+    def keep(self, connection: WebSocketConnection) -> None:
+        """A connection that is open and will have to be closed."""
+        self.connections.append(connection)
+        self.has_opened = True
+
+    @contextlib.contextmanager
+    def hurrying(self) -> Iterator[None]:
+        """Let the clock jump soon, in a block in which much time passes."""
+        usual = self.clock.autojump_threshold
+        self.clock.autojump_threshold = min(usual, JUMP_WHEN_HURRYING)
+        try:
+            yield
+        finally:
+            if not self.is_struck:
+                self.clock.autojump_threshold = usual
+
+    # -- clients under test
+
+    @property
+    def _client_context(self) -> ssl.SSLContext | bool:
+        return tls_contexts()[0] if self.transport == "tls" else False
+
+    async def raw_server(
+        self, *, echoes: bool = False, response: Callable[[bytes], bytes] | None = None
+    ) -> StrictPeer:
+        """The peer of a client to come."""
+        peer = self.peer(echoes=echoes)
+        if response is not None:
+            peer.response = response
+        if self.transport == "memory":
+            self._unused, theirs = await self.streams()
+            self.peers.start_soon(peer.run, theirs)
+        else:
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            self._port = listener.socket.getsockname()[1]
+            self.peers.start_soon(self._accept, listener, peer)
+        return peer
+
+    async def _accept(self, listener: trio.SocketListener, peer: StrictPeer) -> None:
+        async with listener:
+            stream: Stream = CountedStream(await listener.accept(), self.operation)
+        if self.transport == "tls":
+            context = tls_contexts()[1]
+            stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        await peer.run(stream)
+
+    async def connect(self) -> WebSocketConnection:
+        """Connect to `raw_server`."""
+        return await self._connect(self.nursery)
+
+    async def _connect(self, nursery: trio.Nursery, *_: Any, **__: Any) -> WebSocketConnection:
+        self._unused = None
+        if self._near is not None:
+            return await wrap_client_stream(nursery, self._near, "example.org", "/")
+        use_ssl = self._client_context
+        return await connect_websocket(nursery, "127.0.0.1", self._port, "/", use_ssl=use_ssl)
+
+    @contextlib.asynccontextmanager
+    async def client_block(self) -> AsyncIterator[WebSocketConnection]:
+        """Connect to `raw_server` for a block."""
+        with contextlib.ExitStack() as stack:
+            if self._near is not None:
+                name = "trio_websocket._impl.connect_websocket"
+                stack.enter_context(unittest.mock.patch(name, self._connect))
+            use_ssl = self._client_context
+            async with open_websocket("127.0.0.1", self._port, "/", use_ssl=use_ssl) as connection:
+                self.has_opened = True
+                yield connection
+
+    # -- servers under test
+
+    async def serve(
+        self,
+        handler: Callable[[WebSocketRequest], Awaitable[object]],
+        options: Mapping[str, Any],
+        task_status: trio.TaskStatus[WebSocketServer],
+    ) -> None:
+        """Serve until cancelled, or closed."""
+        if self.transport == "memory":
+            server = WebSocketServer(handler, [self._listener], **options)
+            await server.run(task_status=task_status)
+        else:
+            context = tls_contexts()[1] if self.transport == "tls" else None
+            address = "127.0.0.1", 0, context
+            await serve_websocket(handler, *address, **options, task_status=task_status)
+
+    async def raw_client(self, server: WebSocketServer) -> StrictPeer:
+        """A client of that server."""
+        peer = self.peer()
+        stream: Stream
+        if self.transport == "memory":
+            ours, stream = await self.streams()
+            self._listener.connect(ours)
+        else:
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            stream = CountedStream(stream, self.operation)
+            if self.transport == "tls":
+                context, name = tls_contexts()[0], "127.0.0.1"
+                stream = trio.SSLStream(
+                    stream, context, server_hostname=name, https_compatible=True
+                )
+        self.peers.start_soon(peer.run, stream)
+        return peer
+
+    # -- what must hold
+
+    def expect(
+        self, sent: Sequence[object], received: Sequence[object], *, is_done: bool = True
+    ) -> None:
+        """What was sent arrived in order; if the call was interrupted, perhaps not all of it."""
+        is_done = is_done and not self.is_struck
+        if received != sent[: len(received)] or (is_done and received != sent):
+            raise Violation(f"{received!r:.200} arrived of {sent!r:.200}")
+
+    async def converse(self, connection: WebSocketConnection, peer: StrictPeer) -> list[Message]:
+        """A message each way and a ping each way; what the connection had received before."""
+        peer.queue(peer.frame(PING, b"theirs"))
+        peer.queue_message(TOKEN)
+        received: list[Message] = []
+        while TOKEN not in received:
+            received.append(await connection.get_message())
+        await connection.send_message(TOKEN)
+        await connection.ping(b"ours")
+        await peer.wait(lambda: TOKEN in peer.messages and b"theirs" in peer.pongs)
+        if peer.messages.pop() != TOKEN:
+            raise Violation(f"{peer.messages} arrived late")
+        return received[:-1]
+
+    async def close(self, connection: WebSocketConnection, peer: StrictPeer) -> None:
+        """Close it, with the whole handshake."""
+        await connection.aclose()
+        await self.bury()
+        await peer.wait_over()
+        self.expect([close_payload(1000)], [f.payload for f in peer.frames if f.opcode == CLOSE])
+
+    async def bury(self) -> None:
+        """Whatever has happened to a connection, it can be closed in time, and is then dead."""
+        for connection in self.connections:
+            start = trio.current_time()
+            with contextlib.suppress(DisconnectionTimeout):
+                await connection.aclose()
+            self._check_duration(start, is_bounded=True)
+            if connection.closed is None:
+                raise Violation("it does not know that it is closed")
+            await self._check_dead(connection, connection.get_message)
+            await self._check_dead(connection, connection.ping)
+            await self._check_dead(connection, connection.send_message, "")
+
+    async def _check_dead(
+        self, connection: WebSocketConnection, call: Callable[..., Awaitable[object]], *args: object
+    ) -> None:
+        try:
+            await call(*args)
+        except ConnectionClosed as exc:
+            if exc.reason is not connection.closed and exc.reason != connection.closed:
+                raise
+            if exc.reason.code == 1006 and exc.__cause__ is None:
+                raise
+        else:
+            raise Violation(f"{call} works on a closed connection")
+
+    async def clear(self) -> None:
+        """Wait for the ends of the peers, which never come if we left our end open."""
+        for peer in self.far_ends if self.interruption.kind != "silence" else ():
+            if peer.is_started:
+                await peer.wait_over()
+        for peer in self.far_ends if not (self.is_struck or self.ends_abruptly) else ():
+            if peer.is_torn:
+                raise Violation(f"the peer saw a torn frame or message behind {peer.frames[-3:]}")
+            if self.has_opened and not any(found.opcode == CLOSE for found in peer.frames):
+                raise Violation(f"the peer saw no Close frame, but {peer.frames[-3:]}")
+        self.peers.cancel_scope.cancel()
+
+
+# -- performances
+
+
+def perform(
+    scenario: Scenario,
+    transport: str,
+    interruption: Interruption = Interruption(),  # noqa: B008 # it is immutable
+    *,
+    seed: int = 0,
+    lines: Lines | None = None,
+) -> bool:
+    """Perform a scenario; whether it was interrupted before it ended.
+
+    :param lines: Counts lines of the library, for interruptions by a signal.
+    :param seed: For the order in which tasks run.
+    :raises Violation: Something that must hold did not.
+    """
+    steps = Steps()
+    clock = trio.testing.MockClock(autojump_threshold=JUMP[transport])
+    scheduler.seed(seed)
+    try:
+        with _nothing_left():
+            main = functools.partial(_main, scenario, transport, interruption, steps, clock, lines)
+            return trio.run(main, clock=clock, instruments=[steps])
+    except BaseException as exc:
+        error = min(leaves(exc), key=lambda leaf: not isinstance(leaf, Violation))
+        if not isinstance(error, Exception):
+            raise
+        trace = traceback.format_exception(type(error), error, error.__traceback__, limit=-4)
+        what = f"{scenario.name}, {transport}, {interruption}, seed={seed}"
+        raise Violation(f"{what}:\n{''.join(trace)}") from None
+
+
+async def _main(
+    scenario: Scenario,
+    transport: str,
+    interruption: Interruption,
+    steps: Steps,
+    clock: trio.testing.MockClock,
+    lines: Lines | None,
+) -> bool:
+    tasks = _all_tasks()
+    async with trio.open_nursery() as watching:
+        watching.start_soon(_watch, transport)
+        async with trio.open_nursery() as peers:
+            async with trio.open_nursery() as nursery:
+                stage = Stage(
+                    scenario.role, transport, interruption, steps, nursery, peers, clock, lines
+                )
+                await _play(scenario.play, stage)
+            await stage.clear()
+        watching.cancel_scope.cancel()
+    clock.autojump_threshold = 0
+    await trio.sleep(1)
+    left = {task for task in _all_tasks() - tasks if not task.name.endswith(_STAYS)}
+    if left:
+        raise Violation(f"tasks are left: {left}")
+    return stage.is_interrupted
+
+
+async def _play(play: Callable[[Stage], Awaitable[None]], stage: Stage) -> None:
+    if not stage.interruption.is_fault:
+        await play(stage)
+        return
+    try:
+        with trio.move_on_after(1.5 * PATIENCE) as scope:
+            await play(stage)
+    except Exception as exc:
+        ends = (Over, Gone, ConnectionClosed, DisconnectionTimeout)
+        if not stage.is_struck or not all(isinstance(leaf, ends) for leaf in leaves(exc)):
+            raise
+    if scope.cancelled_caught and not stage.is_struck:
+        raise Violation("it hangs undisturbed")
+    stage.disarm()
+    await stage.bury()
+
+
+async def _watch(transport: str) -> None:
+    # In small steps, and some time by the real clock, too: a socket may take its time.
+    end = time.monotonic() + 4 * JUMP[transport]
+    while trio.current_time() < HANG or time.monotonic() < end:  # noqa: ASYNC110 # as it says
+        await trio.sleep(50)
+    lines = ["it hangs:"]
+    for task in _all_tasks():
+        waiting_at: Any = getattr(task, "iter_await_frames", list)()  # not in trio 0.22
+        frames = [f"{Path(f.f_code.co_filename).name}:{line}" for f, line in waiting_at]
+        lines.append(f"{task.name} at {' '.join(frames)}")
+    raise Violation("\n".join(lines))
+
+
+async def _take_interrupt() -> None:
+    """Let Trio raise the KeyboardInterrupt that was pending at the end of a call."""
+    try:
+        await trio.lowlevel.checkpoint()
+    except KeyboardInterrupt:
+        return
+    raise Violation("the KeyboardInterrupt was lost")
+
+
+def _all_tasks() -> set[trio.lowlevel.Task]:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    found = [root]
+    for task in found:
+        for nursery in task.child_nurseries:
+            found += nursery.child_tasks
+    return set(found)
+
+
+@contextlib.contextmanager
+def _nothing_left() -> Iterator[None]:
+    """No descriptor is left, and there was no warning and no error that nobody could catch."""
+    before = _descriptors()
+    unraisable: list[str] = []
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda args: unraisable.append(f"{args.object!r}: {args.exc_value!r}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+        left = _descriptors() - before
+    finally:
+        sys.unraisablehook = hook
+        close_sockets()
+    if left:
+        raise Violation(f"descriptors are left: {left}")
+    if unraisable:
+        raise Violation(f"nobody could catch {unraisable}")
+
+
+def _descriptors() -> set[str]:
+    try:
+        return set(os.listdir("/dev/fd"))
+    except OSError:  # this system does not show them
+        return set()
+
+
+def sweep(scenario: Scenario, transport: str, kind: str, steps: Iterable[int] | None = None) -> int:
+    """Interrupt a scenario at one step after the other; how many times.
+
+    :param steps: Not at every step, but at these.
+    """
+    performed = 0
+    for at in itertools.count() if steps is None else steps:
+        if not perform(scenario, transport, Interruption(kind, at), seed=at):
+            break
+        performed += 1
+    return performed

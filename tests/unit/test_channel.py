@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Awaitable, Callable
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.peer import (
+    BINARY,
+    CLOSE,
+    KINDS,
+    TEXT,
+    Call,
+    Frame,
+    RawPeer,
+    close_payload,
+    open_client,
+    open_pair,
+    reset,
+)
+from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection
+
+if TYPE_CHECKING:
+    from trio.abc import Channel, ReceiveChannel, SendChannel
+
+
+NORMAL = [close_payload(1000), close_payload(1000, "bye"), close_payload(1001), b""]
+ABNORMAL = [close_payload(1002), close_payload(1011, "broken"), close_payload(4000)]
+
+
+async def lost(nursery: trio.Nursery, *, by_reset: bool) -> tuple[WebSocketConnection, RawPeer]:
+    """A client whose server is gone without a Close."""
+    client, peer = await open_client(nursery, "tcp")
+    if by_reset:
+        reset(peer.stream)
+    else:
+        await peer.aclose()
+    return client, peer
+
+
+async def all_messages(channel: ReceiveChannel[str | bytes]) -> list[str | bytes]:
+    return [message async for message in channel]
+
+
+# -- iteration
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("payload", NORMAL)
+async def test_iteration_ends_with_a_normal_close(
+    nursery: trio.Nursery, kind: str, payload: bytes
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    iterating = Call(nursery, all_messages, client)
+    await peer.send(peer.frame(TEXT, b"one"), peer.frame(BINARY, b"two"))
+    nursery.start_soon(peer.send_frame, CLOSE, payload)
+    assert await peer.receive() == Frame(CLOSE, payload)
+    assert await iterating.result() == ["one", b"two"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("payload", ABNORMAL)
+async def test_iteration_raises_after_another_close(
+    nursery: trio.Nursery, kind: str, payload: bytes
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    nursery.start_soon(peer.send, peer.frame(TEXT, b"one"), peer.frame(CLOSE, payload))
+    messages = []
+    with pytest.raises(ConnectionClosed) as caught:
+        async for message in client:
+            messages.append(message)  # noqa: PERF401 # they are kept when it raises
+    assert messages == ["one"]
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == int.from_bytes(payload[:2], "big")
+    assert await peer.receive() == Frame(CLOSE, payload)
+
+
+@pytest.mark.parametrize("by_reset", [True, False])
+async def test_iteration_raises_when_the_connection_is_lost(
+    nursery: trio.Nursery, by_reset: bool
+) -> None:
+    client, _ = await lost(nursery, by_reset=by_reset)
+    with pytest.raises(ConnectionClosed) as caught:
+        await all_messages(client)
+    assert caught.value.reason is not None
+    assert caught.value.reason.code == 1006
+
+
+async def test_iteration_ends_when_another_task_closes(nursery: trio.Nursery) -> None:
+    client, _ = await open_pair(nursery)
+    iterating = Call(nursery, all_messages, client)
+    await wait_all_tasks_blocked()
+    await client.aclose()
+    assert await iterating.result() == []
+
+
+async def test_iteration_goes_on_after_it_was_left(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    for message in ("one", "two"):
+        await server.send_message(message)
+        async for received in client:
+            assert received == message
+            break
+    await server.aclose()
+    assert await all_messages(client) == []
+    assert await all_messages(client) == []
+
+
+async def test_iteration_that_is_cancelled_loses_no_message(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    iterating = Call(nursery, all_messages, client)
+    await wait_all_tasks_blocked()
+    await iterating.cancel()
+    await server.send_message("message")
+    assert await client.get_message() == "message"
+
+
+async def test_tasks_that_iterate_share_the_messages(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    workers = [Call(nursery, all_messages, client) for _ in range(3)]
+    for number in range(10):
+        await server.send_message(str(number))
+        await wait_all_tasks_blocked()
+    await server.aclose()
+    shared = [await worker.result() for worker in workers]
+    assert sorted(str(message) for part in shared for message in part) == list("0123456789")
+
+
+# -- send and receive
+
+
+async def test_a_connection_is_a_channel(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    assert isinstance(client, trio.abc.Channel)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("message", ["text", b"binary", "", b""])
+async def test_what_is_sent_is_received(
+    nursery: trio.Nursery, kind: str, message: str | bytes
+) -> None:
+    client, server = await open_pair(nursery, kind)
+    sending = Call(nursery, client.send, message)
+    assert await server.receive() == message
+    await sending.result()
+
+
+async def test_send_refuses_what_is_no_message(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    wrong: Any = None
+    with pytest.raises(TypeError):
+        await client.send(wrong)
+
+
+@pytest.mark.parametrize("payload", NORMAL)
+async def test_receive_finds_the_end_after_a_normal_close(
+    nursery: trio.Nursery, payload: bytes
+) -> None:
+    client, peer = await open_client(nursery)
+    await peer.send(peer.frame(TEXT, b"one"), peer.frame(CLOSE, payload))
+    assert await client.receive() == "one"
+    for _ in range(2):
+        with pytest.raises(trio.EndOfChannel) as caught:
+            await client.receive()
+        assert isinstance(caught.value.__cause__, ConnectionClosed)
+
+
+@pytest.mark.parametrize("payload", ABNORMAL)
+async def test_receive_finds_a_broken_channel_after_another_close(
+    nursery: trio.Nursery, payload: bytes
+) -> None:
+    client, peer = await open_client(nursery)
+    await peer.send(peer.frame(TEXT, b"one"), peer.frame(CLOSE, payload))
+    assert await client.receive() == "one"
+    code = int.from_bytes(payload[:2], "big")
+    with pytest.raises(trio.BrokenResourceError, match=str(code)) as caught:
+        await client.receive()
+    assert isinstance(caught.value.__cause__, ConnectionClosed)
+
+
+@pytest.mark.parametrize("payload", [*NORMAL, *ABNORMAL])
+async def test_send_finds_a_broken_channel_when_the_peer_has_closed(
+    nursery: trio.Nursery, payload: bytes
+) -> None:
+    client, peer = await open_client(nursery)
+    await peer.send_frame(CLOSE, payload)
+    with pytest.raises(trio.EndOfChannel if payload in NORMAL else trio.BrokenResourceError):
+        await client.receive()
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        await client.send("message")
+    assert isinstance(caught.value.__cause__, ConnectionClosed)
+
+
+@pytest.mark.parametrize("by_reset", [True, False])
+async def test_a_connection_that_is_lost_is_a_broken_channel(
+    nursery: trio.Nursery, by_reset: bool
+) -> None:
+    client, _ = await lost(nursery, by_reset=by_reset)
+    with pytest.raises(trio.BrokenResourceError):
+        await client.receive()
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send("message")
+
+
+async def test_a_peer_that_breaks_the_protocol_leaves_a_broken_channel(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery)
+    await peer.send_frame(0x3, b"reserved")
+    with pytest.raises(trio.BrokenResourceError, match="1002"):
+        await client.receive()
+
+
+async def test_a_peer_that_is_silent_leaves_a_broken_channel(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, _ = await open_client(nursery, ping_interval=1, ping_timeout=1)
+    with pytest.raises(trio.BrokenResourceError, match="keep-alive"):
+        await client.receive()
+
+
+async def test_a_message_that_was_broken_off_leaves_a_broken_channel(
+    nursery: trio.Nursery,
+) -> None:
+    client, _ = await open_client(nursery)
+    wrong: Any = ["a", 1]
+    with pytest.raises(TypeError):
+        await client.send(wrong)
+    with pytest.raises(trio.BrokenResourceError, match="broken off"):
+        await client.send("next")
+    with pytest.raises(trio.BrokenResourceError, match="broken off"):
+        await client.receive()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("code", [1000, 1011])
+async def test_a_channel_that_was_closed_from_here_says_so(
+    nursery: trio.Nursery, kind: str, code: int
+) -> None:
+    client, _ = await open_pair(nursery, kind)
+    await client.aclose(code)
+    with pytest.raises(trio.ClosedResourceError) as receiving:
+        await client.receive()
+    with pytest.raises(trio.ClosedResourceError) as sending:
+        await client.send("message")
+    for caught in (receiving, sending):
+        assert isinstance(caught.value.__cause__, ConnectionClosed)
+
+
+async def test_a_task_in_receive_hears_that_another_closes_the_channel(
+    nursery: trio.Nursery,
+) -> None:
+    client, _ = await open_pair(nursery)
+    receiving = Call(nursery, client.receive)
+    await wait_all_tasks_blocked()
+    await client.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await receiving.result()
+
+
+async def test_a_task_in_send_hears_that_another_closes_the_channel(
+    nursery: trio.Nursery,
+) -> None:
+    client, _ = await open_client(nursery, "lockstep")
+    sending = Call(nursery, client.send, bytes(2**20))
+    await wait_all_tasks_blocked()
+    waiting = Call(nursery, client.send, "message")
+    await wait_all_tasks_blocked()
+    await trio.aclose_forcefully(client)
+    for call in (sending, waiting):
+        with pytest.raises(trio.ClosedResourceError):
+            await call.result()
+
+
+async def test_a_channel_that_the_peer_closed_first_is_closed_by_aclose(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery)
+    await peer.send_close(1000)
+    with pytest.raises(trio.EndOfChannel):
+        await client.receive()
+    await peer.aclose()
+    await client.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await client.receive()
+    with pytest.raises(trio.ClosedResourceError):
+        await client.send("message")
+
+
+async def test_a_cancelled_block_closes_the_channel(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    with trio.CancelScope() as scope:
+        async with client:
+            scope.cancel()
+            await client.receive()
+    assert client.closed is not None
+    with pytest.raises(trio.ClosedResourceError):
+        await client.send("message")
+
+
+async def test_receive_that_is_cancelled_loses_no_message(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    receiving = Call(nursery, client.receive)
+    await wait_all_tasks_blocked()
+    await receiving.cancel()
+    await server.send("message")
+    assert await client.receive() == "message"
+
+
+@pytest.mark.parametrize("method", ["send", "receive"])
+async def test_calls_are_checkpoints(nursery: trio.Nursery, method: str) -> None:
+    client, peer = await open_client(nursery)
+    await peer.send_frame(TEXT, b"message")
+    await wait_all_tasks_blocked()
+    call: Callable[[], Awaitable[Any]] = (
+        client.receive if method == "receive" else lambda: client.send("message")
+    )
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await call()
+    assert scope.cancelled_caught
+    assert await client.receive() == "message"
+
+
+# -- in code written for channels
+
+
+async def pump(source: ReceiveChannel[Any], target: SendChannel[Any]) -> None:
+    """Pass on all values, then close the target."""
+    async with target:
+        async for value in source:
+            await target.send(value)
+
+
+async def exchange(channel: Channel[Any], values: list[Any]) -> list[Any]:
+    """Send each value, and wait for one in return."""
+    answers = []
+    for value in values:
+        await channel.send(value)
+        answers.append(await channel.receive())
+    return answers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_messages_are_pumped_from_a_connection_to_another(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    source, front = await open_pair(nursery, kind)
+    back, target = await open_pair(nursery, kind)
+    nursery.start_soon(pump, front, back)
+    receiving = Call(nursery, all_messages, target)
+    values: list[str | bytes] = ["text", b"binary", "x" * 100_000, ""]
+    for value in values:
+        await source.send(value)
+    await source.aclose()
+    assert await receiving.result() == values
+    assert target.closed == CloseReason(1000, None)
+
+
+async def test_messages_are_pumped_from_and_to_memory_channels(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    feed, source = trio.open_memory_channel[str](0)
+    drain, target = trio.open_memory_channel[str](0)
+    nursery.start_soon(pump, source, client)
+    nursery.start_soon(pump, server, drain)
+    async with feed:
+        for number in range(3):
+            await feed.send(str(number))
+            assert await target.receive() == str(number)
+    assert [value async for value in target] == []
+
+
+async def test_values_are_stapled_and_exchanged(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+
+    async def echo() -> None:
+        async with server:
+            async for value in server:
+                await server.send(value)
+
+    nursery.start_soon(echo)
+    assert await exchange(client, ["a", b"b"]) == ["a", b"b"]
+    await client.aclose()

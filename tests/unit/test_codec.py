@@ -1,0 +1,603 @@
+"""Masking, framing, and decoding whole messages: in Python, and in C if it was built.
+
+Each test is of both. What they are compared with is the definition of RFC 6455, 5.3, or wsproto.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import tracemalloc
+from types import SimpleNamespace
+from typing import Any, Callable
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from wsproto.frame_protocol import FrameDecoder, Opcode, ParseFailed
+
+import trio_websocket
+from trio_websocket._sansio import codec as _codec
+
+FINAL, TEXT, BINARY, PING = 0x80, 0x81, 0x82, 0x89
+MASKED = 0x80
+KEY = b"\x12\xab\x00\xff"
+UNBOUNDED = 2**62
+# Where lengths are written differently, words end, and one way of masking takes over from another.
+SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 124, 125, 126, 127, 128, 699, 700, 701, 702, 703]
+SIZES += [4095, 65535, 65536, 65537, 2**20, 2**20 + 3]
+
+
+def load(*, no_extensions: str = "", speedups: object = None) -> Any:
+    """The module as it is in a process with that environment, and that, or nothing, in C."""
+    spec = importlib.util.spec_from_file_location("trio_websocket._sansio.codec", _codec.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    modules: dict[str, Any] = {"trio_websocket._sansio._speedups": speedups}
+    environment = {"TRIO_WEBSOCKET_NO_EXTENSIONS": no_extensions}
+    with mock.patch.dict(sys.modules, modules), mock.patch.dict(os.environ, environment):
+        spec.loader.exec_module(module)
+    return module
+
+
+PURE = load(no_extensions="1")
+try:
+    IN_C: Any = importlib.import_module("trio_websocket._sansio._speedups")
+except ImportError:
+    IN_C = None
+needs_c = pytest.mark.skipif(IN_C is None, reason="the C extension is not built")
+FUNCTIONS = ("masked", "unmasked", "frame", "messages")
+
+
+@pytest.fixture(params=["Python", pytest.param("C", marks=needs_c)])
+def codec(request: pytest.FixtureRequest) -> Any:
+    return PURE if request.param == "Python" else IN_C
+
+
+def xor(payload: bytes, key: bytes) -> bytes:
+    """RFC 6455, 5.3, word by word."""
+    return bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
+
+
+def pattern(size: int) -> bytes:
+    """Bytes of which no two neighbouring words are equal."""
+    return bytes(place * 7 % 251 for place in range(min(size, 1757))) * (size // 1757 + 1)
+
+
+def frame(
+    payload: bytes, *, first: int = BINARY, key: bytes = KEY, width: int | None = None
+) -> bytes:
+    """A frame whose length is written in that many bytes, or in as few as can be."""
+    size = len(payload)
+    if width is None:
+        width = 0 if size < 126 else 2 if size < 0x10000 else 8
+    second = {0: size, 2: 126, 8: 127}[width] | (MASKED if key else 0)
+    head = bytes((first, second)) + (size.to_bytes(width, "big") if width else b"")
+    return head + key + (xor(payload, key) if key else payload)
+
+
+# -- which is in use
+
+
+def test_c_is_used_where_it_was_built() -> None:
+    in_c = SimpleNamespace(**{name: object() for name in FUNCTIONS})
+    module = load(speedups=in_c)
+    assert module.HAS_SPEEDUPS is True
+    for name in FUNCTIONS:
+        assert getattr(module, name) is getattr(in_c, name)
+
+
+def test_python_is_used_where_c_was_not_built(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "trio-websocket"):
+        module = load(speedups=None)
+    assert module.HAS_SPEEDUPS is False
+    assert module.masked(b"abcd", KEY) == xor(b"abcd", KEY)
+    (message,) = caplog.messages
+    assert "trio_websocket._sansio._speedups" in message
+    assert "the log of the build may say why" in message
+
+
+def test_an_environment_variable_makes_it_python(caplog: pytest.LogCaptureFixture) -> None:
+    in_c = SimpleNamespace(**{name: object() for name in FUNCTIONS})
+    with caplog.at_level(logging.DEBUG, "trio-websocket"):
+        module = load(no_extensions="1", speedups=in_c)
+    assert caplog.messages == ["The C extension is not used: TRIO_WEBSOCKET_NO_EXTENSIONS is set"]
+    assert module.HAS_SPEEDUPS is False
+    assert module.masked(b"abcd", KEY) == xor(b"abcd", KEY)
+
+
+def test_the_package_tells_which_is_in_use() -> None:
+    assert trio_websocket.HAS_SPEEDUPS is _codec.HAS_SPEEDUPS
+    is_wanted = not os.environ.get("TRIO_WEBSOCKET_NO_EXTENSIONS")
+    assert trio_websocket.HAS_SPEEDUPS is (is_wanted and IN_C is not None)
+
+
+# -- masking
+
+
+@pytest.mark.parametrize("key", [KEY, bytes(4), b"\xff\xff\xff\xff", b"\0\0\0\1"])
+@pytest.mark.parametrize("size", SIZES)
+def test_masking_is_xor_with_the_key_repeated(codec: Any, size: int, key: bytes) -> None:
+    payload = pattern(size)[:size]
+    number = int.from_bytes(payload, "big") ^ int.from_bytes((key * (size // 4 + 1))[:size], "big")
+    assert codec.masked(payload, key) == number.to_bytes(size, "big")
+
+
+def test_masking_twice_gives_what_was(codec: Any) -> None:
+    for size in range(1100):
+        payload = pattern(size)[:size]
+        assert codec.masked(codec.masked(payload, KEY), KEY) == payload
+
+
+def test_masking_leaves_the_payload_as_it_was(codec: Any) -> None:
+    for size in (1, 4, 1000):
+        payload = pattern(size)[:size]
+        codec.masked(payload, KEY)
+        assert payload == pattern(size)[:size]
+
+
+@pytest.mark.parametrize("cuts", [[], [0], [1], [3, 4, 9], [2, 2, 2], [5, 1000], [999, 1000, 1001]])
+def test_chunks_are_joined_and_unmasked(codec: Any, cuts: list[int]) -> None:
+    payload = pattern(2005)[:2005]
+    ends = [0, *cuts, len(payload)]
+    chunks = [payload[start:stop] for start, stop in zip(ends, ends[1:])]
+    assert codec.unmasked(chunks, KEY) == xor(payload, KEY)
+    assert codec.unmasked(chunks, b"") == payload
+
+
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize("chunks", [[], [b""], [b"", b""]])
+def test_no_bytes_unmasked_are_none(codec: Any, chunks: list[bytes], key: bytes) -> None:
+    assert codec.unmasked(chunks, key) == b""
+
+
+# -- framing
+
+
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize("first", [TEXT, BINARY, 0x00, 0x01, 0x80, 0xC1, 0xFF])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 32, 125, 126, 127, 1000, 65535, 65536, 65537])
+def test_a_frame_has_the_shortest_length(codec: Any, size: int, first: int, key: bytes) -> None:
+    payload = pattern(size)[:size]
+    assert codec.frame(first, payload, key) == frame(payload, first=first, key=key)
+
+
+@pytest.mark.parametrize("first", [-1, 256, 2**70, -(2**70)])
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize("size", [0, 126, 65536])
+def test_what_begins_with_no_byte_is_no_frame(
+    codec: Any, first: int, key: bytes, size: int
+) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        codec.frame(first, bytes(size), key)
+
+
+# -- decoding
+
+
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_message_is_decoded(codec: Any, size: int, key: bytes) -> None:
+    payload = pattern(size)[:size]
+    buffer = codec.frame(BINARY, payload, key)
+    found = codec.messages(buffer, 0, MASKED if key else 0, UNBOUNDED, 1, False)
+    assert found == ([payload], len(buffer), size)
+
+
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize(
+    "text", ["", "a", "hello", "\xe9\u20ac\U0001f600", "a" * 200, "\xe9" * 900]
+)
+def test_a_text_is_str_or_its_bytes(codec: Any, text: str, key: bytes) -> None:
+    payload = text.encode()
+    buffer = frame(payload, first=TEXT, key=key)
+    mask = MASKED if key else 0
+    for raw, message in ((False, text), (True, payload)):
+        found = codec.messages(buffer, 0, mask, UNBOUNDED, 1, raw)
+        assert found == ([message], len(buffer), len(payload))
+        assert type(found[0][0]) is type(message)
+
+
+@pytest.mark.parametrize("mask", [MASKED, 0])
+def test_messages_are_decoded_from_a_place_on(codec: Any, mask: int) -> None:
+    key = KEY if mask else b""
+    skipped = frame(b"skipped", key=key)
+    buffer = (
+        skipped + frame(b"a", key=key, first=TEXT) + frame(b"", key=key) + frame(b"bc", key=key)
+    )
+    found = codec.messages(buffer, len(skipped), mask, UNBOUNDED, 10, False)
+    assert found == (["a", b"", b"bc"], len(buffer), 3)
+
+
+def test_where_nothing_is_left_no_message_is(codec: Any) -> None:
+    buffer = frame(b"abc")
+    for at in (len(buffer), len(buffer) - 1):
+        assert codec.messages(buffer, at, MASKED, UNBOUNDED, 10, False) == ([], at, 0)
+    assert codec.messages(b"", 0, MASKED, UNBOUNDED, 10, False) == ([], 0, 0)
+
+
+def test_no_more_messages_are_decoded_than_asked_for(codec: Any) -> None:
+    one = frame(b"abc")
+    for count in range(6):
+        most = min(count, 4)
+        found = codec.messages(one * 4, 0, MASKED, UNBOUNDED, count, False)
+        assert found == ([b"abc"] * most, most * len(one), most * 3)
+    assert codec.messages(one * 4, 0, MASKED, UNBOUNDED, 2**62, False)[1] == 4 * len(one)
+
+
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize("size", [0, 5, 125, 126, 1000, 65536])
+def test_a_frame_that_is_not_whole_is_left(codec: Any, size: int, key: bytes) -> None:
+    whole, buffer = frame(b"ab", key=key), frame(pattern(size)[:size], key=key)
+    mask = MASKED if key else 0
+    for stop in [*range(min(len(buffer), 200)), len(buffer) - 1]:
+        found = codec.messages(whole + buffer[:stop], 0, mask, UNBOUNDED, 10, False)
+        assert found == ([b"ab"], len(whole), 2)
+
+
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize("size", [1, 125, 126, 1000, 65535, 65536])
+def test_a_message_that_is_too_large_is_left(codec: Any, size: int, key: bytes) -> None:
+    payload = pattern(size)[:size]
+    buffer, mask = frame(payload, key=key), MASKED if key else 0
+    assert codec.messages(buffer, 0, mask, size, 10, False) == ([payload], len(buffer), size)
+    assert codec.messages(buffer, 0, mask, size - 1, 10, False) == ([], 0, 0)
+    assert codec.messages(buffer, 0, mask, 2**70, 10, False) == ([payload], len(buffer), size)
+
+
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize("size", [0, 4, 126])
+def test_what_is_no_whole_message_is_left(codec: Any, size: int, key: bytes) -> None:
+    whole = frame(b"ab", key=key)
+    for first in {*range(256)} - {TEXT, BINARY}:
+        buffer = whole + frame(bytes(size), first=first, key=key) + whole
+        found = codec.messages(buffer, 0, MASKED if key else 0, UNBOUNDED, 10, False)
+        assert found == ([b"ab"], len(whole), 2)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65536])
+def test_a_frame_with_the_other_mask_bit_is_left(codec: Any, size: int) -> None:
+    for key, mask in ((KEY, 0), (b"", MASKED)):
+        buffer = frame(bytes(size), key=key)
+        assert codec.messages(buffer, 0, mask, UNBOUNDED, 10, False) == ([], 0, 0)
+
+
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize(
+    ("size", "width"), [(0, 2), (1, 2), (125, 2), (0, 8), (125, 8), (126, 8), (65535, 8)]
+)
+def test_a_length_that_is_not_the_shortest_is_left(
+    codec: Any, size: int, width: int, key: bytes
+) -> None:
+    buffer = frame(bytes(size), key=key, width=width)
+    assert codec.messages(buffer, 0, MASKED if key else 0, UNBOUNDED, 10, False) == ([], 0, 0)
+
+
+@pytest.mark.parametrize("mask", [MASKED, 0])
+@pytest.mark.parametrize(
+    "size", [2**16, 2**31, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 14, 2**64 - 20]
+)
+def test_a_huge_length_is_left(codec: Any, size: int, mask: int) -> None:
+    whole = frame(b"ab", key=KEY if mask else b"")
+    buffer = whole + bytes((BINARY, mask | 127)) + size.to_bytes(8, "big") + bytes(100)
+    for most in (0, 2, 100, UNBOUNDED, 2**64, 2**100):
+        found = codec.messages(buffer, 0, mask, most, 10, False)
+        assert found == (([b"ab"], len(whole), 2) if most else ([], 0, 0))
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("key", [KEY, b""])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(b"\x80", b"\xff", b"\xc0\x80", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xf0\x9f\x98"),
+        *(b"\xf4\x90\x80\x80", b"a" * 130 + b"\x80", b"\x80" + b"a" * 5000, b"a" * 5000 + b"\xc3"),
+    ],
+)
+def test_a_text_that_is_not_utf_8_is_left(codec: Any, bad: bytes, key: bytes, raw: bool) -> None:
+    whole = frame(b"ab", key=key)
+    buffer = whole + frame(bad, first=TEXT, key=key) + whole
+    found = codec.messages(buffer, 0, MASKED if key else 0, UNBOUNDED, 10, raw)
+    assert found == ([b"ab"], len(whole), 2)
+
+
+# -- in C: what is no right call, and what becomes of memory
+
+GOOD: dict[str, tuple[Any, ...]] = {
+    "masked": (b"abc", KEY),
+    "unmasked": ([b"abc", b"de"], KEY),
+    "frame": (BINARY, b"abc", KEY),
+    "messages": (frame(b"abc", first=TEXT), 0, MASKED, 10, 10, False),
+}
+BAD_BYTES = ["abc", bytearray(b"abcd"), memoryview(b"abcd"), None, 4]
+WRONG_TYPES = [
+    *(("masked", place, value) for place in (0, 1) for value in BAD_BYTES),
+    *(("unmasked", 0, value) for value in (b"abc", (b"abc",), None, ["abc"], [b"abc", None])),
+    *(("unmasked", 1, value) for value in BAD_BYTES),
+    *(("frame", 0, value) for value in (b"\x82", None, 130.0)),
+    *(("frame", place, value) for place in (1, 2) for value in BAD_BYTES),
+    *(("messages", 0, value) for value in BAD_BYTES),
+    *(("messages", place, value) for place in (1, 2, 3, 4) for value in ("0", None, 0.0, b"0")),
+]
+WRONG_VALUES: list[tuple[str, int, Any]] = [
+    *((name, -1, key) for name in ("masked", "unmasked", "frame") for key in (b"abc", b"abcde")),
+    *(("masked", 1, key) for key in (b"", KEY * 2)),
+    *(("frame", 0, first) for first in (-1, 256, 2**70)),
+    *(("messages", 1, at) for at in (-1, 10, 2**62, 2**63, -(2**63), 2**70)),
+    *(("messages", 2, mask) for mask in (1, 0x7F, 0x81, -1, 2**31, 2**70)),
+]
+
+
+def changed(name: str, place: int, value: object) -> tuple[Any, ...]:
+    arguments = [*GOOD[name]]
+    arguments[place] = value
+    return tuple(arguments)
+
+
+@needs_c
+@pytest.mark.parametrize(("name", "place", "value"), WRONG_TYPES)
+def test_c_refuses_a_wrong_type(name: str, place: int, value: object) -> None:
+    with pytest.raises(TypeError):
+        getattr(IN_C, name)(*changed(name, place, value))
+
+
+@needs_c
+@pytest.mark.parametrize(("name", "place", "value"), WRONG_VALUES)
+def test_c_refuses_a_wrong_value(name: str, place: int, value: object) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        getattr(IN_C, name)(*changed(name, place, value))
+
+
+@needs_c
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_c_refuses_a_wrong_number_of_arguments(name: str) -> None:
+    for arguments in ((), GOOD[name][1:], (*GOOD[name], KEY)):
+        with pytest.raises(TypeError):
+            getattr(IN_C, name)(*arguments)
+
+
+@needs_c
+def test_c_passes_on_what_truth_raises() -> None:
+    class Undecided:
+        def __bool__(self) -> bool:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        IN_C.messages(*changed("messages", 5, Undecided()))
+
+
+def make_calls() -> list[tuple[str, tuple[Any, ...]]]:
+    """Calls that go each way through the functions, with arguments that nobody else has."""
+    text, bad = "caf\xe9".encode(), b"a\xff"
+    long_text, long_bad = text * 1000, b"a" * 5000 + b"\xff"
+    made: list[tuple[str, tuple[Any, ...]]] = []
+    for key, mask in ((bytes(bytearray(KEY)), MASKED), (b"", 0)):
+        for payload in (text, bad, long_text, long_bad):
+            buffer = b"".join(frame(payload, first=first, key=key) for first in (BINARY, TEXT, 9))
+            for raw in (False, True):
+                made.append(("messages", (buffer, 0, mask, 100_000, 2**70, raw)))
+                made.append(("messages", (buffer, len(buffer) - 1, mask, -(2**70), 10, raw)))
+            made.append(("frame", (TEXT, payload, key)))
+            made.append(("unmasked", ([payload, buffer], key)))
+        made.append(("unmasked", ([], key)))
+    made.append(("masked", (long_text, bytes(bytearray(KEY)))))
+    return made
+
+
+def make_bad_calls() -> list[tuple[str, tuple[Any, ...]]]:
+    return [
+        (name, changed(name, place, value)) for name, place, value in WRONG_TYPES + WRONG_VALUES
+    ]
+
+
+def make_all_calls(codec: Any) -> list[tuple[str, tuple[Any, ...]]]:
+    return make_calls() + (make_bad_calls() if codec is IN_C else [])
+
+
+def call_all(codec: Any, made: list[tuple[str, tuple[Any, ...]]]) -> None:
+    for name, arguments in made:
+        try:
+            getattr(codec, name)(*arguments)
+        except (TypeError, ValueError, OverflowError):
+            pass
+
+
+def references(made: list[tuple[str, tuple[Any, ...]]]) -> list[int]:
+    """How many references there are to what nobody else has."""
+    found: list[int] = []
+    for _, arguments in made:
+        for argument in arguments:
+            if isinstance(argument, (bytes, list)) and argument:
+                found.append(sys.getrefcount(argument))
+            if isinstance(argument, list):
+                found += [sys.getrefcount(chunk) for chunk in argument if chunk is not None]
+    return found
+
+
+def test_no_reference_is_kept_or_lost(codec: Any) -> None:
+    made = make_all_calls(codec)
+    before = references(made)
+    for _ in range(20):
+        call_all(codec, made)
+    assert references(made) == before
+
+
+def growth(function: Callable[[], None], rounds: int) -> float:
+    """Bytes that stay behind after each call, after the first."""
+    tracemalloc.start()
+    try:
+        function()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(rounds):
+            function()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return (after - before) / rounds
+
+
+LESS_THAN_AN_OBJECT = 20
+
+
+def test_no_memory_is_kept(codec: Any) -> None:
+    made = make_all_calls(codec)
+    assert growth(lambda: call_all(codec, made), rounds=50) < LESS_THAN_AN_OBJECT
+
+
+def call_without_memory(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """Call it until it has enough: with no memory at all, with enough for one object, ..."""
+    testing: Any = pytest.importorskip("_testcapi")  # not every Python has it
+    wanted = function(*arguments)
+    result: object = None
+    for enough in range(100):
+        testing.set_nomemory(enough)
+        try:
+            result = function(*arguments)
+        except MemoryError:
+            continue
+        finally:
+            testing.remove_mem_hooks()
+        break
+    assert result == wanted
+
+
+@needs_c
+def test_c_raises_memory_error_and_keeps_nothing() -> None:
+    made = make_calls()
+
+    def call_all_without_memory() -> None:
+        for name, arguments in made:
+            call_without_memory(getattr(IN_C, name), arguments)
+
+    before = references(made)
+    # Python 3.8 itself keeps some: less than one of the lists that each call makes.
+    assert growth(call_all_without_memory, rounds=20) < LESS_THAN_AN_OBJECT * len(made)
+    assert references(made) == before
+
+
+# -- compared
+
+
+def judged(
+    buffer: bytes, at: int, mask: int, max_size: int, max_count: int, raw: bool
+) -> tuple[list[str | bytes], int, int]:
+    """What wsproto decodes."""
+    decoder = FrameDecoder(client=not mask)
+    decoder.receive_bytes(buffer[at:])
+    found: list[str | bytes] = []
+    total = 0
+    while len(found) < max_count:
+        try:
+            decoded = decoder.process_buffer()
+        except ParseFailed:
+            break
+        if decoded is None or not (decoded.frame_finished and decoded.message_finished):
+            break
+        payload = bytes(decoded.payload)  # type: ignore[arg-type] # a Close has another
+        if decoded.opcode not in (Opcode.TEXT, Opcode.BINARY) or len(payload) > max_size:
+            break
+        message: str | bytes = payload
+        if decoded.opcode is Opcode.TEXT:
+            try:
+                text = payload.decode()
+            except UnicodeDecodeError:
+                break
+            message = payload if raw else text
+        found.append(message)
+        total += len(payload)
+        at = len(buffer) - len(decoder.buffer)
+    return found, at, total
+
+
+deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+sizes = st.one_of(st.integers(0, 40), st.sampled_from([124, 125, 126, 127, 130, 700, 65535, 65536]))
+keys = st.sampled_from([KEY, bytes(4), b"\x80\x00\xff\x7f", b"abcd"])
+firsts = st.sampled_from(
+    [TEXT] * 4 + [BINARY] * 4 + [0x00, 0x01, 0x02, 0x80, PING, 0x88, 0xC1, 0xB2]
+)
+
+
+@st.composite
+def one_frame(draw: st.DrawFn, is_masked: bool) -> bytes:
+    size = draw(sizes)
+    kind = draw(st.sampled_from(["zeros", "bytes", "text"]))
+    payload = bytes(size)
+    if kind == "bytes" and size <= 40:
+        payload = draw(st.binary(min_size=size, max_size=size))
+    elif kind == "text" and size <= 40:
+        payload = draw(st.text(max_size=size)).encode()
+    least = 0 if len(payload) < 126 else 2 if len(payload) < 0x10000 else 8
+    width = least
+    if draw(st.integers(0, 15)) == 0:
+        width = draw(st.sampled_from([w for w in (0, 2, 8) if w >= least]))
+    is_masked ^= draw(st.integers(0, 15)) == 0
+    key = draw(keys) if is_masked else b""
+    return frame(payload, first=draw(firsts), key=key, width=width)
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[bytes, int, int, int, int, bool]:
+    """Arguments of `messages`: frames, some of them bad, cut off somewhere."""
+    mask = draw(st.sampled_from([MASKED, 0]))
+    buffer = b"".join(draw(st.lists(st.one_of(one_frame(bool(mask)), st.binary(max_size=4)))))
+    if draw(st.booleans()):
+        buffer = buffer[: draw(st.integers(0, len(buffer)))]
+    at = draw(st.one_of(st.just(0), st.integers(0, len(buffer))))
+    max_size = draw(st.one_of(st.just(UNBOUNDED), sizes))
+    max_count = draw(st.sampled_from([0, 1, 2, 1000]))
+    return buffer, at, mask, max_size, max_count, draw(st.booleans())
+
+
+@deterministic
+@given(call=calls())
+def test_python_decodes_what_wsproto_does(
+    call: tuple[bytes, int, int, int, int, bool],
+) -> None:
+    assert PURE.messages(*call) == judged(*call)
+
+
+@pytest.mark.parametrize(("max_size", "max_count"), [(-1, 1), (0, -1), (0, 0), (-(2**70), 1)])
+def test_where_less_than_an_empty_message_is_wanted_there_is_none(
+    codec: Any, max_size: int, max_count: int
+) -> None:
+    assert codec.messages(b"\x82\0", 0, 0, max_size, max_count, False) == ([], 0, 0)
+
+
+@needs_c
+@deterministic
+@given(call=calls())
+def test_c_decodes_what_python_does(call: tuple[bytes, int, int, int, int, bool]) -> None:
+    assert IN_C.messages(*call) == PURE.messages(*call)
+
+
+@deterministic
+@given(call=calls(), chunk=st.integers(1, 20))
+def test_chunks_make_no_difference(
+    call: tuple[bytes, int, int, int, int, bool], chunk: int
+) -> None:
+    buffer, at, mask, max_size, _, raw = call
+    wanted = PURE.messages(buffer, at, mask, max_size, UNBOUNDED, raw)
+    for codec in (PURE, IN_C or PURE):
+        found, total, place = [], 0, at
+        for stop in [*range(at, min(len(buffer), at + 500), chunk), len(buffer)]:
+            more, place, size = codec.messages(buffer[:stop], place, mask, max_size, UNBOUNDED, raw)
+            found += more
+            total += size
+        assert (found, place, total) == wanted
+
+
+@needs_c
+@deterministic
+@given(payload=st.binary(max_size=3000), key=st.binary(min_size=4, max_size=4), cut=st.data())
+def test_c_masks_as_python_does(payload: bytes, key: bytes, cut: st.DataObject) -> None:
+    assert IN_C.masked(payload, key) == PURE.masked(payload, key)
+    assert IN_C.frame(BINARY, payload, key) == PURE.frame(BINARY, payload, key)
+    assert IN_C.frame(BINARY, payload, b"") == PURE.frame(BINARY, payload, b"")
+    places = sorted(cut.draw(st.lists(st.integers(0, len(payload)))))
+    ends = [0, *places, len(payload)]
+    chunks = [payload[start:stop] for start, stop in zip(ends, ends[1:])]
+    assert IN_C.unmasked(chunks, key) == PURE.unmasked(chunks, key)

@@ -1,0 +1,1418 @@
+from __future__ import annotations
+
+from typing import Any, Awaitable, Callable
+
+import pytest
+import trio
+import wsproto
+from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.utilities import RemoteProtocolError
+
+from tests.support.peer import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PAIRS,
+    PING,
+    PONG,
+    PROMPT,
+    PUSHING_BACK,
+    REQUEST,
+    TEXT,
+    Call,
+    Frame,
+    RawPeer,
+    WrappedStream,
+    close_payload,
+    memory_pair,
+    open_client,
+    open_pair,
+    open_server,
+    reset,
+)
+from trio_websocket import (
+    CloseReason,
+    ConnectionClosed,
+    DisconnectionTimeout,
+    WebSocketConnection,
+    broadcast,
+    wrap_server_stream,
+)
+from trio_websocket._connection.send_queue import HIGH_WATER
+from trio_websocket._io.transport import LINGER
+
+LARGE = bytes(range(256)) * 2**13  # 2 MiB, more than any socket takes
+
+
+class FaultyStream(WrappedStream):
+    """From the time that ``fault`` is set each write fails with it."""
+
+    fault: Exception | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.fault is not None:
+            raise self.fault
+        await super().send_all(data)
+
+
+async def open_faulty(
+    nursery: trio.Nursery,
+) -> tuple[WebSocketConnection, RawPeer, FaultyStream]:
+    ours, theirs = await memory_pair()
+    stream = FaultyStream(ours)
+    client, peer = await open_client(nursery, streams=(stream, theirs))
+    return client, peer, stream
+
+
+async def open_broken(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawPeer]:
+    """A client a write of which has failed, while the peer says nothing."""
+    client, peer, stream = await open_faulty(nursery)
+    stream.fault = OSError("out of order")
+    await client.send_message("lost")
+    await wait_all_tasks_blocked()
+    return client, peer
+
+
+async def open_full(
+    nursery: trio.Nursery, kind: str = "lockstep", **options: Any
+) -> tuple[WebSocketConnection, RawPeer, Call[None]]:
+    """A client whose first message, a large one, waits for a peer that does not read."""
+    client, peer = await open_client(nursery, kind, **options)
+    sending = Call(nursery, client.send_message, LARGE)
+    await wait_all_tasks_blocked()
+    assert not sending.is_over
+    return client, peer, sending
+
+
+async def closed_error(call: Awaitable[object]) -> ConnectionClosed:
+    with pytest.raises(ConnectionClosed) as excinfo:
+        await call
+    return excinfo.value
+
+
+def facts(
+    error: ConnectionClosed,
+) -> tuple[CloseReason | None, CloseReason | None, CloseReason | None, type | None]:
+    cause = None if error.__cause__ is None else type(error.__cause__)
+    return error.reason, error.rcvd, error.sent, cause
+
+
+# -- facts
+
+
+async def test_a_connection_knows_its_side(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    assert (client.is_client, client.is_server) == (True, False)
+    assert (server.is_client, server.is_server) == (False, True)
+
+
+async def test_a_connection_is_named_by_its_side_and_a_number(nursery: trio.Nursery) -> None:
+    names = {str(end) for _ in range(2) for end in await open_pair(nursery)}
+    assert len(names) == 4
+    assert {name.partition("-")[0] for name in names} == {"client", "server"}
+
+
+async def test_a_connection_knows_its_handshake(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    assert client.path == server.path == "/"
+    assert client.subprotocol is None
+    assert (b"host", b"example.org") in server.handshake_headers
+    assert (b"upgrade", b"websocket") in client.handshake_headers
+
+
+async def test_a_connection_knows_both_ends(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery, "tcp")
+    assert client.local == server.remote
+    assert client.remote == server.local
+
+
+async def test_closed_is_none_until_a_close_was_said(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    assert client.closed is None
+    await peer.send_close(4000, "bye")
+    await closed_error(client.get_message())
+    assert client.closed == CloseReason(4000, "bye")
+
+
+async def test_a_connection_that_was_only_constructed_closes_its_stream() -> None:
+    ours, theirs = await memory_pair()
+    connection = WebSocketConnection(
+        ours, wsproto.WSConnection(wsproto.ConnectionType.CLIENT), host="example.org", path="/"
+    )
+    assert connection.path == "/"
+    await connection.aclose()
+    assert await theirs.receive_some() == b""
+    await connection.wait_closed()
+
+
+async def receive_stream(connection: WebSocketConnection) -> None:
+    async with connection.receive_stream():
+        pass
+
+
+def close_socket(stream: Any) -> None:
+    getattr(stream, "transport_stream", stream).socket.close()
+
+
+@pytest.mark.parametrize("kind", ["socketpair", "tcp", "own-tls"])
+@pytest.mark.parametrize("sent_before", [0, 1, 2])
+@pytest.mark.parametrize("message", ["x", LARGE, ["x"]], ids=["small", "large", "pieces"])
+async def test_send_message_stream_closed_directly_raises(
+    nursery: trio.Nursery, kind: str, sent_before: int, message: Any
+) -> None:
+    streams = await PAIRS[kind]()
+    server, _ = await open_server(nursery, streams=streams)
+    for _ in range(sent_before):
+        await server.send_message("before")
+    close_socket(streams[1])  # in the same turn of the scheduler
+    exc = await closed_error(server.send_message(message))
+    assert exc.reason.code == 1006
+
+
+@pytest.mark.parametrize("kind", ["tcp", "own-tls"])
+async def test_send_message_stream_closed_directly_while_full_raises(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    streams = await PAIRS[kind]()
+    server, _ = await open_server(nursery, streams=streams, max_unsent_bytes=10**8)
+    await server.send_message(LARGE)
+    assert server.statistics().bytes_unsent
+    close_socket(streams[1])
+    await closed_error(server.send_message("x"))
+
+
+async def test_send_message_stream_closed_directly_after_accept_raises(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = await PAIRS["tcp"]()
+    nursery.start_soon(theirs.send_all, REQUEST)
+    request = await wrap_server_stream(nursery, ours)
+    connection = await request.accept()
+    await ours.aclose()
+    await closed_error(connection.send_message("x"))
+
+
+USES: dict[str, Callable[[WebSocketConnection], Awaitable[object]]] = {
+    "send_message": lambda ws: ws.send_message("x"),
+    "send_message, large": lambda ws: ws.send_message(LARGE),
+    "send_message, in pieces": lambda ws: ws.send_message(["x"]),
+    "get_message": lambda ws: ws.get_message(),
+    "get_message, decoded": lambda ws: ws.get_message(decode=True),
+    "receive_stream": receive_stream,
+    "send": lambda ws: ws.send("x"),
+    "receive": lambda ws: ws.receive(),
+    "__anext__": lambda ws: ws.__anext__(),
+    "ping": lambda ws: ws.ping(),
+    "pong": lambda ws: ws.pong(),
+    "wait_closed": lambda ws: ws.wait_closed(),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+async def test_any_method_only_constructed_raises_runtime_error(name: str) -> None:
+    stream, _ = await memory_pair()
+    connection = WebSocketConnection(stream, wsproto.WSConnection(wsproto.ConnectionType.SERVER))
+    with pytest.raises(RuntimeError, match="was only constructed, so it is not open: get"):
+        await USES[name](connection)
+
+
+async def test_properties_only_constructed_give_values() -> None:
+    stream, _ = await memory_pair()
+    connection = WebSocketConnection(stream, wsproto.WSConnection(wsproto.ConnectionType.SERVER))
+    assert connection.is_server
+    assert connection.closed is None
+    assert (connection.subprotocol, connection.compression, connection.latency) == (None,) * 3
+    assert connection.handshake_headers == ()
+    assert connection.local == connection.remote == repr(stream)
+    assert connection.statistics().wire_bytes_sent == 0
+    assert str(connection).startswith("server-")
+
+
+async def test_broadcast_only_constructed_fails_for_that_connection() -> None:
+    stream, _ = await memory_pair()
+    connection = WebSocketConnection(stream, wsproto.WSConnection(wsproto.ConnectionType.SERVER))
+    result = await broadcast([connection], "x")
+    assert isinstance(result.failed[connection].__cause__, RuntimeError)
+
+
+# -- sending
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize(
+    ("message", "frame"),
+    [
+        ("", Frame(TEXT)),
+        ("h\u00e9llo", Frame(TEXT, "h\u00e9llo".encode())),
+        (b"\xff", Frame(BINARY, b"\xff")),
+        (bytearray(b"ab"), Frame(BINARY, b"ab")),
+        (memoryview(b"abcd")[::2], Frame(BINARY, b"ac")),
+    ],
+)
+async def test_str_goes_out_as_text_and_bytes_as_binary(
+    nursery: trio.Nursery, kind: str, message: str | bytes, frame: Frame
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    await client.send_message(message)
+    assert await peer.receive() == frame
+
+
+@pytest.mark.parametrize("message", [None, 1, {"text": 1}])
+@pytest.mark.parametrize("error", [TypeError, ValueError])
+async def test_other_messages_are_refused(
+    nursery: trio.Nursery, message: Any, error: type[Exception]
+) -> None:
+    client, _ = await open_client(nursery)
+    with pytest.raises(error, match="str or bytes-like"):
+        await client.send_message(message)
+
+
+@pytest.mark.parametrize("kind", PUSHING_BACK)
+async def test_send_message_waits_for_a_peer_that_does_not_read(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    _, peer, sending = await open_full(nursery, kind)
+    assert await peer.receive() == Frame(BINARY, LARGE)
+    await sending.result()
+
+
+async def test_send_message_waits_only_above_64_kib(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, "lockstep")
+    message = bytes(HIGH_WATER - 14)
+    await client.send_message(message)
+    sending = Call(nursery, client.send_message, b"over")
+    await wait_all_tasks_blocked()
+    assert not sending.is_over
+    assert await peer.receive() == Frame(BINARY, message)
+    await sending.result()
+
+
+@pytest.mark.parametrize("kind", PUSHING_BACK)
+async def test_senders_are_accepted_in_order(nursery: trio.Nursery, kind: str) -> None:
+    client, peer, _ = await open_full(nursery, kind)
+    for number in range(5):
+        Call(nursery, client.send_message, str(number))
+        await wait_all_tasks_blocked()
+    assert await peer.receive() == Frame(BINARY, LARGE)
+    for number in range(5):
+        assert await peer.receive() == Frame(TEXT, str(number).encode())
+
+
+async def test_a_sender_does_not_overtake_those_that_wait(nursery: trio.Nursery) -> None:
+    client, peer, sending = await open_full(nursery)
+    Call(nursery, client.send_message, "second")
+    await wait_all_tasks_blocked()
+    await peer.receive()  # there is room in this moment
+    await client.send_message("third")
+    assert await peer.receive() == Frame(TEXT, b"second")
+    assert await peer.receive() == Frame(TEXT, b"third")
+    await sending.result()
+
+
+# -- a cancelled send_message
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_send_message_cancelled_before_it_began_sends_nothing(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await client.send_message("withdrawn")
+    assert scope.cancelled_caught
+    await client.send_message("next")
+    assert await peer.receive() == Frame(TEXT, b"next")
+
+
+@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.parametrize("cancelled", [0, 1])
+async def test_send_message_cancelled_before_it_was_accepted_sends_nothing(
+    nursery: trio.Nursery, kind: str, cancelled: int
+) -> None:
+    client, peer, _ = await open_full(nursery, kind)
+    waiting = []
+    for text in ("first", "second", "third"):
+        waiting.append(Call(nursery, client.send_message, text))
+        await wait_all_tasks_blocked()
+    await waiting.pop(cancelled).cancel()
+    assert await peer.receive() == Frame(BINARY, LARGE)
+    left = [b"second" if cancelled == 0 else b"first", b"third"]
+    for payload in left:
+        assert await peer.receive() == Frame(TEXT, payload)
+    for call in waiting:
+        await call.result()
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_send_message_cancelled_after_it_was_accepted_goes_out_whole(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    sending = Call(nursery, client.send_message, LARGE)
+    await wait_all_tasks_blocked()
+    sending.scope.cancel()
+    await wait_all_tasks_blocked()
+    assert sending.is_over
+    assert await peer.receive() == Frame(BINARY, LARGE)
+    await client.send_message("next")
+    assert await peer.receive() == Frame(TEXT, b"next")
+    await peer.send_frame(TEXT, b"answer")
+    assert await client.get_message() == "answer"
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_no_frame_is_torn_by_senders_that_are_cancelled_at_any_time(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    server, peer = await open_server(nursery, kind)
+    messages = [bytes([number]) * 300_000 for number in range(12)]
+    sending = [Call(nursery, server.send_message, message) for message in messages]
+    received: list[bytes] = []
+    for call in sending[::2]:
+        received.append((await peer.receive_frame()).payload)
+        call.scope.cancel()
+    await wait_all_tasks_blocked()
+    nursery.start_soon(server.send_message, b"last")
+    while received[-1] != b"last":
+        received.append((await peer.receive_frame()).payload)
+    assert set(received[:-1]) <= set(messages)
+    assert len(set(received)) == len(received)
+    assert set(messages[1::2]) <= set(received)
+
+
+# -- pings and pongs
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_ping_returns_the_round_trip_time(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    pinging = Call(nursery, client.ping, b"payload")
+    assert await peer.receive() == Frame(PING, b"payload")
+    await trio.sleep(1.5)
+    await peer.send_frame(PONG, b"payload")
+    assert await pinging.result() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_ping_works_beside_a_task_that_waits_for_a_message(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, _ = await open_pair(nursery, kind)
+    Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    assert await client.ping() >= 0
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_ping_does_not_wait_until_somebody_is_missed_in_get_message(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    getting = Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    pinging = Call(nursery, client.ping, b"1")
+    await peer.receive()
+    await getting.cancel()
+    await peer.send_frame(PONG, b"1")
+    assert await pinging.result() == 0
+
+
+async def test_a_pong_answers_the_pings_before_it_as_well(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    pinging = []
+    for payload in (b"1", b"2", b"3"):
+        pinging.append(Call(nursery, client.ping, payload))
+        await wait_all_tasks_blocked()
+    await peer.send_frame(PONG, b"2")
+    await pinging[0].result()
+    await pinging[1].result()
+    await wait_all_tasks_blocked()
+    assert not pinging[2].is_over
+    await peer.send_frame(PONG, b"3")
+    await pinging[2].result()
+
+
+async def test_a_pong_that_nobody_asked_for_is_ignored(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    pinging = Call(nursery, client.ping, b"1")
+    await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"0"), peer.frame(TEXT, b"message"))
+    assert await client.get_message() == "message"
+    assert not pinging.is_over
+
+
+async def test_pings_without_a_payload_have_different_ones(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    for _ in range(2):
+        Call(nursery, client.ping)
+    assert await peer.receive() != await peer.receive()
+
+
+async def test_a_payload_that_is_under_way_is_refused(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    Call(nursery, client.ping, b"1")
+    await wait_all_tasks_blocked()
+    with pytest.raises(ValueError, match="already waiting for its Pong"):
+        await client.ping(b"1")
+
+
+async def test_of_two_pings_with_one_payload_that_wait_for_room_one_is_refused(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer, _ = await open_full(nursery)
+    pinging = []
+    for _ in range(2):
+        pinging.append(Call(nursery, client.ping, b"1"))
+        await wait_all_tasks_blocked()
+    await peer.receive()
+    assert await peer.receive() == Frame(PING, b"1")
+    await wait_all_tasks_blocked()
+    (refused,) = [call for call in pinging if call.is_over]
+    with pytest.raises(ValueError, match="already waiting for its Pong"):
+        await refused.result()
+
+
+@pytest.mark.parametrize("method", ["ping", "pong"])
+async def test_a_payload_has_up_to_125_bytes(nursery: trio.Nursery, method: str) -> None:
+    client, _ = await open_client(nursery)
+    with pytest.raises(ValueError, match="at most 125 bytes"):
+        await getattr(client, method)(bytes(126))
+    with pytest.raises(TypeError, match="must be bytes"):
+        await getattr(client, method)("text")
+
+
+async def test_a_cancelled_ping_forgets_its_payload(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    for _ in range(2):
+        pinging = Call(nursery, client.ping, b"1")
+        assert await peer.receive() == Frame(PING, b"1")
+        await pinging.cancel()
+    await peer.send(peer.frame(PONG, b"1"), peer.frame(TEXT, b"message"))
+    assert await client.get_message() == "message"
+
+
+@pytest.mark.parametrize("method", ["ping", "pong"])
+async def test_a_ping_or_pong_cancelled_before_it_began_sends_nothing(
+    nursery: trio.Nursery, method: str
+) -> None:
+    client, peer = await open_client(nursery)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await getattr(client, method)(b"1")
+    assert scope.cancelled_caught
+    await client.send_message("next")
+    assert await peer.receive() == Frame(TEXT, b"next")
+
+
+@pytest.mark.parametrize("method", ["ping", "pong"])
+async def test_a_ping_or_pong_cancelled_while_it_waits_for_room_sends_nothing(
+    nursery: trio.Nursery, method: str
+) -> None:
+    client, peer, _ = await open_full(nursery)
+    waiting = Call(nursery, getattr(client, method), b"1")
+    await wait_all_tasks_blocked()
+    await waiting.cancel()
+    await peer.receive()
+    await client.send_message("next")
+    assert await peer.receive() == Frame(TEXT, b"next")
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_pong_sends_a_pong(nursery: trio.Nursery, kind: str) -> None:
+    client, peer = await open_client(nursery, kind)
+    await client.pong()
+    await client.pong(b"payload")
+    assert await peer.receive() == Frame(PONG)
+    assert await peer.receive() == Frame(PONG, b"payload")
+
+
+@pytest.mark.parametrize("kind", PUSHING_BACK)
+async def test_pings_of_a_peer_that_does_not_read_cost_a_few_pongs(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer, _ = await open_full(nursery, kind)
+    Call(nursery, client.get_message)
+    for number in range(1000):
+        await peer.send_frame(PING, b"%d" % number)
+    await wait_all_tasks_blocked()
+    assert await peer.receive() == Frame(BINARY, LARGE)
+    nursery.start_soon(client.aclose)
+    *pongs, last = [await peer.receive() for _ in range(3)][:-1]
+    assert len(pongs) <= 1
+    assert last == Frame(PONG, b"999")
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_peers_that_ping_each_other_while_both_send_much_finish(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    async def talk(connection: WebSocketConnection) -> None:
+        async with trio.open_nursery() as talking:
+            talking.start_soon(send, connection)
+            for _ in range(5):
+                talking.start_soon(connection.ping)
+            for _ in range(5):
+                assert len(await connection.get_message()) == 10**6
+
+    async def send(connection: WebSocketConnection) -> None:
+        for _ in range(5):
+            await connection.send_message(bytes(10**6))
+            await connection.ping()
+
+    client, server = await open_pair(nursery, kind)
+    async with trio.open_nursery() as talks:
+        talks.start_soon(talk, client)
+        talks.start_soon(talk, server)
+
+
+# -- the order of things
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        (Frame(CLOSE, close_payload(4000)), 4000),
+        (Frame(CONTINUATION), 1002),
+        (Frame(TEXT, b"\xff"), 1007),
+        (Frame(BINARY, bytes(2**20 + 1)), 1009),
+    ],
+)
+async def test_messages_before_the_end_are_answered_before_it(
+    nursery: trio.Nursery, kind: str, last: Frame, code: int
+) -> None:
+    server, peer = await open_server(nursery, kind)
+
+    async def echo() -> None:
+        while True:
+            await server.send_message(await server.get_message())
+
+    echoing = Call(nursery, echo)
+    texts = [peer.frame(TEXT, text) for text in (b"1", b"2")]
+    sending = Call(nursery, peer.send, *texts, peer.frame(last.opcode, last.payload))
+    assert await peer.receive() == Frame(TEXT, b"1")
+    assert await peer.receive() == Frame(TEXT, b"2")
+    close = await peer.receive()
+    assert close is not None
+    assert (close.opcode, close.payload[:2]) == (CLOSE, close_payload(code))
+    await closed_error(echoing.result())
+    sending.scope.cancel()
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_messages_are_not_given_out_after_a_close_from_here(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind, message_queue_size=3)
+    await peer.send(*[peer.frame(TEXT, b"message")] * 3)
+    await client.get_message()
+    closing = Call(nursery, client.aclose)
+    assert await peer.receive() == Frame(CLOSE, close_payload(1000))
+    await closed_error(client.get_message())
+    await peer.send_frame(TEXT, b"too late")
+    await wait_all_tasks_blocked()
+    await closed_error(client.get_message())
+    await peer.send_close(1000)
+    nursery.start_soon(peer.aclose)
+    await closing.result()
+    await closed_error(client.get_message())
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_a_close_from_here_ends_a_get_message_that_waits(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    getting = [Call(nursery, client.get_message) for _ in range(2)]
+    await wait_all_tasks_blocked()
+    nursery.start_soon(client.aclose, 4000)
+    assert await peer.receive() == Frame(CLOSE, close_payload(4000))
+    await peer.send_close(4000)
+    for call in getting:
+        assert (await closed_error(call.result())).reason == CloseReason(4000, None)
+
+
+@pytest.mark.parametrize("method", ["send_message", "ping", "pong"])
+async def test_nothing_can_be_sent_after_the_close(nursery: trio.Nursery, method: str) -> None:
+    client, peer = await open_client(nursery)
+    nursery.start_soon(client.aclose, 4000, "bye")
+    await wait_all_tasks_blocked()
+    error = await closed_error(getattr(client, method)(b"too late"))
+    assert (error.reason, error.rcvd) == (CloseReason(4000, "bye"), None)
+    await peer.send_close(4000)
+    assert [frame.opcode for frame in await peer.receive_all()] == [CLOSE]
+
+
+@pytest.mark.parametrize("method", ["send_message", "ping", "pong"])
+async def test_what_waits_for_room_when_the_connection_is_closed_is_not_sent(
+    nursery: trio.Nursery, method: str
+) -> None:
+    client, peer, _ = await open_full(nursery)
+    waiting = Call(nursery, getattr(client, method), b"too late")
+    await wait_all_tasks_blocked()
+    nursery.start_soon(client.aclose)
+    await wait_all_tasks_blocked()
+    assert await peer.receive() == Frame(BINARY, LARGE)
+    assert await peer.receive() == Frame(CLOSE, close_payload(1000))
+    await closed_error(waiting.result())
+
+
+async def test_send_message_raises_if_the_message_was_thrown_away(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, _, sending = await open_full(nursery)
+    with pytest.raises(DisconnectionTimeout):
+        await client.aclose()
+    await closed_error(sending.result())
+
+
+@pytest.mark.parametrize("end", ["close", "lost", "aclose"])
+async def test_a_ping_ends_when_the_connection_does(nursery: trio.Nursery, end: str) -> None:
+    client, peer = await open_client(nursery)
+    pinging = Call(nursery, client.ping)
+    await peer.receive()
+    if end == "close":
+        await peer.send_close(1000)
+    elif end == "lost":
+        await peer.aclose()
+    else:
+        nursery.start_soon(client.aclose)
+        await peer.receive()
+        await peer.send_close(1000)
+    await closed_error(pinging.result())
+
+
+async def test_a_pong_that_comes_after_our_close_still_counts(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    pinging = Call(nursery, client.ping, b"1")
+    await peer.receive()
+    nursery.start_soon(client.aclose)
+    await peer.receive()
+    await peer.send(peer.frame(PONG, b"1"))
+    await pinging.result()
+
+
+# -- aclose
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_aclose_waits_for_the_peer_s_close_and_closes_the_stream(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    closing = Call(nursery, client.aclose, 4000, "bye")
+    assert await peer.receive() == Frame(CLOSE, close_payload(4000, "bye"))
+    await wait_all_tasks_blocked()
+    assert not closing.is_over
+    await peer.send_close(4000, "bye")
+    assert await peer.receive() is None
+    await peer.aclose()
+    await closing.result()
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("unread", [0, 1, 5])
+async def test_aclose_needs_nobody_to_read_on_either_side(
+    nursery: trio.Nursery, kind: str, unread: int
+) -> None:
+    client, server = await open_pair(nursery, kind, server={"message_queue_size": 10})
+    for _ in range(unread):
+        await server.send_message("message")
+        await client.send_message("message")
+    await client.aclose()
+    await server.aclose()
+    assert client.closed == server.closed == CloseReason(1000, None)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_both_sides_may_close_at_the_same_time(nursery: trio.Nursery, kind: str) -> None:
+    client, server = await open_pair(nursery, kind)
+    async with trio.open_nursery() as closing:
+        closing.start_soon(client.aclose, 4000)
+        closing.start_soon(server.aclose, 4001)
+
+
+async def test_a_connection_is_a_context_that_closes_it(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    async with client:
+        await client.send_message("message")
+        await server.get_message()
+    assert server.closed == CloseReason(1000, None)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 2999, 5000])
+async def test_a_code_that_must_not_be_sent_is_refused(nursery: trio.Nursery, code: int) -> None:
+    client, _ = await open_client(nursery)
+    with pytest.raises(ValueError, match="must not be sent"):
+        await client.aclose(code)
+    assert client.closed is None
+
+
+@pytest.mark.parametrize("code", [1005, 1006, 1015])
+async def test_aclose_code_that_no_frame_may_hold_warns_and_sends_1000(
+    nursery: trio.Nursery, code: int
+) -> None:
+    client, server = await open_pair(nursery)
+    text = rf"^aclose\({code}\) sends code 1000.*; use aclose\(1000\)$"
+    with pytest.warns(DeprecationWarning, match=text) as caught:
+        await client.aclose(code, "again")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert client.closed == server.closed == CloseReason(1000, "again")
+
+
+async def test_aclose_none_warns_and_sends_no_code(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    with pytest.warns(DeprecationWarning, match=r"^aclose\(None\).*; use aclose\(\)"):
+        await client.aclose(None)
+    assert client.closed == server.closed == CloseReason(1005, None)
+
+
+async def test_aclose_none_with_a_reason_raises_type_error(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    with pytest.raises(TypeError, match="reason must be None without a code, not 'bye'"):
+        await client.aclose(None, "bye")
+    assert client.closed is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "sent"),
+    [
+        ("", ""),
+        ("x" * 123, "x" * 123),
+        ("x" * 124, "x" * 123),
+        ("x" + "\u00e9" * 62, "x" + "\u00e9" * 61),
+        ("\u00e9" * 62, "\u00e9" * 61),
+    ],
+)
+async def test_a_long_reason_is_cut_between_characters(
+    nursery: trio.Nursery, reason: str, sent: str
+) -> None:
+    client, peer = await open_client(nursery)
+    nursery.start_soon(client.aclose, 1000, reason)
+    assert await peer.receive() == Frame(CLOSE, close_payload(1000, sent))
+
+
+async def test_aclose_is_over_when_the_first_aclose_is(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    closing = [Call(nursery, client.aclose, code) for code in (4000, 4001)]
+    await wait_all_tasks_blocked()
+    assert not any(call.is_over for call in closing)
+    await peer.send_close(4000)
+    frames = await peer.receive_all()
+    assert len(frames) == 1
+    await peer.aclose()
+    for call in closing:
+        await call.result()
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_aclose_after_the_peer_s_close_waits_until_the_stream_is_closed(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    await peer.send_close(4000)
+    await closed_error(client.get_message())
+    closing = Call(nursery, client.aclose)
+    assert await peer.receive_all() == [Frame(CLOSE, close_payload(4000))]
+    await peer.aclose()
+    await closing.result()
+    assert client.closed == CloseReason(4000, None)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_aclose_after_the_connection_was_lost_does_nothing(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    await peer.aclose()
+    error = await closed_error(client.get_message())
+    await client.aclose()
+    assert client.closed == error.reason
+
+
+@pytest.mark.parametrize("timeout", [0, 1])
+async def test_aclose_of_a_closed_connection_does_not_time_out(
+    nursery: trio.Nursery, autojump_clock: MockClock, timeout: float
+) -> None:
+    client, peer = await open_client(nursery, disconnect_timeout=timeout)
+    await peer.aclose()
+    await closed_error(client.get_message())
+    await trio.sleep(1)
+    await client.aclose()
+
+
+# -- a peer that does not play its part
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_a_peer_that_does_not_answer_the_close_is_given_up(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind, disconnect_timeout=7)
+    receiving = Call(nursery, peer.receive_all)
+    with pytest.raises(DisconnectionTimeout, match="7 s"):
+        await client.aclose()
+    assert trio.current_time() == pytest.approx(7)
+    assert await receiving.result() == [Frame(CLOSE, close_payload(1000))]
+
+
+@pytest.mark.parametrize("kind", ["lockstep", "socketpair"])
+async def test_a_peer_that_reads_nothing_is_given_up(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, _, sending = await open_full(nursery, kind, disconnect_timeout=7)
+    sending.scope.cancel()
+    with pytest.raises(DisconnectionTimeout):
+        await client.aclose()
+    assert trio.current_time() == pytest.approx(7, abs=0.1)
+
+
+async def test_a_peer_that_talks_on_is_given_up(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, "lockstep", disconnect_timeout=7)
+
+    async def talk() -> None:
+        while True:
+            await peer.send(peer.frame(TEXT, b"message"), peer.frame(PING))
+            await trio.sleep(0.5)
+
+    talking = Call(nursery, talk)
+    nursery.start_soon(peer.receive_all)
+    with pytest.raises(DisconnectionTimeout):
+        await client.aclose()
+    assert trio.current_time() == pytest.approx(7)
+    with pytest.raises(trio.BrokenResourceError):
+        await talking.result()
+
+
+@pytest.mark.parametrize("kind", ["memory", "lockstep", "socketpair"])
+async def test_a_peer_that_does_not_end_its_side_is_waited_for_a_short_while_only(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    nursery.start_soon(peer.send_close, 1000)
+    nursery.start_soon(peer.receive_all)
+    await client.aclose()
+    assert trio.current_time() == pytest.approx(LINGER)
+
+
+@pytest.mark.parametrize("kind", ["lockstep", "socketpair"])
+async def test_a_peer_that_closes_and_does_not_read_is_given_up(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer, sending = await open_full(nursery, kind, disconnect_timeout=7)
+    await peer.send_close(4000)
+    await trio.sleep(7.5 + LINGER)
+    assert sending.is_over
+    await client.aclose()
+
+
+# -- a cancelled aclose, a cancelled nursery
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.parametrize("is_early", [True, False])
+async def test_a_cancelled_aclose_writes_the_close_and_closes_at_once(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str, is_early: bool
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    receiving = Call(nursery, peer.receive_all)
+    with trio.CancelScope() as scope:
+        if is_early:
+            scope.cancel()
+        nursery.start_soon(scope_cancel_when_blocked, scope)
+        await client.aclose(4000)
+    assert scope.cancelled_caught
+    assert trio.current_time() == 0
+    assert await receiving.result() == [Frame(CLOSE, close_payload(4000))]
+    await closed_error(client.get_message())
+    await client.aclose()
+
+
+async def scope_cancel_when_blocked(scope: trio.CancelScope) -> None:
+    await wait_all_tasks_blocked()
+    scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+async def test_a_cancelled_aclose_writes_the_close_over_a_network(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await client.aclose()
+    assert await peer.receive_all() == [Frame(CLOSE, close_payload(1000))]
+
+
+@pytest.mark.parametrize("kind", ["lockstep", "socketpair"])
+async def test_a_cancelled_aclose_waits_50_ms_at_most_for_a_peer_that_does_not_read(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, _, _ = await open_full(nursery, kind)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await client.aclose()
+    assert trio.current_time() == pytest.approx(0.05)
+
+
+async def test_a_cancelled_aclose_ends_the_other_acloses(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    closing = [Call(nursery, client.aclose) for _ in range(2)]
+    await wait_all_tasks_blocked()
+    await closing[1].cancel()
+    await closing[0].result()
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_a_cancelled_nursery_tells_the_peer_and_closes_at_once(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    async with trio.open_nursery() as its_nursery:
+        client, peer = await open_client(its_nursery, kind)
+        getting = Call(nursery, client.get_message)
+        pinging = Call(nursery, client.ping, b"1")
+        assert await peer.receive() == Frame(PING, b"1")
+        receiving = Call(nursery, peer.receive_all)
+        its_nursery.cancel_scope.cancel()
+    assert trio.current_time() == 0
+    assert await receiving.result() == [Frame(CLOSE, close_payload(1001))]
+    await closed_error(getting.result())
+    await closed_error(pinging.result())
+
+
+@pytest.mark.parametrize("kind", ["lockstep", "socketpair"])
+async def test_a_nursery_cancelled_while_a_peer_does_not_read_is_over_after_50_ms(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    async with trio.open_nursery() as its_nursery:
+        client, _ = await open_client(its_nursery, kind)
+        sending = [Call(nursery, client.send_message, LARGE) for _ in range(2)]
+        await wait_all_tasks_blocked()
+        its_nursery.cancel_scope.cancel()
+    assert trio.current_time() == pytest.approx(0.05)
+    for call in sending:
+        await closed_error(call.result())
+
+
+async def test_a_nursery_cancelled_while_the_stream_is_being_closed_is_over_at_once(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as its_nursery:
+        client, peer = await open_client(its_nursery)
+        await peer.send_close(4000)
+        error = await closed_error(client.get_message())
+        its_nursery.cancel_scope.cancel()
+    assert trio.current_time() == 0
+    assert error.reason == client.closed == CloseReason(4000, None)
+
+
+# -- what ConnectionClosed says
+
+
+async def end_by_us(client: WebSocketConnection, peer: RawPeer) -> None:
+    async with trio.open_nursery() as closing:
+        closing.start_soon(client.aclose, 1000, "bye")
+        await peer.receive()
+        await peer.send_close(1000, "bye")
+        await peer.receive()
+        await peer.aclose()
+
+
+async def end_by_us_with_another_answer(client: WebSocketConnection, peer: RawPeer) -> None:
+    async with trio.open_nursery() as closing:
+        closing.start_soon(client.aclose, 4000, "we")
+        await peer.receive()
+        await peer.send_close(4001, "they")
+        await peer.receive()
+        await peer.aclose()
+
+
+async def end_by_peer(client: WebSocketConnection, peer: RawPeer) -> None:
+    await peer.send_close(4001, "why")
+
+
+async def end_by_peer_without_code(client: WebSocketConnection, peer: RawPeer) -> None:
+    await peer.send_frame(CLOSE)
+
+
+async def end_by_eof(client: WebSocketConnection, peer: RawPeer) -> None:
+    await peer.aclose()
+
+
+async def end_in_a_frame(client: WebSocketConnection, peer: RawPeer) -> None:
+    await peer.send(peer.frame(TEXT, b"message")[:-1])
+    await peer.aclose()
+
+
+async def end_by_eof_after_our_close(client: WebSocketConnection, peer: RawPeer) -> None:
+    async with trio.open_nursery() as closing:
+        closing.start_soon(client.aclose, 4000)
+        await peer.receive()
+        await peer.aclose()
+
+
+async def end_by_protocol_error(client: WebSocketConnection, peer: RawPeer) -> None:
+    await peer.send_frame(0x3)
+
+
+async def end_by_bad_text(client: WebSocketConnection, peer: RawPeer) -> None:
+    await peer.send_frame(TEXT, b"\xff")
+
+
+async def end_by_size(client: WebSocketConnection, peer: RawPeer) -> None:
+    await peer.send(peer.frame(TEXT, bytes(2**20 + 1))[:1000])
+
+
+async def end_by_cancellation(client: WebSocketConnection, peer: RawPeer) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await client.aclose(1001)
+
+
+async def end_by_timeout(client: WebSocketConnection, peer: RawPeer) -> None:
+    with pytest.raises(DisconnectionTimeout):
+        await client.aclose(1000)
+
+
+def reason(code: int, text: str | None = None) -> CloseReason:
+    return CloseReason(code, text)
+
+
+NO_CLOSE = reason(1006, "the peer ended the connection without a Close frame")
+
+
+@pytest.mark.parametrize("kind", ["memory", "socketpair", "tls-memory"])
+@pytest.mark.parametrize(
+    ("end", "expected", "rcvd", "sent", "cause"),
+    [
+        (end_by_us, reason(1000, "bye"), reason(1000, "bye"), reason(1000, "bye"), None),
+        (
+            end_by_us_with_another_answer,
+            reason(4000, "we"),
+            reason(4001, "they"),
+            reason(4000, "we"),
+            None,
+        ),
+        (end_by_peer, reason(4001, "why"), reason(4001, "why"), reason(4001, "why"), None),
+        (end_by_peer_without_code, reason(1005), reason(1005), reason(1005), None),
+        (end_by_eof, NO_CLOSE, None, None, EOFError),
+        (end_in_a_frame, NO_CLOSE, None, None, EOFError),
+        (end_by_eof_after_our_close, reason(4000), None, reason(4000), EOFError),
+        (end_by_protocol_error, 1002, None, 1002, RemoteProtocolError),
+        (end_by_bad_text, 1007, None, 1007, RemoteProtocolError),
+        (end_by_size, 1009, None, 1009, RemoteProtocolError),
+        (end_by_cancellation, reason(1001), None, reason(1001), ConnectionAbortedError),
+        (end_by_timeout, reason(1000), None, reason(1000), ConnectionAbortedError),
+    ],
+)
+async def test_every_end_is_told(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    kind: str,
+    end: Callable[[WebSocketConnection, RawPeer], Awaitable[None]],
+    expected: CloseReason | int,
+    rcvd: CloseReason | None,
+    sent: CloseReason | int | None,
+    cause: type[Exception] | None,
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    await end(client, peer)
+    error = await closed_error(client.get_message())
+    told = [error.reason, error.sent]
+    for value, wanted in zip(told, [expected, sent]):
+        assert wanted == (value.code if isinstance(wanted, int) and value else value)
+    assert error.rcvd == rcvd
+    assert (error.__cause__ and type(error.__cause__)) == cause
+    assert client.closed == error.reason
+    assert facts(await closed_error(client.send_message("too late"))) == facts(error)
+    await client.aclose()
+    assert facts(await closed_error(client.ping())) == facts(error)
+
+
+async def test_a_reset_is_told(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, "tcp")
+    getting = Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    reset(peer.stream)
+    error = await closed_error(getting.result())
+    assert error.reason is not None
+    assert error.reason.code == 1006
+    assert isinstance(error.__cause__, ConnectionResetError)
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(Frame(0x3), 1002), (Frame(TEXT, b"\xff"), 1007), (Frame(TEXT, bytes(101)), 1009)],
+)
+async def test_the_peer_is_told_what_was_wrong_and_the_stream_closed(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str, data: Frame, code: int
+) -> None:
+    server, peer = await open_server(nursery, kind, max_message_size=100)
+    await peer.send_frame(data.opcode, data.payload)
+    (close,) = await peer.receive_all()
+    assert (close.opcode, close.payload[:2]) == (CLOSE, close_payload(code))
+    await peer.aclose()
+    await server.aclose()
+
+
+# -- a write that fails
+
+
+@pytest.mark.parametrize("kind", ["memory", "socketpair"])
+@pytest.mark.parametrize("method", ["send_message", "ping"])
+async def test_what_the_peer_said_before_it_left_is_told(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str, method: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    await peer.send(peer.frame(PONG), peer.frame(CLOSE, close_payload(4001, "why")))
+    await peer.aclose()
+    if kind == "memory":  # where a write fails behind the back of who sends
+        await client.send_message("lost")
+        await wait_all_tasks_blocked()
+    error = await closed_error(getattr(client, method)(b"too late"))
+    assert facts(error) == (reason(4001, "why"), reason(4001, "why"), reason(4001, "why"), None)
+
+
+@pytest.mark.parametrize("kind", ["memory", "socketpair"])
+async def test_messages_of_a_peer_that_left_are_given_out_although_a_write_failed(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    await peer.send(*[peer.frame(TEXT, text) for text in (b"1", b"2", b"3")])
+    await peer.aclose()
+    Call(nursery, client.send_message, "lost")
+    await wait_all_tasks_blocked()
+    for text in ("1", "2", "3"):
+        assert await client.get_message() == text
+    assert (await closed_error(client.get_message())).rcvd is None
+
+
+async def test_a_failed_write_ends_the_connection_soon_though_the_peer_says_nothing(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, _ = await open_broken(nursery)
+    error = await closed_error(client.get_message())
+    assert trio.current_time() == pytest.approx(LINGER)
+    assert facts(error) == (reason(1006, "out of order"), None, None, OSError)
+
+
+@pytest.mark.parametrize("method", ["send_message", "ping", "pong"])
+async def test_a_call_after_a_failed_write_tells_of_it(
+    nursery: trio.Nursery, autojump_clock: MockClock, method: str
+) -> None:
+    client, _ = await open_broken(nursery)
+    error = await closed_error(getattr(client, method)(b"neither"))
+    assert facts(error) == (reason(1006, "out of order"), None, None, OSError)
+
+
+async def test_a_ping_whose_write_fails_tells_of_it(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, _, stream = await open_faulty(nursery)
+    stream.fault = OSError("out of order")
+    error = await closed_error(client.ping())
+    assert error.__cause__ is stream.fault
+
+
+async def test_aclose_after_a_failed_write_does_not_say_that_a_close_was_sent(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, _ = await open_broken(nursery)
+    await client.aclose()
+    error = await closed_error(client.get_message())
+    assert facts(error) == (reason(1006, "out of order"), None, None, OSError)
+
+
+async def test_a_cancelled_aclose_after_a_failed_write_does_not_say_that_a_close_was_sent(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, _ = await open_broken(nursery)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await client.aclose()
+    error = await closed_error(client.get_message())
+    assert facts(error) == (reason(1006, "out of order"), None, None, OSError)
+
+
+async def test_senders_that_wait_for_room_hear_of_a_failed_write(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer, sending = await open_full(nursery)
+    waiting = [Call(nursery, client.send_message, "second") for _ in range(2)]
+    await wait_all_tasks_blocked()
+    await peer.aclose()
+    for call in (sending, *waiting):
+        reason_told = (await closed_error(call.result())).reason
+        assert reason_told is not None
+        assert reason_told.code == 1006
+
+
+# -- bounds, and what is told of a connection
+
+
+async def test_latency_is_that_of_the_latest_ping(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery)
+    assert client.latency is None
+    for seconds in (3, 2):
+        pinging = Call(nursery, client.ping)
+        payload = await peer.expect(PING)
+        await trio.sleep(seconds)
+        await peer.send(peer.frame(PONG, payload))
+        assert await pinging.result() == client.latency == pytest.approx(seconds)
+
+
+async def test_a_ping_waits_while_too_many_are_unanswered(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=2)
+    pings = []
+    for payload in (b"1", b"2", b"3"):
+        pings.append(Call(nursery, client.ping, payload))
+        await wait_all_tasks_blocked()
+    first, second, third = pings
+    assert [await peer.expect(PING) for _ in range(2)] == [b"1", b"2"]
+    await peer.send(peer.frame(PONG, b"1"))
+    await first.result()
+    assert await peer.receive() == Frame(PING, b"3")
+    assert not second.is_over
+    await peer.send(peer.frame(PONG, b"3"))
+    await second.result()
+    await third.result()
+
+
+async def test_a_cancelled_ping_makes_room_for_another(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=1)
+    first = Call(nursery, client.ping, b"1")
+    assert await peer.receive() == Frame(PING, b"1")
+    Call(nursery, client.ping, b"2")
+    await wait_all_tasks_blocked()
+    first.scope.cancel()
+    assert await peer.receive() == Frame(PING, b"2")
+
+
+async def test_a_ping_that_waits_for_others_hears_of_the_end(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=1)
+    pings = [Call(nursery, client.ping, payload) for payload in (b"1", b"2")]
+    await wait_all_tasks_blocked()
+    await peer.send_close(1000)
+    for ping in pings:
+        await closed_error(ping.result())
+
+
+async def test_what_may_wait_to_be_written_is_an_option(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery, "lockstep", max_unsent_bytes=20)
+    small = Call(nursery, client.send_message, b"12345678")
+    await wait_all_tasks_blocked()
+    assert small.is_over
+    second = Call(nursery, client.send_message, b"9")
+    await wait_all_tasks_blocked()
+    assert not second.is_over
+
+
+async def test_wait_closed_waits_for_the_end(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    waiting = [Call(nursery, client.wait_closed) for _ in range(2)]
+    await wait_all_tasks_blocked()
+    assert not any(call.is_over for call in waiting)
+    await peer.send_close(1000)
+    await peer.receive_all()
+    await peer.aclose()
+    for call in waiting:
+        await call.result()
+    await client.wait_closed()
+
+
+async def test_wait_closed_may_be_cancelled(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    with trio.move_on_after(0.01) as scope:
+        await client.wait_closed()
+    assert scope.cancelled_caught
+    await client.send_message("hello")
+    assert await peer.expect(TEXT) == b"hello"
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_aclose_forcefully_does_not_wait_for_the_peer(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind)
+    receiving = Call(nursery, peer.receive_all)
+    await trio.aclose_forcefully(client)
+    assert trio.current_time() < 0.051
+    assert await receiving.result() == [Frame(CLOSE, close_payload(1000))]
+
+
+async def test_the_pong_of_a_ping_that_was_cancelled_answers_those_before_it(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery)
+    first = Call(nursery, client.ping, b"1")
+    assert await peer.expect(PING) == b"1"
+    second = Call(nursery, client.ping, b"2")
+    assert await peer.expect(PING) == b"2"
+    second.scope.cancel()
+    await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"2"))  # only the latest needs an answer
+    await first.result()
+
+
+async def test_a_ping_after_one_that_was_cancelled_answers_those_before_both(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery)
+    calls = []
+    for payload in (b"1", b"2", b"2"):
+        calls.append(Call(nursery, client.ping, payload))
+        assert await peer.expect(PING) == payload
+        if len(calls) == 2:
+            calls[1].scope.cancel()
+            await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"2"))
+    await calls[0].result()
+    await calls[2].result()
+
+
+async def test_pings_that_were_cancelled_in_any_order_are_forgotten(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=3)
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 2)):
+        calls = []
+        for payload in (b"1", b"2", b"3"):
+            calls.append(Call(nursery, client.ping, payload))
+            assert await peer.expect(PING) == payload
+        for number in order:
+            calls[number].scope.cancel()
+            await wait_all_tasks_blocked()
+
+
+async def test_a_connection_ends_beside_a_ping_that_was_cancelled(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery)
+    calls = []
+    for payload in (b"1", b"2"):
+        calls.append(Call(nursery, client.ping, payload))
+        await peer.expect(PING)
+    calls[1].scope.cancel()
+    await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"0"))
+    await peer.send_close(1000)
+    await closed_error(calls[0].result())
+
+
+async def test_an_answer_leaves_no_ping_that_was_cancelled(nursery: trio.Nursery) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=2)
+    calls = []
+    for payload in (b"1", b"2"):
+        calls.append(Call(nursery, client.ping, payload))
+        await peer.expect(PING)
+    calls[1].scope.cancel()
+    await wait_all_tasks_blocked()
+    await peer.send(peer.frame(PONG, b"1"))
+    await calls[0].result()
+    for payload in (b"3", b"4"):
+        Call(nursery, client.ping, payload)
+        assert await peer.expect(PING) == payload

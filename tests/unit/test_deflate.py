@@ -1,0 +1,706 @@
+"""Compression of messages (RFC 7692): the codec, and the extension for wsproto."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import math
+import os
+import sys
+import time
+import tracemalloc
+import zlib
+from types import SimpleNamespace
+from typing import Any, Callable, Iterable, Iterator
+from unittest import mock
+
+import pytest
+from hypothesis import given, strategies as st
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason, Opcode
+
+from tests.support import peer
+from tests.support.deflating import TAIL, WIDE, agreed, deterministic, random_bytes
+from trio_websocket._sansio import deflate as _deflate
+from trio_websocket._sansio.deflate import Deflate, DeflateExtension, InvalidData, TooLarge
+from trio_websocket._sansio.extensions import (
+    DeflateParameters,
+    PerMessageDeflate,
+    answer,
+    check_answer,
+    offer,
+)
+
+HELLO = bytes.fromhex("f2 48 cd c9 c9 07 00")  # "Hello" (RFC 7692, 7.2.3.1)
+HELLO_AGAIN = bytes.fromhex("f2 00 11 00 00")  # with the window of the first (7.2.3.2)
+HELLO_STORED = bytes.fromhex("00 05 00 fa ff 48 65 6c 6c 6f 00")  # 7.2.3.3
+HELLO_FINAL = bytes.fromhex("f3 48 cd c9 c9 07 00 00")  # 7.2.3.4
+HELLO_IN_TWO = bytes.fromhex("f2 48 05 00 00 00 ff ff ca c9 c9 07 00")  # 7.2.3.5
+EMPTY = b"\x00"  # 7.2.3.6
+
+
+AGREED = agreed()
+AGREED_WITHOUT_TAKEOVER = agreed(client_resets=True, resets=True)
+BOTH = pytest.mark.parametrize("agreed", [AGREED, AGREED_WITHOUT_TAKEOVER])
+
+
+def server(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> Deflate:
+    return Deflate(agreed, settings, is_client=False)
+
+
+def client(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> Deflate:
+    return Deflate(agreed, settings, is_client=True)
+
+
+# -- which zlib is in use
+
+
+@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], autouse=True, scope="module")
+def library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test here is run with each."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            patch.setattr(_deflate, "zlib", importlib.import_module(request.param))
+        except ImportError:
+            pytest.skip("it is not installed")
+        yield
+
+
+def library_of(*, no_zlib_ng: str = "", zlib_ng: object = None) -> object:
+    """What the module uses in a process with that environment, and that, or nothing, installed."""
+    spec = importlib.util.spec_from_file_location(
+        "trio_websocket._sansio.deflate", _deflate.__file__
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    modules: dict[str, Any] = {"zlib_ng": zlib_ng}
+    environment = {"TRIO_WEBSOCKET_NO_ZLIB_NG": no_zlib_ng}
+    with mock.patch.dict(sys.modules, modules), mock.patch.dict(os.environ, environment):
+        spec.loader.exec_module(module)
+    return vars(module)["zlib"]
+
+
+def test_zlib_ng_is_used_where_it_is_installed() -> None:
+    package = SimpleNamespace(zlib_ng=object())
+    assert library_of(zlib_ng=package) is package.zlib_ng
+    assert library_of(zlib_ng=None) is zlib
+
+
+def test_an_environment_variable_makes_it_zlib() -> None:
+    assert library_of(no_zlib_ng="1", zlib_ng=SimpleNamespace(zlib_ng=object())) is zlib
+
+
+# -- what was negotiated
+
+
+def test_the_window_of_the_client_may_be_8() -> None:
+    # Its messages can be inflated, also if its zlib takes 9 for 8.
+    text = random_bytes(300)
+    packed = client(agreed(9, 9)).deflate(text * 2)
+    assert server(agreed(8, 9)).inflate(packed, math.inf) == text * 2
+
+
+def test_the_window_of_a_client_that_was_not_asked_for_less_may_be_15() -> None:
+    text = random_bytes(2**14)
+    assert server(agreed(15, 10)).inflate(client().deflate(text * 2), math.inf) == text * 2
+
+
+# -- compressing
+
+
+@pytest.mark.parametrize("make", [client, server])
+def test_the_examples_of_the_rfc_are_what_is_sent(make: Any) -> None:
+    codec = make()
+    assert codec.deflate(b"Hello") == HELLO
+    assert codec.deflate(b"Hello") == HELLO_AGAIN
+    codec = make(AGREED_WITHOUT_TAKEOVER)
+    assert codec.deflate(b"Hello") == HELLO
+    assert codec.deflate(b"Hello") == HELLO
+
+
+@BOTH
+def test_an_empty_message_is_one_byte(agreed: DeflateParameters) -> None:
+    codec = server(agreed)
+    assert codec.deflate(b"") == EMPTY
+    assert codec.deflate(b"") == EMPTY
+    codec.deflate(b"Hello")
+    assert codec.deflate(b"") == EMPTY
+    assert codec.deflate_piece(b"", is_last=False) == b""
+    assert codec.deflate_piece(b"", is_last=False) == b""
+    assert codec.deflate_piece(b"", is_last=True) == EMPTY
+
+
+@pytest.mark.parametrize("level", [-1, *range(10)])
+def test_all_levels(level: int) -> None:
+    settings = PerMessageDeflate(level=level)
+    sender, receiver = server(settings=settings), client()
+    for payload in (b"", b"Hello", bytes(10**5), random_bytes(10**5), b"", b"Hello"):
+        packed = sender.deflate(payload)
+        assert not packed.endswith(TAIL)
+        assert receiver.inflate(packed, len(payload)) == payload
+
+
+def test_a_side_compresses_with_its_own_window() -> None:
+    # What is 2 KiB back is in a window of 12 bits, and not in one of 9.
+    text = random_bytes(2**11) * 2
+    narrow_client, narrow_server = agreed(9, 12), agreed(12, 9)
+    assert (
+        len(server(narrow_client).deflate(text)) < 3000 < len(client(narrow_client).deflate(text))
+    )
+    assert (
+        len(client(narrow_server).deflate(text)) < 3000 < len(server(narrow_server).deflate(text))
+    )
+
+
+def test_a_side_decompresses_with_the_window_of_the_other() -> None:
+    codec = client(agreed(9, 12))
+    text = random_bytes(2**11)
+    sender = server(agreed(9, 12))
+    for _ in range(3):
+        assert codec.inflate(sender.deflate(text), math.inf) == text
+    # A window of 9 bits does not have what was 2 KiB before.
+    codec = server(agreed(9, 12))
+    sender = server(agreed(9, 12))
+    assert codec.inflate(sender.deflate(text), math.inf) == text
+    with pytest.raises(InvalidData, match="too far back"):
+        codec.inflate(sender.deflate(text), math.inf)
+
+
+def test_each_side_has_its_own_context_takeover() -> None:
+    codec = client(agreed(client_resets=True))
+    assert [codec.deflate(b"Hello") for _ in range(2)] == [HELLO, HELLO]
+    assert [codec.inflate(data, 5) for data in (HELLO, HELLO_AGAIN)] == [b"Hello"] * 2
+    codec = server(agreed(client_resets=True))
+    assert [codec.deflate(b"Hello") for _ in range(2)] == [HELLO, HELLO_AGAIN]
+    assert codec.inflate(HELLO, 5) == b"Hello"
+    with pytest.raises(InvalidData):
+        codec.inflate(HELLO_AGAIN, 5)
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[Callable[[], tuple[int, int]]]:
+    """A function that tells what Python allocated in the block: what it holds now, and the peak."""
+    tracemalloc.start()
+    try:
+        yield tracemalloc.get_traced_memory
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_takes_memory_is_there_only_while_it_is_needed() -> None:
+    codec = client(AGREED_WITHOUT_TAKEOVER)
+    with traced() as memory:
+        codec.inflate(codec.deflate(bytes(10**5)), 10**5)
+        assert memory()[0] < 1000
+    # What zlib allocates itself, it does not tell.
+    assert vars(codec)["_compressor"] is None
+    assert vars(codec)["_decompressor"] is None
+    assert vars(client())["_compressor"] is None
+    assert vars(client())["_decompressor"] is None
+
+
+# -- decompressing
+
+
+@pytest.mark.parametrize("make", [client, server])
+@BOTH
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (HELLO, b"Hello"),
+        (HELLO_STORED, b"Hello"),
+        (HELLO_FINAL, b"Hello"),
+        (HELLO_IN_TWO, b"Hello"),
+        (EMPTY, b""),
+        (b"\x02\x00", b""),  # an empty block that is not stored
+        (b"", b""),  # not in order, but clear
+        (HELLO_FINAL[:-1], b"Hello"),  # likewise
+        (HELLO_FINAL[:-1] + HELLO, b"HelloHello"),
+        (HELLO_FINAL[:-1] + HELLO_FINAL, b"HelloHello"),
+        (HELLO_FINAL[:-1] * 1000 + EMPTY, b"Hello" * 1000),
+        (EMPTY + TAIL + HELLO, b"Hello"),
+        (HELLO + TAIL + HELLO_AGAIN, b"HelloHello"),
+        (HELLO + TAIL + EMPTY, b"Hello"),  # a sender that leaves its own tail
+        (HELLO + (TAIL + EMPTY) * 1000, b"Hello"),
+        (HELLO + TAIL + b"\x03\x00", b"Hello"),
+        (b"\x01\x05\x00\xfa\xffHello", b"Hello"),  # stored and final
+    ],
+)
+def test_what_peers_may_send(
+    make: Any, agreed: DeflateParameters, payload: bytes, message: bytes
+) -> None:
+    codec = make(agreed)
+    for _ in range(3):
+        assert codec.inflate(payload, len(message)) == message
+        assert not codec.has_more
+        assert pieces(codec, [payload[i : i + 1] for i in range(len(payload))], 1) == message
+        assert codec.inflate(HELLO, 5) == b"Hello"
+        if not (agreed.client_no_context_takeover):
+            assert codec.inflate(HELLO_AGAIN, 5) == b"Hello"
+
+
+def pieces(codec: Deflate, data: Iterable[bytes], max_length: int) -> bytes:
+    """A message, given in pieces and taken in pieces."""
+    parts = []
+    for piece, is_last in [*((piece, False) for piece in data), (b"", True)]:
+        parts.append(codec.inflate_piece(piece, is_last=is_last, max_length=max_length))
+        while codec.has_more:
+            parts.append(codec.inflate_piece(b"", is_last=is_last, max_length=max_length))
+    assert all(len(part) <= max_length for part in parts)
+    return b"".join(parts)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "payload",
+    [
+        HELLO[:-1],
+        HELLO[:-2],
+        HELLO + TAIL,
+        HELLO_STORED[:-3],
+        HELLO_FINAL[:-2],
+        HELLO_FINAL + TAIL,
+        b"\xff",
+        b"\x06",
+        b"\x07",
+        b"Hello",
+        b"\x00\x05\x00\xfa\xfe",
+        HELLO_AGAIN,
+        HELLO_FINAL[:-1] + HELLO_AGAIN,
+    ],
+)
+def test_what_is_no_compressed_message(agreed: DeflateParameters, payload: bytes) -> None:
+    with pytest.raises(InvalidData, match=r"^the message can't be inflated: "):
+        client(agreed).inflate(payload, math.inf)
+    with pytest.raises(InvalidData, match=r"^the message can't be inflated: "):
+        pieces(client(agreed), [payload[:1], payload[1:]], 100)
+
+
+@deterministic
+@pytest.mark.no_cover
+@given(st.binary(), st.booleans())
+def test_arbitrary_data_raises_nothing_but_invalid_data(data: bytes, takeover: bool) -> None:
+    def message(codec: Deflate, chunks: list[bytes], max_length: int) -> bytes | None:
+        try:
+            return pieces(codec, chunks, max_length)
+        except InvalidData:
+            return None
+
+    agreed = AGREED if takeover else AGREED_WITHOUT_TAKEOVER
+    whole = message(client(agreed), [data], 10**6)
+    assert message(client(agreed), [data[:3], data[3:]], 10) == whole
+    assert message(client(agreed), [data[i : i + 1] for i in range(len(data))], 1) == whole
+
+
+def test_as_much_as_is_allowed_is_inflated() -> None:
+    for size in (0, 1, 1000, 2**16, 2**16 + 1):
+        packed = server().deflate(bytes(size))
+        assert client().inflate(packed, size) == bytes(size)
+        assert client().inflate(packed, size + 0.5) == bytes(size)
+        assert client().inflate(packed, math.inf) == bytes(size)
+        if size:
+            with pytest.raises(TooLarge, match=f"inflates to more than {size - 1} bytes$"):
+                client().inflate(packed, size - 1)
+            with pytest.raises(TooLarge):
+                client().inflate(packed, size - 0.5)
+
+
+def test_a_bomb_costs_no_more_than_what_is_allowed() -> None:
+    bomb = server().deflate(bytes(2**24))
+    assert len(bomb) < 2**15
+    codec = client()
+    start = time.process_time()
+    with traced() as memory:
+        with pytest.raises(TooLarge):
+            codec.inflate(bomb, 2**20)
+        assert memory()[1] < 3 * 2**20
+    assert time.process_time() - start < 0.5
+
+
+def test_bombs_with_context_takeover() -> None:
+    sender, receiver = server(), client()
+    for _ in range(4):
+        packed = sender.deflate(bytes(2**20))
+        assert receiver.inflate(packed, 2**20) == bytes(2**20)
+    with pytest.raises(TooLarge):
+        receiver.inflate(sender.deflate(bytes(2**20 + 1)), 2**20)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "end"),
+    [
+        (b"\x03\x00", b""),  # final
+        (b"\x00\x00\x00\xff\xff", EMPTY),  # stored
+        (b"\x02\x00\x00\x00\xff\xff", EMPTY),  # with codes, and stored
+    ],
+)
+def test_many_empty_blocks_take_linear_time(blocks: bytes, end: bytes) -> None:
+    payload = blocks * 2**17 + end
+    start = time.process_time()
+    assert client().inflate(payload, 0) == b""
+    assert pieces(client(), [payload], 1) == b""
+    assert time.process_time() - start < 5
+
+
+def test_a_large_message_in_small_portions_takes_linear_time() -> None:
+    packed = server().deflate(bytes(2**22) + random_bytes(2**18))
+    start = time.process_time()
+    assert len(pieces(client(), [packed], 100)) == 2**22 + 2**18
+    assert time.process_time() - start < 5
+
+
+def test_a_stream_is_decompressed_in_bounded_memory() -> None:
+    sender, receiver = server(), client()
+    size = 0
+    with traced() as memory:
+        for number in range(65):
+            data = sender.deflate_piece(bytes(2**20 if number < 64 else 0), is_last=number == 64)
+            size += len(receiver.inflate_piece(data, is_last=number == 64, max_length=2**14))
+            while receiver.has_more:
+                size += len(receiver.inflate_piece(b"", is_last=number == 64, max_length=2**14))
+        assert memory()[1] < 2**21
+    assert size == 2**26
+    assert receiver.inflate(sender.deflate(b"Hello"), 5) == b"Hello"
+
+
+def test_that_a_piece_is_the_last_need_not_be_repeated() -> None:
+    codec = client()
+    parts = [codec.inflate_piece(HELLO, is_last=True, max_length=2)]
+    while codec.has_more:
+        parts.append(codec.inflate_piece(b"", is_last=False, max_length=2))
+    assert [*filter(None, parts)] == [b"He", b"ll", b"o"]
+
+
+@BOTH
+def test_a_whole_message_is_taken_in_pieces(agreed: DeflateParameters) -> None:
+    sender, receiver = server(agreed), client(agreed)
+    for text in (b"Hello" * 100, random_bytes(300), bytes(10**5), b"Hello", b"!"):
+        packed = sender.deflate(text)
+        parts = [receiver.inflate_piece(packed, is_last=True, max_length=50)]
+        while receiver.has_more:
+            parts.append(receiver.inflate_piece(b"", is_last=True, max_length=50))
+        assert b"".join(parts) == text
+
+
+@BOTH
+def test_a_whole_message_that_is_cut_off_is_found_by_its_last_piece(
+    agreed: DeflateParameters,
+) -> None:
+    receiver = client(agreed)
+    assert receiver.inflate_piece(HELLO[:-1], is_last=True, max_length=2) == b"He"
+    with pytest.raises(InvalidData):
+        receiver.inflate_piece(b"", is_last=True, max_length=50)
+
+
+@BOTH
+def test_a_last_piece_behind_a_final_block(agreed: DeflateParameters) -> None:
+    codec = client(agreed)
+    for _ in range(2):
+        assert codec.inflate_piece(HELLO_FINAL[:-1], is_last=False, max_length=50) == b"Hello"
+        assert codec.inflate_piece(HELLO, is_last=True, max_length=50) == b"Hello"
+        assert codec.inflate(HELLO_FINAL, 5) == b"Hello"
+
+
+def test_no_input_while_there_is_more_output() -> None:
+    codec = client()
+    assert codec.inflate_piece(HELLO, is_last=False, max_length=2) == b"He"
+    with pytest.raises(AssertionError):
+        codec.inflate_piece(HELLO, is_last=False, max_length=2)
+    with pytest.raises(AssertionError):
+        codec.inflate_piece(b"", is_last=False, max_length=0)
+
+
+SETTINGS = st.builds(
+    PerMessageDeflate,
+    window_bits=st.integers(9, 15),
+    mem_level=st.integers(1, 9),
+    level=st.integers(-1, 9),
+    context_takeover=st.booleans(),
+)
+PAYLOADS = st.one_of(
+    st.binary(),
+    st.builds(bytes, st.integers(0, 70_000)),
+    st.builds(lambda part, times: part * times, st.binary(max_size=100), st.integers(0, 300)),
+    st.integers(0, 40_000).map(random_bytes),
+)
+
+
+def split(data: bytes, sizes: list[int]) -> list[bytes]:
+    """The data in pieces of these sizes, and the rest."""
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(data[at : at + size])
+        at += size
+    return [*parts, data[at:]]
+
+
+@deterministic
+@pytest.mark.no_cover
+@given(st.data(), SETTINGS, SETTINGS, st.booleans())
+def test_what_two_sides_negotiate_works(
+    data: st.DataObject, ours: PerMessageDeflate, theirs: PerMessageDeflate, to_server: bool
+) -> None:
+    result = answer([offer(ours)], theirs)
+    assert result is not None
+    value, agreed = result
+    assert check_answer([value], ours) == agreed
+    assert agreed.server_max_window_bits == min(ours.window_bits, theirs.window_bits)
+    assert agreed.client_max_window_bits == agreed.server_max_window_bits
+    takeover = ours.context_takeover and theirs.context_takeover
+    assert agreed.server_no_context_takeover is not takeover
+    assert agreed.client_no_context_takeover is not takeover
+    sender = Deflate(agreed, ours if to_server else theirs, is_client=to_server)
+    receiver = Deflate(agreed, theirs if to_server else ours, is_client=not to_server)
+    # Plain zlib, as other libraries have it, must take the same.
+    plain = zlib.decompressobj(-agreed.client_max_window_bits)
+    sizes = st.lists(st.integers(0, 1000), max_size=5)
+    for payload in data.draw(st.lists(PAYLOADS, max_size=4)):
+        parts = split(payload, data.draw(sizes))
+        packed = b"".join(sender.deflate_piece(part, is_last=False) for part in parts[:-1])
+        packed += sender.deflate_piece(parts[-1], is_last=True)
+        assert packed
+        assert plain.decompress(packed + TAIL) == payload
+        if not takeover:
+            plain = zlib.decompressobj(-agreed.client_max_window_bits)
+        if data.draw(st.booleans()):
+            assert receiver.inflate(packed, len(payload)) == payload
+        else:
+            max_length = data.draw(st.integers(100, 10**5))
+            assert pieces(receiver, split(packed, data.draw(sizes)), max_length) == payload
+
+
+FLUSHES = st.sampled_from([zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH, zlib.Z_BLOCK, zlib.Z_FINISH])
+
+
+@deterministic
+@pytest.mark.no_cover
+@given(st.data(), st.booleans())
+def test_what_zlib_may_write_is_read(data: st.DataObject, takeover: bool) -> None:
+    receiver = client(AGREED if takeover else AGREED_WITHOUT_TAKEOVER)
+    compressor = zlib.compressobj(wbits=-15)
+    for parts in data.draw(st.lists(st.lists(st.tuples(PAYLOADS, FLUSHES), max_size=4))):
+        packed = b""
+        for payload, flush in parts:
+            packed += compressor.compress(payload) + compressor.flush(flush)
+            if flush == zlib.Z_FINISH:
+                compressor = zlib.compressobj(wbits=-15)
+        packed += compressor.compress(b"!") + compressor.flush(zlib.Z_SYNC_FLUSH)
+        message = b"".join(payload for payload, _ in parts) + b"!"
+        if data.draw(st.booleans()):
+            assert receiver.inflate(packed[:-4], len(message)) == message
+        else:
+            sizes = data.draw(st.lists(st.integers(0, 1000), max_size=5))
+            assert pieces(receiver, split(packed[:-4], sizes), 1000) == message
+        if not takeover:
+            compressor = zlib.compressobj(wbits=-15)
+
+
+# -- the extension for wsproto
+
+RSV1, RSV2 = 4, 2
+KEY = b"\x11\x22\x33\x44"
+frame = functools.partial(peer.frame, key=KEY)  # of a client
+
+
+def connection(
+    max_size: float = math.inf, agreed: DeflateParameters = AGREED, *, is_client: bool = False
+) -> Connection:
+    extension = DeflateExtension(Deflate(agreed, WIDE, is_client=is_client))
+    assert extension.max_size == math.inf
+    extension.max_size = max_size
+    side = ConnectionType.CLIENT if is_client else ConnectionType.SERVER
+    return Connection(side, extensions=[extension])
+
+
+def received(ws: Connection, data: bytes, *, size: int = 0) -> list[object]:
+    """Messages, controls, and the code of a close, of data given in chunks of the size."""
+    size = size or len(data)
+    events: list[Event] = []
+    for at in range(0, len(data), size):
+        ws.receive_data(data[at : at + size])
+        events += ws.events()
+        if events and isinstance(events[-1], CloseConnection):
+            break
+    found: list[object] = []
+    parts: list[Any] = []
+    for event in events:
+        if isinstance(event, (TextMessage, BytesMessage)):
+            parts.append(event.data)
+            if event.message_finished:
+                found.append(parts[0][:0].join(parts))
+                parts = []
+        elif isinstance(event, (Ping, Pong)):
+            found.append((type(event), bytes(event.payload)))
+        else:
+            assert isinstance(event, CloseConnection)
+            found.append(event.code)
+    return found
+
+
+TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_compressed_and_other_messages_fragments_and_controls(size: int) -> None:
+    data = b"".join(
+        [
+            frame(TEXT, HELLO, rsv=RSV1),
+            frame(TEXT, b"plain"),
+            frame(BINARY, HELLO_AGAIN, rsv=RSV1),
+            frame(BINARY, HELLO_FINAL[:3], fin=False, rsv=RSV1),
+            frame(Opcode.PING, HELLO),
+            frame(CONTINUATION, fin=False),
+            frame(Opcode.PONG),
+            frame(CONTINUATION, HELLO_FINAL[3:], fin=False),
+            frame(CONTINUATION),
+            frame(TEXT, b"pl", fin=False),
+            frame(Opcode.PING, b""),
+            frame(CONTINUATION, b"ain"),
+            frame(TEXT, EMPTY, rsv=RSV1),
+            frame(TEXT, fin=False, rsv=RSV1),
+            frame(CONTINUATION, HELLO),
+            frame(BINARY, b"", rsv=RSV1),
+            frame(BINARY, b""),
+            frame(TEXT, HELLO_IN_TWO, rsv=RSV1),
+            frame(Opcode.CLOSE, b"\x03\xe8"),
+        ]
+    )
+    assert received(connection(), data, size=size) == [
+        "Hello",
+        "plain",
+        b"Hello",
+        (Ping, HELLO),
+        (Pong, b""),
+        b"Hello",
+        (Ping, b""),
+        "plain",
+        "",
+        "Hello",
+        b"",
+        b"",
+        "Hello",
+        1000,
+    ]
+
+
+def test_a_client_receives_what_a_server_compressed() -> None:
+    ws = connection(agreed=agreed(9, 15), is_client=True)
+    text = random_bytes(2**14)
+    sender = server(agreed(9, 15))
+    data = b"".join(frame(BINARY, sender.deflate(text), rsv=RSV1, key=None) for _ in range(3))
+    assert received(ws, data) == [text] * 3
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(CONTINUATION, HELLO, rsv=RSV1),
+        frame(TEXT, b"plain", fin=False) + frame(CONTINUATION, HELLO, rsv=RSV1),
+        frame(CONTINUATION, HELLO, rsv=RSV1),
+        frame(CONTINUATION, HELLO),
+        frame(TEXT, HELLO, rsv=RSV1 | RSV2),
+        frame(TEXT, HELLO, rsv=RSV2),
+        frame(Opcode.PING, HELLO, rsv=RSV1),
+        frame(Opcode.CLOSE, HELLO, rsv=RSV1),
+        frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(Opcode.PONG, HELLO, rsv=RSV1),
+        # Before what is in the second message is looked at:
+        frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(TEXT, b"\xff", rsv=RSV1),
+        frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(TEXT, HELLO),
+        frame(TEXT, b"plain", fin=False) + frame(BINARY, b"\xff", rsv=RSV1),
+    ],
+)
+def test_what_breaks_the_protocol(data: bytes, size: int) -> None:
+    assert received(connection(), data, size=size) == [CloseReason.PROTOCOL_ERROR]
+
+
+@BOTH
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(BINARY, b"\xff", rsv=RSV1),
+        frame(BINARY, HELLO[:-1], rsv=RSV1),
+        frame(BINARY, HELLO[:3], fin=False, rsv=RSV1) + frame(CONTINUATION),
+        frame(BINARY, HELLO_AGAIN, rsv=RSV1),
+        frame(TEXT, server().deflate(b"\xe4"), rsv=RSV1),  # not UTF-8
+    ],
+)
+def test_bad_data(data: bytes, size: int, agreed: DeflateParameters) -> None:
+    codes = received(connection(agreed=agreed), data, size=size)
+    assert codes == [CloseReason.INVALID_FRAME_PAYLOAD_DATA]
+
+
+def test_the_size_of_each_message_is_limited() -> None:
+    data = frame(TEXT, HELLO, rsv=RSV1) + frame(TEXT, HELLO_AGAIN, rsv=RSV1)
+    assert received(connection(5), data) == ["Hello", "Hello"]
+    assert received(connection(5.5), data) == ["Hello", "Hello"]
+    assert received(connection(4), data) == [CloseReason.MESSAGE_TOO_BIG]
+    assert received(connection(0), data) == [CloseReason.MESSAGE_TOO_BIG]
+    assert received(connection(0), frame(TEXT, EMPTY, rsv=RSV1)) == [""]
+
+
+def test_a_limit_that_was_lowered_below_what_was_decompressed() -> None:
+    extension = DeflateExtension(server())
+    ws = Connection(ConnectionType.SERVER, extensions=[extension])
+    assert received(ws, frame(TEXT, HELLO, fin=False, rsv=RSV1)) == []
+    extension.max_size = 3
+    assert received(ws, frame(CONTINUATION)) == [CloseReason.MESSAGE_TOO_BIG]
+
+
+@pytest.mark.parametrize("size", [1, 16, 2**14])
+def test_a_bomb_in_fragments(size: int) -> None:
+    bomb = client().deflate(bytes(2**24))
+    first, *rest = (bomb[at : at + size] for at in range(0, len(bomb), size))
+    data = frame(BINARY, first, fin=False, rsv=RSV1)
+    data += b"".join(frame(CONTINUATION, part, fin=False) for part in rest)
+    ws = connection(2**20)
+    with traced() as memory:
+        assert received(ws, data, size=2**12)[-1:] == [CloseReason.MESSAGE_TOO_BIG]
+        assert memory()[1] < 6 * 2**20  # wsproto copies what was decompressed
+
+
+def test_what_is_sent_is_left_as_it_is() -> None:
+    ws = connection(is_client=True)
+    plain = Connection(ConnectionType.SERVER)
+    data = ws.send(TextMessage(data="Hello")) + ws.send(Ping(payload=b"!"))
+    assert received(plain, bytes(data)) == ["Hello", (Ping, b"!")]
+
+
+def test_the_extension_has_no_part_in_the_handshake() -> None:
+    extension = DeflateExtension(server())
+    assert extension.enabled()
+    assert extension.name == "permessage-deflate"
+    assert extension.offer() is False
+
+
+CONTROLS = st.sampled_from([b"", b"", frame(Opcode.PING, b"?"), frame(Opcode.PONG)])
+
+
+@deterministic
+@pytest.mark.no_cover
+@given(st.data(), st.booleans())
+def test_any_messages_in_any_frames_and_chunks(data: st.DataObject, takeover: bool) -> None:
+    agreed = AGREED if takeover else AGREED_WITHOUT_TAKEOVER
+    sender = client(agreed)
+    payloads = data.draw(st.lists(PAYLOADS, max_size=4))
+    stream = b""
+    for payload in payloads:
+        is_compressed = data.draw(st.booleans())
+        packed = sender.deflate(payload) if is_compressed else payload
+        parts = split(packed, data.draw(st.lists(st.integers(0, 1000), max_size=4)))
+        for number, part in enumerate(parts):
+            stream += frame(
+                CONTINUATION if number else BINARY,
+                part,
+                fin=number == len(parts) - 1,
+                rsv=RSV1 if is_compressed and not number else 0,
+            )
+            stream += data.draw(CONTROLS)
+    found = received(connection(agreed=agreed), stream, size=data.draw(st.integers(500, 10**5)))
+    assert [item for item in found if not isinstance(item, tuple)] == payloads

@@ -1,0 +1,367 @@
+"""Errors of this side, such as a MemoryError: each ends one connection, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Callable
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.peer import (
+    CLOSE,
+    PING,
+    Call,
+    WrappedStream,
+    memory_pair,
+    open_client,
+    socket_pair,
+)
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionFailed,
+    WebSocketRequest,
+    WebSocketServer,
+    open_websocket_url,
+    serve_websocket,
+    wrap_server_stream,
+)
+from trio_websocket._connection import send_queue as outbox_module
+from trio_websocket._connection.receiver import Inbox
+from trio_websocket._connection.send_queue import Outbox
+from trio_websocket._io.transport import Transport
+from trio_websocket._sansio.errors import describe, safe_repr
+from trio_websocket._sansio.protocol import Protocol
+from trio_websocket._server import server as server_module
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+ERRORS = [MemoryError, UnprintableError]
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*args: object, **keywords: object) -> Any:
+        raise error
+
+    return fail
+
+
+def failing_once(error: Exception, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that raises when it is called for the first time."""
+    errors = [error]
+
+    def fail_or_call(*args: Any, **keywords: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return function(*args, **keywords)
+
+    return fail_or_call
+
+
+class FaultyStream(WrappedStream):
+    """From the time that an error is set, each call raises it."""
+
+    read_error: Exception | None = None
+    write_error: Exception | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.write_error is not None:
+            raise self.write_error
+        await super().send_all(data)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await super().receive_some(max_bytes)
+        if self.read_error is not None:
+            raise self.read_error
+        return data
+
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_describe_str_raises_returns_type() -> None:
+    assert describe(UnprintableError()) == "UnprintableError"
+    assert describe(ValueError()) == "ValueError"
+    assert describe(ValueError("text")) == "text"
+
+
+def test_safe_repr_repr_raises_names_type() -> None:
+    assert safe_repr(UnprintableError()) == "<UnprintableError whose repr() failed>"
+    assert safe_repr(1) == "1"
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+async def test_get_message_read_raises_is_the_cause(
+    nursery: trio.Nursery, kind: type[Exception]
+) -> None:
+    error = kind()
+    ours, theirs = await memory_pair()
+    stream = FaultyStream(ours)
+    client, peer = await open_client(nursery, streams=(stream, theirs))
+    getting = Call(nursery, client.get_message)
+    stream.read_error = error
+    await peer.send(peer.texts("x"))
+    with pytest.raises(ConnectionClosed, match=kind.__name__) as caught:
+        await getting.result()
+    assert caught.value.__cause__ is error
+    assert client.remote == "<FaultyStream whose repr() failed>"
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+async def test_send_message_write_raises_is_the_cause(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: type[Exception]
+) -> None:
+    error = kind()
+    ours, theirs = await memory_pair()
+    stream = FaultyStream(ours)
+    client, _ = await open_client(nursery, streams=(stream, theirs))
+    stream.write_error = error
+    await client.send_message("x")
+    await client.wait_closed()
+    with pytest.raises(ConnectionClosed, match=kind.__name__) as caught:
+        await client.send_message("x")
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("name", ["write_now", "read_now"])
+async def test_direct_stream_raises_is_the_cause(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    error = MemoryError()
+    client, peer = await open_client(nursery, "socketpair")
+    await peer.send(peer.texts("x"))
+    monkeypatch.setattr(Transport, name, failing(error))
+    with pytest.raises(ConnectionClosed) as caught:
+        if name == "write_now":
+            await client.send_message("x")
+        else:
+            await client.get_message()
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("is_awaited", [True, False])
+async def test_get_message_decoding_raises_closes_with_1011(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Exception],
+    is_awaited: bool,
+) -> None:
+    error = kind()
+    client, peer = await open_client(nursery, "socketpair", disconnect_timeout=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Protocol, "next_event", failing(error))
+        if is_awaited:
+            getting = Call(nursery, client.get_message)
+            await peer.send_frame(PING)
+            with pytest.raises(ConnectionClosed) as caught:
+                await getting.result()
+        else:
+            await client.wait_closed()
+            with pytest.raises(ConnectionClosed) as caught:
+                await client.get_message()
+    assert caught.value.__cause__ is error
+    assert caught.value.sent is not None
+    assert caught.value.sent.code == 1011
+    frames = await peer.receive_all()
+    assert [frame.opcode for frame in frames] == [CLOSE]
+
+
+@pytest.mark.parametrize("name", ["run", "tend"])
+async def test_connection_task_raises_ends_that_connection(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    # tend() is called by the system task that watches connections.
+    error = MemoryError("no memory")
+    monkeypatch.setattr(Inbox, name, failing(error))
+    client, _ = await open_client(nursery, "socketpair")
+    await client.wait_closed()
+    with pytest.raises(ConnectionClosed) as caught:
+        await client.get_message()
+    assert caught.value.__cause__ is error
+    assert f"{client} failed: no memory" in caplog.text
+
+
+async def test_connection_task_closing_raises_ends_that_connection(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, peer = await open_client(nursery, "socketpair")
+    monkeypatch.setattr(Transport, "hang_up", failing(MemoryError()))
+    await peer.send_close(1000)
+    await client.wait_closed()
+    assert client.closed is not None
+
+
+async def test_on_write_error_raises_ends_that_connection(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = await open_client(nursery, "socketpair")
+    error = OSError("out of order")
+    monkeypatch.setattr(Transport, "write_now", failing(error))
+    monkeypatch.setattr(Inbox, "tend", failing(MemoryError()))
+    with pytest.raises(ConnectionClosed):
+        await client.send_message("x")
+    await client.wait_closed()
+
+
+async def test_aclose_raises_nothing_without_memory(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = await open_client(nursery, "socketpair")
+    error = MemoryError()
+    monkeypatch.setattr(Outbox, "append", failing(error))
+    await client.aclose()
+    with pytest.raises(ConnectionClosed) as caught:
+        await client.get_message()
+    assert caught.value.__cause__ is error
+
+
+async def test_keep_alive_raises_ends_that_connection(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = MemoryError()
+    client, _ = await open_client(nursery, ping_interval=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "urandom", failing(error))
+        await client.wait_closed()
+    with pytest.raises(ConnectionClosed) as caught:
+        await client.get_message()
+    assert caught.value.__cause__ is error
+
+
+async def test_watch_raises_starts_again(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    original = Inbox.begin_interval
+    monkeypatch.setattr(Inbox, "begin_interval", failing_once(MemoryError(), original))
+    client, peer = await open_client(nursery, "socketpair")
+    await wait_all_tasks_blocked()
+    assert "the watch of idle connections failed" in caplog.text
+    await peer.send(peer.texts("x", "y"))
+    assert await client.get_message() == "x"
+    await peer.send_close(1000)
+    await client.wait_closed()  # which it would not be if nobody read
+
+
+async def test_fail_inbox_stopped_does_nothing(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, "socketpair")
+    await peer.send_close(1000)
+    await client.wait_closed()
+    client._inbox.fail(MemoryError())  # noqa: SLF001 # it happens if memory ends just then
+    assert client.closed is not None
+    assert client.closed.code == 1000
+
+
+@pytest.mark.parametrize("where", ["outbox", "task"])
+async def test_late_writes_raise_goes_on(
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+) -> None:
+    ours, theirs = await socket_pair()
+    outbox = Outbox(Transport(ours, None), int)
+    outbox.start(nursery)
+    owner: type = Outbox if where == "outbox" else outbox_module._LateWrites  # noqa: SLF001 # no public call fails so
+    name = "end_turn" if where == "outbox" else "_end_turns"
+    error = MemoryError()
+    monkeypatch.setattr(owner, name, failing_once(error, getattr(owner, name)))
+    outbox.append(b"a")
+    outbox.append_message(b"b", [b"unread"])  # kept back
+    await wait_all_tasks_blocked()
+    if where == "outbox":
+        assert outbox.broken is error
+    else:
+        assert "the task that writes late failed" in caplog.text
+        outbox.append_message(b"c")
+        await wait_all_tasks_blocked()
+        assert await theirs.receive_some() == b"abc"
+    outbox.stop()
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+async def test_wrap_server_stream_read_raises_is_the_cause(
+    nursery: trio.Nursery, kind: type[Exception]
+) -> None:
+    error = kind()
+    ours, theirs = await memory_pair()
+    stream = FaultyStream(ours)
+    stream.read_error = error
+    await theirs.send_all(b"GET")
+    with pytest.raises(ConnectionFailed, match=kind.__name__) as caught:
+        await wrap_server_stream(nursery, stream)
+    assert caught.value.__cause__ is error
+
+
+async def echo(request: WebSocketRequest) -> None:
+    ws = await request.accept()
+    await ws.send_message(await ws.get_message())
+
+
+async def check_server(port: int) -> None:
+    async with open_websocket_url(f"ws://127.0.0.1:{port}/") as ws:
+        await ws.send_message("x")
+        assert await ws.get_message() == "x"
+
+
+async def check_closed(port: int) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        assert await stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("name", ["_accept", "_Served", "receive_request"])
+async def test_serve_websocket_error_of_one_client_goes_on(
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    server: WebSocketServer = await nursery.start(serve_websocket, echo, "127.0.0.1", 0, None)
+    original = getattr(server_module, name)
+    monkeypatch.setattr(server_module, name, failing_once(MemoryError(), original))
+    if name == "_accept":  # the one that waits already is the last without an error
+        await check_server(server.port)
+    else:
+        await check_closed(server.port)
+    await check_server(server.port)
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_serve_websocket_turning_away_raises_goes_on(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server: WebSocketServer = await nursery.start(
+        lambda task_status: serve_websocket(
+            echo, "127.0.0.1", 0, None, max_connections=1, task_status=task_status
+        )
+    )
+    async with open_websocket_url(f"ws://127.0.0.1:{server.port}/") as ws:
+        with monkeypatch.context() as patch:
+            patch.setattr(server_module, "answer", failing(MemoryError()))
+            await check_closed(server.port)
+        await ws.send_message("x")
+        assert await ws.get_message() == "x"
+    assert "can't turn away a client" in caplog.text
+    nursery.cancel_scope.cancel()

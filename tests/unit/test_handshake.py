@@ -1,0 +1,1499 @@
+"""The opening handshake: the bytes of both sides."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from typing import Any, Callable, Iterable, List, NamedTuple, Tuple
+
+import h11
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from trio_websocket import ConnectionFailed, ConnectionRejected, HandshakeError
+from trio_websocket._sansio.client_handshake import ClientHandshake
+from trio_websocket._sansio.handshake import ExtraHeaders, Opened
+from trio_websocket._sansio.options import Options
+from trio_websocket._sansio.protocol import NEED_DATA, Protocol
+from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
+
+# The example of RFC 6455, 1.3.
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+Headers = List[Tuple[bytes, bytes]]
+
+REQUEST: Headers = [
+    (b"Host", b"example.com"),
+    (b"Upgrade", b"websocket"),
+    (b"Connection", b"Upgrade"),
+    (b"Sec-WebSocket-Key", KEY),
+    (b"Sec-WebSocket-Version", b"13"),
+]
+
+
+class Message(NamedTuple):
+    """An HTTP request or response, taken apart without the library."""
+
+    start: bytes
+    headers: Headers
+    body: bytes
+
+    @classmethod
+    def parse(cls, data: bytes) -> Message:
+        head, _, body = data.partition(b"\r\n\r\n")
+        start, *lines = head.split(b"\r\n")
+        pairs = (line.partition(b": ") for line in lines)
+        return cls(start, [(name, value) for name, _, value in pairs], body)
+
+    @property
+    def status(self) -> int:
+        version, status, _ = self.start.split(b" ", 2)
+        assert version == b"HTTP/1.1"
+        return int(status)
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+    def value(self, name: bytes) -> bytes:
+        (value,) = self.values(name)
+        return value
+
+    def tokens(self, name: bytes) -> set[bytes]:
+        return {token.strip().lower() for token in b",".join(self.values(name)).split(b",")}
+
+
+def written(start: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> bytes:
+    lines = [start, *(name + b": " + value for name, value in headers)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def without(headers: Headers, name: bytes) -> Headers:
+    return [pair for pair in headers if pair[0] != name]
+
+
+def replaced(headers: Headers, name: bytes, *values: bytes) -> Headers:
+    return without(headers, name) + [(name, value) for value in values]
+
+
+def single_bytes(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+# The server
+
+
+def a_request(
+    headers: Headers = REQUEST, *, start: bytes = b"GET /chat HTTP/1.1", body: bytes = b""
+) -> bytes:
+    return written(start, headers, body)
+
+
+def server(data: bytes | None = None, **options: Any) -> ServerHandshake:
+    """A server that has received a good request."""
+    handshake = ServerHandshake(Options(**options))
+    handshake.receive_data(a_request() if data is None else data)
+    assert handshake.has_request()
+    return handshake
+
+
+def refused(data: bytes, **options: Any) -> Message:
+    """The answer to a bad request."""
+    handshake = ServerHandshake(Options(**options))
+    handshake.receive_data(data)
+    with pytest.raises(BadRequest) as caught:
+        handshake.has_request()
+    return Message.parse(caught.value.response)
+
+
+def accepted(handshake: ServerHandshake, **arguments: Any) -> tuple[Message, Opened]:
+    response, opened = handshake.accept(
+        arguments.get("subprotocol"), arguments.get("extra_headers")
+    )
+    return Message.parse(response), opened
+
+
+def test_a_server_waits_for_a_request() -> None:
+    assert not ServerHandshake(Options()).has_request()
+
+
+def test_a_request_may_come_byte_by_byte() -> None:
+    handshake = ServerHandshake(Options())
+    *pieces, last = single_bytes(a_request())
+    for piece in pieces:
+        handshake.receive_data(piece)
+        assert not handshake.has_request()
+    handshake.receive_data(last)
+    assert handshake.has_request()
+
+
+@pytest.mark.parametrize("size", [0, 1, len(a_request()) - 1])
+def test_the_end_of_the_stream_before_a_whole_request_is_a_failed_connection(size: int) -> None:
+    handshake = ServerHandshake(Options())
+    if size:
+        handshake.receive_data(a_request()[:size])
+    assert not handshake.has_request()
+    with pytest.raises(ConnectionFailed, match="before its request was whole"):
+        handshake.receive_data(b"")
+
+
+def test_a_request_is_accepted_with_101() -> None:
+    response, _ = accepted(server())
+    assert response.start == b"HTTP/1.1 101 Switching Protocols"
+    assert response.headers == [
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Accept", ACCEPT),
+    ]
+    assert response.body == b""
+
+
+def test_a_request_knows_its_path_with_the_query() -> None:
+    handshake = server(a_request(start=b"GET /chat?room=1& HTTP/1.1"))
+    assert handshake.path == "/chat?room=1&"
+    assert accepted(handshake)[1].path == "/chat?room=1&"
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://example.com/chat?a", "/chat?a"),
+        (b"HTTPS://example.com:443/", "/"),
+        (b"http://example.com", "/"),
+        (b"http://example.com?a", "/?a"),
+    ],
+)
+def test_the_path_of_an_absolute_target_is_its_resource_name(target: bytes, path: str) -> None:
+    # RFC 6455, 4.2.1, point 1; 3: an empty path is "/"
+    assert server(a_request(start=b"GET " + target + b" HTTP/1.1")).path == path
+
+
+@pytest.mark.parametrize("path", ["/to?url=http://other.example/x", "/http://other.example/x"])
+def test_a_url_in_the_path_is_left_alone(path: str) -> None:
+    assert server(a_request(start=b"GET " + path.encode() + b" HTTP/1.1")).path == path
+
+
+def test_a_request_has_all_its_headers_in_order_with_lower_case_names() -> None:
+    headers = [
+        *REQUEST,
+        (b"Sec-WebSocket-Protocol", b"chat"),
+        (b"Sec-WebSocket-Extensions", b"permessage-deflate"),
+        (b"Cookie", b"A=1"),
+        (b"Cookie", b"B=2"),
+    ]
+    wanted = [(name.lower(), value) for name, value in headers]
+    handshake = server(a_request(headers))
+    assert handshake.headers == wanted
+    assert accepted(handshake)[1].headers == tuple(wanted)
+
+
+def test_what_comes_behind_a_request_is_left_for_the_connection() -> None:
+    _, opened = accepted(server(a_request(body=b"\x89\x80\0\0\0\0")))
+    assert opened.trailing == b"\x89\x80\0\0\0\0"
+
+
+def test_a_server_speaks_websocket_after_it_has_accepted() -> None:
+    _, opened = accepted(server())
+    protocol = Protocol(opened.side, Options())
+    protocol.receive_data(b"\x81\x82\0\0\0\0hi")
+    assert protocol.next_event() == "hi"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (b"Connection", [b"keep-alive, Upgrade"]),
+        (b"Connection", [b"upgrade"]),
+        (b"Connection", [b"close, Upgrade"]),
+        (b"Connection", [b", ,Upgrade,"]),
+        (b"Upgrade", [b"WebSocket"]),
+        (b"Upgrade", [b"h2c, websocket"]),
+        (b"Sec-WebSocket-Version", [b" 13\t"]),
+        (b"Content-Length", [b"0"]),
+        (b"Expect", [b"100-continue"]),
+        (b"Origin", [b"null"]),
+        (b"Sec-WebSocket-Extensions", [b"permessage-deflate; client_max_window_bits"]),
+        (b"Sec-WebSocket-Protocol", [b""]),
+    ],
+)
+def test_a_request_is_good_with(name: bytes, values: list[bytes]) -> None:
+    handshake = server(a_request(replaced(REQUEST, name, *values)))
+    assert accepted(handshake)[0].status == 101
+
+
+def test_a_repeated_connection_header_is_combined() -> None:
+    headers = replaced(REQUEST, b"Connection", b"keep-alive", b"Upgrade")
+    assert accepted(server(a_request(headers)))[0].status == 101
+
+
+def test_a_repeated_upgrade_header_is_combined() -> None:
+    headers = replaced(REQUEST, b"Upgrade", b"h2c", b"websocket")
+    assert accepted(server(a_request(headers)))[0].status == 101
+
+
+def test_no_extension_is_accepted() -> None:
+    headers = replaced(REQUEST, b"Sec-WebSocket-Extensions", b"permessage-deflate")
+    response, _ = accepted(server(a_request(headers)))
+    assert response.values(b"Sec-WebSocket-Extensions") == []
+
+
+# What a server refuses
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT"])
+def test_another_method_gets_405(method: bytes) -> None:
+    response = refused(a_request(start=method + b" /chat HTTP/1.1"))
+    assert response.status == 405
+    assert response.value(b"Allow") == b"GET"
+
+
+def test_head_gets_405_and_no_body() -> None:
+    response = refused(a_request(start=b"HEAD /chat HTTP/1.1"))
+    assert response.status == 405
+    assert int(response.value(b"Content-Length")) > 0
+    assert response.body == b""
+
+
+def test_plain_http_gets_426_and_is_told_to_upgrade() -> None:
+    response = refused(a_request([(b"Host", b"example.com"), (b"Connection", b"keep-alive")]))
+    assert response.status == 426
+    assert response.value(b"Upgrade") == b"websocket"
+
+
+def test_the_upgrade_header_of_a_426_is_a_connection_option() -> None:
+    # RFC 9110, 7.8: a sender of Upgrade must also send an "Upgrade" connection option
+    response = refused(a_request([(b"Host", b"example.com")]))
+    assert response.tokens(b"Connection") == {b"upgrade", b"close"}
+
+
+@pytest.mark.parametrize("version", [b"8", b"12", b"14", b"013", b"13, 8", b"", b"\xff"])
+def test_another_websocket_version_gets_426_and_is_told_ours(version: bytes) -> None:
+    response = refused(a_request(replaced(REQUEST, b"Sec-WebSocket-Version", version)))
+    assert response.status == 426
+    assert response.value(b"Sec-WebSocket-Version") == b"13"
+
+
+def test_a_426_for_the_version_has_an_upgrade_header() -> None:
+    # RFC 9110, 15.5.22: the server must send an Upgrade header field in a 426 response
+    response = refused(a_request(replaced(REQUEST, b"Sec-WebSocket-Version", b"8")))
+    assert response.value(b"Upgrade") == b"websocket"
+
+
+@pytest.mark.parametrize(
+    "name", [b"Host", b"Connection", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version"]
+)
+def test_a_request_that_lacks_a_header_gets_400(name: bytes) -> None:
+    assert refused(a_request(without(REQUEST, name))).status == 400
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.2", b"HTTP/2.0"])
+def test_a_request_of_a_later_http_version_needs_a_host_too(version: bytes) -> None:
+    data = a_request(without(REQUEST, b"Host"), start=b"GET /chat " + version)
+    assert refused(data).status in (400, 505)
+
+
+def test_a_request_that_lacks_a_version_is_told_ours() -> None:
+    response = refused(a_request(without(REQUEST, b"Sec-WebSocket-Version")))
+    assert response.value(b"Sec-WebSocket-Version") == b"13"
+
+
+@pytest.mark.parametrize("name", [b"Host", b"Sec-WebSocket-Key"])
+def test_a_header_that_may_stand_once_gets_400_if_it_is_there_twice(name: bytes) -> None:
+    assert refused(a_request([*REQUEST, (name, dict(REQUEST)[name])])).status == 400
+
+
+def test_a_version_header_that_is_there_twice_is_refused() -> None:
+    assert refused(a_request([*REQUEST, (b"Sec-WebSocket-Version", b"13")])).status == 426
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"",
+        b"bad",
+        base64.b64encode(bytes(15)),
+        base64.b64encode(bytes(17)),
+        b"dGhlIHNhbXBsZSBub25jZQ",
+        b"dGhlIHNhbXBsZSBub25jZ===",
+        b"dGhlIHNhbXBsZSBub25jZ!==",
+        b"dGhlIHNhbXBsZSBub25jZ\xff==",
+        KEY + b", " + KEY,
+    ],
+)
+def test_a_bad_key_gets_400(key: bytes) -> None:
+    assert refused(a_request(replaced(REQUEST, b"Sec-WebSocket-Key", key))).status == 400
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/0.9"])
+def test_http_before_1_1_gets_400(version: bytes) -> None:
+    assert refused(a_request(start=b"GET /chat " + version)).status == 400
+
+
+@pytest.mark.parametrize("name", [b"Host", b"Sec-WebSocket-Protocol"])
+def test_bytes_outside_ascii_get_400_where_they_matter(name: bytes) -> None:
+    assert refused(a_request(replaced(REQUEST, name, b"caf\xc3\xa9"))).status == 400
+
+
+@pytest.mark.parametrize("name", [b"Sec-WebSocket-Extensions", b"Cookie", b"Origin"])
+def test_bytes_outside_ascii_do_no_harm_where_they_do_not_matter(name: bytes) -> None:
+    assert accepted(server(a_request(replaced(REQUEST, name, b"\xff"))))[0].status == 101
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [(b"\xff", 400), (b"Upgrade\xff", 400), (b"\xff, Upgrade", 101)]
+)
+def test_bytes_outside_ascii_in_connection_are_no_upgrade(value: bytes, status: int) -> None:
+    data = a_request(replaced(REQUEST, b"Connection", value))
+    if status == 101:
+        assert accepted(server(data))[0].status == 101
+    else:
+        assert refused(data).status == status
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "body"),
+    [(b"Content-Length", b"5", b"hello"), (b"Transfer-Encoding", b"chunked", b"0\r\n\r\n")],
+)
+def test_a_request_with_a_body_gets_400(name: bytes, value: bytes, body: bytes) -> None:
+    assert refused(a_request([*REQUEST, (name, value)], body=body)).status == 400
+
+
+def test_an_unknown_transfer_coding_gets_501() -> None:
+    assert refused(a_request([*REQUEST, (b"Transfer-Encoding", b"gzip")])).status == 501
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"hello\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: \x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_gets_400(data: bytes) -> None:
+    assert refused(data).status == 400
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        a_request(start=b"POST / HTTP/1.1"),
+        a_request([(b"Host", b"h")]),
+        a_request(without(REQUEST, b"Sec-WebSocket-Key")),
+        b"hello\r\n\r\n",
+    ],
+)
+def test_the_answer_to_a_bad_request_says_why_in_plain_text(data: bytes) -> None:
+    response = refused(data)
+    assert response.value(b"Content-Type") == b"text/plain; charset=utf-8"
+    assert int(response.value(b"Content-Length")) == len(response.body)
+    assert response.body.decode().strip()
+
+
+@pytest.mark.parametrize(
+    "data", [a_request(start=b"POST / HTTP/1.1"), a_request(without(REQUEST, b"Sec-WebSocket-Key"))]
+)
+def test_the_answer_to_a_bad_request_ends_the_connection(data: bytes) -> None:
+    assert b"close" in refused(data).tokens(b"Connection")
+
+
+def test_the_answer_to_a_bad_request_does_not_repeat_it() -> None:
+    data = b"GET / HTTP/1.1\r\nX: " + b"\0" * 10000 + b"\r\n\r\n"
+    assert len(refused(data).body) < 1000
+
+
+# How long a head may be
+
+LONG = a_request([*REQUEST, (b"X-Padding", b"x" * 5000)])
+
+
+def test_a_head_within_the_limit_is_taken() -> None:
+    server(LONG, max_header_size=len(LONG))
+
+
+def test_a_head_over_the_limit_gets_431_before_it_is_whole() -> None:
+    response = refused(LONG[:1001], max_header_size=1000)
+    assert response.status == 431
+    assert b"more than max_header_size=1000 bytes, or more than 256 lines" in response.body
+
+
+def test_a_head_over_the_limit_gets_431_when_it_comes_at_once() -> None:
+    assert refused(LONG, max_header_size=1000).status == 431
+
+
+def test_a_head_over_the_limit_gets_431_when_it_comes_byte_by_byte() -> None:
+    handshake = ServerHandshake(Options(max_header_size=1000))
+    for piece in single_bytes(LONG[:1000]):
+        handshake.receive_data(piece)
+        assert not handshake.has_request()
+    handshake.receive_data(LONG[1000:1001])
+    with pytest.raises(BadRequest) as caught:
+        handshake.has_request()
+    assert Message.parse(caught.value.response).status == 431
+
+
+def test_what_comes_behind_the_head_does_not_count() -> None:
+    data = a_request(body=b"x" * 5000)
+    _, opened = accepted(server(data, max_header_size=len(a_request())))
+    assert len(opened.trailing) == 5000
+
+
+def test_by_default_a_head_may_have_64_kib() -> None:
+    padding = 65536 - len(a_request([*REQUEST, (b"X", b"")]))
+    server(a_request([*REQUEST, (b"X", b"x" * padding)]))
+
+
+# How a server answers
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([b"chat, superchat"], ("chat", "superchat")),
+        ([b"chat", b"superchat"], ("chat", "superchat")),
+        ([b",chat ,, superchat,"], ("chat", "superchat")),
+        ([], ()),
+    ],
+)
+def test_a_request_lists_the_subprotocols_offered(
+    values: list[bytes], names: tuple[str, ...]
+) -> None:
+    handshake = server(a_request(replaced(REQUEST, b"Sec-WebSocket-Protocol", *values)))
+    assert handshake.proposed_subprotocols == names
+
+
+def offering_chat() -> ServerHandshake:
+    return server(a_request([*REQUEST, (b"Sec-WebSocket-Protocol", b"chat, superchat")]))
+
+
+def test_a_server_chooses_a_subprotocol() -> None:
+    response, opened = accepted(offering_chat(), subprotocol="superchat")
+    assert response.value(b"Sec-WebSocket-Protocol") == b"superchat"
+    assert opened.subprotocol == "superchat"
+
+
+def test_a_server_need_not_choose_a_subprotocol() -> None:
+    response, opened = accepted(offering_chat())
+    assert response.values(b"Sec-WebSocket-Protocol") == []
+    assert opened.subprotocol is None
+
+
+@pytest.mark.parametrize(
+    ("handshake", "offers"), [(offering_chat(), "chat, superchat"), (server(), "none")]
+)
+def test_a_server_can_not_choose_a_subprotocol_that_was_not_offered(
+    handshake: ServerHandshake, offers: str
+) -> None:
+    with pytest.raises(ValueError, match=f"'soap' is not among those offered: {offers}"):
+        handshake.accept("soap", None)
+
+
+def test_a_server_answers_a_request_that_was_refused_a_bad_acceptance() -> None:
+    handshake = server()
+    with pytest.raises(ValueError, match="header name"):
+        handshake.accept(None, [(b"no name", b"")])
+    assert accepted(handshake)[0].status == 101
+
+
+# Extra headers, as all three takers take them
+
+
+def of_a_client(extra_headers: ExtraHeaders) -> bytes:
+    return ClientHandshake("example.com", "/", None, extra_headers, Options()).request
+
+
+def of_an_acceptance(extra_headers: ExtraHeaders) -> bytes:
+    return server().accept(None, extra_headers)[0]
+
+
+def of_a_rejection(extra_headers: ExtraHeaders) -> bytes:
+    return server().reject(403, extra_headers)
+
+
+TAKERS = [of_a_client, of_an_acceptance, of_a_rejection]
+taken = pytest.mark.parametrize("take", TAKERS)
+
+
+@taken
+def test_extra_headers_are_sent_as_they_were_given(take: Callable[[ExtraHeaders], bytes]) -> None:
+    message = Message.parse(take([(b"x-ONE", b"1"), ("X-Two", "2"), (b"x-one", b"\xff")]))
+    ours = [pair for pair in message.headers if pair[0].lower().startswith(b"x-")]
+    assert ours == [(b"x-ONE", b"1"), (b"X-Two", b"2"), (b"x-one", b"\xff")]
+
+
+@taken
+def test_extra_headers_may_come_from_an_iterator(take: Callable[[ExtraHeaders], bytes]) -> None:
+    message = Message.parse(take(iter([(b"X-A", b"1"), (b"X-B", b"2")])))
+    assert {(b"X-A", b"1"), (b"X-B", b"2")} <= set(message.headers)
+
+
+@taken
+def test_extra_headers_replace_ours(take: Callable[[ExtraHeaders], bytes]) -> None:
+    message = Message.parse(take([(b"connection", b"Upgrade, X")]))
+    assert message.values(b"Connection") == [b"Upgrade, X"]
+
+
+@taken
+def test_the_list_of_extra_headers_is_left_alone(take: Callable[[ExtraHeaders], bytes]) -> None:
+    extra_headers: list[Any] = [(b"X", b"1")]
+    take(extra_headers)
+    assert extra_headers == [(b"X", b"1")]
+
+
+@taken
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"no name", b""),
+        (b"", b""),
+        (b"X", b"a\r\nY: b"),
+        (b"X", b"a\0b"),
+        ("X", "a\nb"),
+        ("Ä", "x"),
+        ("X", "ä"),
+        (b"Content-Length", b"x"),
+    ],
+)
+def test_an_extra_header_that_can_not_be_sent_is_refused(
+    take: Callable[[ExtraHeaders], bytes], header: tuple[bytes, bytes]
+) -> None:
+    with pytest.raises(ValueError, match=r"can't be sent|can't encode"):
+        take([header])
+
+
+@pytest.mark.parametrize("take", [of_a_client, of_a_rejection])
+def test_a_length_that_the_body_does_not_have_is_refused(
+    take: Callable[[ExtraHeaders], bytes],
+) -> None:
+    with pytest.raises(ValueError, match="can't be sent"):
+        take([(b"Content-Length", b"5")])
+
+
+@taken
+@pytest.mark.parametrize("header", [(b"X", None), (1, b"x"), (b"X", bytearray(b"x"))])
+def test_an_extra_header_of_another_type_is_refused(
+    take: Callable[[ExtraHeaders], bytes], header: Any
+) -> None:
+    with pytest.raises(TypeError, match="the name and value of a header must be bytes or str"):
+        take([header])
+
+
+@taken
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ({"A": "b"}, "not a dict"),
+        ("A: b", "not 'A: b'"),
+        (5, "not 5"),
+        (["A: b"], "and one element is 'A: b'"),
+        ([(b"A", b"b", b"c")], "and one element is (b'A', b'b', b'c')"),
+        (["ab"], "and one element is 'ab'"),
+    ],
+)
+def test_extra_headers_other_than_pairs_raise_type_error(
+    take: Callable[[ExtraHeaders], bytes], headers: Any, text: str
+) -> None:
+    expected = f"extra_headers must be a list of (name, value) pairs, {text}"
+    with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
+        take(headers)
+
+
+@taken
+def test_extra_headers_may_be_an_iterator(take: Callable[[ExtraHeaders], bytes]) -> None:
+    assert b"X: 1" in take(iter([(b"X", b"1")]))
+
+
+# How a server rejects
+
+
+def rejected(status_code: int, *arguments: Any) -> Message:
+    return Message.parse(server().reject(status_code, *arguments))
+
+
+def test_a_rejection_has_a_status_and_a_body_of_known_length() -> None:
+    response = rejected(403, [(b"X", b"1")], b"no entry")
+    assert response.status == 403
+    assert response.value(b"Content-Length") == b"8"
+    assert response.value(b"X") == b"1"
+    assert response.body == b"no entry"
+
+
+@pytest.mark.parametrize("body", [None, b""])
+def test_a_rejection_needs_no_body(body: bytes | None) -> None:
+    response = rejected(403, None, body)
+    assert response.value(b"Content-Length") == b"0"
+    assert response.body == b""
+
+
+def test_a_rejection_ends_the_connection() -> None:
+    assert rejected(403).tokens(b"Connection") == {b"close"}
+
+
+@pytest.mark.parametrize("status_code", [200, 302, 401, 503, 999])
+def test_a_rejection_may_have_any_status_but_1xx(status_code: int) -> None:
+    assert rejected(status_code).status == status_code
+
+
+@pytest.mark.parametrize("status_code", [0, 100, 101, 199, 1000, -1])
+def test_a_rejection_of_another_status_is_refused(status_code: int) -> None:
+    with pytest.raises(ValueError, match="status_code must be between 200 and 999"):
+        server().reject(status_code)
+
+
+def test_a_body_may_be_sent_in_chunks() -> None:
+    response = rejected(403, [(b"Transfer-Encoding", b"chunked")], b"hello")
+    assert response.body == b"5\r\nhello\r\n0\r\n\r\n"
+    assert response.values(b"Content-Length") == []
+
+
+def test_a_body_of_the_length_that_the_caller_says_is_sent() -> None:
+    response = rejected(403, [(b"content-length", b"5")], b"hello")
+    assert response.values(b"Content-Length") == [b"5"]
+    assert response.body == b"hello"
+
+
+@pytest.mark.parametrize("status_code", [204, 304])
+def test_a_rejection_that_has_no_body_by_its_status_has_no_length(status_code: int) -> None:
+    # RFC 9110, 8.6: not in a 204, and in a 304 only that of the 200
+    assert rejected(status_code).values(b"Content-Length") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((100,), ValueError),
+        ((403, [(b"no name", b"")]), ValueError),
+        ((403, [("Ä", b"")]), ValueError),
+        ((403, [(b"X", None)]), TypeError),
+        ((403, [(b"Content-Length", b"3")], b"hello"), ValueError),
+        ((403, [(b"Content-Length", b"9")], b"hello"), ValueError),
+        ((204, None, b"hello"), ValueError),
+        ((403, None, "hello"), TypeError),
+        ((403.0,), (TypeError, ValueError)),
+    ],
+)
+def test_a_server_answers_a_request_that_was_refused_a_bad_rejection(
+    arguments: tuple[Any, ...], error: Any
+) -> None:
+    handshake = server()
+    with pytest.raises(error):
+        handshake.reject(*arguments)
+    assert Message.parse(handshake.reject(404)).status == 404
+
+
+@pytest.mark.timeout(2)
+def test_a_server_accepts_a_request_that_was_refused_a_bad_rejection() -> None:
+    handshake = server()
+    with pytest.raises(ValueError, match="can't be sent"):
+        handshake.reject(204, None, b"hello")
+    assert accepted(handshake)[0].status == 101
+
+
+# The client
+
+
+def client(
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Any,
+) -> ClientHandshake:
+    return ClientHandshake("example.com", "/chat", subprotocols, extra_headers, Options(**options))
+
+
+def requested(handshake: ClientHandshake) -> Message:
+    return Message.parse(handshake.request)
+
+
+def accept_of(handshake: ClientHandshake) -> bytes:
+    key = requested(handshake).value(b"Sec-WebSocket-Key")
+    magic = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    return base64.b64encode(hashlib.sha1(key + magic).digest())
+
+
+def acceptance(handshake: ClientHandshake) -> Headers:
+    return [
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Accept", accept_of(handshake)),
+    ]
+
+
+def answered(
+    handshake: ClientHandshake,
+    headers: Headers,
+    *,
+    start: bytes = b"HTTP/1.1 101 Switching Protocols",
+    body: bytes = b"",
+) -> Opened:
+    handshake.receive_data(written(start, headers, body))
+    opened = handshake.result()
+    assert opened is not None
+    return opened
+
+
+def rejection(
+    *pieces: bytes, options: dict[str, Any] | None = None, eof: bool = False
+) -> ConnectionRejected:
+    """What comes of a response with an HTTP status."""
+    handshake = client(**(options or {}))
+    with pytest.raises(ConnectionRejected) as caught:
+        for piece in pieces:
+            assert handshake.result() is None
+            handshake.receive_data(piece)
+        if eof:
+            assert handshake.result() is None
+            handshake.receive_data(b"")
+        handshake.result()
+    return caught.value
+
+
+def test_a_client_sends_a_request() -> None:
+    request = requested(client())
+    key = request.value(b"Sec-WebSocket-Key")
+    assert request.start == b"GET /chat HTTP/1.1"
+    assert request.headers == [
+        (b"Host", b"example.com"),
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Key", key),
+        (b"Sec-WebSocket-Version", b"13"),
+    ]
+    assert request.body == b""
+
+
+def test_a_key_has_16_bytes_in_base64() -> None:
+    key = requested(client()).value(b"Sec-WebSocket-Key")
+    assert len(base64.b64decode(key, validate=True)) == 16
+
+
+def test_every_request_has_a_key_of_its_own() -> None:
+    keys = {requested(client()).value(b"Sec-WebSocket-Key") for _ in range(20)}
+    assert len(keys) == 20
+
+
+@pytest.mark.parametrize(
+    "host", ["example.com", "example.com:8000", "[::1]", "[::1]:8000", "localhost"]
+)
+def test_a_client_sends_the_host(host: str) -> None:
+    handshake = ClientHandshake(host, "/", None, None, Options())
+    assert requested(handshake).value(b"Host") == host.encode()
+
+
+@pytest.mark.parametrize(
+    ("host", "resource"),
+    [("example.com", "/a b"), ("example.com", ""), ("example.com", "/\n"), ("a\r\nb", "/")],
+)
+def test_a_client_refuses_what_can_not_stand_in_a_request(host: str, resource: str) -> None:
+    with pytest.raises(ValueError, match="can't be sent in an HTTP request"):
+        ClientHandshake(host, resource, None, None, Options())
+
+
+@pytest.mark.parametrize(
+    ("subprotocols", "values"),
+    [
+        (None, []),
+        ([], []),
+        (["chat"], [b"chat"]),
+        (["superchat", "chat"], [b"superchat, chat"]),
+        (("v1.json", "v1.json", "v2"), [b"v1.json, v2"]),
+        (iter(["chat"]), [b"chat"]),
+    ],
+)
+def test_a_client_offers_subprotocols(
+    subprotocols: Iterable[str] | None, values: list[bytes]
+) -> None:
+    assert requested(client(subprotocols)).values(b"Sec-WebSocket-Protocol") == values
+
+
+@pytest.mark.parametrize("subprotocols", ["chat", b"chat", [b"chat"], [None]])
+def test_subprotocols_are_a_list_of_str(subprotocols: Any) -> None:
+    with pytest.raises(TypeError, match="str"):
+        client(subprotocols)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a,b", "ä", "a\r\nb", '"a"', "a/b"])
+def test_a_subprotocol_that_is_no_token_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="can't be the name of a subprotocol"):
+        client([name])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"Host", b"other.example"),
+        (b"host", b"other.example"),
+        (b"Sec-WebSocket-Key", KEY),
+        (b"Sec-WebSocket-Protocol", b"soap"),
+        (b"Authorization", b"Basic Og=="),
+    ],
+)
+def test_an_extra_header_is_there_once(name: bytes, value: bytes) -> None:
+    request = requested(client(["chat"], [(name, value)]))
+    assert [pair for pair in request.headers if pair[0].lower() == name.lower()] == [(name, value)]
+
+
+def test_two_hosts_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple Host"):
+        client(None, [(b"Host", b"a"), (b"Host", b"b")])
+
+
+# What a client accepts
+
+
+def test_a_client_takes_the_acceptance() -> None:
+    handshake = client()
+    opened = answered(handshake, acceptance(handshake))
+    assert opened.path == "/chat"
+    assert opened.subprotocol is None
+    assert opened.trailing == b""
+
+
+def test_an_acceptance_may_come_byte_by_byte() -> None:
+    handshake = client()
+    data = written(b"HTTP/1.1 101 OK", acceptance(handshake))
+    *pieces, last = single_bytes(data)
+    for piece in pieces:
+        handshake.receive_data(piece)
+        assert handshake.result() is None
+    handshake.receive_data(last)
+    assert handshake.result() is not None
+
+
+def test_what_comes_behind_an_acceptance_is_left_for_the_connection() -> None:
+    handshake = client()
+    opened = answered(handshake, acceptance(handshake), body=b"\x81\x02hi")
+    assert opened.trailing == b"\x81\x02hi"
+
+
+def test_a_client_speaks_websocket_after_it_was_accepted() -> None:
+    handshake = client()
+    protocol = Protocol(answered(handshake, acceptance(handshake)).side, Options())
+    protocol.receive_data(b"\x81\x02hi")
+    assert protocol.next_event() == "hi"
+
+
+def test_the_servers_own_headers_come_first() -> None:
+    handshake = client()
+    headers = [(b"Server", b"x"), *acceptance(handshake), (b"Date", b"y"), (b"Server", b"z")]
+    opened = answered(handshake, headers)
+    assert opened.headers == (
+        (b"server", b"x"),
+        (b"date", b"y"),
+        (b"server", b"z"),
+        *((name.lower(), value) for name, value in acceptance(handshake)),
+    )
+
+
+def test_a_client_checks_the_acceptance_by_the_key_that_it_sent() -> None:
+    handshake = client(None, [(b"Sec-WebSocket-Key", KEY)])
+    answered(handshake, replaced(acceptance(handshake), b"Sec-WebSocket-Accept", ACCEPT))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (b"Upgrade", [b"WebSocket"]),
+        (b"Connection", [b"upgrade"]),
+        (b"Connection", [b"keep-alive, Upgrade"]),
+        (b"Connection", [b"keep-alive", b"Upgrade"]),
+        (b"Sec-WebSocket-Extensions", [b""]),
+        (b"X", [b"\xff"]),
+    ],
+)
+def test_an_acceptance_is_good_with(name: bytes, values: list[bytes]) -> None:
+    handshake = client()
+    answered(handshake, replaced(acceptance(handshake), name, *values))
+
+
+@pytest.mark.parametrize("name", [b"superchat", b"chat"])
+def test_the_server_chooses_a_subprotocol(name: bytes) -> None:
+    handshake = client(["superchat", "chat"])
+    opened = answered(handshake, [*acceptance(handshake), (b"Sec-WebSocket-Protocol", name)])
+    assert opened.subprotocol == name.decode()
+
+
+def test_the_server_need_not_choose_a_subprotocol() -> None:
+    handshake = client(["chat"])
+    assert answered(handshake, acceptance(handshake)).subprotocol is None
+
+
+def test_a_subprotocol_may_be_offered_by_an_extra_header() -> None:
+    handshake = client(None, [(b"Sec-WebSocket-Protocol", b"chat")])
+    opened = answered(handshake, [*acceptance(handshake), (b"Sec-WebSocket-Protocol", b"chat")])
+    assert opened.subprotocol == "chat"
+
+
+# What a client refuses
+
+
+def test_a_subprotocol_of_no_ascii_is_no_unicode_error() -> None:
+    header = (b"Sec-WebSocket-Protocol", b"caf\xc3\xa9")
+    handshake = client(None, [header])
+    with pytest.raises(HandshakeError):
+        answered(handshake, [*acceptance(handshake), header])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "text"),
+    [
+        (b"Upgrade", [], "lacks 'Upgrade: websocket'"),
+        (b"Upgrade", [b"h2c"], "lacks 'Upgrade: websocket'"),
+        (b"Upgrade", [b"websocket, h2c"], "lacks 'Upgrade: websocket'"),
+        (b"Connection", [], "lacks 'Connection: Upgrade'"),
+        (b"Connection", [b"close"], "lacks 'Connection: Upgrade'"),
+        (b"Connection", [b"\xff"], "lacks 'Connection: Upgrade'"),
+        (b"Sec-WebSocket-Accept", [], "does not match our key"),
+        (b"Sec-WebSocket-Accept", [b""], "does not match our key"),
+        (b"Sec-WebSocket-Accept", [b"\xff"], "does not match our key"),
+        (b"Sec-WebSocket-Accept", [ACCEPT], "does not match our key"),
+        (b"Sec-WebSocket-Extensions", [b"permessage-deflate"], "an extension that was not offered"),
+        (b"Sec-WebSocket-Extensions", [b"\xff"], "an extension that was not offered"),
+        (b"Sec-WebSocket-Protocol", [b"soap"], "chose the subprotocol 'soap', not offered"),
+        (b"Sec-WebSocket-Protocol", [b"CHAT"], "chose the subprotocol 'CHAT', not offered"),
+        (b"Sec-WebSocket-Protocol", [b""], "chose the subprotocol '', not offered"),
+        (b"Sec-WebSocket-Protocol", [b"\xff"], "chose the subprotocol 'ÿ', not offered"),
+        (b"Sec-WebSocket-Protocol", [b"chat", b"chat"], "chose the subprotocol 'chat, chat'"),
+    ],
+)
+def test_an_acceptance_is_bad_with(name: bytes, values: list[bytes], text: str) -> None:
+    handshake = client(["chat"])
+    with pytest.raises(HandshakeError, match=text):
+        answered(handshake, replaced(acceptance(handshake), name, *values))
+
+
+def test_a_doubled_accept_is_bad() -> None:
+    handshake = client()
+    double = (b"Sec-WebSocket-Accept", accept_of(handshake))
+    with pytest.raises(HandshakeError, match="does not match our key"):
+        answered(handshake, [*acceptance(handshake), double])
+
+
+def test_a_subprotocol_is_bad_if_none_was_offered() -> None:
+    handshake = client()
+    with pytest.raises(HandshakeError, match="not offered"):
+        answered(handshake, [*acceptance(handshake), (b"Sec-WebSocket-Protocol", b"chat")])
+
+
+def test_an_acceptance_in_http_1_0_is_bad() -> None:
+    handshake = client()
+    with pytest.raises(HandshakeError, match=r"HTTP/1\.0"):
+        answered(handshake, acceptance(handshake), start=b"HTTP/1.0 101 OK")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"\x15\x03\x03\x00\x02\x02\x46",  # a TLS alert
+        b"\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 099 Too Low\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nContent-Length: x\r\n\r\n",
+        b"Content-Length: x\r\nHTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"Content-Length: x\r\n" * 257 + b"\r\n",
+    ],
+)
+def test_a_response_that_is_not_http_is_an_error_of_ours(data: bytes) -> None:
+    handshake = client()
+    handshake.receive_data(data)
+    with pytest.raises(HandshakeError, match="the server did not answer in HTTP") as caught:
+        handshake.result()
+    assert caught.value.__cause__ is not None
+
+
+def test_a_response_to_a_request_without_upgrade_is_an_error_of_ours() -> None:
+    handshake = client(None, [(b"Upgrade", b"")])
+    with pytest.raises(HandshakeError):
+        answered(handshake, acceptance(handshake))
+
+
+@pytest.mark.parametrize("size", [0, 1, 30])
+def test_the_end_of_the_stream_before_the_answer_is_a_failed_connection(size: int) -> None:
+    handshake = client()
+    if size:
+        handshake.receive_data(b"HTTP/1.1 101 Switching Protocols\r\n"[:size])
+    assert handshake.result() is None
+    with pytest.raises(ConnectionFailed, match="before it answered"):
+        handshake.receive_data(b"")
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 101 OK", b"HTTP/1.1 403 Forbidden"])
+@pytest.mark.parametrize("size", [1001, 1500])
+def test_a_head_over_the_limit_is_refused_as_too_long(start: bytes, size: int) -> None:
+    handshake = client(max_header_size=1000)
+    data = written(start, [*acceptance(handshake), (b"X", b"x" * 2000)])
+    handshake.receive_data(data[:size])
+    with pytest.raises(HandshakeError, match="response has more than max_header_size=1000 bytes"):
+        handshake.result()
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 101 OK", b"HTTP/1.1 403 Forbidden"])
+def test_a_head_over_the_limit_is_refused_when_it_comes_at_once(start: bytes) -> None:
+    handshake = client(max_header_size=1000)
+    with pytest.raises(HandshakeError, match="response has more than max_header_size=1000 bytes"):
+        answered(handshake, [*acceptance(handshake), (b"X", b"x" * 1000)], start=start)
+
+
+def test_what_comes_behind_the_head_of_an_acceptance_does_not_count() -> None:
+    handshake = client(max_header_size=200)
+    assert len(answered(handshake, acceptance(handshake), body=b"x" * 500).trailing) == 500
+
+
+def test_the_body_of_a_rejection_does_not_count_as_head() -> None:
+    pieces = [b"HTTP/1.1 403 X\r\nContent-Length: 500\r\n\r\n", b"x" * 200, b"x" * 300]
+    assert rejection(*pieces, options={"max_header_size": 100}).body == b"x" * 500
+
+
+# How a client is rejected
+
+
+@pytest.mark.parametrize("status_code", [200, 302, 401, 403, 426, 500, 999])
+def test_another_status_is_a_rejection(status_code: int) -> None:
+    exc = rejection(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\nX-Y: z\r\n\r\nno" % status_code)
+    assert exc.status_code == status_code
+    assert exc.headers == ((b"content-length", b"2"), (b"x-y", b"z"))
+    assert exc.body == b"no"
+
+
+def test_a_client_knows_that_it_was_rejected_before_the_body_is_there() -> None:
+    handshake = client()
+    handshake.receive_data(b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\n")
+    assert not handshake.has_response
+    assert handshake.result() is None
+    assert handshake.has_response
+
+
+def test_a_rejection_tells_what_is_there_of_its_body() -> None:
+    handshake = client()
+    handshake.receive_data(b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\nno")
+    assert handshake.result() is None
+    exc = handshake.rejected()
+    assert (exc.status_code, exc.body) == (403, b"no")
+
+
+@pytest.mark.parametrize("status_code", [100, 102, 103, 199])
+def test_another_1xx_status_is_a_rejection_without_a_body(status_code: int) -> None:
+    exc = rejection(b"HTTP/1.1 %d X\r\nX-Y: z\r\n\r\n" % status_code, eof=True)
+    assert (exc.status_code, exc.headers, exc.body) == (status_code, ((b"x-y", b"z"),), None)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\nno entry",
+        b"HTTP/1.1 403 X\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno \r\n5\r\nentry\r\n0\r\n\r\n",
+        b"HTTP/1.0 403 X\r\nContent-Length: 8\r\n\r\nno entry",
+    ],
+)
+def test_the_body_of_a_rejection_may_come_byte_by_byte(response: bytes) -> None:
+    assert rejection(*single_bytes(response)).body == b"no entry"
+
+
+def test_a_rejection_without_a_length_goes_to_the_end_of_the_stream() -> None:
+    exc = rejection(b"HTTP/1.1 403 X\r\n\r\nno ", b"entry", eof=True)
+    assert (exc.status_code, exc.body) == (403, b"no entry")
+
+
+@pytest.mark.parametrize(
+    ("response", "body"),
+    [
+        (b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\nno", b"no"),
+        (b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\n", b""),
+        (b"HTTP/1.1 403 X\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nno", b"no"),
+    ],
+)
+def test_a_rejection_whose_body_is_cut_off_is_still_a_rejection(
+    response: bytes, body: bytes
+) -> None:
+    exc = rejection(response, eof=True)
+    assert (exc.status_code, exc.body) == (403, body)
+
+
+def test_a_rejection_whose_body_is_malformed_is_still_a_rejection() -> None:
+    exc = rejection(b"HTTP/1.1 403 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\nx\r\n")
+    assert (exc.status_code, exc.body) == (403, b"no")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 204 X\r\n\r\n",
+        b"HTTP/1.1 304 X\r\nContent-Length: 8\r\n\r\n",
+        b"HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_a_rejection_without_a_body_needs_no_end_of_the_stream(response: bytes) -> None:
+    assert rejection(response).body == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 403 X\r\nContent-Length: 1000000000\r\n\r\n",
+        b"HTTP/1.1 403 X\r\nTransfer-Encoding: chunked\r\n\r\n3B9ACA00\r\n",
+        b"HTTP/1.1 403 X\r\n\r\n",
+    ],
+)
+def test_the_body_of_a_rejection_is_bounded(head: bytes) -> None:
+    exc = rejection(head, b"x" * 60, b"x" * 60, options={"max_rejection_body": 100})
+    assert exc.body == b"x" * 100
+
+
+def test_no_more_of_a_body_is_waited_for_than_is_kept() -> None:
+    head = b"HTTP/1.1 403 X\r\nContent-Length: 101\r\n\r\n"
+    exc = rejection(head, b"x" * 100, options={"max_rejection_body": 100})
+    assert exc.body == b"x" * 100
+
+
+def test_of_the_body_of_a_rejection_nothing_may_be_wanted() -> None:
+    exc = rejection(
+        b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\nno entry", options={"max_rejection_body": 0}
+    )
+    assert exc.body == b""
+
+
+# Both sides together
+
+
+@pytest.mark.parametrize("split", [single_bytes, lambda data: [data]])
+@pytest.mark.parametrize("subprotocol", [None, "chat"])
+def test_client_and_server_agree(
+    split: Callable[[bytes], list[bytes]], subprotocol: str | None
+) -> None:
+    asking, asked = client(["soap", "chat"], [(b"X-Ask", b"1")]), ServerHandshake(Options())
+    for piece in split(asking.request):
+        assert not asked.has_request()
+        asked.receive_data(piece)
+    assert asked.has_request()
+    assert asked.proposed_subprotocols == ("soap", "chat")
+    response, of_server = asked.accept(subprotocol, [(b"X-Answer", b"2")])
+    of_client = None
+    for piece in split(response):
+        assert of_client is None
+        asking.receive_data(piece)
+        of_client = asking.result()
+    assert of_client is not None
+    assert of_client.subprotocol == of_server.subprotocol == subprotocol
+    assert of_client.path == of_server.path == "/chat"
+    assert (b"x-ask", b"1") in of_server.headers
+    assert of_client.headers[0] == (b"x-answer", b"2")
+    ours, theirs = Protocol(of_client.side, Options()), Protocol(of_server.side, Options())
+    theirs.receive_data(ours.message(True, "grüß".encode()))
+    assert [theirs.next_event(), theirs.next_event()] == ["grüß", NEED_DATA]
+
+
+def test_a_client_sees_how_a_server_rejects() -> None:
+    asking, asked = client(), ServerHandshake(Options())
+    asked.receive_data(asking.request)
+    assert asked.has_request()
+    asking.receive_data(asked.reject(403, [(b"X", b"1")], b"no entry"))
+    with pytest.raises(ConnectionRejected) as caught:
+        asking.result()
+    exc = caught.value
+    assert (exc.status_code, exc.body) == (403, b"no entry")
+    assert (b"x", b"1") in exc.headers
+
+
+def test_a_client_sees_why_its_request_was_bad() -> None:
+    asking, asked = client(None, [(b"Sec-WebSocket-Key", b"bad")]), ServerHandshake(Options())
+    asked.receive_data(asking.request)
+    with pytest.raises(BadRequest) as bad:
+        asked.has_request()
+    asking.receive_data(bad.value.response)
+    with pytest.raises(ConnectionRejected) as caught:
+        asking.result()
+    assert caught.value.status_code == 400
+    assert caught.value.body == str(bad.value).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "name", [b"Sec-WebSocket-Extensions", b"Content-Length", b"transfer-encoding"]
+)
+def test_an_acceptance_has_no_header_that_tells_what_is_not_so(name: bytes) -> None:
+    handshake = server()
+    with pytest.raises(ValueError, match="can't be sent"):
+        handshake.accept(None, [(name, b"chunked")])
+    assert handshake.accept(None, None)[0].startswith(b"HTTP/1.1 101 ")
+
+
+def test_a_subprotocol_among_the_extra_headers_is_the_subprotocol() -> None:
+    response, opened = server().accept(None, [(b"Sec-WebSocket-Protocol", b"chat")])
+    assert Message.parse(response).values(b"Sec-WebSocket-Protocol") == [b"chat"]
+    assert opened.subprotocol == "chat"
+
+
+def test_an_offer_that_is_no_token_is_refused() -> None:
+    extra = [*REQUEST, (b"Sec-WebSocket-Protocol", b"a b")]
+    assert refused(a_request(extra)).status == 400
+
+
+def test_a_rejection_whose_body_is_not_wanted_is_not_waited_for() -> None:
+    handshake = client(max_rejection_body=0)
+    handshake.receive_data(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n")
+    with pytest.raises(ConnectionRejected) as caught:
+        handshake.result()
+    assert caught.value.body == b""
+
+
+def test_the_name_of_a_subprotocol_that_was_not_offered_is_shortened() -> None:
+    handshake = client()
+    chosen = [(b"Sec-WebSocket-Protocol", b"x" * 60_000)]
+    handshake.receive_data(written(b"HTTP/1.1 101 OK", [*acceptance(handshake), *chosen]))
+    with pytest.raises(HandshakeError, match="xxxx") as caught:
+        handshake.result()
+    assert len(str(caught.value)) < 300
+
+
+def test_a_length_of_many_digits_is_refused() -> None:
+    data = a_request([*REQUEST, (b"Content-Length", b"9" * 5000)])
+    assert refused(data).status == 400
+
+
+def test_a_length_of_many_digits_in_a_response_is_an_error_of_ours() -> None:
+    handshake = client()
+    handshake.receive_data(written(b"HTTP/1.1 503 No", [(b"Content-Length", b"9" * 5000)]))
+    with pytest.raises(ConnectionRejected):
+        handshake.result()
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Transfer-Encoding: identity",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Content-Length: x",
+        b"Content-Length: 1\r\nContent-Length: 2",
+        b"Transfer-Encoding: chunked\r\ntransfer-encoding : x",
+    ],
+)
+def test_client_handshake_with_an_oddly_framed_rejection_is_a_rejection(framing: bytes) -> None:
+    exc = rejection(b"HTTP/1.1 503 Too Busy\r\nX: y\r\n" + framing + b"\r\n\r\nno ", b"room")
+    assert (exc.status_code, exc.reason_phrase) == (503, "Too Busy")
+    assert exc.headers[0] == (b"x", b"y")
+    assert exc.headers[1][0] in (b"transfer-encoding", b"content-length")
+    assert exc.body == b""
+
+
+@pytest.mark.parametrize(
+    ("framing", "header"),
+    [
+        (b"Content-Length: x\n", (b"content-length", b"x")),
+        (b"Transfer-Encoding: gzip,\r\n\tchunked\r\n", (b"transfer-encoding", b"gzip, chunked")),
+    ],
+)
+def test_client_handshake_with_an_oddly_written_framing_header_is_a_rejection(
+    framing: bytes, header: tuple[bytes, bytes]
+) -> None:
+    exc = rejection(b"HTTP/1.1 503 Busy\nX: y\n" + framing + b"\nno room")
+    assert exc.headers == ((b"x", b"y"), header)
+
+
+@pytest.mark.parametrize("cut", [lambda data: [data], single_bytes], ids=["whole", "single bytes"])
+def test_client_handshake_with_interim_responses_and_an_oddly_framed_rejection_is_a_rejection(
+    cut: Callable[[bytes], list[bytes]],
+) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    exc = rejection(*cut(interim + b"HTTP/1.1 403 No\r\nTransfer-Encoding: identity\r\n\r\n"))
+    assert (exc.status_code, exc.reason_phrase) == (403, "No")
+    assert exc.headers == ((b"transfer-encoding", b"identity"),)
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+def test_client_handshake_with_interim_responses_skips_them(status: int) -> None:
+    handshake = client()
+    for _ in range(10):
+        handshake.receive_data(b"HTTP/1.1 %d Wait\r\nLink: x\r\n\r\n" % status)
+        assert handshake.result() is None
+    assert answered(handshake, acceptance(handshake)).headers[0][0] != b"link"
+
+
+def test_client_handshake_with_interim_responses_and_a_rejection_gives_the_rejection() -> None:
+    exc = rejection(b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 403 No\r\n\r\n", eof=True)
+    assert exc.status_code == 403
+
+
+def test_client_handshake_with_eleven_interim_responses_fails() -> None:
+    handshake = client()
+    handshake.receive_data(11 * b"HTTP/1.1 100 Continue\r\n\r\n")
+    with pytest.raises(HandshakeError, match="more than 10 interim responses"):
+        handshake.result()
+
+
+def test_server_handshake_with_empty_lines_before_the_request_ignores_them() -> None:
+    handshake = ServerHandshake(Options())
+    for data in (b"\r", b"\n\r\n", a_request()):
+        assert not handshake.has_request()
+        handshake.receive_data(data)
+    assert handshake.has_request()
+    assert server(b"\r\n" + a_request()).path == handshake.path
+
+
+def test_server_handshake_with_empty_lines_only_gets_431_at_the_limit() -> None:
+    handshake = ServerHandshake(Options(max_header_size=100))
+    handshake.receive_data(b"\r\n" * 50)
+    with pytest.raises(BadRequest) as caught:
+        handshake.receive_data(b"\r\n")
+    assert Message.parse(caught.value.response).status == 431
+
+
+def test_a_value_error_of_h11_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    # h11 before 0.15 makes an int of any Content-Length, and Python has a limit for their digits.
+    def fail(self: h11.Connection) -> None:
+        raise ValueError("Exceeds the limit for integer string conversion")
+
+    monkeypatch.setattr(h11.Connection, "next_event", fail)
+    request = a_request().replace(b"GET ", b"POST ")  # not one that is taken without h11
+    assert refused(request).status == 400
+
+
+# A plain request is taken without h11
+
+
+def outcome(*chunks: bytes, **options: Any) -> object:
+    """What comes of the bytes of a client, and what the answers would be."""
+    handshake = ServerHandshake(Options(**options))
+    try:
+        for chunk in chunks:
+            handshake.receive_data(chunk)
+        if not handshake.has_request():
+            return "more is needed"
+    except BadRequest as exc:
+        return exc.response
+    found = (handshake.headers, handshake.path, handshake.proposed_subprotocols)
+    response, opened = handshake.accept(None, None)
+    other = ServerHandshake(Options(**options))
+    for chunk in chunks:
+        other.receive_data(chunk)
+    assert other.has_request()
+    return found, response, opened.headers, opened.trailing, other.reject(403, None, b"no")
+
+
+ODD_REQUESTS = {
+    "plain": a_request(),
+    "frames behind it": a_request(body=b"\x81\x80\0\0\0\0"),
+    "a query": a_request(start=b"GET /?a=b&c HTTP/1.1"),
+    "an absolute target": a_request(start=b"GET ws://example.com/x HTTP/1.1"),
+    "no target": a_request(start=b"GET  HTTP/1.1"),
+    "POST": a_request(start=b"POST / HTTP/1.1"),
+    "lower case": a_request(start=b"get / HTTP/1.1"),
+    "HTTP/1.0": a_request(start=b"GET / HTTP/1.0"),
+    "HTTP/2.0": a_request(start=b"GET / HTTP/2.0"),
+    "two Hosts": a_request([*REQUEST, (b"Host", b"b")]),
+    "host": a_request([(b"host" if name == b"Host" else name, value) for name, value in REQUEST]),
+    "no Host": a_request(without(REQUEST, b"Host")),
+    "an empty Host": a_request(replaced(REQUEST, b"Host", b"")),
+    "Content-Length: 0": a_request([*REQUEST, (b"Content-Length", b"0")]),
+    "Content-Length: 5": a_request([*REQUEST, (b"Content-Length", b"5")]),
+    "Content-Length: x": a_request([*REQUEST, (b"Content-Length", b"x")]),
+    "Transfer-Encoding": a_request([*REQUEST, (b"Transfer-Encoding", b"chunked")]),
+    "256 lines": a_request([*REQUEST, *[(b"a", b"b")] * (256 - len(REQUEST))]),
+    "257 lines": a_request([*REQUEST, *[(b"a", b"b")] * (257 - len(REQUEST))]),
+    "a long line": a_request([*REQUEST, (b"a", b"b" * 70_000)]),
+    "spaces": a_request([*REQUEST, (b"a", b"  b  c  ")]),
+    "tabs": a_request([*REQUEST, (b"a", b"\tb\tc\t")]),
+    "no space": a_request().replace(b": ", b":"),
+    "a space before the colon": a_request([*REQUEST, (b"a ", b"b")]),
+    "an empty value": a_request([*REQUEST, (b"a", b"")]),
+    "an empty name": a_request([*REQUEST, (b"", b"b")]),
+    "a folded line": a_request([*REQUEST, (b"a", b"b\r\n c")]),
+    "bytes": a_request([*REQUEST, (b"a", b"\xff\x80")]),
+    "a NUL": a_request([*REQUEST, (b"a", b"b\0c")]),
+    "DEL": a_request([*REQUEST, (b"a", b"b\x7fc")]),
+    "line feeds": a_request().replace(b"\r\n", b"\n"),
+    "carriage returns": a_request([*REQUEST, (b"a", b"b\rc")]),
+    "lines before": b"\r\n\r\n" + a_request(),
+    "subprotocols": a_request([*REQUEST, (b"Sec-WebSocket-Protocol", b"a, b")]),
+    "two lines of subprotocols": a_request([*REQUEST, *[(b"sec-websocket-protocol", b"a")] * 2]),
+    "bad subprotocols": a_request([*REQUEST, (b"Sec-WebSocket-Protocol", b"a b")]),
+    "no end": a_request()[:-2],
+}
+
+
+@pytest.mark.parametrize("request_", ODD_REQUESTS.values(), ids=list(ODD_REQUESTS))
+def test_a_request_that_comes_at_once_is_taken_as_in_parts(request_: bytes) -> None:
+    assert outcome(request_) == outcome(request_[:1], request_[1:])
+
+
+@pytest.mark.no_cover
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255), st.booleans()), max_size=4))
+def test_a_changed_request_is_taken_as_in_parts(changes: list[tuple[int, int, bool]]) -> None:
+    data = bytearray(a_request(body=b"\x81\x80\0\0\0\0"))
+    for place, byte, is_inserted in changes:
+        data[place : place + (not is_inserted)] = bytes((byte,))
+    changed = bytes(data)
+    assert outcome(changed) == outcome(changed[:1], changed[1:])
+
+
+def test_the_limit_on_the_head_holds_for_plain_requests() -> None:
+    size = len(a_request())
+    for limit in (size - 1, size):
+        request = a_request(body=b"\x81\x80\0\0\0\0")
+        both = [
+            outcome(*chunks, max_header_size=limit)
+            for chunks in ([request], [request[:1], request[1:]])
+        ]
+        assert both[0] == both[1]
+        assert isinstance(both[0], bytes) == (limit < size)
+
+
+LISTS = [b"Connection", b"Upgrade", b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions"]
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("lines", [1, 2])
+def test_server_handshake_with_101_elements_of_a_list_gets_431(name: bytes, lines: int) -> None:
+    others = [(key, value) for key, value in REQUEST if key != name]
+    (first, *_) = [value for key, value in REQUEST if key == name] or [b"a"]
+    elements = [first, *(b"a%d" % i for i in range(99))]
+    assert server(a_request([*others, (name, b",".join(elements))])).path
+    elements.append(b"x")
+    half = len(elements) // lines
+    values = [b", ".join(elements[:half]), b", ".join(elements[half:])][:lines]
+    assert refused(a_request([*others, *((name, value) for value in values)])).status == 431
+
+
+def test_server_handshake_with_101_parameters_of_an_extension_gets_431() -> None:
+    value = b"x" + b";a" * 100
+    assert refused(a_request([*REQUEST, (b"Sec-WebSocket-Extensions", value)])).status == 431
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_client_handshake_with_101_elements_of_a_list_fails(name: bytes) -> None:
+    handshake = client()
+    headers = [*acceptance(handshake), (name, b"," * 100)]
+    with pytest.raises(HandshakeError, match="has more than 100 elements"):
+        answered(handshake, headers)
+
+
+@pytest.mark.parametrize("lines", [255, 256])
+def test_client_handshake_with_an_oddly_framed_rejection_over_the_limits_fails(lines: int) -> None:
+    head = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: identity\r\n" + b"X: y\r\n" * lines
+    handshake = client()
+    handshake.receive_data(head + b"\r\n")
+    is_allowed = lines < 256
+    with pytest.raises(ConnectionRejected if is_allowed else HandshakeError) as caught:
+        handshake.result()
+    assert isinstance(caught.value, ConnectionRejected) == is_allowed
+
+
+def test_server_handshake_with_empty_lines_counts_them_in_the_size_of_the_head() -> None:
+    answer = refused(b"\r\n" * 10 + b"GET / HTTP/1.1\r\nX: " + b"x" * 70, max_header_size=100)
+    assert answer.status == 431
+
+
+def test_client_handshake_with_interim_responses_counts_them_in_the_size_of_the_head() -> None:
+    handshake = client(max_header_size=100)
+    handshake.receive_data(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    assert handshake.result() is None
+    handshake.receive_data(b"x" * 80)  # of a head that never ends
+    with pytest.raises(HandshakeError, match="max_header_size=100"):
+        handshake.result()

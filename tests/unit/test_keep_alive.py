@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.peer import (
+    CLOSE,
+    PAIRS,
+    PING,
+    PONG,
+    PROMPT,
+    TEXT,
+    Call,
+    close_payload,
+    open_client,
+    over_tls,
+)
+from trio_websocket import CloseReason, ConnectionClosed, open_websocket_url, serve_websocket
+
+SIZE = 2**20  # more than a socket takes
+SILENT = "keep-alive: no Pong within 20 s"
+
+
+async def test_no_ping_is_sent_unless_asked(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    _, peer = await open_client(nursery)
+    receiving = Call(nursery, peer.receive)
+    await trio.sleep(900)
+    assert not receiving.is_over
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_a_ping_is_sent_every_interval(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind, ping_interval=10)
+    for number in (1, 2, 3):
+        payload = await peer.expect(PING)
+        assert trio.current_time() == pytest.approx(10 * number)
+        await peer.send(peer.frame(PONG, payload))
+        await wait_all_tasks_blocked()
+    assert client.closed is None
+
+
+async def test_the_answer_tells_the_latency(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10)
+    payload = await peer.expect(PING)
+    assert client.latency is None
+    await trio.sleep(0.25)
+    await peer.send(peer.frame(PONG, payload))
+    await wait_all_tasks_blocked()
+    assert client.latency == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("kind", PROMPT)
+async def test_a_peer_that_does_not_answer_is_closed_with_1011(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind, ping_interval=10)
+    getting = Call(nursery, client.get_message)
+    frames = await peer.receive_all()
+    assert trio.current_time() == pytest.approx(30)
+    assert [frame.opcode for frame in frames] == [PING, CLOSE]
+    assert frames[1].payload == close_payload(1011, SILENT)
+    with pytest.raises(ConnectionClosed) as caught:
+        await getting.result()
+    assert caught.value.reason == caught.value.sent == CloseReason(1011, SILENT)
+    assert caught.value.rcvd is None
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert str(caught.value.__cause__) == SILENT
+
+
+async def test_what_came_before_the_peer_fell_silent_is_still_there(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10)
+    await peer.send(peer.texts("last"))
+    await client.wait_closed()
+    assert await client.get_message() == "last"
+    with pytest.raises(ConnectionClosed):
+        await client.get_message()
+
+
+async def test_time_in_which_the_application_does_not_read_does_not_count(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, message_queue_size=1, ping_interval=10)
+    await peer.send(peer.texts("1", "2", "3"))
+    payload = await peer.expect(PING)
+    nursery.start_soon(peer.send, peer.frame(PONG, payload))
+    await trio.sleep(500)
+    assert client.closed is None
+    for text in ("1", "2", "3"):
+        assert await client.get_message() == text
+    Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    assert client.latency == pytest.approx(500, abs=1)
+
+
+async def test_once_the_application_reads_again_the_time_counts(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, message_queue_size=1, ping_interval=10)
+    await peer.send(peer.texts("1", "2", "3"))
+    await trio.sleep(500)
+    for _ in range(3):
+        await client.get_message()
+    with pytest.raises(ConnectionClosed) as caught:
+        await client.get_message()
+    assert caught.value.reason == CloseReason(1011, SILENT)
+    assert trio.current_time() == pytest.approx(520, abs=1.1)
+
+
+@pytest.mark.parametrize("kind", ["memory", "socketpair"])
+async def test_keep_alive_message_arrives_slowly_stays_open(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, peer = await open_client(nursery, kind, ping_interval=10, ping_timeout=20)
+    getting = Call(nursery, client.get_message)
+    frame = peer.frame(TEXT, bytes(100_000))
+    for start in range(0, len(frame), 10_000):
+        await peer.send(frame[start : start + 10_000])
+        await trio.sleep(15)
+    assert len(await getting.result()) == 100_000
+    assert client.closed is None
+
+
+@pytest.mark.parametrize("kind", ["socketpair", "lockstep", "own-tls"])
+async def test_keep_alive_message_is_read_slowly_stays_open(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    streams = await PAIRS["socketpair" if kind == "own-tls" else kind]()
+    if kind == "own-tls":
+        streams = await over_tls(*streams, is_own=True)
+    client, peer = await open_client(nursery, streams=streams, ping_interval=10, ping_timeout=20)
+    sending = Call(nursery, client.send_message, bytes(SIZE))
+    received = 0
+    while received < SIZE:
+        received += len(await peer.stream.receive_some(SIZE // 32))
+        await trio.sleep(2)
+        assert client.closed is None
+    assert trio.current_time() > 40
+    await sending.result()
+
+
+@pytest.mark.parametrize("kind", ["socketpair", "lockstep"])
+async def test_keep_alive_peer_reads_nothing_closes_within_timeout(
+    nursery: trio.Nursery, autojump_clock: MockClock, kind: str
+) -> None:
+    client, _ = await open_client(nursery, kind, ping_interval=10, ping_timeout=20)
+    Call(nursery, client.get_message)
+    sending = Call(nursery, client.send_message, bytes(SIZE))
+    with pytest.raises(ConnectionClosed) as caught:
+        await sending.result()
+    assert caught.value.reason == CloseReason(1011, SILENT)
+    assert trio.current_time() < 32
+
+
+async def test_keep_alive_tiny_timeout_while_paused_does_not_spin(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=1, ping_timeout=1e-9)
+    await peer.send(peer.texts("1", "2", "3"))
+    await trio.sleep(2)  # which would take for ever
+    assert client.closed is None
+
+
+async def test_no_timeout_waits_for_ever(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    client, peer = await open_client(nursery, ping_interval=10, ping_timeout=math.inf)
+    await peer.receive()
+    await trio.sleep(900)
+    assert client.closed is None
+
+
+async def test_the_nursery_ends_with_the_connection(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as its_nursery:
+        client, peer = await open_client(its_nursery, ping_interval=1000)
+        nursery.start_soon(client.aclose)
+        await peer.receive()
+        await peer.send_close(1000)
+    assert trio.current_time() < 3
+
+
+async def test_a_connection_that_is_being_closed_gets_no_ping(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10, disconnect_timeout=100)
+    closing = Call(nursery, client.aclose)
+    await peer.receive()
+    await trio.sleep(50)
+    await peer.send_close(1000)
+    await closing.result()
+    assert await peer.receive_all() == []
+
+
+async def test_a_ping_that_is_not_answered_does_not_cut_a_closing_short(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10, disconnect_timeout=100)
+    await peer.expect(PING)
+    closing = Call(nursery, client.aclose)
+    await trio.sleep(60)
+    assert not closing.is_over
+    await peer.send_close(1000)
+    await closing.result()
+
+
+async def test_a_peer_that_answers_just_in_time_stays(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, ping_interval=10, ping_timeout=20)
+    payload = await peer.expect(PING)
+    await trio.sleep(19.9)
+    await peer.send(peer.frame(PONG, payload))
+    await trio.sleep(1)
+    assert client.closed is None
+
+
+async def test_client_and_server_keep_each_other_alive() -> None:
+    async def handler(request: Any) -> None:
+        ws = await request.accept()
+        connections.append(ws)
+        await ws.wait_closed()
+
+    connections: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            lambda task_status: serve_websocket(
+                handler, "127.0.0.1", 0, None, ping_interval=0.01, task_status=task_status
+            )
+        )
+        async with open_websocket_url(f"ws://127.0.0.1:{server.port}", ping_interval=0.01) as ws:
+            while ws.latency is None or not connections or connections[0].latency is None:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()

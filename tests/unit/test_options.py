@@ -1,0 +1,246 @@
+"""The limits and time-outs: defaults, what they may be, and how signatures show them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+import trio
+import trio.testing
+import wsproto
+
+from trio_websocket import (
+    WebSocketConnection,
+    WebSocketRequest,
+    WebSocketServer,
+    connect_websocket,
+    connect_websocket_url,
+    open_websocket,
+    open_websocket_url,
+    serve_websocket,
+    wrap_client_stream,
+    wrap_server_stream,
+)
+from trio_websocket._sansio.options import (
+    NewerOptionKeywords,
+    OptionKeywords,
+    Options,
+    takes_options,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+NAMES = [field.name for field in dataclasses.fields(Options)]
+NUMBERS = [
+    "message_queue_size",
+    "max_message_size",
+    "max_fragments",
+    "connect_timeout",
+    "disconnect_timeout",
+]
+INTEGERS = ["max_header_size", "max_rejection_body"]
+
+
+def options(**keywords: Any) -> Options:
+    return Options(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        ("message_queue_size", 1),
+        ("max_message_size", 2**20),
+        ("receive_buffer_size", 4096),
+        ("connect_timeout", 60),
+        ("disconnect_timeout", 60),
+    ],
+)
+def test_an_option_of_0_12_has_the_default_of_0_12(name: str, default: float) -> None:
+    assert getattr(Options(), name) == default
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [("max_fragments", 131072), ("max_header_size", 65536), ("max_rejection_body", 65536)],
+)
+def test_a_newer_option_has_its_documented_default(name: str, default: float) -> None:
+    assert getattr(Options(), name) == default
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_limit_is_math_inf(name: str) -> None:
+    assert getattr(options(**{name: math.inf}), name) == math.inf
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, *INTEGERS])
+def test_a_limit_may_be_zero(name: str) -> None:
+    assert getattr(options(**{name: 0}), name) == 0
+
+
+def test_a_time_out_may_be_a_fraction_of_a_second() -> None:
+    assert Options(connect_timeout=0.5).connect_timeout == 0.5
+
+
+def test_the_receive_buffer_size_may_be_left_to_the_library() -> None:
+    assert Options(receive_buffer_size=None).receive_buffer_size is None
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, *INTEGERS])
+def test_a_negative_limit_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be 0 or more"):
+        options(**{name: -1})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_limit_that_is_not_a_number_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        options(**{name: math.nan})
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_read_of_no_bytes_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match="receive_buffer_size must be 1 or more"):
+        Options(receive_buffer_size=value)
+
+
+@pytest.mark.parametrize("name", ["receive_buffer_size", "ping_interval"])
+def test_none_is_a_value_of_some(name: str) -> None:
+    assert getattr(options(**{name: None}), name) is None
+
+
+def test_an_interval_of_no_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="ping_interval must be more than 0, or None, not 0"):
+        Options(ping_interval=0)
+
+
+@pytest.mark.parametrize("name", ["ping_timeout", "max_unanswered_pings"])
+def test_options_zero_that_would_never_end_raises(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be more than 0, or math.inf, not 0"):
+        options(**{name: 0})
+
+
+MAY_BE_NONE = {"receive_buffer_size", "ping_interval", "compression"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, "1") for name in NAMES if name != "receive_buffer_size"]
+    + [(name, None) for name in NAMES if name not in MAY_BE_NONE],
+)
+def test_a_limit_of_another_type_is_refused(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=name):
+        options(**{name: value})
+
+
+@pytest.mark.parametrize("name", [*INTEGERS, "receive_buffer_size"])
+@pytest.mark.parametrize("value", ["1", 4096.0, math.inf])
+def test_a_size_that_is_no_int_is_refused(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be an int"):
+        options(**{name: value})
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="max_size"):
+        options(max_size=1)
+
+
+def test_options_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().max_fragments = 1  # type: ignore[misc] # that it is read-only, is what is tested
+
+
+def test_type_checkers_know_every_option() -> None:
+    assert set(OptionKeywords.__annotations__) == set(NAMES)
+    positional = {"message_queue_size", "max_message_size", "receive_buffer_size"}
+    assert set(NewerOptionKeywords.__annotations__) == set(NAMES) - positional
+
+
+# The options of a call
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("max_mesage_size", "; did you mean 'max_message_size'?"),
+        ("subprotocol", "; did you mean 'subprotocols'?"),
+        ("timeout", "; did you mean 'ping_timeout' or 'connect_timeout'?"),
+        ("colour", ""),
+    ],
+)
+def test_open_websocket_url_misspelt_option_names_function_and_option(
+    misspelt: str, meant: str
+) -> None:
+    expected = f"open_websocket_url() got an unexpected keyword argument '{misspelt}'{meant}"
+    with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
+        open_websocket_url("ws://127.0.0.1", **{misspelt: 1})  # type: ignore[arg-type] # as above
+
+
+async def test_every_function_misspelt_option_names_that_function() -> None:
+    async with trio.open_nursery() as nursery:
+        stream, _ = trio.testing.memory_stream_pair()
+        wrong: Any = {"max_conections": 1}
+
+        async def handler(request: WebSocketRequest) -> None: ...
+
+        calls: list[tuple[str, Callable[[], Any]]] = [
+            ("open_websocket", lambda: open_websocket("h", 1, "/", use_ssl=False, **wrong)),
+            (
+                "connect_websocket",
+                lambda: connect_websocket(nursery, "h", 1, "/", use_ssl=False, **wrong),
+            ),
+            ("connect_websocket_url", lambda: connect_websocket_url(nursery, "ws://h", **wrong)),
+            ("wrap_client_stream", lambda: wrap_client_stream(nursery, stream, "h", "/", **wrong)),
+            ("wrap_server_stream", lambda: wrap_server_stream(nursery, stream, **wrong)),
+            ("serve_websocket", lambda: serve_websocket(handler, "::1", 0, None, **wrong)),
+            ("WebSocketServer", lambda: WebSocketServer(handler, [], **wrong)),
+            (
+                "WebSocketConnection",
+                lambda: WebSocketConnection(
+                    stream, wsproto.WSConnection(wsproto.ConnectionType.CLIENT), **wrong
+                ),
+            ),
+        ]
+        for name, call in calls:
+            text = rf"^{name}\(\) got an unexpected keyword argument 'max_conections'"
+            with pytest.raises(TypeError, match=text) as caught:
+                result = call()
+                await result
+            is_known = name in ("serve_websocket", "WebSocketServer")
+            assert ("did you mean 'max_connections'?" in str(caught.value)) is is_known
+
+
+# Signatures
+
+
+@takes_options
+def opens(url: str, *, port: int = 80, **options: Unpack[OptionKeywords]) -> object:
+    return options
+
+
+@takes_options
+def wraps(message_queue_size: float = 7, **options: Unpack[NewerOptionKeywords]) -> None: ...
+
+
+def test_a_signature_shows_every_option_with_its_default() -> None:
+    parameters = inspect.signature(opens).parameters
+    assert list(parameters) == ["url", "port", *NAMES]
+    for field in dataclasses.fields(Options):
+        assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameters[field.name].default == field.default
+        assert parameters[field.name].annotation == field.type
+
+
+def test_a_signature_keeps_an_option_that_it_names_itself() -> None:
+    parameters = inspect.signature(wraps).parameters
+    assert list(parameters) == ["message_queue_size", *NAMES[1:]]
+    assert parameters["message_queue_size"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert parameters["message_queue_size"].default == 7
+
+
+def test_a_function_that_takes_options_is_called_as_before() -> None:
+    assert opens("ws://host", max_fragments=3) == {"max_fragments": 3}

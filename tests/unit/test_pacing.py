@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import trio
+
+from trio_websocket._io.pacing import TURN, Pacer
+
+
+async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nursery) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(other)
+    pacer = Pacer()
+    for _ in range(10 * (TURN + 1)):
+        await pacer.checkpoint()
+    assert 9 <= turns <= 11
+
+
+async def test_every_checkpoint_raises_if_cancelled() -> None:
+    pacer = Pacer()
+    for _ in range(2 * TURN):
+        with trio.CancelScope() as scope:
+            await pacer.checkpoint()
+            scope.cancel()
+            await pacer.checkpoint()
+        assert scope.cancelled_caught

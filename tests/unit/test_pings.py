@@ -1,0 +1,324 @@
+"""Pings that wait for their Pongs: which Pong answers which, what is forgotten, who waits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.peer import PING, Call, open_client
+from trio_websocket._connection.pings import PingInFlight, Pings
+
+
+def sent(*payloads: bytes, limit: float = math.inf) -> tuple[Pings, list[PingInFlight]]:
+    """Pings with these payloads, sent in this order."""
+    pings = Pings(limit)
+    return pings, [pings.add(payload) for payload in payloads]
+
+
+def over(flights: list[PingInFlight]) -> list[bool]:
+    return [ping.is_over.is_set for ping in flights]
+
+
+# -- one
+
+
+async def test_a_ping_in_flight_is_not_over() -> None:
+    _, (ping,) = sent(b"1")
+    assert ping.round_trip is None
+    assert not ping.is_over.is_set
+
+
+async def test_its_pong_tells_the_round_trip(autojump_clock: MockClock) -> None:
+    pings, (ping,) = sent(b"1")
+    await trio.sleep(0.25)
+    pings.answer(b"1")
+    assert ping.is_over.is_set
+    assert ping.round_trip == pytest.approx(0.25)
+
+
+async def test_an_answer_returns_the_round_trip(autojump_clock: MockClock) -> None:
+    ping = PingInFlight()
+    await trio.sleep(0.5)
+    assert ping.answer() == ping.round_trip == pytest.approx(0.5)
+    assert ping.is_over.is_set
+
+
+async def test_a_pong_wakes_who_waits_for_it(nursery: trio.Nursery) -> None:
+    pings, flights = sent(b"1")
+    calls = [Call(nursery, ping.is_over.wait) for ping in flights * 2]
+    await wait_all_tasks_blocked()
+    assert not any(call.is_over for call in calls)
+    pings.answer(b"1")
+    for call in calls:
+        await call.result()
+
+
+# -- which Pong answers which
+
+
+async def test_a_pong_answers_the_pings_before_its_own_as_well(autojump_clock: MockClock) -> None:
+    pings = Pings(math.inf)
+    flights = []
+    for payload in (b"1", b"2", b"3"):
+        flights.append(pings.add(payload))
+        await trio.sleep(1)
+    pings.answer(b"2")
+    assert over(flights) == [True, True, False]
+    assert [ping.round_trip for ping in flights] == [pytest.approx(3), pytest.approx(2), None]
+    pings.answer(b"3")
+    assert over(flights) == [True, True, True]
+
+
+async def test_a_pong_that_nobody_asked_for_answers_nothing() -> None:
+    pings, flights = sent(b"1", b"2")
+    pings.answer(b"3")
+    pings.answer(b"")
+    assert over(flights) == [False, False]
+    assert pings.latency is None
+
+
+async def test_a_pong_counts_once(autojump_clock: MockClock) -> None:
+    pings, _ = sent(b"1", b"2")
+    await trio.sleep(1)
+    pings.answer(b"1")
+    await trio.sleep(1)
+    pings.answer(b"1")
+    assert pings.latency == pytest.approx(1)
+    assert pings.count == 1
+
+
+async def test_a_payload_may_be_used_again_once_it_was_answered() -> None:
+    pings, (first,) = sent(b"1")
+    pings.answer(b"1")
+    pings.check_unused(b"1")
+    second = pings.add(b"1")
+    assert over([first, second]) == [True, False]
+    pings.answer(b"1")
+    assert second.is_over.is_set
+
+
+async def test_a_payload_that_is_under_way_is_refused() -> None:
+    pings, _ = sent(b"1", b"2")
+    pings.check_unused(b"3")
+    for payload in (b"1", b"2"):
+        text = f"^a ping with payload {payload!r} is already waiting for its Pong$"
+        with pytest.raises(ValueError, match=text):
+            pings.check_unused(payload)
+
+
+# -- latency, count, whether a Pong is of use
+
+
+async def test_the_latency_is_that_of_the_latest_ping_that_was_answered(
+    autojump_clock: MockClock,
+) -> None:
+    pings, _ = sent(b"1")
+    assert pings.latency is None
+    await trio.sleep(1)
+    pings.add(b"2")
+    await trio.sleep(2)
+    pings.answer(b"2")
+    assert pings.latency == pytest.approx(2)
+    pings.add(b"3")
+    assert pings.latency == pytest.approx(2)
+
+
+async def test_the_pong_of_one_that_was_given_up_tells_the_latency_of_those_before_it(
+    autojump_clock: MockClock,
+) -> None:
+    pings, _ = sent(b"1")
+    await trio.sleep(1)
+    pings.forget(b"2", pings.add(b"2"))
+    await trio.sleep(1)
+    pings.answer(b"2")
+    assert pings.latency == pytest.approx(2)
+
+
+async def test_a_pong_is_of_use_while_a_ping_waits_for_it() -> None:
+    pings, (first, second) = sent(b"1", b"2")
+    assert (bool(pings), pings.count) == (True, 2)
+    pings.forget(b"2", second)
+    assert (bool(pings), pings.count) == (True, 1)  # the Pong of the second answers the first
+    pings.forget(b"1", first)
+    assert (bool(pings), pings.count) == (False, 0)
+
+
+async def test_there_is_none_at_first() -> None:
+    pings = Pings(math.inf)
+    assert (bool(pings), pings.count, pings.is_full) == (False, 0, False)
+
+
+# -- what is forgotten
+
+
+async def test_one_that_was_given_up_is_not_answered() -> None:
+    for payload in (b"1", b"2"):
+        pings, flights = sent(b"1", b"2")
+        given_up = flights[int(payload) - 1]
+        pings.forget(payload, given_up)
+        pings.answer(b"2")
+        assert given_up.round_trip is None
+        assert not given_up.is_over.is_set
+
+
+async def test_the_pong_of_one_that_was_given_up_answers_those_before_it() -> None:
+    pings, (first, second) = sent(b"1", b"2")
+    pings.forget(b"2", second)
+    pings.answer(b"2")
+    assert over([first, second]) == [True, False]
+    assert not pings
+
+
+async def test_a_payload_that_was_given_up_may_be_used_again() -> None:
+    for number, payload in enumerate((b"1", b"2")):
+        pings, flights = sent(b"1", b"2")
+        pings.forget(payload, flights[number])
+        pings.check_unused(payload)
+        again = pings.add(payload)
+        pings.answer(payload)
+        assert over([*flights, again]) == [number == 1, number == 0, True]
+
+
+async def test_a_ping_after_one_that_was_given_up_answers_those_before_both() -> None:
+    pings, (first, second) = sent(b"1", b"2")
+    pings.forget(b"2", second)
+    third = pings.add(b"3")
+    pings.answer(b"2")  # late, and of no use
+    assert over([first, third]) == [False, False]
+    pings.answer(b"3")
+    assert over([first, third]) == [True, True]
+
+
+async def test_forgetting_one_that_is_over_leaves_another_with_its_payload() -> None:
+    pings, (first,) = sent(b"1")
+    pings.answer(b"1")
+    second = pings.add(b"1")
+    pings.forget(b"1", first)
+    assert pings.count == 1
+    pings.answer(b"1")
+    assert second.is_over.is_set
+
+
+async def test_forgetting_one_that_is_over_does_nothing() -> None:
+    pings, (ping,) = sent(b"1")
+    pings.answer(b"1")
+    pings.forget(b"1", ping)
+    assert not pings
+    assert ping.round_trip is not None
+
+
+@pytest.mark.parametrize(
+    "order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+)
+async def test_nothing_is_left_of_pings_that_were_given_up(order: tuple[int, ...]) -> None:
+    payloads = (b"1", b"2", b"3")
+    pings, flights = sent(*payloads, limit=3)
+    for number in order:
+        pings.forget(payloads[number], flights[number])
+    assert (bool(pings), pings.count, pings.is_full) == (False, 0, False)
+
+
+async def test_an_answer_leaves_nothing_of_one_that_was_given_up_behind_it() -> None:
+    pings, (_, second) = sent(b"1", b"2")
+    pings.forget(b"2", second)
+    pings.answer(b"1")
+    assert not pings
+
+
+# -- the limit, and who waits
+
+
+async def test_there_are_no_more_than_the_limit() -> None:
+    pings, _ = sent(b"1", limit=2)
+    assert not pings.is_full
+    pings.add(b"2")
+    assert pings.is_full
+    pings.answer(b"1")
+    assert not pings.is_full
+
+
+async def test_without_a_limit_there_is_always_room() -> None:
+    pings, _ = sent(*(b"%d" % number for number in range(2000)))
+    assert pings.count == 2000
+    assert not pings.is_full
+
+
+async def test_one_that_was_given_up_makes_room() -> None:
+    for number in (0, 1):
+        pings, flights = sent(b"1", b"2", b"3", limit=3)
+        assert pings.is_full
+        pings.forget(b"%d" % (number + 1), flights[number])
+        assert not pings.is_full
+
+
+@pytest.mark.parametrize("how", ["answer", "forget", "end"])
+async def test_all_who_wait_for_a_change_hear_of_it(nursery: trio.Nursery, how: str) -> None:
+    pings, (ping,) = sent(b"1")
+    calls = [Call(nursery, pings.wait_changed) for _ in range(2)]
+    await wait_all_tasks_blocked()
+    assert not any(call.is_over for call in calls)
+    if how == "answer":
+        pings.answer(b"1")
+    elif how == "forget":
+        pings.forget(b"1", ping)
+    else:
+        pings.end()
+    for call in calls:
+        await call.result()
+
+
+async def test_one_that_waits_and_is_of_no_use_leaves_its_room_to_another(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery, max_unanswered_pings=2)
+    calls = []
+    for payload in (b"1", b"2", b"3", b"3", b"4"):
+        calls.append(Call(nursery, client.ping, payload))
+        await wait_all_tasks_blocked()
+    for call in calls[:2]:
+        await call.cancel()
+        await wait_all_tasks_blocked()
+    # In which order they wake is not said; of the two with one payload, one is of no use.
+    assert {await peer.expect(PING) for _ in range(4)} == {b"1", b"2", b"3", b"4"}
+
+
+async def test_a_pong_that_nobody_asked_for_is_no_change(nursery: trio.Nursery) -> None:
+    pings, (ping,) = sent(b"1")
+    call = Call(nursery, pings.wait_changed)
+    await wait_all_tasks_blocked()
+    pings.answer(b"2")
+    pings.forget(b"2", ping)
+    await wait_all_tasks_blocked()
+    assert not call.is_over
+
+
+async def test_who_is_cancelled_while_it_waits_for_a_change_has_changed_nothing() -> None:
+    pings, (ping,) = sent(b"1")
+    with trio.move_on_after(0) as scope:
+        await pings.wait_changed()
+    assert scope.cancelled_caught
+    assert pings.count == 1
+    pings.answer(b"1")
+    assert ping.is_over.is_set
+
+
+# -- the end
+
+
+async def test_at_the_end_all_are_over_without_a_round_trip() -> None:
+    pings, flights = sent(b"1", b"2", b"3")
+    pings.forget(b"3", flights[2])
+    pings.end()
+    assert over(flights) == [True, True, False]
+    assert [ping.round_trip for ping in flights] == [None, None, None]
+    assert pings.latency is None
+
+
+async def test_what_is_over_at_the_end_can_be_forgotten() -> None:
+    pings, (ping,) = sent(b"1")
+    pings.end()
+    pings.forget(b"1", ping)
+    assert not pings

@@ -1,0 +1,1362 @@
+"""The open connection: frames in, events out, and frames out.
+
+The encoder is independent of the library and of wsproto. What the library makes of the frames is
+compared with what wsproto alone makes of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Tuple, Union
+
+import pytest
+from hypothesis import example, given, settings, strategies as st
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.utilities import RemoteProtocolError
+
+from tests.support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from trio_websocket import CloseReason, ConnectionClosed
+from trio_websocket._sansio.frames import LARGE
+from trio_websocket._sansio.options import Options
+from trio_websocket._sansio.protocol import ENDED, NEED_DATA, PROGRESS, Piece, Protocol, Signal
+
+KEY = b"\x01\x82\x00\xff"
+
+CLIENT, SERVER = ConnectionType.CLIENT, ConnectionType.SERVER
+both_sides = pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
+both_paths = pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
+
+#: A message, or what was a control frame: ("ping", payload) or ("pong", payload).
+Event = Union[str, bytes, Tuple[str, bytes]]
+
+
+def close_payload(code: int, reason: bytes = b"") -> bytes:
+    return struct.pack("!H", code) + reason
+
+
+def close_frame(code: int, reason: bytes = b"", key: bytes | None = None) -> bytes:
+    return frame(CLOSE, close_payload(code, reason), key=key)
+
+
+def key_to(side: ConnectionType) -> bytes | None:
+    """What frames to this side are masked with."""
+    return KEY if side is SERVER else None
+
+
+def open_protocol(side: ConnectionType, *, fast: bool = True, **options: Any) -> Protocol:
+    return Protocol(side, Options(**options), fast=fast)
+
+
+def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Signal]:
+    """Every event but `PROGRESS`; the last one is `NEED_DATA` or `ENDED`.
+
+    :param several: How many messages are asked for before each event.
+    """
+    while True:
+        if several:
+            yield from protocol.messages(several)
+        event = protocol.next_event()
+        if isinstance(event, Ping):
+            yield "ping", bytes(event.payload)
+        elif isinstance(event, Pong):
+            yield "pong", bytes(event.payload)
+        elif event is not PROGRESS:
+            assert not isinstance(event, Piece)
+            yield event
+        if event in (NEED_DATA, ENDED):
+            return
+
+
+def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event | Signal]:
+    """What comes of the bytes. `NEED_DATA` is left out but for the last."""
+    events: list[Event | Signal] = [NEED_DATA]
+    for chunk in chunks:
+        protocol.receive_data(chunk)
+        events[-1:] = events_of(protocol, several=several)
+    return events
+
+
+def parsed(data: bytes, side: ConnectionType) -> list[Any]:
+    """The events that wsproto makes of what was sent to a side."""
+    peer = Connection(side)
+    peer.receive_data(data)
+    return list(peer.events())
+
+
+def peer_of(side: ConnectionType) -> ConnectionType:
+    return CLIENT if side is SERVER else SERVER
+
+
+def sent_close(data: bytes, side: ConnectionType) -> tuple[int, str | None]:
+    """What the Close frame says that a side sent."""
+    (event,) = parsed(data, peer_of(side))
+    assert isinstance(event, CloseConnection)
+    return int(event.code), event.reason
+
+
+# Receiving messages
+
+
+@both_sides
+@both_paths
+@pytest.mark.parametrize(
+    ("opcode", "payload", "message"),
+    [
+        (TEXT, b"", ""),
+        (TEXT, b"hello", "hello"),
+        (TEXT, "grüß 🙂".encode(), "grüß 🙂"),
+        (TEXT, b"\0", "\0"),
+        (BINARY, b"", b""),
+        (BINARY, b"\x00\xff", b"\x00\xff"),
+        (BINARY, b"x" * 125, b"x" * 125),
+        (BINARY, b"x" * 126, b"x" * 126),
+        (BINARY, b"x" * 1023, b"x" * 1023),
+        (BINARY, b"x" * 1024, b"x" * 1024),
+        (BINARY, b"x" * 65535, b"x" * 65535),
+        (BINARY, b"x" * 65536, b"x" * 65536),
+    ],
+    ids=lambda value: f"{value!r:.12}",
+)
+def test_a_frame_becomes_a_message(
+    side: ConnectionType, fast: bool, opcode: int, payload: bytes, message: str | bytes
+) -> None:
+    protocol = open_protocol(side, fast=fast)
+    event, last = received(protocol, frame(opcode, payload, key=key_to(side)))
+    assert (event, type(event), last) == (message, type(message), NEED_DATA)
+
+
+@both_sides
+@both_paths
+def test_frames_of_a_message_are_joined(side: ConnectionType, fast: bool) -> None:
+    key = key_to(side)
+    data = (
+        frame(TEXT, b"gr\xc3", fin=False, key=key)
+        + frame(CONTINUATION, b"", fin=False, key=key)
+        + frame(CONTINUATION, b"\xbc\xc3\x9f", key=key)
+    )
+    assert received(open_protocol(side, fast=fast), data) == ["grüß", NEED_DATA]
+
+
+@both_paths
+def test_a_message_is_the_same_after_another_of_fragments(fast: bool) -> None:
+    data = b"".join(
+        frame(opcode, text, fin=False) + frame(CONTINUATION, text)
+        for opcode, text in [(BINARY, b"a"), (TEXT, b"b"), (BINARY, b"c"), (TEXT, b"d")]
+    )
+    events = received(open_protocol(CLIENT, fast=fast), data)
+    assert events == [b"aa", "bb", b"cc", "dd", NEED_DATA]
+
+
+@both_sides
+@both_paths
+def test_control_frames_come_between_the_frames_of_a_message(
+    side: ConnectionType, fast: bool
+) -> None:
+    key = key_to(side)
+    data = (
+        frame(BINARY, b"a", fin=False, key=key)
+        + frame(PING, b"1", key=key)
+        + frame(PONG, b"2" * 125, key=key)
+        + frame(CONTINUATION, b"b", key=key)
+    )
+    assert received(open_protocol(side, fast=fast), data) == [
+        ("ping", b"1"),
+        ("pong", b"2" * 125),
+        b"ab",
+        NEED_DATA,
+    ]
+
+
+def test_a_part_of_a_message_is_progress() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_data(frame(TEXT, b"a", fin=False))
+    assert [protocol.next_event(), protocol.next_event()] == [PROGRESS, NEED_DATA]
+
+
+def test_messages_are_decoded_one_at_a_time() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b"))
+    assert protocol.next_event() == "a"
+    assert protocol.undecoded == len(frame(TEXT, b"b"))
+    assert protocol.next_event() == "b"
+    assert protocol.undecoded == 0
+
+
+def test_data_may_come_before_what_was_there_is_decoded() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b")[:1])
+    protocol.receive_data(frame(TEXT, b"b")[1:])
+    assert list(events_of(protocol)) == ["a", "b", NEED_DATA]
+
+
+@pytest.fixture
+def _unfed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wsproto gets no bytes."""
+
+    def receive_data(connection: Connection, data: bytes | None) -> None:  # its signature
+        assert not data, f"{data!r} did not take the fast path"
+
+    monkeypatch.setattr(Connection, "receive_data", receive_data)
+
+
+@pytest.mark.usefixtures("_unfed")
+@both_sides
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 255, 256, 65535, 65536])
+def test_a_whole_frame_takes_the_fast_path(side: ConnectionType, opcode: int, size: int) -> None:
+    protocol = open_protocol(side, max_message_size=size)
+    data = frame(opcode, b"x" * size, key=key_to(side))
+    message = "x" * size if opcode == TEXT else b"x" * size
+    assert received(protocol, data + data[:1]) == [message, NEED_DATA]
+    assert received(protocol, data[1:] + data) == [message, message, NEED_DATA]
+
+
+@pytest.mark.usefixtures("_unfed")
+@pytest.mark.parametrize(
+    "data", [frame(TEXT, b"x"), frame(TEXT, b"x", fin=False), frame(PING)], ids=lambda data: data
+)
+def test_the_slow_path_is_that_of_wsproto(data: bytes) -> None:
+    protocol = open_protocol(CLIENT, fast=False)
+    protocol.receive_data(data)
+    with pytest.raises(AssertionError, match="did not take the fast path"):
+        protocol.next_event()
+
+
+# Errors of the peer
+
+GOOD = "x" * 10
+BAD_FRAMES = [
+    (frame(0x3, b"x"), 1002),
+    (frame(0x7), 1002),
+    (frame(0xB, b"x"), 1002),
+    (frame(0xF), 1002),
+    (frame(TEXT, b"x", rsv=1), 1002),
+    (frame(TEXT, b"x", rsv=2), 1002),
+    (frame(BINARY, b"x", rsv=4), 1002),
+    (frame(PING, rsv=4), 1002),
+    (frame(PING, fin=False), 1002),
+    (frame(PING, b"x" * 126), 1002),
+    (frame(PONG, b"x" * 65536), 1002),
+    (frame(CLOSE, b"\x03\xe8" + b"x" * 124), 1002),
+    (frame(TEXT, b"x", width=2), 1002),
+    (frame(TEXT, b"x", width=8), 1002),
+    (frame(BINARY, b"", length=2**63), 1002),
+    (frame(CONTINUATION, b"x"), 1002),
+    (frame(CONTINUATION, b"x", fin=False), 1002),
+    (frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002),
+    (frame(TEXT, b"\xff"), 1007),
+    (frame(TEXT, b"\xc3"), 1007),
+    (frame(TEXT, b"\xed\xa0\x80"), 1007),
+    (frame(TEXT, b"a\xff", fin=False), 1007),
+    (frame(TEXT, b"\xc3", fin=False) + frame(CONTINUATION, b"x"), 1007),
+    (frame(CLOSE, b"\x03"), 1002),
+    (close_frame(0), 1002),
+    (close_frame(999), 1002),
+    (close_frame(1004), 1002),
+    (close_frame(1005), 1002),
+    (close_frame(1006), 1002),
+    (close_frame(1015), 1002),
+    (close_frame(1016), 1002),
+    (close_frame(2999), 1002),
+    (close_frame(5000), 1002),
+    (close_frame(1000, b"\xff"), 1007),
+    (close_frame(1014, b"\xff"), 1007),
+]
+
+
+@both_paths
+@pytest.mark.parametrize(("data", "code"), BAD_FRAMES, ids=lambda value: f"{value!r:.30}")
+def test_a_bad_frame_fails_the_connection(fast: bool, data: bytes, code: int) -> None:
+    protocol = open_protocol(CLIENT, fast=fast)
+    events = received(protocol, frame(TEXT, b"before") + data + frame(TEXT, b"after"))
+    assert events == ["before", ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == code
+
+
+@both_paths
+@pytest.mark.parametrize(
+    ("side", "key"), [(SERVER, None), (CLIENT, KEY)], ids=["unmasked", "masked"]
+)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, PING, CLOSE])
+def test_a_frame_that_is_masked_wrongly_fails_the_connection(
+    side: ConnectionType, key: bytes | None, opcode: int, fast: bool
+) -> None:
+    protocol = open_protocol(side, fast=fast)
+    assert received(protocol, frame(opcode, close_payload(1000, b"abcd"), key=key)) == [ENDED]
+    assert sent_close(protocol.take_farewell(), side)[0] == 1002
+
+
+@both_paths
+@pytest.mark.parametrize(
+    ("side", "data"),
+    [
+        (CLIENT, frame(0x3, length=5)),
+        (CLIENT, frame(0xB, length=5)),
+        (CLIENT, frame(TEXT, length=5, rsv=1)),
+        (CLIENT, frame(TEXT, length=5, key=KEY)),
+        (CLIENT, frame(PING, length=5, rsv=4)),
+        (CLIENT, frame(PING, length=5, fin=False)),
+        (CLIENT, frame(PING, length=126)),
+        (CLIENT, frame(CLOSE, length=65536)),
+        (CLIENT, frame(PING, length=5, key=KEY)),
+        (SERVER, frame(TEXT, length=5)),
+        (SERVER, frame(PING, length=5)),
+    ],
+    ids=lambda value: f"{value!r:.30}",
+)
+def test_a_frame_that_begins_wrong_is_refused_by_its_first_two_bytes(
+    side: ConnectionType, data: bytes, fast: bool
+) -> None:
+    protocol = open_protocol(side, fast=fast)
+    assert received(protocol, data[:1]) == [NEED_DATA]
+    assert received(protocol, data[1:2]) == [ENDED]
+    assert sent_close(protocol.take_farewell(), side)[0] == 1002
+
+
+@both_paths
+@pytest.mark.parametrize(
+    ("side", "data"),
+    [
+        (SERVER, frame(BINARY, bytes(LARGE))),
+        (CLIENT, frame(BINARY, bytes(LARGE), key=KEY)),
+        (CLIENT, frame(BINARY, bytes(LARGE), width=8)),
+    ],
+    ids=["unmasked", "masked", "wide"],
+)
+def test_a_large_frame_that_begins_wrong_and_comes_in_parts_is_refused(
+    side: ConnectionType, data: bytes, fast: bool
+) -> None:
+    protocol = open_protocol(side, fast=fast)
+    assert received(protocol, data[:LARGE], data[LARGE:])[-1] is ENDED
+    assert sent_close(protocol.take_farewell(), side)[0] == 1002
+
+
+@both_paths
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, CONTINUATION, PING])
+def test_an_empty_frame_that_lacks_its_mask_fails_the_connection(opcode: int, fast: bool) -> None:
+    protocol = open_protocol(SERVER, fast=fast)
+    assert received(protocol, frame(opcode) + bytes(200)) == [ENDED]
+    assert sent_close(protocol.take_farewell(), SERVER)[0] == 1002
+
+
+def test_a_failed_connection_tells_why() -> None:
+    protocol = open_protocol(CLIENT)
+    received(protocol, frame(TEXT, b"\xff"))
+    assert isinstance(protocol.error, RemoteProtocolError)
+    assert "invalid start byte" in str(protocol.error)
+    assert protocol.sent == CloseReason(1007, str(protocol.error))
+    assert protocol.rcvd is None
+    assert protocol.reason == protocol.sent
+    assert protocol.ended
+    assert not protocol.is_open
+
+
+def test_the_close_frame_of_a_failed_connection_says_what_the_error_says() -> None:
+    protocol = open_protocol(SERVER)
+    received(protocol, frame(0x3, key=KEY))
+    assert sent_close(protocol.take_farewell(), SERVER) == (1002, str(protocol.error))
+
+
+def test_invalid_text_is_refused_before_its_frame_is_whole() -> None:
+    protocol = open_protocol(CLIENT)
+    assert received(protocol, frame(TEXT, b"\xff" + b"x" * 1000)[:5]) == [ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1007
+
+
+def test_nothing_is_decoded_after_the_end() -> None:
+    protocol = open_protocol(CLIENT)
+    received(protocol, frame(0x3))
+    assert received(protocol, frame(TEXT, b"late")) == [ENDED]
+
+
+# Limits
+
+
+@both_sides
+@both_paths
+def test_a_message_of_the_size_allowed_is_taken(side: ConnectionType, fast: bool) -> None:
+    protocol = open_protocol(side, fast=fast, max_message_size=10)
+    data = frame(TEXT, b"x" * 10, key=key_to(side))
+    assert received(protocol, data) == ["x" * 10, NEED_DATA]
+
+
+@both_sides
+@both_paths
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("length", [11, 200, 70000, 2**62])
+def test_a_message_over_the_size_is_refused_by_its_head(
+    side: ConnectionType, fast: bool, opcode: int, length: int
+) -> None:
+    protocol = open_protocol(side, fast=fast, max_message_size=10)
+    head = frame(opcode, length=length, key=key_to(side))
+    if side is SERVER:
+        head = head[:-4]  # the mask says nothing about the size
+    assert received(protocol, head[:-1]) == [NEED_DATA]
+    assert received(protocol, head[-1:]) == [ENDED]
+    assert sent_close(protocol.take_farewell(), side) == (
+        1009,
+        f"message of {length} bytes exceeds max_message_size=10",
+    )
+
+
+@both_paths
+def test_the_size_of_a_message_is_that_of_its_frames_together(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
+    first = frame(TEXT, b"x" * 6, fin=False)
+    assert received(protocol, first) == [NEED_DATA]
+    assert received(protocol, frame(CONTINUATION, length=5)) == [ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009
+
+
+@both_paths
+def test_every_message_may_have_the_size_allowed(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
+    message = frame(TEXT, b"x" * 6, fin=False) + frame(CONTINUATION, b"x" * 4)
+    assert received(protocol, message * 3) == ["x" * 10] * 3 + [NEED_DATA]
+
+
+@both_paths
+def test_size_is_counted_in_bytes(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
+    assert received(protocol, frame(TEXT, ("ä" * 6).encode())) == [ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009
+
+
+@both_paths
+def test_an_empty_message_is_within_any_size(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast, max_message_size=0)
+    assert received(protocol, frame(TEXT), frame(BINARY, b"x")) == ["", ENDED]
+
+
+def test_control_frames_do_not_count_as_size() -> None:
+    protocol = open_protocol(CLIENT, max_message_size=0, max_fragments=1)
+    assert received(protocol, frame(PING, b"x" * 125) * 3)[-1] is NEED_DATA
+
+
+@pytest.mark.parametrize("width", [2, 8])
+def test_a_length_that_is_written_too_long_counts_for_more_than_the_limit(width: int) -> None:
+    protocol = open_protocol(CLIENT, max_message_size=10)
+    assert received(protocol, frame(BINARY, length=100, width=width)) == [ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
+    assert "limit" not in str(protocol.error)
+
+
+@pytest.mark.parametrize("last", [b"", b"x"])
+def test_a_message_of_more_frames_than_allowed_is_refused(last: bytes) -> None:
+    protocol = open_protocol(CLIENT, max_fragments=3, max_message_size=10)
+    allowed = frame(TEXT, b"x" * 9, fin=False) + frame(CONTINUATION, fin=False) * 2
+    assert received(protocol, allowed) == [NEED_DATA]
+    assert received(protocol, frame(CONTINUATION, last)) == [ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT) == (
+        1009,
+        "message exceeds max_fragments=3",
+    )
+
+
+@both_paths
+def test_every_message_may_have_the_frames_allowed(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast, max_fragments=3)
+    message = frame(TEXT, b"a", fin=False) + frame(CONTINUATION, fin=False) + frame(CONTINUATION)
+    assert received(protocol, message * 3) == ["a"] * 3 + [NEED_DATA]
+
+
+@both_paths
+def test_where_no_frame_is_allowed_no_message_is(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast, max_fragments=0)
+    assert received(protocol, frame(TEXT, b"x")) == [ENDED]
+
+
+def test_of_200_000_empty_frames_no_more_are_taken_than_allowed() -> None:
+    protocol = open_protocol(CLIENT, max_fragments=1000)
+    protocol.receive_data(frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * 200_000)
+    taken = 0
+    while protocol.next_event() is PROGRESS:
+        taken += 1
+    assert taken == 1000
+    assert protocol.ended
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009
+
+
+def test_without_limits_everything_is_taken() -> None:
+    protocol = open_protocol(CLIENT, max_message_size=math.inf, max_fragments=math.inf)
+    assert received(protocol, frame(BINARY, bytes(2**21))) == [bytes(2**21), NEED_DATA]
+
+
+@both_paths
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(0x3, length=1000),
+        frame(TEXT, length=1000, rsv=1),
+        frame(PING, length=126),
+        frame(PING, length=1000),
+        frame(TEXT, length=1000, key=KEY),
+        frame(TEXT, length=2**63),
+        frame(CONTINUATION, b"x" * 20),  # of no message
+        frame(TEXT, b"x" * 6, fin=False) + frame(TEXT, b"x" * 6),  # another message
+    ],
+)
+def test_what_is_wrong_with_a_frame_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
+    protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
+    assert received(protocol, data) == [ENDED]
+    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
+
+
+def test_two_oversize_messages_in_one_segment_are_refused_once() -> None:
+    protocol = open_protocol(SERVER, max_message_size=10)
+    assert received(protocol, frame(BINARY, bytes(11), key=KEY) * 2) == [ENDED]
+    assert sent_close(protocol.take_farewell(), SERVER)[0] == 1009
+    assert protocol.take_farewell() == b""
+    assert protocol.next_event() is ENDED
+
+
+def test_what_precedes_an_oversize_message_is_delivered() -> None:
+    protocol = open_protocol(CLIENT, max_message_size=10)
+    data = frame(TEXT, b"first") + frame(PING, b"1") + frame(BINARY, bytes(11))
+    assert received(protocol, data) == ["first", ("ping", b"1"), ENDED]
+
+
+# Closing
+
+
+def test_a_new_connection_is_open() -> None:
+    protocol = open_protocol(CLIENT)
+    assert protocol.is_open
+    assert not protocol.ended
+    assert protocol.reason is None
+    assert protocol.take_farewell() == b""
+
+
+VALID_CODES = [1000, 1001, 1003, 1007, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
+
+
+@both_sides
+@pytest.mark.parametrize("code", VALID_CODES)
+def test_a_close_from_the_peer_is_answered_with_the_same(side: ConnectionType, code: int) -> None:
+    protocol = open_protocol(side)
+    data = close_frame(code, "grüß".encode(), key=key_to(side))
+    assert received(protocol, data + frame(PING, key=key_to(side))) == [ENDED]
+    assert protocol.rcvd == protocol.sent == protocol.reason == CloseReason(code, "grüß")
+    assert protocol.error is None
+    assert protocol.ended
+    assert not protocol.is_open
+    farewell = protocol.take_farewell()
+    if side is SERVER:
+        assert farewell == close_frame(code, "grüß".encode())
+    else:
+        assert farewell[:2] == bytes([0x88, 0x80 | 2 + len("grüß".encode())])
+
+
+@both_sides
+def test_a_close_without_a_code_is_answered_without_one(side: ConnectionType) -> None:
+    protocol = open_protocol(side)
+    assert received(protocol, frame(CLOSE, key=key_to(side))) == [ENDED]
+    assert protocol.rcvd == protocol.sent == CloseReason(1005, None)
+    assert sent_close(protocol.take_farewell(), side) == (1005, "")
+
+
+def test_a_close_without_a_text_has_none() -> None:
+    protocol = open_protocol(CLIENT)
+    received(protocol, close_frame(1000))
+    assert protocol.rcvd == CloseReason(1000, None)
+
+
+@both_sides
+@both_paths
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 5])
+def test_code_1014_is_taken(side: ConnectionType, fast: bool, cut: int) -> None:
+    protocol = open_protocol(side, fast=fast)
+    data = close_frame(1014, b"upstream", key=key_to(side))
+    assert received(protocol, data[:cut], data[cut:]) == [ENDED]
+    assert protocol.rcvd == CloseReason(1014, "upstream")
+
+
+def test_the_bytes_of_code_1014_are_any_bytes_elsewhere() -> None:
+    protocol = open_protocol(CLIENT)
+    code = close_payload(1014)
+    data = frame(BINARY, code) + frame(PING, code) + close_frame(1014, b"in it: \x03")
+    assert received(protocol, data) == [code, ("ping", code), ENDED]
+    assert protocol.rcvd == CloseReason(1014, "in it: \x03")
+
+
+def test_code_1014_comes_in_answer_to_a_close() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.close(1000, None)
+    assert received(protocol, close_frame(1014)) == [ENDED]
+    assert protocol.rcvd == CloseReason(1014, None)
+
+
+@both_sides
+@pytest.mark.parametrize(
+    ("code", "reason", "said"),
+    [
+        (1000, None, (1000, "")),
+        (4001, "out of credit", (4001, "out of credit")),
+        (1011, "grüß", (1011, "grüß")),
+        (1005, None, (1005, "")),
+    ],
+)
+def test_our_close_says_code_and_text(
+    side: ConnectionType, code: int, reason: str | None, said: tuple[int, str]
+) -> None:
+    protocol = open_protocol(side)
+    assert sent_close(protocol.close(code, reason), side) == said
+    assert protocol.sent == protocol.reason == CloseReason(code, reason)
+    assert protocol.rcvd is None
+    assert not protocol.is_open
+    assert not protocol.ended
+
+
+def test_code_1014_may_be_sent() -> None:
+    assert open_protocol(SERVER).close(1014, "upstream") == close_frame(1014, b"upstream")
+
+
+def test_the_peers_answer_ends_the_connection_that_we_close() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.close(4001, "bye")
+    assert received(protocol, close_frame(4001, b"bye")) == [ENDED]
+    assert protocol.take_farewell() == b""
+    assert protocol.error is None
+
+
+def test_when_closes_cross_each_side_keeps_its_own_reason() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.close(4001, "ours")
+    assert received(protocol, close_frame(4002, b"theirs")) == [ENDED]
+    assert protocol.reason == protocol.sent == CloseReason(4001, "ours")
+    assert protocol.rcvd == CloseReason(4002, "theirs")
+    assert protocol.take_farewell() == b""
+
+
+@both_paths
+def test_after_our_close_only_pongs_are_events(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast)
+    protocol.close(1000, None)
+    data = (
+        frame(TEXT, b"late")
+        + frame(PING, b"1")
+        + frame(PONG, b"2")
+        + frame(BINARY, b"a", fin=False)
+        + frame(PING, b"3")
+        + frame(CONTINUATION, b"b")
+        + close_frame(1000)
+    )
+    assert received(protocol, data) == [("pong", b"2"), ENDED]
+
+
+def test_a_message_that_our_close_came_into_is_dropped() -> None:
+    protocol = open_protocol(CLIENT)
+    assert received(protocol, frame(TEXT, b"a", fin=False)) == [NEED_DATA]
+    protocol.close(1000, None)
+    assert received(protocol, frame(CONTINUATION, b"b") + close_frame(1000)) == [ENDED]
+    assert protocol.rcvd == CloseReason(1000, None)
+
+
+@both_paths
+def test_an_oversize_message_while_closing_is_dropped(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast, max_message_size=10, max_fragments=2)
+    protocol.close(1000, None)
+    fragments = frame(TEXT, b"x", fin=False) + frame(CONTINUATION, fin=False) * 5
+    data = frame(BINARY, bytes(2000)) + fragments + frame(CONTINUATION, bytes(200))
+    assert received(protocol, data, close_frame(1000)) == [ENDED]
+    assert protocol.rcvd == CloseReason(1000, None)
+    assert protocol.error is None
+
+
+@both_paths
+def test_a_bad_frame_while_closing_ends_the_connection(fast: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast)
+    protocol.close(1000, "bye")
+    assert received(protocol, frame(TEXT, b"\xff")) == [ENDED]
+    assert protocol.take_farewell() == b""
+    assert protocol.sent == protocol.reason == CloseReason(1000, "bye")
+    assert protocol.rcvd is None
+    assert isinstance(protocol.error, RemoteProtocolError)
+
+
+def test_the_farewell_is_given_once() -> None:
+    protocol = open_protocol(CLIENT)
+    received(protocol, close_frame(1000))
+    assert protocol.take_farewell() != b""
+    assert protocol.take_farewell() == b""
+
+
+# The end of the stream
+
+
+@pytest.mark.parametrize("data", [b"", frame(TEXT, b"abc")[:-1], frame(PING, b"abc")[:-1]])
+def test_the_end_of_the_stream_ends_the_connection(data: bytes) -> None:
+    protocol = open_protocol(CLIENT)
+    assert received(protocol, data) == [NEED_DATA]
+    protocol.receive_eof()
+    assert protocol.has_eof
+    assert protocol.next_event() is ENDED
+    assert protocol.reason == CloseReason(
+        1006, "the peer ended the connection without a Close frame"
+    )
+    assert isinstance(protocol.error, EOFError)
+    assert protocol.take_farewell() == b""
+
+
+def test_what_was_received_is_decoded_before_the_end_of_the_stream() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_data(frame(TEXT, b"last") + frame(PING, b"1"))
+    protocol.receive_eof()
+    assert not protocol.ended
+    assert list(events_of(protocol)) == ["last", ("ping", b"1"), ENDED]
+
+
+def test_a_close_before_the_end_of_the_stream_counts() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_data(close_frame(1001))
+    protocol.receive_eof()
+    assert protocol.next_event() is ENDED
+    assert protocol.error is None
+    assert protocol.reason == CloseReason(1001, None)
+
+
+def test_a_stream_that_fails_is_the_error() -> None:
+    protocol = open_protocol(CLIENT)
+    cause = ConnectionResetError(104, "Connection reset by peer")
+    protocol.receive_eof(cause)
+    assert protocol.next_event() is ENDED
+    assert protocol.error is cause
+    assert protocol.reason == CloseReason(1006, str(cause))
+
+
+def test_the_error_of_a_write_says_more_than_the_end_of_the_stream() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.write_error = BrokenPipeError("broken pipe")
+    protocol.receive_eof()
+    assert protocol.next_event() is ENDED
+    assert protocol.error is protocol.write_error
+
+
+def test_the_error_of_a_read_counts_for_more_than_that_of_a_write() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.write_error = BrokenPipeError("broken pipe")
+    cause = ConnectionResetError("reset")
+    protocol.receive_eof(cause)
+    assert protocol.next_event() is ENDED
+    assert protocol.error is cause
+
+
+def test_an_error_without_a_text_is_told_by_its_name() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_eof(ConnectionResetError())
+    protocol.next_event()
+    assert protocol.reason == CloseReason(1006, "ConnectionResetError")
+
+
+def test_the_end_of_the_stream_after_our_close_is_an_error() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.close(1000, None)
+    protocol.receive_eof()
+    assert protocol.next_event() is ENDED
+    assert isinstance(protocol.error, EOFError)
+    assert protocol.reason == CloseReason(1000, None)
+
+
+def test_a_connection_that_is_lost_has_ended_whatever_was_received() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_data(frame(TEXT, b"late"))
+    cause = ConnectionAbortedError("gone")
+    protocol.lose(cause)
+    assert protocol.next_event() is ENDED
+    assert protocol.error is cause
+    assert protocol.reason == CloseReason(1006, "gone")
+
+
+def test_a_connection_that_has_ended_can_not_be_lost() -> None:
+    protocol = open_protocol(CLIENT)
+    received(protocol, close_frame(1000))
+    protocol.lose(ConnectionAbortedError("gone"))
+    assert protocol.error is None
+
+
+def test_the_exception_of_a_closed_connection_tells_all() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.close(4001, "ours")
+    received(protocol, close_frame(4002, b"theirs"))
+    exc = protocol.closed_error()
+    assert isinstance(exc, ConnectionClosed)
+    assert exc.reason == exc.sent == CloseReason(4001, "ours")
+    assert exc.rcvd == CloseReason(4002, "theirs")
+    assert exc.__cause__ is None
+
+
+def test_the_exception_of_a_lost_connection_has_its_cause() -> None:
+    protocol = open_protocol(CLIENT)
+    cause = ConnectionAbortedError("gone")
+    protocol.lose(cause)
+    assert protocol.closed_error().__cause__ is cause
+
+
+# Sending
+
+SIZES = [0, 1, 125, 126, 1023, 1024, 65535, 65536]
+
+
+@both_sides
+@pytest.mark.parametrize("size", SIZES)
+def test_a_message_is_sent_in_one_frame(side: ConnectionType, size: int) -> None:
+    payload = bytes(range(256)) * (size // 256 + 1)
+    (event,) = parsed(open_protocol(side).message(False, payload[:size]), peer_of(side))
+    assert isinstance(event, BytesMessage)
+    assert event.message_finished
+    assert bytes(event.data) == payload[:size]
+
+
+@both_sides
+def test_text_is_sent_as_text(side: ConnectionType) -> None:
+    (event,) = parsed(open_protocol(side).message(True, "grüß".encode()), peer_of(side))
+    assert isinstance(event, TextMessage)
+    assert (event.data, event.message_finished) == ("grüß", True)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_server_sends_the_shortest_head_and_no_mask(size: int) -> None:
+    assert open_protocol(SERVER).message(False, bytes(size)) == frame(BINARY, bytes(size))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_client_sends_the_shortest_head_and_a_mask(size: int) -> None:
+    data = open_protocol(CLIENT).message(False, bytes(size))
+    head_size = len(frame(BINARY, bytes(size))) - size
+    key = data[head_size : head_size + 4]
+    assert data == frame(BINARY, bytes(size), key=key)
+
+
+def test_every_frame_of_a_client_has_a_mask_of_its_own() -> None:
+    protocol = open_protocol(CLIENT)
+    assert len({protocol.message(False, b"same") for _ in range(20)}) == 20
+
+
+@both_sides
+@pytest.mark.parametrize("payload", [b"", b"x", b"x" * 125])
+def test_a_ping_is_sent(side: ConnectionType, payload: bytes) -> None:
+    (event,) = parsed(open_protocol(side).ping(payload), peer_of(side))
+    assert isinstance(event, Ping)
+    assert bytes(event.payload) == payload
+
+
+@both_sides
+@pytest.mark.parametrize("payload", [b"", b"x", b"x" * 125])
+def test_a_pong_is_sent(side: ConnectionType, payload: bytes) -> None:
+    (event,) = parsed(open_protocol(side).pong(payload), peer_of(side))
+    assert isinstance(event, Pong)
+    assert bytes(event.payload) == payload
+
+
+# Any frames, in any pieces
+
+deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=60)
+
+
+class Outcome(NamedTuple):
+    """What became of a connection."""
+
+    events: list[Any]
+    rcvd: tuple[int, str] | None
+    #: The code that the peer was failed with.
+    verdict: int | None
+
+
+def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) -> Outcome:
+    """What the library makes of the bytes."""
+    events = received(protocol, *chunks, several=several)
+    assert (events[-1] is ENDED) == protocol.ended
+    rcvd = None
+    if protocol.rcvd is not None:
+        rcvd = protocol.rcvd.code, protocol.rcvd.reason or ""
+    said = protocol.take_farewell()
+    verdict = None
+    if protocol.error is not None:
+        verdict = -1  # we had sent a Close before, so that it can't be told
+        if said:
+            assert protocol.sent is not None
+            verdict = protocol.sent.code
+    return Outcome(events, rcvd, verdict)
+
+
+def reference(side: ConnectionType, data: bytes, *, closing: bool) -> Outcome:
+    """What wsproto makes of the bytes, fed at once, in the terms of the library."""
+    peer = Connection(side)
+    if closing:
+        peer.send(CloseConnection(code=1000))
+    peer.receive_data(data)
+    events: list[Any] = []
+    parts: list[Any] = []
+    for event in peer.events():
+        if isinstance(event, (TextMessage, BytesMessage)):
+            parts.append(event.data)
+            if event.message_finished and not closing:
+                empty: Any = "" if isinstance(event, TextMessage) else b""
+                events.append(empty.join(parts))
+            if event.message_finished:
+                parts = []
+        elif isinstance(event, Ping):
+            if not closing:
+                events.append(("ping", bytes(event.payload)))
+        elif isinstance(event, Pong):
+            events.append(("pong", bytes(event.payload)))
+        else:
+            assert isinstance(event, CloseConnection)
+            events.append(ENDED)
+            if peer.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
+                return Outcome(events, None, -1 if closing else int(event.code))
+            return Outcome(events, (int(event.code), event.reason or ""), None)
+    return Outcome([*events, NEED_DATA], None, None)
+
+
+def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
+    """The data in pieces of these sizes, again and again."""
+    chunks = []
+    at = turn = 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)]
+        chunks.append(data[at : at + size])
+        at += size
+        turn += 1
+    return chunks
+
+
+chunkings = st.lists(st.integers(1, 40), min_size=1, max_size=6)
+keys = st.binary(min_size=4, max_size=4)
+sizes = st.one_of(st.integers(0, 20), st.sampled_from([125, 126, 127]))
+payloads = st.one_of(
+    st.binary(max_size=20),
+    st.text(max_size=10).map(str.encode),
+    sizes.map(lambda size: b"x" * size),
+    sizes.map(lambda size: b"\xc3\xa4" * (size // 2)),
+)
+short_payloads = payloads.map(lambda payload: payload[:125])
+close_payloads = st.one_of(
+    st.just(b""),
+    st.binary(max_size=3),
+    st.builds(
+        close_payload,
+        st.one_of(
+            st.sampled_from([*range(998, 1017), 2999, 3000, 4999, 5000]), st.integers(0, 65535)
+        ),
+        st.text(max_size=10).map(str.encode),
+    ),
+)
+
+
+@st.composite
+def messages(draw: Any, masked: bool) -> bytes:
+    """A message, in one frame or several, with control frames between them."""
+    key = draw(keys) if masked else None
+    opcode = draw(st.sampled_from([TEXT, BINARY]))
+    whole = draw(st.text(max_size=12)).encode() if opcode == TEXT else draw(payloads)
+    cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=4)))
+    starts, ends = [0, *cuts], [*cuts, len(whole)]
+    data = b""
+    for number, (start, end) in enumerate(zip(starts, ends)):
+        if number and draw(st.booleans()):
+            data += frame(draw(st.sampled_from([PING, PONG])), draw(short_payloads), key=key)
+        first, last = number == 0, number == len(cuts)
+        data += frame(opcode if first else CONTINUATION, whole[start:end], fin=last, key=key)
+    return data
+
+
+def is_not_1014(payload: bytes) -> bool:
+    """Wsproto does not know that code."""
+    return payload[:2] != close_payload(1014)
+
+
+def controls(masked: bool, closes: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    key = keys if masked else st.none()
+    return st.one_of(
+        st.builds(frame, st.sampled_from([PING, PONG]), short_payloads, key=key),
+        st.builds(frame, st.just(CLOSE), closes, key=key),
+    )
+
+
+def odd_frames() -> st.SearchStrategy[bytes]:
+    """Frames that are mostly malformed, or out of place."""
+    return st.builds(
+        frame,
+        st.integers(0, 15),
+        payloads.filter(is_not_1014),
+        fin=st.booleans(),
+        rsv=st.sampled_from([0, 0, 0, 1, 2, 4, 7]),
+        key=st.one_of(st.none(), keys),
+    )
+
+
+def long_lengths(masked: bool) -> st.SearchStrategy[bytes]:
+    """Frames whose length has more bytes than it needs."""
+    return st.builds(
+        frame,
+        st.sampled_from([CONTINUATION, TEXT, BINARY, PING]),
+        payloads,
+        width=st.sampled_from([2, 8]),
+        key=keys if masked else st.none(),
+    )
+
+
+@st.composite
+def conversations(
+    draw: Any, masked: bool, closes: st.SearchStrategy[bytes] = close_payloads
+) -> bytes:
+    """What a peer sends: mostly good, sometimes not."""
+    parts = st.one_of(messages(masked), messages(masked), controls(masked, closes))
+    good = draw(st.lists(parts, max_size=6))
+    bad = draw(st.one_of(st.just(b""), odd_frames(), long_lengths(masked)))
+    at = draw(st.integers(0, len(good)))
+    return b"".join([*good[:at], bad, *good[at:]])
+
+
+def outcomes(
+    side: ConnectionType,
+    data: bytes,
+    chunking: list[int],
+    *,
+    closing: bool,
+    **options: Any,
+) -> list[Outcome]:
+    """One for each path and each of some ways to cut the data."""
+    found = []
+    for fast, several in ((True, 0), (True, 2), (False, 0)):
+        for sizes_ in (chunking, [1], [max(len(data), 1)]):
+            protocol = open_protocol(side, fast=fast, **options)
+            if closing:
+                protocol.close(1000, None)
+            found.append(outcome(protocol, pieces(data, sizes_), several=several))
+    return found
+
+
+@both_sides
+@deterministic
+@pytest.mark.no_cover
+@given(data=st.data(), chunking=chunkings, closing=st.booleans())
+def test_every_path_and_every_chunking_gives_what_wsproto_gives(
+    side: ConnectionType, data: Any, chunking: list[int], closing: bool
+) -> None:
+    stream = data.draw(conversations(side is SERVER, close_payloads.filter(is_not_1014)))
+    wanted = reference(side, stream, closing=closing)
+    for found in outcomes(side, stream, chunking, closing=closing):
+        assert found == wanted
+
+
+@both_sides
+@deterministic
+@pytest.mark.no_cover
+@given(
+    data=st.data(),
+    chunking=chunkings,
+    closing=st.booleans(),
+    max_message_size=st.integers(0, 30),
+    max_fragments=st.integers(1, 4),
+)
+def test_every_path_and_every_chunking_gives_the_same_with_small_limits(
+    side: ConnectionType,
+    data: Any,
+    chunking: list[int],
+    closing: bool,
+    max_message_size: int,
+    max_fragments: int,
+) -> None:
+    stream = data.draw(conversations(side is SERVER))
+    first, *others = outcomes(
+        side,
+        stream,
+        chunking,
+        closing=closing,
+        max_message_size=max_message_size,
+        max_fragments=max_fragments,
+    )
+    for other in others:
+        assert other == first
+
+
+@st.composite
+def damaged(draw: Any, masked: bool) -> bytes:
+    """A conversation with some bytes changed, left out, or put in."""
+    stream = bytearray(draw(conversations(masked)))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(stream)))
+        stream[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
+    return bytes(stream)
+
+
+@both_sides
+@both_paths
+@deterministic
+@pytest.mark.no_cover
+@given(data=st.data(), chunking=chunkings, closing=st.booleans(), eof=st.booleans())
+@example(data=None, chunking=[1], closing=False, eof=True)
+def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
+    side: ConnectionType, fast: bool, data: Any, chunking: list[int], closing: bool, eof: bool
+) -> None:
+    stream = b""
+    if data is not None:
+        stream = data.draw(st.one_of(st.binary(max_size=200), damaged(side is SERVER)))
+    protocol = open_protocol(side, fast=fast, max_message_size=50, max_fragments=5)
+    if closing:
+        protocol.close(1000, None)
+    events = received(protocol, *pieces(stream, chunking))
+    # what is held back is a head, or a control frame
+    assert protocol.ended or protocol.undecoded < 2 + 4 + 125
+    if eof:
+        protocol.receive_eof()
+        events[-1:] = events_of(protocol)
+        assert events[-1] is ENDED
+    *before, last = events
+    assert last in (NEED_DATA, ENDED)
+    assert all(isinstance(event, (str, bytes, tuple)) for event in before)
+    assert sum(len(event) for event in before if isinstance(event, bytes)) <= len(stream)
+    farewell = protocol.take_farewell()
+    if farewell:
+        assert not closing
+        assert protocol.sent is not None
+        said = sent_close(farewell, side) if protocol.sent.code != 1014 else (1014, "")
+        assert said[0] == protocol.sent.code
+        if protocol.error is not None:
+            assert said[0] in (1002, 1007, 1009)
+        else:
+            assert protocol.sent == protocol.rcvd
+    elif protocol.ended and not closing:
+        assert protocol.reason is not None
+        assert protocol.reason.code == 1006
+
+
+@both_sides
+@pytest.mark.parametrize(("limit", "code"), [(1, 1009), (2, 1007)])
+def test_a_fragment_too_many_is_refused_before_its_text_is_judged(
+    side: ConnectionType, limit: int, code: int
+) -> None:
+    key = key_to(side)
+    # An empty one is all there as soon as its head is.
+    data = frame(TEXT, b"\xf0", fin=False, key=key) + frame(CONTINUATION, b"", key=key)
+    for cut in range(len(data)):
+        protocol = open_protocol(side, fast=True, max_fragments=limit)
+        for chunk in (data[:cut], data[cut:]):
+            received(protocol, chunk)
+        assert sent_close(protocol.take_farewell(), side)[0] == code
+
+
+# Large frames, which wait until they are whole
+
+
+@both_sides
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("size", [LARGE, LARGE + 1, 70_000])
+@pytest.mark.parametrize("step", [1000, 4096, 65536])
+def test_a_large_frame_is_decoded_when_it_is_whole(
+    side: ConnectionType, raw: bool, size: int, step: int
+) -> None:
+    payload = b"large" * (size // 5 + 1)
+    protocol = open_protocol(side)
+    data = frame(TEXT, payload[:size], key=key_to(side)) + frame(PING, b"next", key=key_to(side))
+    events: list[object] = []
+    for start in range(0, len(data), step):
+        protocol.receive_data(data[start : start + step])
+        events += [protocol.next_event(raw=raw), protocol.next_event(raw=raw)]
+    events = [event for event in events if event is not NEED_DATA]
+    expected = payload[:size] if raw else payload[:size].decode()
+    assert events == [expected, Ping(payload=b"next")]
+    assert (protocol.messages_received, protocol.bytes_received) == (1, size)
+
+
+def test_it_tells_how_much_of_a_large_frame_is_to_come() -> None:
+    protocol = open_protocol(CLIENT)
+    data = frame(BINARY, bytes(10_000))
+    protocol.receive_data(data[:3000])
+    assert protocol.next_event() is NEED_DATA
+    assert protocol.awaited == len(data) - 3000
+    assert protocol.undecoded == 3000 - 4
+    protocol.receive_data(data[3000:])
+    assert protocol.awaited == 0
+
+
+def test_nothing_behind_a_large_frame_is_lost_if_that_is_not_decoded_yet() -> None:
+    protocol = open_protocol(CLIENT)
+    data = frame(BINARY, bytes(10_000))
+    protocol.receive_data(data[:5000])
+    assert protocol.next_event() is NEED_DATA
+    protocol.receive_data(data[5000:] + frame(TEXT, b"1"))
+    protocol.receive_data(frame(TEXT, b"2"))
+    assert [protocol.next_event() for _ in range(4)] == [bytes(10_000), "1", "2", NEED_DATA]
+
+
+def test_messages_behind_a_large_frame_wait_for_it() -> None:
+    protocol = open_protocol(CLIENT)
+    data = frame(BINARY, bytes(10_000))
+    protocol.receive_data(data[:5000])
+    assert protocol.messages(9) == []
+    assert protocol.next_event() is NEED_DATA
+    protocol.receive_data(data[5000:] + frame(TEXT, b"behind"))
+    assert protocol.messages(9) == []
+    assert protocol.next_event() == bytes(10_000)
+    assert protocol.messages(9) == ["behind"]
+
+
+@both_sides
+def test_a_large_text_that_is_not_utf_8_fails_when_it_is_whole(side: ConnectionType) -> None:
+    protocol = open_protocol(side)
+    data = frame(TEXT, b"\xff" + bytes(10_000), key=key_to(side))
+    assert received(protocol, data[:5000], data[5000:]) == [ENDED]
+    assert sent_close(protocol.take_farewell(), side)[0] == 1007
+
+
+@both_sides
+def test_a_large_text_that_is_not_utf_8_and_breaks_off_fails_at_the_end(
+    side: ConnectionType,
+) -> None:
+    protocol = open_protocol(side)
+    data = frame(TEXT, b"\xff" + bytes(10_000), key=key_to(side))
+    assert received(protocol, data[:5000]) == [NEED_DATA]
+    protocol.receive_eof()
+    assert list(events_of(protocol)) == [ENDED]
+    assert sent_close(protocol.take_farewell(), side)[0] == 1007
+
+
+@both_sides
+@pytest.mark.parametrize("size", [LARGE, 70_000])
+@pytest.mark.parametrize("cut", range(15))
+def test_the_head_of_a_large_frame_may_be_cut_anywhere(
+    side: ConnectionType, size: int, cut: int
+) -> None:
+    payload = (b"large" * size)[:size]
+    protocol = open_protocol(side)
+    data = frame(BINARY, payload, key=key_to(side)) + frame(BINARY, b"next", key=key_to(side))
+    events = received(protocol, data[:cut], data[cut:4000], data[4000:])
+    assert [event for event in events if isinstance(event, bytes)] == [payload, b"next"]
+
+
+def test_a_large_frame_that_comes_after_our_close_is_thrown_away() -> None:
+    protocol = open_protocol(CLIENT)
+    data = frame(BINARY, bytes(10_000))
+    protocol.receive_data(data[:5000])
+    assert protocol.next_event() is NEED_DATA
+    protocol.close(1000, None)
+    assert received(protocol, data[5000:], close_frame(1000)) == [ENDED]
+    assert protocol.messages_received == 0
+
+
+def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
+    protocol = open_protocol(CLIENT)
+    payload = b"0123456789" * 1000
+    data = frame(BINARY, payload)
+    protocol.receive_data(data[:5000])
+    assert protocol.next_event() is NEED_DATA
+    protocol.begin_stream()
+    pieces = []
+    for chunk in (b"", data[5000:]):
+        protocol.receive_data(chunk)
+        while isinstance(event := protocol.next_event(), Piece) or event is PROGRESS:
+            pieces.append(event)
+    assert b"".join(piece.data for piece in pieces if isinstance(piece, Piece)) == payload  # type: ignore[misc] # bytes, as it is binary
+
+
+def test_what_follows_a_close_without_a_code_is_not_its_code() -> None:
+    protocol = open_protocol(CLIENT)
+    assert received(protocol, frame(CLOSE) + (1014).to_bytes(2, "big")) == [ENDED]
+    assert protocol.rcvd == CloseReason(1005, None)
+
+
+@both_paths
+@pytest.mark.parametrize("payload", [b"x", bytes(LARGE)], ids=["short", "large"])
+@pytest.mark.parametrize("fin", [True, False], ids=["whole", "fragmented"])
+def test_what_comes_after_our_close_is_not_counted(fast: bool, payload: bytes, fin: bool) -> None:
+    protocol = open_protocol(CLIENT, fast=fast)
+    protocol.close(1000, None)
+    data = frame(BINARY, payload, fin=fin) + (b"" if fin else frame(CONTINUATION))
+    assert received(protocol, data) == [NEED_DATA]
+    assert (protocol.messages_received, protocol.bytes_received) == (0, 0)
+
+
+# Several messages at once
+
+
+@both_sides
+def test_messages_are_decoded_up_to_what_wsproto_must_see(side: ConnectionType) -> None:
+    protocol = open_protocol(side)
+    key = key_to(side)
+    data = [frame(TEXT, b"1", key=key), frame(BINARY, b"2", key=key), frame(PING, key=key)]
+    protocol.receive_data(b"".join([*data, frame(TEXT, b"3", key=key)]))
+    assert protocol.messages(9) == ["1", b"2"]
+    assert protocol.messages(9) == []
+    assert protocol.next_event() == Ping(payload=b"")
+    assert protocol.messages(9, raw=True) == [b"3"]
+    assert (protocol.messages_received, protocol.bytes_received) == (3, 3)
+
+
+def test_no_more_messages_are_decoded_than_are_asked_for() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_data(frame(TEXT, b"x") * 3)
+    assert protocol.messages(2) == ["x", "x"]
+    assert protocol.messages(2) == ["x"]
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda protocol: protocol.close(1000, None),
+        lambda protocol: protocol.lose(OSError()),
+        lambda protocol: protocol.begin_stream(),
+    ],
+    ids=["closed", "lost", "streaming"],
+)
+def test_there_are_no_messages_to_decode(prepare: Callable[[Protocol], object]) -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.receive_data(frame(TEXT, b"x"))
+    prepare(protocol)
+    assert protocol.messages(9) == []
+
+
+def test_where_no_frame_is_allowed_there_are_no_messages() -> None:
+    protocol = open_protocol(CLIENT, max_fragments=0)
+    protocol.receive_data(frame(TEXT, b"x"))
+    assert protocol.messages(9) == []
+    assert protocol.next_event() is ENDED
+
+
+@pytest.mark.parametrize(
+    "head",
+    [frame(TEXT, length=300)[:2], frame(TEXT, length=2**16)[:2]],
+    ids=["16-bit", "64-bit"],
+)
+def test_there_are_no_messages_in_a_frame_that_begins_wrongly(head: bytes) -> None:
+    protocol = open_protocol(SERVER)  # which takes masked frames only
+    assert received(protocol, head) == [NEED_DATA]  # wsproto looks at the mask bit later
+    protocol.receive_data(frame(TEXT, b"a text", key=KEY))
+    assert protocol.messages(9) == []
+    assert protocol.next_event() is ENDED
+
+
+def test_there_are_no_messages_within_a_message() -> None:
+    protocol = open_protocol(CLIENT)
+    assert received(protocol, frame(TEXT, b"x", fin=False)) == [NEED_DATA]
+    protocol.receive_data(frame(TEXT, b"y"))
+    assert protocol.messages(9) == []
+
+
+# Masking keys
+
+
+def test_each_frame_of_a_client_has_another_key() -> None:
+    protocol = open_protocol(CLIENT)
+    keys = {protocol.message(False, b"")[2:6] for _ in range(1000)}
+    assert len(keys) == 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_process_has_keys_of_its_own() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.message(False, b"")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:  # pragma: no cover # coverage does not follow it
+        os.write(writer, protocol.message(False, b""))
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader, "rb") as pipe:
+        assert pipe.read() != protocol.message(False, b"")

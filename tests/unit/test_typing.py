@@ -1,0 +1,90 @@
+"""What type checkers and `typing.get_type_hints` find. mypy checks the annotations of this file."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from typing import TYPE_CHECKING, Any, Iterator
+
+import pytest
+import trio
+
+import trio_websocket
+from tests.support.peer import open_client, open_pair
+from trio_websocket import (
+    Address,
+    CloseReason,
+    ConnectionClosed,
+    Endpoint,
+    MessageStream,
+    WebSocketConnection,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+else:
+
+    def assert_type(value: Any, _: object) -> Any:
+        return value
+
+
+def public_callables() -> Iterator[tuple[str, Any]]:
+    for name, value in vars(trio_websocket).items():
+        if name.startswith("_"):
+            continue
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value):
+            yield name, value
+            members = [item for base in value.__mro__ for item in vars(base).items()]
+            for attribute, member in members:
+                function = member.fget if isinstance(member, property) else member
+                function = getattr(function, "__func__", function)
+                module = str(getattr(function, "__module__", ""))
+                if inspect.isfunction(function) and module.startswith("trio_websocket"):
+                    yield f"{name}.{attribute}", function
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="int | None needs Python 3.10")
+@pytest.mark.skipif(not hasattr(trio, "TaskStatus"), reason="trio.TaskStatus is of Trio 0.23")
+def test_get_type_hints_of_every_public_function_resolves_all_names() -> None:
+    found = dict(public_callables())
+    assert {"serve_websocket", "WebSocketConnection.send_message"} <= set(found)
+    assert "WebSocketConnection.remote" in found
+    for name, function in found.items():
+        hints = typing.get_type_hints(function)
+        assert "return" in hints or inspect.isclass(function) or "__" in name, name
+
+
+async def test_types_of_messages_are_checked_statically(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    with pytest.raises(TypeError):
+        await client.send_message({"a": "b"})  # type: ignore[arg-type] # what is tested
+    with pytest.raises(TypeError):
+        await client.send_message(1)  # type: ignore[arg-type] # what is tested
+    await client.send_message(["list ", "of str"])
+    await client.send_message(chunk for chunk in (b"iterator ", b"of bytes"))
+    assert_type(await server.get_message(decode=True), str)
+    assert_type(await server.get_message(decode=False), bytes)
+
+
+async def test_types_of_receive_stream_follow_decode(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    for message in ("one", b"two", b"three"):
+        await client.send_message(message)
+    async with assert_type(server.receive_stream(), MessageStream["str | bytes"]) as chunks:
+        assert [assert_type(chunk, "str | bytes") async for chunk in chunks] == ["one"]
+    async with assert_type(server.receive_stream(decode=True), MessageStream[str]) as texts:
+        assert "".join([assert_type(text, str) async for text in texts]) == "two"
+    async with assert_type(server.receive_stream(decode=False), MessageStream[bytes]) as data:
+        assert b"".join([assert_type(each, bytes) async for each in data]) == b"three"
+
+
+async def test_types_of_facts_need_no_check_for_none(nursery: trio.Nursery) -> None:
+    client: WebSocketConnection
+    client, _ = await open_client(nursery)
+    remote: Address = assert_type(client.remote, "Endpoint | str")
+    assert isinstance(remote, (Endpoint, str))
+    reason = assert_type(ConnectionClosed(None).reason, CloseReason)
+    assert assert_type(reason.code, int) == 1006

@@ -1,0 +1,1 @@
+"""`WebSocketConnection` and its parts."""

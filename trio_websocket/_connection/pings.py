@@ -1,0 +1,113 @@
+"""The Pings of ours that wait for their Pongs (RFC 6455, 5.5.2 and 5.5.3)."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import trio
+
+from .._io.sync import Flag, Lot
+
+# Of a connection that has sent none: it takes less memory so.
+_NONE: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
+
+
+class PingInFlight:
+    """A Ping that waits for its Pong."""
+
+    def __init__(self) -> None:
+        self._sent_at = trio.current_time()
+        #: Seconds until the Pong came; None if it never did.
+        self.round_trip: float | None = None
+        #: The Pong came, or will not come any more.
+        self.is_over = Flag()
+
+    def answer(self) -> float:
+        """The Pong has come; how long that took."""
+        self.round_trip = trio.current_time() - self._sent_at
+        self.is_over.set()
+        return self.round_trip
+
+
+class Pings:
+    """Those that are in flight, by payload, in the order in which they were sent."""
+
+    __slots__ = ("_changed", "_limit", "_pings", "latency")
+
+    def __init__(self, limit: float) -> None:
+        """:param limit: How many there may be at a time."""
+        self._limit = limit
+        # The newest may be None: it was given up, and stays only because its Pong answers those
+        # before it.
+        self._pings: collections.OrderedDict[bytes, PingInFlight | None] = _NONE
+        self._changed = Lot()
+        #: The latest round trip in seconds.
+        self.latency: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether a Pong is of use."""
+        return bool(self._pings)
+
+    @property
+    def count(self) -> int:
+        """How many somebody waits for."""
+        return sum(ping is not None for ping in self._pings.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further one may be sent for now."""
+        return len(self._pings) >= self._limit
+
+    async def wait_changed(self) -> None:
+        """Wait until one of them is over. If cancelled, nothing has happened."""
+        await self._changed.park()
+
+    def check_unused(self, payload: bytes) -> None:
+        """Raise a ValueError if the Pong of a Ping with that payload would be taken for another."""
+        if self._pings.get(payload) is not None:
+            raise ValueError(f"a ping with payload {payload!r} is already waiting for its Pong")
+
+    def add(self, payload: bytes) -> PingInFlight:
+        """One is sent now."""
+        if self._pings and next(reversed(self._pings.values())) is None:
+            self._pings.popitem()  # the Pong of the new one will do
+        if self._pings is _NONE:
+            self._pings = collections.OrderedDict()
+        ping = self._pings[payload] = PingInFlight()
+        return ping
+
+    def forget(self, payload: bytes, ping: PingInFlight) -> None:
+        """Nobody waits for it any more. If it is over, nothing is left to forget."""
+        if self._pings.get(payload) is ping:
+            if next(reversed(self._pings)) == payload:
+                self._pings[payload] = None
+            else:
+                del self._pings[payload]
+            self._drop_useless()
+            # All of them, because one that is woken need not take the room that there is now.
+            self._changed.unpark_all()
+
+    def answer(self, payload: bytes) -> None:
+        """A Pong has come. It answers the Pings before its own as well (RFC 6455, 5.5.3)."""
+        if payload not in self._pings:
+            return
+        answered: bytes | None = None
+        while answered != payload:
+            answered, ping = self._pings.popitem(last=False)
+            if ping is not None:
+                self.latency = ping.answer()
+        self._drop_useless()
+        self._changed.unpark_all()
+
+    def end(self) -> None:
+        """No Pong will come any more."""
+        for ping in self._pings.values():
+            if ping is not None:
+                ping.is_over.set()
+        self._changed.unpark_all()
+
+    def _drop_useless(self) -> None:
+        """Drop the one that was given up, if there is none before it."""
+        if len(self._pings) == 1 and None in self._pings.values():
+            self._pings.clear()

@@ -1,0 +1,1 @@
+"""Trio and bytes: streams, TLS, time budgets and waiting, without WebSocket."""

@@ -1,0 +1,51 @@
+"""KeyboardInterrupt as a cancellation.
+
+The library's functions are protected: Trio raises KeyboardInterrupt only where they wait, which is
+where they can be cancelled, too. So it never comes between two lines that belong together. Code of
+the application that they call is not protected.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Awaitable, Callable, TypeVar
+
+import trio
+
+from .._sansio.errors import members
+
+_T = TypeVar("_T")
+
+
+@trio.lowlevel.disable_ki_protection
+async def call_unprotected(function: Callable[..., Awaitable[_T]], *args: Any, **kwargs: Any) -> _T:
+    """Call a function of the application, where a KeyboardInterrupt may come at any line."""
+    return await function(*args, **kwargs)
+
+
+def unwrap_single(exc: BaseException) -> BaseException:
+    """Unwrap a nursery's exception group if it holds exactly one real error."""
+    errors = [error for error in members(exc) if not isinstance(error, trio.Cancelled)]
+    return errors[0] if len(errors) == 1 else exc
+
+
+def raise_interrupt(exc: BaseException, handled: BaseException | None) -> None:
+    """Raise the KeyboardInterrupt that was being handled when ``exc`` was raised, if any.
+
+    :param handled: The exception that was being handled already before.
+    """
+    found: BaseException | None = exc
+    while found is not None and found is not handled:
+        if isinstance(found, KeyboardInterrupt):
+            raise found
+        found = found.__context__
+
+
+class UnwrappingGroups:
+    """A block out of which a nursery's exception group comes unwrapped."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if exc is not None and unwrap_single(exc) is not exc:
+            raise unwrap_single(exc) from None

@@ -1,0 +1,105 @@
+"""Trio's sockets without awaiting: non-blocking calls, shutdown, addresses."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from typing import Any, Tuple, Union
+
+import trio
+
+from .._sansio.url import Endpoint
+
+#: The address of one end: an :class:`Endpoint` for TCP. For other streams a text: the path of a
+#: Unix socket, the ``repr()`` of another socket address, or the ``repr()`` of the stream.
+Address = Union[Endpoint, str]
+#: What an `Address` is made of: a host and a port, or a text.
+EndName = Union[Tuple[str, int], str]
+
+_WITH_PORT = (socket.AF_INET, socket.AF_INET6)
+
+
+def is_kernel_socket(sock: trio.socket.SocketType) -> bool:
+    """True if Trio itself has made the socket.
+
+    One from a `trio.abc.SocketFactory` need not have a file descriptor.
+    """
+    return type(sock) is _kernel_socket()
+
+
+def is_direct(sock: trio.socket.SocketType) -> bool:
+    """True if reads and writes of the file descriptor may bypass Trio."""
+    return is_kernel_socket(sock) and os.name == "posix"
+
+
+@functools.lru_cache(maxsize=None)
+def _kernel_socket() -> type[trio.socket.SocketType]:
+    # Trio exports only the abstract base class.
+    with socket.socket() as sock:
+        return type(trio.socket.from_stdlib_socket(sock))
+
+
+class Borrowed:
+    """Use a socket without awaiting: its methods raise BlockingIOError where they would block."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        """:param sock: The socket, which stays open after the block."""
+        kind = sock.family, sock.type, sock.proto  # so that they need not be looked up
+        self._sock = socket.socket(*kind, fileno=sock.fileno())
+        self._sock.setblocking(False)  # it has got socket.getdefaulttimeout()
+
+    def __enter__(self) -> socket.socket:
+        return self._sock
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._sock.detach()
+
+
+def shut_down(stream: object) -> None:
+    """End both directions of the socket of a stream, if it is on one. Never raises.
+
+    Closing alone does not end a connection while a forked child holds the socket, too.
+    """
+    while isinstance(stream, trio.SSLStream):  # TLS may be in TLS
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream) or stream.socket.did_shutdown_SHUT_WR:
+        return
+    try:
+        stream.socket.shutdown(socket.SHUT_RDWR)
+    except (OSError, trio.ClosedResourceError):
+        pass  # the peer has ended it, or it is closed
+
+
+def end_names(sock: trio.socket.SocketType) -> tuple[EndName | None, EndName | None]:
+    """Return the names of our end of a socket and of the peer's, or None where one is gone."""
+    family = sock.family  # which takes long to look up
+    names: list[EndName | None] = []
+    for get_name in (sock.getsockname, sock.getpeername):
+        try:
+            names.append(end_name(family, get_name()))
+        except OSError:
+            names.append(None)
+    return names[0], names[1]
+
+
+def end_name(family: int, name: Any) -> EndName:
+    """Return the address and port of an end of a socket, or what else names it.
+
+    :param family: The address family of the socket.
+    :param name: What ``getsockname()`` or ``getpeername()`` returned.
+    """
+    if family in _WITH_PORT:
+        return name[0], name[1]
+    if isinstance(name, bytes):  # an abstract Unix socket, shown as Linux tools do
+        return "@" + os.fsdecode(name[1:])
+    if isinstance(name, str):
+        return name or "an unnamed Unix socket"
+    return repr(name)
+
+
+def address(name: EndName, *, is_ssl: bool) -> Address:
+    """The address for a name from `end_name`."""
+    if isinstance(name, str):
+        return name
+    return Endpoint(name[0].partition("%")[0], name[1], is_ssl)

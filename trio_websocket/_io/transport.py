@@ -1,0 +1,262 @@
+"""What the library needs of a Trio stream."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any, Awaitable, Callable, Sequence
+
+import trio
+
+from .._sansio.errors import printable, safe_repr
+from .cancel import cancel
+from .interrupt import raise_interrupt
+from .sockets import Address, EndName, address, end_names, is_direct, shut_down
+from .tls import TlsStream, behind
+
+# A peer that has been told that the connection is over gets this many seconds to end its side.
+# It takes the peer one round trip; closing earlier may reset the connection, and a reset may
+# overtake our last frame (RFC 6455, 7.1.1).
+LINGER = 2.0
+
+# What one read asks for by default: usually, which is 64 KiB and the head of their frame, and at
+# most, when more of a frame is known to come. For more, the system maps pages anew, which takes as
+# long as many small messages. While a connection waits, it has no buffer at all.
+_RECEIVE_SIZE, _MOST_RECEIVE_SIZE = 2**16 + 2**10, 2**19
+# Bytes that `write_some` gives to a stream at a time. Each of these writes costs some ten
+# microseconds, less than it takes to encrypt or copy as much.
+_MOST_WRITTEN = 2**16
+_DEFAULT_RECEIVE_SIZE = 4096  # of the option: leaves it to us
+
+
+class Transport:
+    """A stream, read by one task and written by one task at a time."""
+
+    __slots__ = (
+        "_local_name",
+        "_most",
+        "_receive_size",
+        "_remote_name",
+        "_tls",
+        "is_direct",
+        "socket",
+        "stream",
+    )
+
+    def __init__(self, stream: trio.abc.Stream, receive_size: int | None) -> None:
+        """
+        :param stream: The stream; from now on nobody else uses it.
+        :param receive_size: How many bytes to read at a time; by default, we choose.
+        """
+        self.stream: trio.abc.Stream = stream
+        # The two ends, kept for when the socket is closed.
+        self._local_name, self._remote_name = _end_names(stream)
+        self._receive_size, self._most = receive_size or 0, receive_size or 0
+        if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
+            self._receive_size, self._most = _RECEIVE_SIZE, _MOST_RECEIVE_SIZE
+        self._tls = stream if isinstance(stream, TlsStream) else None
+        wire = stream if self._tls is None else self._tls.transport_stream
+        #: Whether a read can be cancelled and loses nothing, and `write_now` works: a socket, with
+        #: or without TLS of ours.
+        self.is_direct: bool = type(wire) is trio.SocketStream and is_direct(wire.socket)
+        if self.is_direct:
+            assert isinstance(wire, trio.SocketStream)
+            #: The socket, if direct. Ask for its number each time: if it was closed, the number may
+            #: be another socket's by now.
+            self.socket: trio.socket.SocketType = wire.socket
+
+    @property
+    def local(self) -> Address:
+        """Our end."""
+        return self._address(self._local_name)
+
+    @property
+    def remote(self) -> Address:
+        """The peer's end."""
+        return self._address(self._remote_name)
+
+    @property
+    def peer(self) -> str:
+        """The peer's end, as log records name it."""
+        return printable(str(self.remote))
+
+    def _address(self, name: EndName | None) -> Address:
+        if name is None:
+            return safe_repr(self.stream)
+        return address(name, is_ssl=isinstance(self.stream, (TlsStream, trio.SSLStream)))
+
+    @property
+    def committed(self) -> int:
+        """How many bytes of what `write_now` has left must be written, as TLS has begun to."""
+        return 0 if self._tls is None else self._tls.committed
+
+    @property
+    def is_closed(self) -> bool:
+        """True if the stream is known to be closed: only a direct one can be asked."""
+        return self.is_direct and self.socket.fileno() == -1
+
+    def write_now(self, chunks: Sequence[bytes]) -> Sequence[bytes | memoryview]:
+        """Write what the socket takes without blocking. If direct only.
+
+        :returns: What is left, for `write`.
+        """
+        if self._tls is not None:
+            return self._tls.send_now(chunks)
+        try:
+            if len(chunks) > 1:
+                written = os.writev(self.socket.fileno(), chunks)
+            else:
+                written = os.write(self.socket.fileno(), chunks[0])
+                if written == len(chunks[0]):
+                    return ()
+        except BlockingIOError:
+            return chunks
+        return behind(chunks, written)
+
+    def on_unsent(self, callback: Callable[[], object] | None) -> None:
+        """Set what is called when TLS has to send something by itself: see `TlsStream`."""
+        if self._tls is not None:
+            self._tls.on_unsent = callback
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Write all of it. A cancelled write leaves the stream useless."""
+        await self.stream.send_all(data)
+
+    async def write_some(self, data: bytes | memoryview) -> int:
+        """Write the beginning of the data, so that the caller sees the progress.
+
+        A cancelled write leaves the stream useless.
+
+        :returns: The number of bytes that were written.
+        """
+        if self.is_direct and self._tls is None:
+            await trio.lowlevel.wait_writable(self.socket.fileno())
+            try:
+                return os.write(self.socket.fileno(), data)
+            except BlockingIOError:
+                return 0
+        if len(data) > _MOST_WRITTEN:
+            data = memoryview(data)[:_MOST_WRITTEN]
+        await self.stream.send_all(data)
+        return len(data)
+
+    async def read(self, awaited: int = 0) -> bytes:
+        """Read some bytes, once there are any; ``b""`` is the end. Lets other tasks run.
+
+        :param awaited: How many are known to come.
+        """
+        if not self.is_direct or (self._tls is not None and not self._tls.is_drained):
+            return bytes(await self.stream.receive_some(self._receive_size))
+        while True:
+            if self.has_more:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.wait_readable()
+            data = self.read_now(awaited)
+            if data is not None:
+                return data
+
+    @property
+    def has_more(self) -> bool:
+        """True if `read_now` has work left: let other tasks run, and call it again."""
+        return self._tls is not None and self._tls.has_more
+
+    def wait_readable(self) -> Awaitable[None]:
+        """Wait until the socket is. If direct only."""
+        return trio.lowlevel.wait_readable(self.socket.fileno())  # noqa: ASYNC105 # by the caller
+
+    def read_now(self, awaited: int = 0) -> bytes | None:
+        """Read what is there; ``b""`` is the end, None means that it is nothing. If direct only."""
+        if self._tls is not None and self._tls.has_more:
+            return self._tls.feed_again()
+        size = self._receive_size
+        if awaited > size:
+            size = min(awaited, self._most)
+        try:
+            data = os.read(self.socket.fileno(), size)
+        except BlockingIOError:
+            return None if self._tls is None else self._tls.feed_again()
+        return data if self._tls is None else self._tls.feed(data)
+
+    async def hang_up(self, *, peer_may_send: bool) -> None:
+        """End our side, wait a short while for the peer to end its own, and close.
+
+        A stream that can't end one side waits only where the peer may not know of the end yet.
+        Never raises because of the peer. If cancelled, it closes at once.
+        """
+        try:
+            with trio.move_on_after(LINGER), IgnoringErrors():
+                if self.is_direct and self._tls is None:
+                    self.socket.shutdown(socket.SHUT_WR)
+                    peer_may_send = True
+                elif isinstance(self.stream, trio.abc.HalfCloseableStream):
+                    await self.stream.send_eof()
+                    peer_may_send = True
+                while peer_may_send and await self.read():
+                    pass  # what still comes is nobody's any more
+                if not self.is_direct:
+                    await self.stream.aclose()
+        finally:
+            await self.close_now()
+
+    async def close_now(self) -> None:
+        """Close without waiting for anything, and without an error."""
+        if not self.is_direct:
+            await close_now(self.stream)
+            return
+        with IgnoringErrors():
+            if self._tls is None:
+                shut_down(self.stream)
+                self.socket.close()
+            else:
+                self._tls.close()
+
+
+async def close_now(stream: trio.abc.AsyncResource) -> None:
+    """Close without waiting for anything, and without an error."""
+    # Not trio.aclose_forcefully(): the shield keeps an outer cancellation from coming out.
+    with trio.CancelScope(shield=True) as scope, IgnoringErrors():
+        cancel(scope, "the stream is closed without waiting")
+        shut_down(stream)
+        handled = sys.exc_info()[1]
+        try:
+            await stream.aclose()
+        except trio.Cancelled as exc:
+            # A stream of two halves was interrupted in the first, and cancelled in the second.
+            raise_interrupt(exc, handled)
+            raise
+
+
+def cause_of(exc: Exception) -> Exception:
+    """The network's error behind the one that Trio makes of it.
+
+    It has no traceback: nobody asks where a reset came from, and the frames in it would keep the
+    connection, and refer to the error, so that only the garbage collector would free both.
+    """
+    if isinstance(exc, trio.BrokenResourceError) and isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
+    if isinstance(exc, (OSError, trio.BrokenResourceError, trio.ClosedResourceError)):
+        exc.__traceback__ = None
+    return exc
+
+
+class IgnoringErrors:
+    """A block where a stream of any kind may raise whatever it likes: nobody could act on it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
+        if not isinstance(exc, Exception):
+            return False
+        cause_of(exc)  # lets go of its traceback
+        return True
+
+
+def _end_names(stream: trio.abc.AsyncResource) -> tuple[EndName | None, EndName | None]:
+    """Return the names of our end of a stream and of the peer's, or None where one has none."""
+    transport: Any = stream
+    while isinstance(transport, (TlsStream, trio.SSLStream)):  # TLS may be in TLS
+        transport = transport.transport_stream
+    return end_names(transport.socket) if isinstance(transport, trio.SocketStream) else (None, None)

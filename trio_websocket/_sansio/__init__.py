@@ -1,0 +1,1 @@
+"""Bytes in, events out: the protocol, without Trio, sockets or a clock."""

@@ -1,0 +1,301 @@
+"""The client's side of the opening handshake (RFC 6455, 4.1)."""
+
+from __future__ import annotations
+
+import re
+from typing import Iterable, NamedTuple
+
+import h11
+import wsproto
+import wsproto.utilities
+
+from .deflate import Deflate, DeflateExtension
+from .errors import ConnectionFailed, ConnectionRejected, HandshakeError
+from .extensions import check_answer, offer
+from .handshake import (
+    TOKEN,
+    VERSION,
+    ExtraHeaders,
+    Headers,
+    HeadSize,
+    Opened,
+    by_name,
+    check_elements,
+    lower_tokens,
+    merged,
+    next_event,
+    shortened,
+    tokens,
+    values,
+)
+from .options import Options
+
+_MOST_INTERIMS = 10
+# A header about the length of the body, with the lines that continue it.
+_FRAMING = re.compile(
+    rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
+)
+_END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 has it
+# The headers of a response that belong to the handshake rather than to the application.
+_UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
+
+
+class _Response(NamedTuple):
+    """The head of a response that does not accept the request."""
+
+    status_code: int
+    reason_phrase: str
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    @classmethod
+    def of(cls, response: h11.InformationalResponse | h11.Response) -> _Response:
+        """Make one of h11's."""
+        reason_phrase = bytes(response.reason).decode("latin-1")
+        return cls(response.status_code, reason_phrase, tuple(response.headers))
+
+    def error(self, body: bytes | None) -> ConnectionRejected:
+        """Return the error for an opening handshake with this response."""
+        return ConnectionRejected(
+            self.status_code, self.headers, body, reason_phrase=self.reason_phrase
+        )
+
+
+class ClientHandshake:
+    """The client's side: sends ``request``, then takes the response."""
+
+    def __init__(
+        self,
+        host: str,
+        resource: str,
+        subprotocols: Iterable[str] | None,
+        extra_headers: ExtraHeaders | None,
+        options: Options,
+        *,
+        hint: str = "",
+    ) -> None:
+        """
+        :param host: The value of the Host header.
+        :param resource: The request target, with the query.
+        :param subprotocols: The subprotocols to offer, the preferred one first.
+        :param extra_headers: Headers that are added, or take the place of those of that name.
+        :param options: The bounds.
+        :param hint: Words for the likely mistake if the server does not answer in HTTP.
+        """
+        # each once (RFC 6455, 4.1)
+        offered = list(dict.fromkeys(checked_subprotocols(subprotocols) or ()))
+        headers = [
+            (b"Host", host.encode("ascii")),
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Key", wsproto.utilities.generate_nonce()),
+            (b"Sec-WebSocket-Version", VERSION),
+        ]
+        if offered:
+            headers.append((b"Sec-WebSocket-Protocol", ", ".join(offered).encode("ascii")))
+        self._compression = options.compression
+        if self._compression is not None:
+            headers.append((b"Sec-WebSocket-Extensions", offer(self._compression)))
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
+        try:
+            request = h11.Request(
+                method="GET", target=resource, headers=merged(headers, extra_headers)
+            )
+            #: The bytes of the request.
+            self.request: bytes = b"".join(
+                self._http.send(event) for event in (request, h11.EndOfMessage())
+            )
+        except h11.LocalProtocolError as exc:
+            raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
+        self._head = HeadSize(options.max_header_size)
+        self._path = resource
+        self._key = values(request.headers, b"sec-websocket-key")[0]
+        offers = tokens(values(request.headers, b"sec-websocket-protocol"))
+        self._offered = [offer for offer in offers if offer.isascii()]
+        self._max_body = options.max_rejection_body
+        #: Words for the likely mistake if the server does not answer in HTTP.
+        self.hint = hint
+        #: The latest interim response (RFC 9110, 15.2).
+        self.interim: _Response | None = None
+        self._interims = 0
+        self._received = bytearray()  # after the interim responses, until there is a final one
+        self._rejection: _Response | None = None
+        self._body = b""
+
+    @property
+    def has_response(self) -> bool:
+        """True if the server has sent a final response with another status than 101."""
+        return self._rejection is not None
+
+    @property
+    def has_answer(self) -> bool:
+        """True if the server has sent a response, interim or final."""
+        return self.has_response or self.interim is not None
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes of the response; ``b""`` is the end of the stream."""
+        if not data and not self.has_response:
+            if self.interim is not None:
+                raise self.interim.error(None)
+            text = "the server closed the connection before it answered"
+            raise ConnectionFailed(text + self.hint)
+        self._head.received += len(data)
+        if self._rejection is None:
+            self._received += data
+        self._http.receive_data(data)
+
+    def result(self) -> Opened | None:
+        """The outcome, or None while more data is needed.
+
+        :raises ConnectionRejected: The server answered with another status than 101.
+        :raises HandshakeError: The answer is no valid one.
+        """
+        while True:
+            try:
+                event = next_event(self._http)
+            except h11.RemoteProtocolError as exc:
+                raise self._not_http(exc) from (None if self.has_response else exc)
+            if event is h11.NEED_DATA:
+                self._check_undecided()
+                return None
+            if isinstance(
+                event, (h11.InformationalResponse, h11.Response)
+            ) and not self._head.is_allowed(self._http, event):
+                raise self._too_long()
+            if isinstance(event, h11.InformationalResponse):
+                if event.status_code == 101:
+                    return self._accepted(event)
+                self._skip_interim(event)
+            elif isinstance(event, h11.Response):
+                self._rejection = _Response.of(event)
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+            else:
+                raise self.rejected()
+            if len(self._body) >= self._max_body and self.has_response:
+                raise self.rejected()
+
+    def _check_undecided(self) -> None:
+        # h11 bounds each head that is not whole, but not the interim ones and that together.
+        if not self.has_response and not self._head.fits(0, 0):
+            raise self._too_long()
+
+    def _skip_interim(self, response: h11.InformationalResponse) -> None:
+        # RFC 9110, 15.2
+        self.interim = _Response.of(response)
+        self._received[:] = self._http.trailing_data[0]
+        self._interims += 1
+        if self._interims > _MOST_INTERIMS:
+            raise HandshakeError(f"the server sent more than {_MOST_INTERIMS} interim responses")
+
+    def _too_long(self) -> HandshakeError:
+        text = f"the head of the server's response has more than {self._head.bounds}"
+        return HandshakeError(text)
+
+    def _not_http(self, exc: h11.RemoteProtocolError) -> HandshakeError:
+        if self._rejection is None:
+            self._rejection = self._oddly_framed()
+        if self._rejection is not None:
+            return self.rejected()  # its body is cut off; what it says still counts
+        if exc.error_status_hint == 431:
+            return self._too_long()
+        return HandshakeError(f"the server did not answer in HTTP: {shortened(exc)}{self.hint}")
+
+    def rejected(self) -> ConnectionRejected:
+        """The error for an answer with another status than 101, as far as it is there."""
+        assert self._rejection is not None
+        return self._rejection.error(self._body[: self._max_body])
+
+    def _oddly_framed(self) -> _Response | None:
+        """Return the rejection that h11 refuses because of how its body is framed.
+
+        Where such a body ends is unknown, so none of it is kept.
+        """
+        end = _END_OF_HEAD.search(self._received)
+        if end is None:
+            return None
+        head = bytes(self._received[: end.end()])
+        framing = _FRAMING.findall(head)
+        http = h11.Connection(h11.CLIENT)
+        http.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))
+        http.send(h11.EndOfMessage())
+        http.receive_data(_FRAMING.sub(b"", head))
+        try:
+            response = next_event(http)
+        except h11.RemoteProtocolError:
+            return None
+        if not isinstance(response, h11.Response):
+            return None
+        trailing = len(self._received) - end.end()
+        if not self._head.fits(trailing, len(framing) + len(response.headers)):
+            return None
+        headers = [(name.lower(), b" ".join(value.split())) for name, value in framing]
+        rejection = _Response.of(response)
+        return rejection._replace(headers=(*rejection.headers, *headers))
+
+    def _accepted(self, response: h11.InformationalResponse) -> Opened:
+        # RFC 6455, 4.1, the client's checks of the response
+        headers = list(response.headers)
+        try:
+            check_elements(by_name(headers))
+        except ValueError as exc:
+            raise HandshakeError(f"the server's response is too large: {exc}") from exc
+        if response.http_version < b"1.1":
+            raise HandshakeError("the server answered 101 in HTTP/1.0")
+        if lower_tokens(values(headers, b"upgrade")) != [b"websocket"]:
+            raise HandshakeError("the server's response lacks 'Upgrade: websocket'")
+        if b"upgrade" not in lower_tokens(values(headers, b"connection")):
+            raise HandshakeError("the server's response lacks 'Connection: Upgrade'")
+        if values(headers, b"sec-websocket-accept") != [
+            wsproto.utilities.generate_accept_token(self._key)
+        ]:
+            raise HandshakeError("the server's Sec-WebSocket-Accept does not match our key")
+        chosen = values(headers, b"sec-websocket-protocol")
+        if chosen and (len(chosen) > 1 or chosen[0] not in self._offered):
+            names = b", ".join(chosen).decode("latin-1")[:200]
+            raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
+        extension = self._extension(headers)
+        return Opened(
+            side=wsproto.ConnectionType.CLIENT,
+            extension=extension,
+            path=self._path,
+            subprotocol=chosen[0].decode("ascii") if chosen else None,
+            headers=tuple(sorted(headers, key=_is_handshake_header)),
+            trailing=bytes(self._http.trailing_data[0]),
+        )
+
+    def _extension(self, headers: Headers) -> DeflateExtension | None:
+        answers = values(headers, b"sec-websocket-extensions")
+        if self._compression is None:
+            if any(tokens(answers)):
+                raise HandshakeError("the server chose an extension that was not offered")
+            return None
+        try:
+            agreed = check_answer(answers, self._compression)
+        except ValueError as exc:
+            raise HandshakeError(str(exc)) from exc
+        if agreed is None:
+            return None
+        return DeflateExtension(Deflate(agreed, self._compression, is_client=True))
+
+
+def checked_subprotocols(subprotocols: Iterable[str] | None) -> Iterable[str] | None:
+    """Return the subprotocols that a user gave; an iterator is read into a list.
+
+    :raises TypeError: They are not a list of str.
+    :raises ValueError: A name has characters that can't stand in it.
+    """
+    if subprotocols is None:
+        return None
+    if isinstance(subprotocols, (str, bytes)) or not isinstance(subprotocols, Iterable):
+        raise TypeError(f"subprotocols must be a list of str, not {subprotocols!r:.100}")
+    names = subprotocols if isinstance(subprotocols, (list, tuple)) else list(subprotocols)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"each of subprotocols must be a str, not {name!r:.100}")
+        if not TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} can't be the name of a subprotocol (RFC 6455, 4.1)")
+    return names
+
+
+def _is_handshake_header(header: tuple[bytes, bytes]) -> bool:
+    return header[0] in _UPGRADE_HEADERS or header[0].startswith(b"sec-websocket-")
