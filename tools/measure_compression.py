@@ -20,7 +20,7 @@ from typing import Callable
 
 from tools.memory import KIB, resident
 from trio_websocket import DeflateParameters, PerMessageDeflate
-from trio_websocket._sansio.deflate import Deflate
+from trio_websocket._sansio.deflate import DeflateCodec
 
 SIZES = {"1 KiB": 1 * KIB, "64 KiB": 64 * KIB}
 COLUMNS = (
@@ -64,8 +64,8 @@ def measure(settings: PerMessageDeflate, codecs: int, messages: int) -> list[str
     bits = settings.window_bits
     agreed = DeflateParameters(bits, bits, resets, resets)
 
-    def make() -> Deflate:
-        return Deflate(agreed, settings, is_client=False)
+    def make() -> DeflateCodec:
+        return DeflateCodec(agreed, settings, is_client=False)
 
     (large,) = documents(64 * KIB, 1)
     compressed = make().deflate(large)

@@ -23,7 +23,7 @@ from tools.fuzz.model import Verdict, Violation, check_refusal, judge
 from tools.fuzz.targets import EDGE, SANS_IO, TARGETS, EdgeTarget, SansIOTarget, Target
 from trio_websocket import HandshakeError, PerMessageDeflate, WebSocketConnection
 from trio_websocket._sansio.client_handshake import ClientHandshake
-from trio_websocket._sansio.deflate import Deflate, DeflateExtension
+from trio_websocket._sansio.deflate import DeflateCodec, DeflateExtension
 from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.protocol import NEED_DATA, PROGRESS, Event, Protocol
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
@@ -71,7 +71,7 @@ class WithoutPings(Protocol):
 
 
 class WithoutCloseFrame(Protocol):
-    def take_farewell(self) -> bytes:
+    def take_final_bytes(self) -> bytes:
         return b""
 
 
@@ -98,20 +98,20 @@ class Hoarding(Protocol):
         return super().next_event(raw=raw, is_wanted=is_wanted) if self.has_eof else NEED_DATA
 
 
-class WithoutFastLimit(Deflate):
-    def inflate_piece(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
+class WithoutFastLimit(DeflateCodec):
+    def inflate_chunk(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
         if is_last and data:  # only the fast path does that
-            data = super().inflate_piece(data, is_last=True, max_length=sys.maxsize)
+            data = super().inflate_chunk(data, is_last=True, max_length=sys.maxsize)
             return data[: max_length - 1]
-        return super().inflate_piece(data, is_last=is_last, max_length=max_length)
+        return super().inflate_chunk(data, is_last=is_last, max_length=max_length)
 
 
-class WithoutTakeover(Deflate):
-    def inflate_piece(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
+class WithoutTakeover(DeflateCodec):
+    def inflate_chunk(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
         if is_last and data:  # only the fast path does that
-            resetting = Deflate(self.agreed, PerMessageDeflate(), is_client=False)
-            return resetting.inflate_piece(data, is_last=True, max_length=max_length)
-        return super().inflate_piece(data, is_last=is_last, max_length=max_length)
+            resetting = DeflateCodec(self.agreed, PerMessageDeflate(), is_client=False)
+            return resetting.inflate_chunk(data, is_last=True, max_length=max_length)
+        return super().inflate_chunk(data, is_last=is_last, max_length=max_length)
 
 
 class LeakingErrors(ServerHandshake):

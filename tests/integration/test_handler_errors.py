@@ -34,7 +34,7 @@ from trio_websocket import (
     connect_websocket_url,
     serve_websocket,
 )
-from trio_websocket._sansio.errors import leaves
+from trio_websocket._sansio.errors import flatten_group
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -329,7 +329,7 @@ async def test_a_failed_connection_of_the_handlers_own_is_an_error(nursery: trio
     assert await be_good(port) == [close_payload(1011)]
     await assert_echoes(port)
     (error,) = errors.errors
-    assert [type(leaf) for leaf in leaves(error)] == [ConnectionFailed]
+    assert [type(leaf) for leaf in flatten_group(error)] == [ConnectionFailed]
 
 
 async def test_an_error_that_is_raised_from_a_lost_connection_is_one(nursery: trio.Nursery) -> None:
@@ -535,7 +535,7 @@ async def test_of_a_group_the_errors_that_are_no_lost_connections_are_reported(
     assert await be_good(port) == [close_payload(1011)]
     await assert_echoes(port)
     (error,) = errors.errors
-    assert leaves(error) == [FAILURE]
+    assert flatten_group(error) == [FAILURE]
 
 
 @pytest.mark.parametrize(
@@ -587,8 +587,8 @@ async def test_of_a_group_an_exit_comes_out_and_the_error_is_reported() -> None:
     errors = Errors()
     with pytest.raises(BaseException) as caught:  # noqa: PT011 # alone, or in a group
         await serve_while(failing(group), be_good, on_handler_error=errors)
-    assert [type(leaf) for leaf in leaves(caught.value)] == [SystemExit]
-    assert [leaf for error in errors.errors for leaf in leaves(error)] == [FAILURE]
+    assert [type(leaf) for leaf in flatten_group(caught.value)] == [SystemExit]
+    assert [leaf for error in errors.errors for leaf in flatten_group(error)] == [FAILURE]
 
 
 async def test_a_cancelled_server_reports_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -641,7 +641,7 @@ async def test_an_error_that_is_raised_as_the_server_is_cancelled_is_reported(
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     await last_words(peer)
-    assert [leaf for error in errors.errors for leaf in leaves(error)] == [FAILURE]
+    assert [leaf for error in errors.errors for leaf in flatten_group(error)] == [FAILURE]
 
 
 async def test_an_error_that_is_raised_as_the_server_is_closed_is_reported(

@@ -22,7 +22,7 @@ from trio_websocket import (
     open_websocket_url,
     wrap_client_stream,
 )
-from trio_websocket._connection.receiver import Inbox
+from trio_websocket._connection.receiver import Receiver
 from trio_websocket._io.interrupt import raise_interrupt
 from trio_websocket._io.transport import close_now
 
@@ -150,14 +150,14 @@ async def test_block_and_chunks_of_a_message_run_unprotected(nursery: trio.Nurse
 async def test_wrap_client_stream_without_memory_leaves_no_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(inbox: Inbox) -> None:
+    def fail(inbox: Receiver) -> None:
         raise MemoryError
 
     async def answer() -> None:
         request, _ = await read_head(theirs)
         await theirs.send_all(accepting(request))
 
-    monkeypatch.setattr(Inbox, "start", fail)
+    monkeypatch.setattr(Receiver, "start", fail)
     ours, theirs = await memory_pair()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:

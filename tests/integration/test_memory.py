@@ -37,7 +37,7 @@ from trio_websocket import (
     wrap_client_stream,
     wrap_server_stream,
 )
-from trio_websocket._connection.pings import PingInFlight
+from trio_websocket._connection.pings import PendingPing
 
 pytestmark = pytest.mark.no_cover  # it takes memory, too
 
@@ -233,8 +233,8 @@ async def test_a_peer_that_does_not_read_costs_no_more_than_the_bound(
     assert peak.bytes < LITTLE if is_bounded else peak.bytes > MUCH
 
 
-def pings_in_flight() -> set[PingInFlight]:
-    return {item for item in gc.get_objects() if type(item) is PingInFlight}
+def pings_in_flight() -> set[PendingPing]:
+    return {item for item in gc.get_objects() if type(item) is PendingPing}
 
 
 @pytest.mark.parametrize(("limit", "count"), [(10, 10), (math.inf, 1000)])

@@ -59,7 +59,7 @@ from trio_websocket import (
     serve_websocket,
     wrap_server_stream,
 )
-from trio_websocket._sansio.errors import leaves
+from trio_websocket._sansio.errors import flatten_group
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -594,7 +594,7 @@ async def test_the_exceptions_of_several_handlers_come_out_as_a_group() -> None:
     is_there = trio.Event()
     with pytest.raises(ExceptionGroup) as caught:
         await serve_while(handler, be_client)
-    assert sorted(str(exc) for exc in leaves(caught.value)) == ["/1", "/2"]
+    assert sorted(str(exc) for exc in flatten_group(caught.value)) == ["/1", "/2"]
 
 
 async def test_an_exception_that_is_raised_as_the_server_is_cancelled_comes_out() -> None:
@@ -742,7 +742,7 @@ async def test_of_a_group_the_exceptions_that_are_no_lost_connections_come_out()
     error = LookupError("the user's")
     with pytest.raises((LookupError, ExceptionGroup)) as caught:
         await serve_while(handler, be_good)
-    assert leaves(caught.value) == [error]
+    assert flatten_group(caught.value) == [error]
 
 
 async def test_a_message_over_the_limit_closes_with_1009(nursery: trio.Nursery) -> None:

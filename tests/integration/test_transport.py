@@ -24,7 +24,7 @@ from tests.support.peer import (
 )
 from trio_websocket import Endpoint
 from trio_websocket._io.tls import TlsStream
-from trio_websocket._io.transport import LINGER, Transport, cause_of
+from trio_websocket._io.transport import LINGER, Transport, unwrap_network_error
 
 if TYPE_CHECKING:
     from trio.abc import Stream
@@ -212,7 +212,7 @@ async def test_hanging_up_ends_our_side_and_waits_for_the_peer_to_end_its_own(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await memory_pair()
-    hanging_up = Call(nursery, lambda: transport(ours).hang_up(peer_may_send=False))
+    hanging_up = Call(nursery, lambda: transport(ours).half_close_and_drain(peer_may_send=False))
     assert await theirs.receive_some() == b""
     await theirs.send_all(b"still under way")
     await wait_all_tasks_blocked()
@@ -223,7 +223,7 @@ async def test_hanging_up_ends_our_side_and_waits_for_the_peer_to_end_its_own(
 
 async def test_hanging_up_waits_a_short_while_only(autojump_clock: trio.testing.MockClock) -> None:
     ours, theirs = await memory_pair()
-    await transport(ours).hang_up(peer_may_send=False)
+    await transport(ours).half_close_and_drain(peer_may_send=False)
     assert trio.current_time() == pytest.approx(LINGER)
     with pytest.raises(trio.BrokenResourceError):
         await theirs.send_all(b"nobody reads")
@@ -231,7 +231,7 @@ async def test_hanging_up_waits_a_short_while_only(autojump_clock: trio.testing.
 
 async def test_a_cancelled_hang_up_closes_at_once(nursery: trio.Nursery) -> None:
     ours, theirs = await memory_pair()
-    hanging_up = Call(nursery, lambda: transport(ours).hang_up(peer_may_send=False))
+    hanging_up = Call(nursery, lambda: transport(ours).half_close_and_drain(peer_may_send=False))
     await wait_all_tasks_blocked()
     await hanging_up.cancel()
     with pytest.raises(trio.BrokenResourceError):
@@ -242,7 +242,9 @@ async def test_hanging_up_where_no_side_can_be_ended_waits_if_the_peer_may_send(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await memory_pair()
-    hanging_up = Call(nursery, lambda: transport(WrappedStream(ours)).hang_up(peer_may_send=True))
+    hanging_up = Call(
+        nursery, lambda: transport(WrappedStream(ours)).half_close_and_drain(peer_may_send=True)
+    )
     await theirs.send_all(b"still under way")
     await wait_all_tasks_blocked()
     assert not hanging_up.is_over
@@ -254,27 +256,27 @@ async def test_hanging_up_where_no_side_can_be_ended_does_not_wait_if_nothing_ca
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = await memory_pair()
-    await transport(WrappedStream(ours)).hang_up(peer_may_send=False)
+    await transport(WrappedStream(ours)).half_close_and_drain(peer_may_send=False)
     assert trio.current_time() == 0
     assert await theirs.receive_some() == b""
 
 
 async def test_hanging_up_ends_tls_in_form(nursery: trio.Nursery) -> None:
     ours, theirs = await tls_memory_pair(https_compatible=False)
-    nursery.start_soon(lambda: transport(ours).hang_up(peer_may_send=False))
+    nursery.start_soon(lambda: transport(ours).half_close_and_drain(peer_may_send=False))
     assert await theirs.receive_some() == b""
 
 
 @pytest.mark.parametrize("peer_may_send", [True, False])
 async def test_hanging_up_does_not_raise_where_the_stream_does(peer_may_send: bool) -> None:
     ours, _ = await memory_pair()
-    await transport(FailingStream(ours)).hang_up(peer_may_send=peer_may_send)
+    await transport(FailingStream(ours)).half_close_and_drain(peer_may_send=peer_may_send)
 
 
 async def test_hanging_up_a_reset_connection_does_not_raise() -> None:
     ours, theirs = await tcp_pair()
     reset(theirs)
-    await transport(ours).hang_up(peer_may_send=True)
+    await transport(ours).half_close_and_drain(peer_may_send=True)
     with pytest.raises(trio.ClosedResourceError):
         await ours.receive_some()
 
@@ -327,12 +329,12 @@ async def test_the_cause_of_what_trio_raises_is_the_network_s_error() -> None:
     reset(theirs)
     with pytest.raises(trio.BrokenResourceError) as excinfo:
         await ours.receive_some()
-    assert isinstance(cause_of(excinfo.value), ConnectionResetError)
+    assert isinstance(unwrap_network_error(excinfo.value), ConnectionResetError)
 
 
 @pytest.mark.parametrize("exc", [trio.BrokenResourceError(), trio.ClosedResourceError(), OSError()])
 def test_an_error_without_another_behind_it_is_its_own_cause(exc: Exception) -> None:
-    assert cause_of(exc) is exc
+    assert unwrap_network_error(exc) is exc
 
 
 async def test_a_read_that_is_woken_for_nothing_waits_on(nursery: trio.Nursery) -> None:

@@ -53,7 +53,7 @@ from trio_websocket import (
     wrap_client_stream,
     wrap_server_stream,
 )
-from trio_websocket._sansio.errors import leaves
+from trio_websocket._sansio.errors import flatten_group
 
 from .interruptions import CountedStream, FaultyStream, Interruption, Lines, Steps, Trigger
 from .peer import (
@@ -81,7 +81,7 @@ CANCELLED_WITHIN = 0.1  # what a cancelled call may take: time for a goodbye
 BOUND = 60 + 3  # a time-out of the library's, the time to linger and to say goodbye
 PATIENCE = 100  # after which a call that has no time-out is given up
 # The one task of a run that stays until its end.
-_STAYS = "_LateWrites._run"
+_STAYS = "_DeferredFlush._run"
 HANG = 4 * PATIENCE  # after which a performance hangs
 
 # Seconds without an event, by the real clock, after which the other one jumps. Over sockets there
@@ -538,7 +538,7 @@ def perform(
             main = functools.partial(_main, scenario, transport, interruption, steps, clock, lines)
             return trio.run(main, clock=clock, instruments=[steps])
     except BaseException as exc:
-        error = min(leaves(exc), key=lambda leaf: not isinstance(leaf, Violation))
+        error = min(flatten_group(exc), key=lambda leaf: not isinstance(leaf, Violation))
         if not isinstance(error, Exception):
             raise
         trace = traceback.format_exception(type(error), error, error.__traceback__, limit=-4)
@@ -582,7 +582,7 @@ async def _play(play: Callable[[Stage], Awaitable[None]], stage: Stage) -> None:
             await play(stage)
     except Exception as exc:
         ends = (Over, Gone, ConnectionClosed, DisconnectionTimeout)
-        if not stage.is_struck or not all(isinstance(leaf, ends) for leaf in leaves(exc)):
+        if not stage.is_struck or not all(isinstance(leaf, ends) for leaf in flatten_group(exc)):
             raise
     if scope.cancelled_caught and not stage.is_struck:
         raise Violation("it hangs undisturbed")

@@ -55,10 +55,18 @@ from trio_websocket import (
     wrap_client_stream,
     wrap_server_stream,
 )
-from trio_websocket._sansio.deflate import Deflate, DeflateExtension
+from trio_websocket._sansio.deflate import DeflateCodec, DeflateExtension
 from trio_websocket._sansio.extensions import offer
 from trio_websocket._sansio.options import Options
-from trio_websocket._sansio.protocol import BUSY, ENDED, HELD, NEED_DATA, PROGRESS, Piece, Protocol
+from trio_websocket._sansio.protocol import (
+    BUSY,
+    ENDED,
+    HELD,
+    NEED_DATA,
+    PROGRESS,
+    MessageChunk,
+    Protocol,
+)
 
 RSV1, RSV2, RSV3 = 4, 2, 1
 DEFAULT = PerMessageDeflate()
@@ -97,7 +105,7 @@ class Codec:
             self._begin()
         return data
 
-    def inflate_piece(self, payload: bytes) -> bytes:
+    def inflate_chunk(self, payload: bytes) -> bytes:
         return self._decompressor.decompress(payload)
 
 
@@ -433,13 +441,13 @@ async def test_the_pieces_of_a_message_are_compressed_one_by_one(
     nursery.start_soon(ours.send_message, pieces())
     sent = await peer.receive_frame()
     assert (sent.opcode, sent.fin, sent.rsv) == (TEXT, False, RSV1)
-    assert codec.inflate_piece(sent.payload) == b"first " * 10  # before the second is made
+    assert codec.inflate_chunk(sent.payload) == b"first " * 10  # before the second is made
     more.set()
     rest = [await peer.receive_frame() for _ in range(3)]
     assert {(found.opcode, found.rsv) for found in rest} == {(CONTINUATION, 0)}
     assert [found.fin for found in rest] == [False, False, True]
-    assert codec.inflate_piece(rest[0].payload) == b""
-    assert codec.inflate_piece(rest[1].payload) == b"second " * 10
+    assert codec.inflate_chunk(rest[0].payload) == b""
+    assert codec.inflate_chunk(rest[1].payload) == b"second " * 10
     assert codec.inflate(rest[2].payload) == b""
     await ours.send_message("first " * 100)
     assert codec.inflate((await peer.receive_frame()).payload) == b"first " * 100
@@ -465,16 +473,16 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_open = threading.Event()
         self.is_reached = threading.Event()
-        original = Deflate.deflate_piece
+        original = DeflateCodec.deflate_chunk
 
-        def deflate_piece(codec: Deflate, data: bytes, *, is_last: bool) -> bytes:
+        def deflate_chunk(codec: DeflateCodec, data: bytes, *, is_last: bool) -> bytes:
             if len(data) == len(LARGE):
                 assert threading.current_thread() is not threading.main_thread()
                 self.is_reached.set()
                 assert self.is_open.wait(5)
             return original(codec, data, is_last=is_last)
 
-        monkeypatch.setattr(Deflate, "deflate_piece", deflate_piece)
+        monkeypatch.setattr(DeflateCodec, "deflate_chunk", deflate_chunk)
 
     async def reached(self) -> None:
         assert await trio.to_thread.run_sync(self.is_reached.wait, 5)
@@ -574,7 +582,7 @@ async def test_others_run_while_messages_are_compressed(
     for number in range(20):
         sent = await peer.receive_frame()
         assert sent.rsv == (0 if in_pieces and number else RSV1)
-        inflate = codec.inflate_piece if in_pieces else codec.inflate
+        inflate = codec.inflate_chunk if in_pieces else codec.inflate
         assert inflate(sent.payload) == message
 
 
@@ -1040,7 +1048,7 @@ def open_two(
     agreed = DeflateParameters(*bits, *resets)
     found = []
     for kind in (side, KINDS[side is KINDS[0]]):
-        codec = Deflate(agreed, settings, is_client=kind is ConnectionType.CLIENT)
+        codec = DeflateCodec(agreed, settings, is_client=kind is ConnectionType.CLIENT)
         extension = DeflateExtension(codec)
         bounds = Options(compression=settings, **options)
         found.append(Protocol(kind, bounds, extension, fast=fast))
@@ -1288,7 +1296,7 @@ class Reader:
                 return
             assert event is not ENDED
             assert event is not HELD
-            if isinstance(event, Piece):
+            if isinstance(event, MessageChunk):
                 assert self._pieces is not None
                 assert len(event.data) <= MIB
                 self._pieces.append(event.data)
@@ -1509,7 +1517,7 @@ def begun(limit: float = math.inf) -> tuple[Protocol, Protocol]:
 def test_a_stream_that_begins_between_steps_gives_the_message_as_one_piece() -> None:
     receiver, _ = begun()
     receiver.begin_stream()
-    piece = Piece(HUGE.decode(), is_last=True)
+    piece = MessageChunk(HUGE.decode(), is_last=True)
     assert events(receiver) == [*IN_STEPS[1:], piece, HUGE[:500].decode()]
 
 
@@ -1593,14 +1601,14 @@ async def test_a_huge_message_is_not_lost_when_its_reader_is_cancelled(
 
 FINAL_BLOCKS = b"\x03\x00"
 STORED_BLOCKS = b"\x00\x00\x00\xff\xff"
-# About 3 milliseconds: see `Deflate.work`.
+# About 3 milliseconds: see `DeflateCodec.work`.
 STEP_OF_WORK = 2**15
 
 
 def work_of_steps(data: bytes) -> list[int]:
     """What each step of decoding the data costs, for a server that somebody reads."""
     agreed = DeflateParameters(15, 15, False, False)
-    extension = DeflateExtension(Deflate(agreed, DEFAULT, is_client=False))
+    extension = DeflateExtension(DeflateCodec(agreed, DEFAULT, is_client=False))
     protocol = Protocol(ConnectionType.SERVER, Options(compression=DEFAULT), extension)
     protocol.receive_data(data)
     steps = []

@@ -26,7 +26,12 @@ from wsproto.frame_protocol import CloseReason, Opcode
 from tests.support import peer
 from tests.support.deflating import TAIL, WIDE, agreed, deterministic, random_bytes
 from trio_websocket._sansio import deflate as _deflate
-from trio_websocket._sansio.deflate import Deflate, DeflateExtension, InvalidData, TooLarge
+from trio_websocket._sansio.deflate import (
+    DecompressedTooLarge,
+    DeflateCodec,
+    DeflateExtension,
+    InvalidData,
+)
 from trio_websocket._sansio.extensions import (
     DeflateParameters,
     PerMessageDeflate,
@@ -48,12 +53,12 @@ AGREED_WITHOUT_TAKEOVER = agreed(client_resets=True, resets=True)
 BOTH = pytest.mark.parametrize("agreed", [AGREED, AGREED_WITHOUT_TAKEOVER])
 
 
-def server(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> Deflate:
-    return Deflate(agreed, settings, is_client=False)
+def server(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> DeflateCodec:
+    return DeflateCodec(agreed, settings, is_client=False)
 
 
-def client(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> Deflate:
-    return Deflate(agreed, settings, is_client=True)
+def client(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> DeflateCodec:
+    return DeflateCodec(agreed, settings, is_client=True)
 
 
 # -- which zlib is in use
@@ -130,9 +135,9 @@ def test_an_empty_message_is_one_byte(agreed: DeflateParameters) -> None:
     assert codec.deflate(b"") == EMPTY
     codec.deflate(b"Hello")
     assert codec.deflate(b"") == EMPTY
-    assert codec.deflate_piece(b"", is_last=False) == b""
-    assert codec.deflate_piece(b"", is_last=False) == b""
-    assert codec.deflate_piece(b"", is_last=True) == EMPTY
+    assert codec.deflate_chunk(b"", is_last=False) == b""
+    assert codec.deflate_chunk(b"", is_last=False) == b""
+    assert codec.deflate_chunk(b"", is_last=True) == EMPTY
 
 
 @pytest.mark.parametrize("level", [-1, *range(10)])
@@ -244,13 +249,13 @@ def test_what_peers_may_send(
             assert codec.inflate(HELLO_AGAIN, 5) == b"Hello"
 
 
-def pieces(codec: Deflate, data: Iterable[bytes], max_length: int) -> bytes:
+def pieces(codec: DeflateCodec, data: Iterable[bytes], max_length: int) -> bytes:
     """A message, given in pieces and taken in pieces."""
     parts = []
     for piece, is_last in [*((piece, False) for piece in data), (b"", True)]:
-        parts.append(codec.inflate_piece(piece, is_last=is_last, max_length=max_length))
+        parts.append(codec.inflate_chunk(piece, is_last=is_last, max_length=max_length))
         while codec.has_more:
-            parts.append(codec.inflate_piece(b"", is_last=is_last, max_length=max_length))
+            parts.append(codec.inflate_chunk(b"", is_last=is_last, max_length=max_length))
     assert all(len(part) <= max_length for part in parts)
     return b"".join(parts)
 
@@ -285,7 +290,7 @@ def test_what_is_no_compressed_message(agreed: DeflateParameters, payload: bytes
 @pytest.mark.no_cover
 @given(st.binary(), st.booleans())
 def test_arbitrary_data_raises_nothing_but_invalid_data(data: bytes, takeover: bool) -> None:
-    def message(codec: Deflate, chunks: list[bytes], max_length: int) -> bytes | None:
+    def message(codec: DeflateCodec, chunks: list[bytes], max_length: int) -> bytes | None:
         try:
             return pieces(codec, chunks, max_length)
         except InvalidData:
@@ -304,9 +309,11 @@ def test_as_much_as_is_allowed_is_inflated() -> None:
         assert client().inflate(packed, size + 0.5) == bytes(size)
         assert client().inflate(packed, math.inf) == bytes(size)
         if size:
-            with pytest.raises(TooLarge, match=f"inflates to more than {size - 1} bytes$"):
+            with pytest.raises(
+                DecompressedTooLarge, match=f"inflates to more than {size - 1} bytes$"
+            ):
                 client().inflate(packed, size - 1)
-            with pytest.raises(TooLarge):
+            with pytest.raises(DecompressedTooLarge):
                 client().inflate(packed, size - 0.5)
 
 
@@ -316,7 +323,7 @@ def test_a_bomb_costs_no_more_than_what_is_allowed() -> None:
     codec = client()
     start = time.process_time()
     with traced() as memory:
-        with pytest.raises(TooLarge):
+        with pytest.raises(DecompressedTooLarge):
             codec.inflate(bomb, 2**20)
         assert memory()[1] < 3 * 2**20
     assert time.process_time() - start < 0.5
@@ -327,7 +334,7 @@ def test_bombs_with_context_takeover() -> None:
     for _ in range(4):
         packed = sender.deflate(bytes(2**20))
         assert receiver.inflate(packed, 2**20) == bytes(2**20)
-    with pytest.raises(TooLarge):
+    with pytest.raises(DecompressedTooLarge):
         receiver.inflate(sender.deflate(bytes(2**20 + 1)), 2**20)
 
 
@@ -359,10 +366,10 @@ def test_a_stream_is_decompressed_in_bounded_memory() -> None:
     size = 0
     with traced() as memory:
         for number in range(65):
-            data = sender.deflate_piece(bytes(2**20 if number < 64 else 0), is_last=number == 64)
-            size += len(receiver.inflate_piece(data, is_last=number == 64, max_length=2**14))
+            data = sender.deflate_chunk(bytes(2**20 if number < 64 else 0), is_last=number == 64)
+            size += len(receiver.inflate_chunk(data, is_last=number == 64, max_length=2**14))
             while receiver.has_more:
-                size += len(receiver.inflate_piece(b"", is_last=number == 64, max_length=2**14))
+                size += len(receiver.inflate_chunk(b"", is_last=number == 64, max_length=2**14))
         assert memory()[1] < 2**21
     assert size == 2**26
     assert receiver.inflate(sender.deflate(b"Hello"), 5) == b"Hello"
@@ -370,9 +377,9 @@ def test_a_stream_is_decompressed_in_bounded_memory() -> None:
 
 def test_that_a_piece_is_the_last_need_not_be_repeated() -> None:
     codec = client()
-    parts = [codec.inflate_piece(HELLO, is_last=True, max_length=2)]
+    parts = [codec.inflate_chunk(HELLO, is_last=True, max_length=2)]
     while codec.has_more:
-        parts.append(codec.inflate_piece(b"", is_last=False, max_length=2))
+        parts.append(codec.inflate_chunk(b"", is_last=False, max_length=2))
     assert [*filter(None, parts)] == [b"He", b"ll", b"o"]
 
 
@@ -381,9 +388,9 @@ def test_a_whole_message_is_taken_in_pieces(agreed: DeflateParameters) -> None:
     sender, receiver = server(agreed), client(agreed)
     for text in (b"Hello" * 100, random_bytes(300), bytes(10**5), b"Hello", b"!"):
         packed = sender.deflate(text)
-        parts = [receiver.inflate_piece(packed, is_last=True, max_length=50)]
+        parts = [receiver.inflate_chunk(packed, is_last=True, max_length=50)]
         while receiver.has_more:
-            parts.append(receiver.inflate_piece(b"", is_last=True, max_length=50))
+            parts.append(receiver.inflate_chunk(b"", is_last=True, max_length=50))
         assert b"".join(parts) == text
 
 
@@ -392,27 +399,27 @@ def test_a_whole_message_that_is_cut_off_is_found_by_its_last_piece(
     agreed: DeflateParameters,
 ) -> None:
     receiver = client(agreed)
-    assert receiver.inflate_piece(HELLO[:-1], is_last=True, max_length=2) == b"He"
+    assert receiver.inflate_chunk(HELLO[:-1], is_last=True, max_length=2) == b"He"
     with pytest.raises(InvalidData):
-        receiver.inflate_piece(b"", is_last=True, max_length=50)
+        receiver.inflate_chunk(b"", is_last=True, max_length=50)
 
 
 @BOTH
 def test_a_last_piece_behind_a_final_block(agreed: DeflateParameters) -> None:
     codec = client(agreed)
     for _ in range(2):
-        assert codec.inflate_piece(HELLO_FINAL[:-1], is_last=False, max_length=50) == b"Hello"
-        assert codec.inflate_piece(HELLO, is_last=True, max_length=50) == b"Hello"
+        assert codec.inflate_chunk(HELLO_FINAL[:-1], is_last=False, max_length=50) == b"Hello"
+        assert codec.inflate_chunk(HELLO, is_last=True, max_length=50) == b"Hello"
         assert codec.inflate(HELLO_FINAL, 5) == b"Hello"
 
 
 def test_no_input_while_there_is_more_output() -> None:
     codec = client()
-    assert codec.inflate_piece(HELLO, is_last=False, max_length=2) == b"He"
+    assert codec.inflate_chunk(HELLO, is_last=False, max_length=2) == b"He"
     with pytest.raises(AssertionError):
-        codec.inflate_piece(HELLO, is_last=False, max_length=2)
+        codec.inflate_chunk(HELLO, is_last=False, max_length=2)
     with pytest.raises(AssertionError):
-        codec.inflate_piece(b"", is_last=False, max_length=0)
+        codec.inflate_chunk(b"", is_last=False, max_length=0)
 
 
 SETTINGS = st.builds(
@@ -454,15 +461,15 @@ def test_what_two_sides_negotiate_works(
     takeover = ours.context_takeover and theirs.context_takeover
     assert agreed.server_no_context_takeover is not takeover
     assert agreed.client_no_context_takeover is not takeover
-    sender = Deflate(agreed, ours if to_server else theirs, is_client=to_server)
-    receiver = Deflate(agreed, theirs if to_server else ours, is_client=not to_server)
+    sender = DeflateCodec(agreed, ours if to_server else theirs, is_client=to_server)
+    receiver = DeflateCodec(agreed, theirs if to_server else ours, is_client=not to_server)
     # Plain zlib, as other libraries have it, must take the same.
     plain = zlib.decompressobj(-agreed.client_max_window_bits)
     sizes = st.lists(st.integers(0, 1000), max_size=5)
     for payload in data.draw(st.lists(PAYLOADS, max_size=4)):
         parts = split(payload, data.draw(sizes))
-        packed = b"".join(sender.deflate_piece(part, is_last=False) for part in parts[:-1])
-        packed += sender.deflate_piece(parts[-1], is_last=True)
+        packed = b"".join(sender.deflate_chunk(part, is_last=False) for part in parts[:-1])
+        packed += sender.deflate_chunk(parts[-1], is_last=True)
         assert packed
         assert plain.decompress(packed + TAIL) == payload
         if not takeover:
@@ -510,7 +517,7 @@ frame = functools.partial(peer.frame, key=KEY)  # of a client
 def connection(
     max_size: float = math.inf, agreed: DeflateParameters = AGREED, *, is_client: bool = False
 ) -> Connection:
-    extension = DeflateExtension(Deflate(agreed, WIDE, is_client=is_client))
+    extension = DeflateExtension(DeflateCodec(agreed, WIDE, is_client=is_client))
     assert extension.max_size == math.inf
     extension.max_size = max_size
     side = ConnectionType.CLIENT if is_client else ConnectionType.SERVER

@@ -29,10 +29,10 @@ from trio_websocket import (
 from trio_websocket._sansio.errors import (
     MessageTypeError,
     check_close_code,
-    graver,
-    leaves,
-    members,
-    without_lost_connections,
+    exception_to_raise,
+    flatten_group,
+    group_members,
+    strip_closed,
 )
 
 if sys.version_info < (3, 11):
@@ -366,17 +366,17 @@ def test_an_exception_can_be_subclassed(
 def test_the_leaves_of_a_group_are_those_of_its_groups_in_order() -> None:
     first, second, third = KeyError(1), KeyboardInterrupt(), KeyError(3)
     group = BaseExceptionGroup("", [first, BaseExceptionGroup("", [second]), third])
-    assert leaves(group) == [first, second, third]
+    assert flatten_group(group) == [first, second, third]
 
 
 def test_the_members_of_a_group_may_be_groups() -> None:
     first, second = KeyError(1), ExceptionGroup("", [KeyError(2)])
-    assert tuple(members(ExceptionGroup("", [first, second]))) == (first, second)
+    assert tuple(group_members(ExceptionGroup("", [first, second]))) == (first, second)
 
 
 def test_an_exception_that_is_no_group_is_its_own_leaf_and_member() -> None:
     exc = KeyError()
-    assert list(leaves(exc)) == list(members(exc)) == [exc]
+    assert list(flatten_group(exc)) == list(group_members(exc)) == [exc]
 
 
 LOST = ConnectionClosed(CloseReason(1006, None))
@@ -387,12 +387,12 @@ BUG = KeyError("bug")
 
 @pytest.mark.parametrize("exc", [LOST, LATE, ExceptionGroup("", [LOST, LATE])])
 def test_nothing_is_left_of_a_lost_connection(exc: Exception) -> None:
-    assert without_lost_connections(exc) is None
+    assert strip_closed(exc) is None
 
 
 @pytest.mark.parametrize("exc", [BUG, KeyboardInterrupt(), HandshakeError("no")])
 def test_any_other_error_is_left_as_it_is(exc: BaseException) -> None:
-    assert without_lost_connections(exc) is exc
+    assert strip_closed(exc) is exc
 
 
 @pytest.mark.parametrize(
@@ -407,13 +407,13 @@ def test_any_other_error_is_left_as_it_is(exc: BaseException) -> None:
 def test_what_a_block_has_raised_counts_for_more_than_what_closing_raised_but_ctrl_c(
     error: BaseException | None, later: BaseException, graver_one: BaseException
 ) -> None:
-    assert graver(error, later) is graver_one
+    assert exception_to_raise(error, later) is graver_one
 
 
 def test_the_other_errors_of_a_group_are_left() -> None:
     stop = KeyboardInterrupt()
     group = BaseExceptionGroup("", [LOST, BUG, BaseExceptionGroup("", [LATE, stop])])
-    rest = without_lost_connections(group)
+    rest = strip_closed(group)
     assert isinstance(rest, BaseExceptionGroup)
     left, inner = rest.exceptions
     assert left is BUG

@@ -29,8 +29,8 @@ from trio_websocket import (
     wrap_server_stream,
 )
 from trio_websocket._connection import send_queue as outbox_module
-from trio_websocket._connection.receiver import Inbox
-from trio_websocket._connection.send_queue import Outbox
+from trio_websocket._connection.receiver import Receiver
+from trio_websocket._connection.send_queue import SendQueue
 from trio_websocket._io.transport import Transport
 from trio_websocket._sansio.errors import describe, safe_repr
 from trio_websocket._sansio.protocol import Protocol
@@ -189,7 +189,7 @@ async def test_connection_task_raises_ends_that_connection(
 ) -> None:
     # tend() is called by the system task that watches connections.
     error = MemoryError("no memory")
-    monkeypatch.setattr(Inbox, name, failing(error))
+    monkeypatch.setattr(Receiver, name, failing(error))
     client, _ = await open_client(nursery, "socketpair")
     await client.wait_closed()
     with pytest.raises(ConnectionClosed) as caught:
@@ -202,7 +202,7 @@ async def test_connection_task_closing_raises_ends_that_connection(
     nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, peer = await open_client(nursery, "socketpair")
-    monkeypatch.setattr(Transport, "hang_up", failing(MemoryError()))
+    monkeypatch.setattr(Transport, "half_close_and_drain", failing(MemoryError()))
     await peer.send_close(1000)
     await client.wait_closed()
     assert client.closed is not None
@@ -214,7 +214,7 @@ async def test_on_write_error_raises_ends_that_connection(
     client, _ = await open_client(nursery, "socketpair")
     error = OSError("out of order")
     monkeypatch.setattr(Transport, "write_now", failing(error))
-    monkeypatch.setattr(Inbox, "tend", failing(MemoryError()))
+    monkeypatch.setattr(Receiver, "tend", failing(MemoryError()))
     with pytest.raises(ConnectionClosed):
         await client.send_message("x")
     await client.wait_closed()
@@ -225,7 +225,7 @@ async def test_aclose_raises_nothing_without_memory(
 ) -> None:
     client, _ = await open_client(nursery, "socketpair")
     error = MemoryError()
-    monkeypatch.setattr(Outbox, "append", failing(error))
+    monkeypatch.setattr(SendQueue, "append", failing(error))
     await client.aclose()
     with pytest.raises(ConnectionClosed) as caught:
         await client.get_message()
@@ -251,8 +251,8 @@ async def test_watch_raises_starts_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    original = Inbox.begin_interval
-    monkeypatch.setattr(Inbox, "begin_interval", failing_once(MemoryError(), original))
+    original = Receiver.begin_interval
+    monkeypatch.setattr(Receiver, "begin_interval", failing_once(MemoryError(), original))
     client, peer = await open_client(nursery, "socketpair")
     await wait_all_tasks_blocked()
     assert "the watch of idle connections failed" in caplog.text
@@ -268,7 +268,7 @@ async def test_fail_inbox_stopped_does_nothing(
     client, peer = await open_client(nursery, "socketpair")
     await peer.send_close(1000)
     await client.wait_closed()
-    client._inbox.fail(MemoryError())  # noqa: SLF001 # it happens if memory ends just then
+    client._receiver.fail(MemoryError())  # noqa: SLF001 # it happens if memory ends just then
     assert client.closed is not None
     assert client.closed.code == 1000
 
@@ -281,10 +281,10 @@ async def test_late_writes_raise_goes_on(
     where: str,
 ) -> None:
     ours, theirs = await socket_pair()
-    outbox = Outbox(Transport(ours, None), int)
+    outbox = SendQueue(Transport(ours, None), int)
     outbox.start(nursery)
-    owner: type = Outbox if where == "outbox" else outbox_module._LateWrites  # noqa: SLF001 # no public call fails so
-    name = "end_turn" if where == "outbox" else "_end_turns"
+    owner: type = SendQueue if where == "outbox" else outbox_module._DeferredFlush  # noqa: SLF001 # no public call fails so
+    name = "flush_now" if where == "outbox" else "_end_turns"
     error = MemoryError()
     monkeypatch.setattr(owner, name, failing_once(error, getattr(owner, name)))
     outbox.append(b"a")
@@ -330,7 +330,7 @@ async def check_closed(port: int) -> None:
         assert await stream.receive_some() == b""
 
 
-@pytest.mark.parametrize("name", ["_accept", "_Served", "receive_request"])
+@pytest.mark.parametrize("name", ["_accept", "_ClientTask", "receive_request"])
 async def test_serve_websocket_error_of_one_client_goes_on(
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,

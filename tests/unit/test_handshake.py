@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from trio_websocket import ConnectionFailed, ConnectionRejected, HandshakeError
 from trio_websocket._sansio.client_handshake import ClientHandshake
-from trio_websocket._sansio.handshake import ExtraHeaders, Opened
+from trio_websocket._sansio.handshake import ExtraHeaders, HandshakeResult
 from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.protocol import NEED_DATA, Protocol
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
@@ -107,7 +107,7 @@ def refused(data: bytes, **options: Any) -> Message:
     return Message.parse(caught.value.response)
 
 
-def accepted(handshake: ServerHandshake, **arguments: Any) -> tuple[Message, Opened]:
+def accepted(handshake: ServerHandshake, **arguments: Any) -> tuple[Message, HandshakeResult]:
     response, opened = handshake.accept(
         arguments.get("subprotocol"), arguments.get("extra_headers")
     )
@@ -729,7 +729,7 @@ def answered(
     *,
     start: bytes = b"HTTP/1.1 101 Switching Protocols",
     body: bytes = b"",
-) -> Opened:
+) -> HandshakeResult:
     handshake.receive_data(written(start, headers, body))
     opened = handshake.result()
     assert opened is not None

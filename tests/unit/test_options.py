@@ -29,7 +29,7 @@ from trio_websocket._sansio.options import (
     NewerOptionKeywords,
     OptionKeywords,
     Options,
-    takes_options,
+    with_option_signature,
 )
 
 if TYPE_CHECKING:
@@ -217,12 +217,12 @@ async def test_every_function_misspelt_option_names_that_function() -> None:
 # Signatures
 
 
-@takes_options
+@with_option_signature
 def opens(url: str, *, port: int = 80, **options: Unpack[OptionKeywords]) -> object:
     return options
 
 
-@takes_options
+@with_option_signature
 def wraps(message_queue_size: float = 7, **options: Unpack[NewerOptionKeywords]) -> None: ...
 
 

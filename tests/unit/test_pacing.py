@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import trio
 
-from trio_websocket._io.pacing import TURN, Pacer
+from trio_websocket._io.pacing import TURN, CheckpointBudget
 
 
 async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nursery) -> None:
@@ -15,14 +15,14 @@ async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nurs
             await trio.lowlevel.checkpoint()
 
     nursery.start_soon(other)
-    pacer = Pacer()
+    pacer = CheckpointBudget()
     for _ in range(10 * (TURN + 1)):
         await pacer.checkpoint()
     assert 9 <= turns <= 11
 
 
 async def test_every_checkpoint_raises_if_cancelled() -> None:
-    pacer = Pacer()
+    pacer = CheckpointBudget()
     for _ in range(2 * TURN):
         with trio.CancelScope() as scope:
             await pacer.checkpoint()

@@ -9,16 +9,16 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.peer import PING, Call, open_client
-from trio_websocket._connection.pings import PingInFlight, Pings
+from trio_websocket._connection.pings import PendingPing, Pings
 
 
-def sent(*payloads: bytes, limit: float = math.inf) -> tuple[Pings, list[PingInFlight]]:
+def sent(*payloads: bytes, limit: float = math.inf) -> tuple[Pings, list[PendingPing]]:
     """Pings with these payloads, sent in this order."""
     pings = Pings(limit)
     return pings, [pings.add(payload) for payload in payloads]
 
 
-def over(flights: list[PingInFlight]) -> list[bool]:
+def over(flights: list[PendingPing]) -> list[bool]:
     return [ping.is_over.is_set for ping in flights]
 
 
@@ -40,7 +40,7 @@ async def test_its_pong_tells_the_round_trip(autojump_clock: MockClock) -> None:
 
 
 async def test_an_answer_returns_the_round_trip(autojump_clock: MockClock) -> None:
-    ping = PingInFlight()
+    ping = PendingPing()
     await trio.sleep(0.5)
     assert ping.answer() == ping.round_trip == pytest.approx(0.5)
     assert ping.is_over.is_set

@@ -21,7 +21,14 @@ from tests.support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, fr
 from trio_websocket import CloseReason, ConnectionClosed
 from trio_websocket._sansio.frames import LARGE
 from trio_websocket._sansio.options import Options
-from trio_websocket._sansio.protocol import ENDED, NEED_DATA, PROGRESS, Piece, Protocol, Signal
+from trio_websocket._sansio.protocol import (
+    ENDED,
+    NEED_DATA,
+    PROGRESS,
+    MessageChunk,
+    Protocol,
+    Signal,
+)
 
 KEY = b"\x01\x82\x00\xff"
 
@@ -64,7 +71,7 @@ def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Signa
         elif isinstance(event, Pong):
             yield "pong", bytes(event.payload)
         elif event is not PROGRESS:
-            assert not isinstance(event, Piece)
+            assert not isinstance(event, MessageChunk)
             yield event
         if event in (NEED_DATA, ENDED):
             return
@@ -273,7 +280,7 @@ def test_a_bad_frame_fails_the_connection(fast: bool, data: bytes, code: int) ->
     protocol = open_protocol(CLIENT, fast=fast)
     events = received(protocol, frame(TEXT, b"before") + data + frame(TEXT, b"after"))
     assert events == ["before", ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == code
+    assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == code
 
 
 @both_paths
@@ -286,7 +293,7 @@ def test_a_frame_that_is_masked_wrongly_fails_the_connection(
 ) -> None:
     protocol = open_protocol(side, fast=fast)
     assert received(protocol, frame(opcode, close_payload(1000, b"abcd"), key=key)) == [ENDED]
-    assert sent_close(protocol.take_farewell(), side)[0] == 1002
+    assert sent_close(protocol.take_final_bytes(), side)[0] == 1002
 
 
 @both_paths
@@ -313,7 +320,7 @@ def test_a_frame_that_begins_wrong_is_refused_by_its_first_two_bytes(
     protocol = open_protocol(side, fast=fast)
     assert received(protocol, data[:1]) == [NEED_DATA]
     assert received(protocol, data[1:2]) == [ENDED]
-    assert sent_close(protocol.take_farewell(), side)[0] == 1002
+    assert sent_close(protocol.take_final_bytes(), side)[0] == 1002
 
 
 @both_paths
@@ -331,7 +338,7 @@ def test_a_large_frame_that_begins_wrong_and_comes_in_parts_is_refused(
 ) -> None:
     protocol = open_protocol(side, fast=fast)
     assert received(protocol, data[:LARGE], data[LARGE:])[-1] is ENDED
-    assert sent_close(protocol.take_farewell(), side)[0] == 1002
+    assert sent_close(protocol.take_final_bytes(), side)[0] == 1002
 
 
 @both_paths
@@ -339,7 +346,7 @@ def test_a_large_frame_that_begins_wrong_and_comes_in_parts_is_refused(
 def test_an_empty_frame_that_lacks_its_mask_fails_the_connection(opcode: int, fast: bool) -> None:
     protocol = open_protocol(SERVER, fast=fast)
     assert received(protocol, frame(opcode) + bytes(200)) == [ENDED]
-    assert sent_close(protocol.take_farewell(), SERVER)[0] == 1002
+    assert sent_close(protocol.take_final_bytes(), SERVER)[0] == 1002
 
 
 def test_a_failed_connection_tells_why() -> None:
@@ -357,13 +364,13 @@ def test_a_failed_connection_tells_why() -> None:
 def test_the_close_frame_of_a_failed_connection_says_what_the_error_says() -> None:
     protocol = open_protocol(SERVER)
     received(protocol, frame(0x3, key=KEY))
-    assert sent_close(protocol.take_farewell(), SERVER) == (1002, str(protocol.error))
+    assert sent_close(protocol.take_final_bytes(), SERVER) == (1002, str(protocol.error))
 
 
 def test_invalid_text_is_refused_before_its_frame_is_whole() -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, frame(TEXT, b"\xff" + b"x" * 1000)[:5]) == [ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1007
+    assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1007
 
 
 def test_nothing_is_decoded_after_the_end() -> None:
@@ -396,7 +403,7 @@ def test_a_message_over_the_size_is_refused_by_its_head(
         head = head[:-4]  # the mask says nothing about the size
     assert received(protocol, head[:-1]) == [NEED_DATA]
     assert received(protocol, head[-1:]) == [ENDED]
-    assert sent_close(protocol.take_farewell(), side) == (
+    assert sent_close(protocol.take_final_bytes(), side) == (
         1009,
         f"message of {length} bytes exceeds max_message_size=10",
     )
@@ -408,7 +415,7 @@ def test_the_size_of_a_message_is_that_of_its_frames_together(fast: bool) -> Non
     first = frame(TEXT, b"x" * 6, fin=False)
     assert received(protocol, first) == [NEED_DATA]
     assert received(protocol, frame(CONTINUATION, length=5)) == [ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009
+    assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1009
 
 
 @both_paths
@@ -422,7 +429,7 @@ def test_every_message_may_have_the_size_allowed(fast: bool) -> None:
 def test_size_is_counted_in_bytes(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
     assert received(protocol, frame(TEXT, ("ä" * 6).encode())) == [ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009
+    assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1009
 
 
 @both_paths
@@ -440,7 +447,7 @@ def test_control_frames_do_not_count_as_size() -> None:
 def test_a_length_that_is_written_too_long_counts_for_more_than_the_limit(width: int) -> None:
     protocol = open_protocol(CLIENT, max_message_size=10)
     assert received(protocol, frame(BINARY, length=100, width=width)) == [ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
+    assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1002
     assert "limit" not in str(protocol.error)
 
 
@@ -450,7 +457,7 @@ def test_a_message_of_more_frames_than_allowed_is_refused(last: bytes) -> None:
     allowed = frame(TEXT, b"x" * 9, fin=False) + frame(CONTINUATION, fin=False) * 2
     assert received(protocol, allowed) == [NEED_DATA]
     assert received(protocol, frame(CONTINUATION, last)) == [ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT) == (
+    assert sent_close(protocol.take_final_bytes(), CLIENT) == (
         1009,
         "message exceeds max_fragments=3",
     )
@@ -477,7 +484,7 @@ def test_of_200_000_empty_frames_no_more_are_taken_than_allowed() -> None:
         taken += 1
     assert taken == 1000
     assert protocol.ended
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1009
+    assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1009
 
 
 def test_without_limits_everything_is_taken() -> None:
@@ -502,14 +509,14 @@ def test_without_limits_everything_is_taken() -> None:
 def test_what_is_wrong_with_a_frame_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
     assert received(protocol, data) == [ENDED]
-    assert sent_close(protocol.take_farewell(), CLIENT)[0] == 1002
+    assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1002
 
 
 def test_two_oversize_messages_in_one_segment_are_refused_once() -> None:
     protocol = open_protocol(SERVER, max_message_size=10)
     assert received(protocol, frame(BINARY, bytes(11), key=KEY) * 2) == [ENDED]
-    assert sent_close(protocol.take_farewell(), SERVER)[0] == 1009
-    assert protocol.take_farewell() == b""
+    assert sent_close(protocol.take_final_bytes(), SERVER)[0] == 1009
+    assert protocol.take_final_bytes() == b""
     assert protocol.next_event() is ENDED
 
 
@@ -527,7 +534,7 @@ def test_a_new_connection_is_open() -> None:
     assert protocol.is_open
     assert not protocol.ended
     assert protocol.reason is None
-    assert protocol.take_farewell() == b""
+    assert protocol.take_final_bytes() == b""
 
 
 VALID_CODES = [1000, 1001, 1003, 1007, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
@@ -543,7 +550,7 @@ def test_a_close_from_the_peer_is_answered_with_the_same(side: ConnectionType, c
     assert protocol.error is None
     assert protocol.ended
     assert not protocol.is_open
-    farewell = protocol.take_farewell()
+    farewell = protocol.take_final_bytes()
     if side is SERVER:
         assert farewell == close_frame(code, "grüß".encode())
     else:
@@ -555,7 +562,7 @@ def test_a_close_without_a_code_is_answered_without_one(side: ConnectionType) ->
     protocol = open_protocol(side)
     assert received(protocol, frame(CLOSE, key=key_to(side))) == [ENDED]
     assert protocol.rcvd == protocol.sent == CloseReason(1005, None)
-    assert sent_close(protocol.take_farewell(), side) == (1005, "")
+    assert sent_close(protocol.take_final_bytes(), side) == (1005, "")
 
 
 def test_a_close_without_a_text_has_none() -> None:
@@ -618,7 +625,7 @@ def test_the_peers_answer_ends_the_connection_that_we_close() -> None:
     protocol = open_protocol(CLIENT)
     protocol.close(4001, "bye")
     assert received(protocol, close_frame(4001, b"bye")) == [ENDED]
-    assert protocol.take_farewell() == b""
+    assert protocol.take_final_bytes() == b""
     assert protocol.error is None
 
 
@@ -628,7 +635,7 @@ def test_when_closes_cross_each_side_keeps_its_own_reason() -> None:
     assert received(protocol, close_frame(4002, b"theirs")) == [ENDED]
     assert protocol.reason == protocol.sent == CloseReason(4001, "ours")
     assert protocol.rcvd == CloseReason(4002, "theirs")
-    assert protocol.take_farewell() == b""
+    assert protocol.take_final_bytes() == b""
 
 
 @both_paths
@@ -671,7 +678,7 @@ def test_a_bad_frame_while_closing_ends_the_connection(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast)
     protocol.close(1000, "bye")
     assert received(protocol, frame(TEXT, b"\xff")) == [ENDED]
-    assert protocol.take_farewell() == b""
+    assert protocol.take_final_bytes() == b""
     assert protocol.sent == protocol.reason == CloseReason(1000, "bye")
     assert protocol.rcvd is None
     assert isinstance(protocol.error, RemoteProtocolError)
@@ -680,8 +687,8 @@ def test_a_bad_frame_while_closing_ends_the_connection(fast: bool) -> None:
 def test_the_farewell_is_given_once() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, close_frame(1000))
-    assert protocol.take_farewell() != b""
-    assert protocol.take_farewell() == b""
+    assert protocol.take_final_bytes() != b""
+    assert protocol.take_final_bytes() == b""
 
 
 # The end of the stream
@@ -698,7 +705,7 @@ def test_the_end_of_the_stream_ends_the_connection(data: bytes) -> None:
         1006, "the peer ended the connection without a Close frame"
     )
     assert isinstance(protocol.error, EOFError)
-    assert protocol.take_farewell() == b""
+    assert protocol.take_final_bytes() == b""
 
 
 def test_what_was_received_is_decoded_before_the_end_of_the_stream() -> None:
@@ -872,7 +879,7 @@ def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) ->
     rcvd = None
     if protocol.rcvd is not None:
         rcvd = protocol.rcvd.code, protocol.rcvd.reason or ""
-    said = protocol.take_farewell()
+    said = protocol.take_final_bytes()
     verdict = None
     if protocol.error is not None:
         verdict = -1  # we had sent a Close before, so that it can't be told
@@ -1111,7 +1118,7 @@ def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
     assert last in (NEED_DATA, ENDED)
     assert all(isinstance(event, (str, bytes, tuple)) for event in before)
     assert sum(len(event) for event in before if isinstance(event, bytes)) <= len(stream)
-    farewell = protocol.take_farewell()
+    farewell = protocol.take_final_bytes()
     if farewell:
         assert not closing
         assert protocol.sent is not None
@@ -1138,7 +1145,7 @@ def test_a_fragment_too_many_is_refused_before_its_text_is_judged(
         protocol = open_protocol(side, fast=True, max_fragments=limit)
         for chunk in (data[:cut], data[cut:]):
             received(protocol, chunk)
-        assert sent_close(protocol.take_farewell(), side)[0] == code
+        assert sent_close(protocol.take_final_bytes(), side)[0] == code
 
 
 # Large frames, which wait until they are whole
@@ -1202,7 +1209,7 @@ def test_a_large_text_that_is_not_utf_8_fails_when_it_is_whole(side: ConnectionT
     protocol = open_protocol(side)
     data = frame(TEXT, b"\xff" + bytes(10_000), key=key_to(side))
     assert received(protocol, data[:5000], data[5000:]) == [ENDED]
-    assert sent_close(protocol.take_farewell(), side)[0] == 1007
+    assert sent_close(protocol.take_final_bytes(), side)[0] == 1007
 
 
 @both_sides
@@ -1214,7 +1221,7 @@ def test_a_large_text_that_is_not_utf_8_and_breaks_off_fails_at_the_end(
     assert received(protocol, data[:5000]) == [NEED_DATA]
     protocol.receive_eof()
     assert list(events_of(protocol)) == [ENDED]
-    assert sent_close(protocol.take_farewell(), side)[0] == 1007
+    assert sent_close(protocol.take_final_bytes(), side)[0] == 1007
 
 
 @both_sides
@@ -1250,9 +1257,9 @@ def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
     pieces = []
     for chunk in (b"", data[5000:]):
         protocol.receive_data(chunk)
-        while isinstance(event := protocol.next_event(), Piece) or event is PROGRESS:
+        while isinstance(event := protocol.next_event(), MessageChunk) or event is PROGRESS:
             pieces.append(event)
-    assert b"".join(piece.data for piece in pieces if isinstance(piece, Piece)) == payload  # type: ignore[misc] # bytes, as it is binary
+    assert b"".join(piece.data for piece in pieces if isinstance(piece, MessageChunk)) == payload  # type: ignore[misc] # bytes, as it is binary
 
 
 def test_what_follows_a_close_without_a_code_is_not_its_code() -> None:

@@ -18,7 +18,7 @@ from tests.support.peer import (
     socket_pair,
     tcp_pair,
 )
-from trio_websocket._connection.send_queue import HIGH_WATER, Outbox
+from trio_websocket._connection.send_queue import HIGH_WATER, SendQueue
 from trio_websocket._io.pacing import FAIRNESS
 from trio_websocket._io.transport import Transport
 
@@ -37,9 +37,9 @@ def running(
     on_broken: Callable[[], object] = int,
     *,
     max_unsent: float = HIGH_WATER,
-) -> Iterator[Outbox]:
+) -> Iterator[SendQueue]:
     """An outbox at work."""
-    outbox = Outbox(Transport(stream, None), on_broken, max_unsent=max_unsent)
+    outbox = SendQueue(Transport(stream, None), on_broken, max_unsent=max_unsent)
     outbox.start(nursery)
     try:
         yield outbox
@@ -63,7 +63,7 @@ class RecordingStream(WrappedStream):
 @contextlib.asynccontextmanager
 async def held(
     nursery: trio.Nursery, first: bytes
-) -> AsyncIterator[tuple[Outbox, RecordingStream]]:
+) -> AsyncIterator[tuple[SendQueue, RecordingStream]]:
     """An outbox whose first write is under way and held up."""
     stream = RecordingStream((await memory_pair())[0])
     with running(nursery, stream) as outbox:
@@ -198,9 +198,9 @@ async def test_flush_waits_until_all_is_written(nursery: trio.Nursery) -> None:
         await flushing.result()
 
 
-@pytest.mark.parametrize("wait", [Outbox.wait_room, Outbox.flush])
+@pytest.mark.parametrize("wait", [SendQueue.wait_room, SendQueue.flush])
 async def test_a_cancelled_wait_leaves_what_is_to_be_written(
-    nursery: trio.Nursery, wait: Callable[[Outbox], Awaitable[None]]
+    nursery: trio.Nursery, wait: Callable[[SendQueue], Awaitable[None]]
 ) -> None:
     ours, theirs = await lockstep_pair()
     with running(nursery, ours) as outbox:
@@ -365,7 +365,7 @@ async def test_what_was_kept_back_is_not_written_after_the_stop(nursery: trio.Nu
         outbox.append_message(b"1")
         outbox.append_message(b"2")
         outbox.stop()
-        outbox.end_turn()
+        outbox.flush_now()
     await ours.aclose()
     assert await receive_exactly(theirs, 1) == b"1"
     assert await theirs.receive_some() == b""
@@ -449,7 +449,7 @@ async def test_what_is_kept_back_is_written_when_the_turn_ends(nursery: trio.Nur
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")
         outbox.append_message(b"2")
-        outbox.end_turn()
+        outbox.flush_now()
         assert outbox.unsent == (0, 0)
         assert await receive_exactly(theirs, 2) == b"12"
 
@@ -618,7 +618,7 @@ def test_what_is_kept_back_while_a_run_ends_is_written() -> None:
                         await receive_each(pairs)
                         over.append(True)
 
-    def keep_back(*outboxes: Outbox) -> None:
+    def keep_back(*outboxes: SendQueue) -> None:
         for outbox in outboxes:
             outbox.append_message(b"1")
             outbox.append_message(b"2")
@@ -659,7 +659,7 @@ async def test_nothing_is_kept_back_when_the_peer_is_gone(nursery: trio.Nursery)
         outbox.append_message(b"1")
         await theirs.aclose()
         outbox.append_message(b"2")
-        outbox.end_turn()
+        outbox.flush_now()
         outbox.append_message(b"3")
         outbox.append_message(b"4")
         outbox.append_message(b"5", unread=["message"])

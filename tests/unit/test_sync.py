@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.peer import Call
-from trio_websocket._io.sync import Flag, Lot, Turn
+from trio_websocket._io.sync import FairLock, LazyEvent, LazyParkingLot
 
 
 async def calls(
@@ -26,11 +26,11 @@ def over(waiting: list[Call[None]]) -> list[int]:
     return [number for number, call in enumerate(waiting) if call.is_over]
 
 
-# -- Lot
+# -- LazyParkingLot
 
 
 async def test_nobody_is_in_a_new_lot() -> None:
-    lot = Lot()
+    lot = LazyParkingLot()
     assert len(lot) == 0
     lot.unpark()
     lot.unpark_all()
@@ -38,7 +38,7 @@ async def test_nobody_is_in_a_new_lot() -> None:
 
 
 async def test_it_tells_how_many_are_in_it(nursery: trio.Nursery) -> None:
-    lot = Lot()
+    lot = LazyParkingLot()
     waiting = await calls(nursery, 3, lot.park)
     assert len(lot) == 3
     await waiting[1].cancel()
@@ -50,7 +50,7 @@ async def test_it_tells_how_many_are_in_it(nursery: trio.Nursery) -> None:
 
 
 async def test_unpark_wakes_the_one_that_has_waited_longest(nursery: trio.Nursery) -> None:
-    lot = Lot()
+    lot = LazyParkingLot()
     waiting = await calls(nursery, 3, lot.park)
     for number in range(3):
         lot.unpark()
@@ -59,7 +59,7 @@ async def test_unpark_wakes_the_one_that_has_waited_longest(nursery: trio.Nurser
 
 
 async def test_unpark_all_wakes_all(nursery: trio.Nursery) -> None:
-    lot = Lot()
+    lot = LazyParkingLot()
     waiting = await calls(nursery, 3, lot.park)
     lot.unpark_all()
     for call in waiting:
@@ -71,7 +71,7 @@ async def test_who_is_woken_and_parks_again_is_in_it_again(nursery: trio.Nursery
         await lot.park()
         await lot.park()
 
-    lot = Lot()
+    lot = LazyParkingLot()
     waiting = await calls(nursery, 2, park_twice)
     lot.unpark_all()
     await wait_all_tasks_blocked()
@@ -83,8 +83,8 @@ async def test_who_is_woken_and_parks_again_is_in_it_again(nursery: trio.Nursery
 
 
 async def test_who_was_woken_is_not_cancelled_any_more(nursery: trio.Nursery) -> None:
-    for wake in (Lot.unpark, Lot.unpark_all):
-        lot = Lot()
+    for wake in (LazyParkingLot.unpark, LazyParkingLot.unpark_all):
+        lot = LazyParkingLot()
         (call,) = await calls(nursery, 1, lot.park)
         wake(lot)
         call.scope.cancel()
@@ -92,7 +92,7 @@ async def test_who_was_woken_is_not_cancelled_any_more(nursery: trio.Nursery) ->
 
 
 async def test_who_was_cancelled_takes_no_ones_place(nursery: trio.Nursery) -> None:
-    lot = Lot()
+    lot = LazyParkingLot()
     waiting = await calls(nursery, 2, lot.park)
     waiting[0].scope.cancel()
     lot.unpark()
@@ -100,11 +100,11 @@ async def test_who_was_cancelled_takes_no_ones_place(nursery: trio.Nursery) -> N
     assert waiting[0].scope.cancelled_caught
 
 
-# -- Turn
+# -- FairLock
 
 
 async def test_a_turn_that_nobody_has_is_taken_at_once() -> None:
-    turn = Turn()
+    turn = FairLock()
     assert not turn.is_taken
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -117,7 +117,7 @@ async def test_a_turn_that_nobody_has_is_taken_at_once() -> None:
 async def test_one_task_has_the_turn_at_a_time_in_the_order_of_asking(
     nursery: trio.Nursery,
 ) -> None:
-    turn = Turn()
+    turn = FairLock()
     await turn.take()
     waiting = await calls(nursery, 3, turn.take)
     assert len(turn) == 3
@@ -133,7 +133,7 @@ async def test_one_task_has_the_turn_at_a_time_in_the_order_of_asking(
 async def test_between_passing_a_turn_on_and_taking_it_nobody_else_gets_it(
     nursery: trio.Nursery,
 ) -> None:
-    turn = Turn()
+    turn = FairLock()
     await turn.take()
     (first,) = await calls(nursery, 1, turn.take)
     turn.pass_on()
@@ -144,7 +144,7 @@ async def test_between_passing_a_turn_on_and_taking_it_nobody_else_gets_it(
 
 
 async def test_who_is_cancelled_while_it_waits_gets_no_turn(nursery: trio.Nursery) -> None:
-    turn = Turn()
+    turn = FairLock()
     await turn.take()
     waiting = await calls(nursery, 2, turn.take)
     await waiting[0].cancel()
@@ -155,7 +155,7 @@ async def test_who_is_cancelled_while_it_waits_gets_no_turn(nursery: trio.Nurser
 
 
 async def test_who_is_cancelled_once_it_was_given_the_turn_has_it(nursery: trio.Nursery) -> None:
-    turn = Turn()
+    turn = FairLock()
     await turn.take()
     first, second = await calls(nursery, 2, turn.take)
     turn.pass_on()
@@ -170,7 +170,7 @@ async def test_who_is_cancelled_once_it_was_given_the_turn_has_it(nursery: trio.
 async def test_a_block_has_the_turn_until_its_end(
     nursery: trio.Nursery, error: Exception | None
 ) -> None:
-    turn = Turn()
+    turn = FairLock()
     try:
         async with turn:
             assert turn.is_taken
@@ -183,11 +183,11 @@ async def test_a_block_has_the_turn_until_its_end(
     assert turn.is_taken
 
 
-# -- Flag
+# -- LazyEvent
 
 
 async def test_a_flag_that_is_set_wakes_all(nursery: trio.Nursery) -> None:
-    flag = Flag()
+    flag = LazyEvent()
     waiting = await calls(nursery, 3, flag.wait)
     assert not flag.is_set
     flag.set()
@@ -197,7 +197,7 @@ async def test_a_flag_that_is_set_wakes_all(nursery: trio.Nursery) -> None:
 
 
 async def test_a_flag_stays_set(nursery: trio.Nursery) -> None:
-    flag = Flag()
+    flag = LazyEvent()
     flag.set()
     flag.set()
     await flag.wait()
@@ -205,7 +205,7 @@ async def test_a_flag_stays_set(nursery: trio.Nursery) -> None:
 
 
 async def test_to_wait_for_a_flag_that_is_set_is_a_checkpoint() -> None:
-    flag = Flag()
+    flag = LazyEvent()
     flag.set()
     with trio.testing.assert_checkpoints():
         await flag.wait()
@@ -216,7 +216,7 @@ async def test_to_wait_for_a_flag_that_is_set_is_a_checkpoint() -> None:
 
 
 async def test_who_is_cancelled_does_not_wait_for_a_flag_any_more(nursery: trio.Nursery) -> None:
-    flag = Flag()
+    flag = LazyEvent()
     first, second = await calls(nursery, 2, flag.wait)
     await first.cancel()
     assert len(flag) == 1
@@ -225,7 +225,7 @@ async def test_who_is_cancelled_does_not_wait_for_a_flag_any_more(nursery: trio.
 
 
 async def test_a_flag_that_is_set_before_a_wait_for_it_is_awaited_ends_that() -> None:
-    flag = Flag()
+    flag = LazyEvent()
     waiting = flag.wait()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(flag.wait)  # called now, and awaited in the next turn

@@ -23,7 +23,7 @@ from trio_websocket import (
     PerMessageDeflate,
 )
 from trio_websocket._sansio.client_handshake import ClientHandshake
-from trio_websocket._sansio.deflate import Deflate, DeflateExtension
+from trio_websocket._sansio.deflate import DeflateCodec, DeflateExtension
 from trio_websocket._sansio.errors import ConnectionFailed
 from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.protocol import BUSY, ENDED, NEED_DATA, PROGRESS, Protocol
@@ -263,7 +263,7 @@ class _Run:
         self._is_client = side is ConnectionType.CLIENT
         extension = None
         if agreed is not None and options.compression is not None:
-            codec = Deflate(agreed, options.compression, is_client=self._is_client)
+            codec = DeflateCodec(agreed, options.compression, is_client=self._is_client)
             extension = DeflateExtension(codec)
         self._protocol = Protocol(side, options, extension, fast=fast)
         self._max_size = options.max_message_size
@@ -284,9 +284,9 @@ class _Run:
             protocol.receive_eof()
             most = 2 * _MOST_UNDECODED + sum(map(len, chunks))
             expect(self._decode(most), "no end after the end of the stream")
-        farewell, torn = frames_of(protocol.take_farewell(), masked=self._is_client)
+        farewell, torn = frames_of(protocol.take_final_bytes(), masked=self._is_client)
         expect(not torn and len(farewell) <= 1, "a bad farewell", farewell, torn)
-        expect(not protocol.take_farewell(), "a second farewell")
+        expect(not protocol.take_final_bytes(), "a second farewell")
         expect(protocol.ended and not protocol.is_open, "no end")
         expect(protocol.next_event() is ENDED, "an event after the end")
         expect(protocol.closed_error().reason is not None, "no reason")

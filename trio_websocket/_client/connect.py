@@ -14,23 +14,23 @@ from typing import Any, AsyncContextManager, AsyncIterator, Iterable
 
 import trio
 
-from .._connection.connection import WebSocketConnection, conclude
+from .._connection.connection import WebSocketConnection, close_after_block
 from .._io.cancel import cancel
 from .._io.interrupt import UnwrappingGroups, call_unprotected, unwrap_single
 from .._io.tls import TlsStream
-from .._io.transport import Transport, cause_of, close_now
-from .._sansio.client_handshake import ClientHandshake, checked_subprotocols
+from .._io.transport import Transport, close_now, unwrap_network_error
+from .._sansio.client_handshake import ClientHandshake, check_subprotocols
 from .._sansio.compat import Unpack
 from .._sansio.errors import (
     ConnectionFailed,
     ConnectionTimeout,
     HandshakeError,
     describe,
-    graver,
-    leaves,
+    exception_to_raise,
+    flatten_group,
 )
-from .._sansio.handshake import ExtraHeaders, checked_headers
-from .._sansio.options import OptionKeywords, Options, check_ssl_context, takes_options
+from .._sansio.handshake import ExtraHeaders, check_headers
+from .._sansio.options import OptionKeywords, Options, check_ssl_context, with_option_signature
 from .._sansio.url import (
     ascii_host,
     ascii_host_not_url,
@@ -48,7 +48,7 @@ _OLD_LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
 _OLD_TIMEOUTS = ("connect_timeout", "disconnect_timeout")
 
 
-@takes_options
+@with_option_signature
 def open_websocket(
     host: str,
     port: int,
@@ -87,8 +87,8 @@ def open_websocket(
     host = ascii_host_not_url(host)
     check_port(port)
     Options.of_call(open_websocket, options)
-    subprotocols = checked_subprotocols(subprotocols)
-    extra_headers = checked_headers(extra_headers)
+    subprotocols = check_subprotocols(subprotocols)
+    extra_headers = check_headers(extra_headers)
     opening = _open(host, port, resource, use_ssl, subprotocols, extra_headers, options)
     return _Opening(opening)
 
@@ -156,7 +156,7 @@ async def _open(
                     yield connection
                 except BaseException as exc:
                     error = exc
-                error = await conclude(connection, error)
+                error = await close_after_block(connection, error)
             if is_ours:
                 # Our tasks end by themselves now; a cancellation would only make a group of it.
                 nursery.cancel_scope.shield = True
@@ -164,7 +164,7 @@ async def _open(
                 # Tasks of a stand-in end as in a nursery whose block raises.
                 cancel(nursery.cancel_scope, "the block of open_websocket() has raised")
     except BaseException as exc:
-        error = graver(error, unwrap_single(exc))
+        error = exception_to_raise(error, unwrap_single(exc))
     try:
         if error is not None:
             raise error
@@ -172,7 +172,7 @@ async def _open(
         del error  # whose traceback has this frame
 
 
-@takes_options
+@with_option_signature
 @trio.lowlevel.enable_ki_protection
 async def connect_websocket(
     nursery: trio.Nursery,
@@ -218,7 +218,7 @@ async def connect_websocket(
     raise _timed_out(handshake, f"no connection to {name} within {bounds.connect_timeout} s")
 
 
-@takes_options
+@with_option_signature
 def open_websocket_url(
     url: object,
     ssl_context: ssl.SSLContext | None = None,
@@ -238,14 +238,14 @@ def open_websocket_url(
     :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
     """
     Options.of_call(open_websocket_url, options)
-    target = _Target(url, ssl_context, subprotocols, extra_headers)
+    target = _ConnectArgs(url, ssl_context, subprotocols, extra_headers)
     manager: AbstractAsyncContextManager[WebSocketConnection] = _public("open_websocket")(
         *target.args, **target.keywords, **_with_defaults(_OLD_LIMITS + _OLD_TIMEOUTS, options)
     )
     return manager
 
 
-@takes_options
+@with_option_signature
 @trio.lowlevel.enable_ki_protection
 async def connect_websocket_url(
     nursery: trio.Nursery,
@@ -270,14 +270,14 @@ async def connect_websocket_url(
     :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
     """
     Options.of_call(connect_websocket_url, options)
-    target = _Target(url, ssl_context, subprotocols, extra_headers)
+    target = _ConnectArgs(url, ssl_context, subprotocols, extra_headers)
     connection: WebSocketConnection = await _public("connect_websocket")(
         nursery, *target.args, **target.keywords, **_with_defaults(_OLD_LIMITS, options)
     )
     return connection
 
 
-@takes_options
+@with_option_signature
 @trio.lowlevel.enable_ki_protection
 async def wrap_client_stream(
     nursery: trio.Nursery,
@@ -312,7 +312,7 @@ async def wrap_client_stream(
     raise _timed_out(handshake, f"no answer from {host} within {bounds.connect_timeout} s")
 
 
-class _Target:
+class _ConnectArgs:
     """A URL, as arguments of `open_websocket` and `connect_websocket`."""
 
     def __init__(
@@ -323,8 +323,8 @@ class _Target:
         extra_headers: ExtraHeaders | None,
     ) -> None:
         check_ssl_context(ssl_context)
-        subprotocols = checked_subprotocols(subprotocols)
-        extra_headers = checked_headers(extra_headers)
+        subprotocols = check_subprotocols(subprotocols)
+        extra_headers = check_headers(extra_headers)
         parts = parse_url(url)
         if ssl_context is not None and not parts.is_secure:
             raise ValueError(f"an SSL context goes with wss:, and the URL is {str(url)!r}")
@@ -401,7 +401,7 @@ async def _shake_hands(
             try:
                 data = await transport.read()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
-                cause = cause_of(broken or exc)
+                cause = unwrap_network_error(broken or exc)
                 if not handshake.has_answer:
                     what = "the connection was lost before the server answered"
                     raise _failed(what, cause, handshake.hint)  # noqa: B904 # has its cause
@@ -427,7 +427,11 @@ def _failed(what: str, exc: Exception, hint: str = "") -> ConnectionFailed:
     """Return our error for one of the network, with its cause, in words that name the reason."""
     # Trio has an OSError of its own for several attempts, with theirs as its cause.
     group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
-    causes = [cause_of(leaf) for leaf in leaves(group or exc) if isinstance(leaf, Exception)]
+    causes = [
+        unwrap_network_error(leaf)
+        for leaf in flatten_group(group or exc)
+        if isinstance(leaf, Exception)
+    ]
     reasons = dict.fromkeys(_reason(cause) for cause in causes)
     failed = ConnectionFailed(f"{what}: {', '.join(reasons)}{hint}")
     errnos = {_errno(cause) for cause in causes}

@@ -9,7 +9,13 @@ from typing import Awaitable, Callable, Iterable, Literal, Mapping
 import trio
 
 from .._io.pacing import TURN, run_in_thread
-from .._sansio.errors import CloseReason, ConnectionClosed, MessageTypeError, describe, leaves
+from .._sansio.errors import (
+    CloseReason,
+    ConnectionClosed,
+    MessageTypeError,
+    describe,
+    flatten_group,
+)
 from .._sansio.frame_writer import LONG_TO_COMPRESS
 from .._sansio.options import check_number
 from .._sansio.protocol import Protocol
@@ -113,7 +119,7 @@ class _Broadcast:
                 left = TURN
                 await trio.lowlevel.checkpoint()
             protocol = connection._protocol
-            kind = protocol.sharing(size, compress)
+            kind = protocol.share_key(size, compress)
             if kind is None:
                 left -= cost_alone
             else:
@@ -124,7 +130,7 @@ class _Broadcast:
                 if (
                     protocol.is_open
                     and not connection._sender.is_taken
-                    and connection._outbox.append_first(shared[kind])
+                    and connection._send_queue.try_write_now(shared[kind])
                 ):
                     protocol.count_message(size)
                     self.sent.append(connection)
@@ -154,7 +160,7 @@ class _Broadcast:
             return
         try:
             protocol = connection._protocol
-            kind = protocol.sharing(len(self._payload), self._compress)
+            kind = protocol.share_key(len(self._payload), self._compress)
             frame: list[bytes] | None = None
             if kind is None and self._takes_long(protocol) and connection._can_close:
                 deflated = await run_in_thread(protocol.deflate, self._payload)
@@ -171,7 +177,7 @@ class _Broadcast:
     def fail_dropped(self) -> None:
         """Move connections whose queue was dropped meanwhile from `sent` to `failed`."""
         for connection in self.sent:
-            if connection._outbox.has_dropped:
+            if connection._send_queue.has_dropped:
                 self.failed[connection] = _closed_error(connection)
         self.sent = [connection for connection in self.sent if connection not in self.failed]
 
@@ -194,8 +200,8 @@ class _Broadcast:
         return self._shared[kind]
 
     def _append(self, connection: WebSocketConnection, frame: list[bytes]) -> None:
-        connection._outbox.append(*frame)
-        if connection._outbox.broken is None:
+        connection._send_queue.append(*frame)
+        if connection._send_queue.broken is None:
             self.sent.append(connection)
         else:
             connection._protocol.discount_message(len(self._payload))
@@ -203,7 +209,9 @@ class _Broadcast:
 
     def _give_up_waiting(self, connection: WebSocketConnection, on_slow: str) -> None:
         """Send the message if there is room by now. Otherwise do what ``on_slow`` says."""
-        if self._send(connection, connection._protocol.sharing(len(self._payload), self._compress)):
+        if self._send(
+            connection, connection._protocol.share_key(len(self._payload), self._compress)
+        ):
             return
         text = "the connection had no room for the message in time"
         self.failed[connection] = trio.TooSlowError(text)
@@ -226,7 +234,7 @@ def _snapshot(connections: Iterable[WebSocketConnection]) -> list[WebSocketConne
 
 def _is_free(connection: WebSocketConnection) -> bool:
     """Whether a message can be appended now."""
-    return not connection._outbox.is_full and not connection._sender.is_taken
+    return not connection._send_queue.is_full and not connection._sender.is_taken
 
 
 async def _wait_turn(connection: WebSocketConnection, deadline: float) -> bool:
@@ -234,7 +242,7 @@ async def _wait_turn(connection: WebSocketConnection, deadline: float) -> bool:
     with trio.CancelScope(deadline=deadline):
         await connection._sender.take()
         try:
-            await connection._outbox.wait_room()
+            await connection._send_queue.wait_room()
         except trio.Cancelled:
             connection._sender.pass_on()
             raise
@@ -244,7 +252,7 @@ async def _wait_turn(connection: WebSocketConnection, deadline: float) -> bool:
 
 def _closed_error(connection: WebSocketConnection) -> ConnectionClosed:
     """Why nothing can be sent, as far as it is known by now."""
-    broken = connection._outbox.broken
+    broken = connection._send_queue.broken
     if broken is None or not connection._protocol.is_open:
         return connection._protocol.closed_error()
     reason = CloseReason(_ABNORMAL, describe(broken))
@@ -262,5 +270,5 @@ async def _in_parallel(
             for one in each:
                 nursery.start_soon(function, one, *args)
     except BaseException as exc:
-        others = (leaf for leaf in leaves(exc) if not isinstance(leaf, trio.Cancelled))
+        others = (leaf for leaf in flatten_group(exc) if not isinstance(leaf, trio.Cancelled))
         raise next(others, exc) from None

@@ -1,8 +1,8 @@
 """`WebSocketConnection`: one side of an open connection.
 
 The connection's own task runs in the nursery that the connection was opened with, and ends when the
-stream is closed. It reads when nobody else does (`_inbox`), and closes the stream in the end. Tasks
-of the library never raise: they leave the reason in `_protocol`, where the next call finds it.
+stream is closed. It reads when nobody else does (`receiver`), and closes the stream in the end.
+Tasks of the library never raise: they leave the reason in `protocol`, where the next call finds it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from trio.lowlevel import checkpoint_if_cancelled
 from wsproto.events import Ping, Pong
 
 from .._io.cancel import cancel
-from .._io.pacing import Pacer, run_in_thread
+from .._io.pacing import CheckpointBudget, run_in_thread
 from .._io.sockets import Address
-from .._io.sync import Flag, Turn
+from .._io.sync import FairLock, LazyEvent
 from .._io.transport import LINGER, Transport
 from .._sansio.compat import Unpack
 from .._sansio.errors import (
@@ -29,23 +29,23 @@ from .._sansio.errors import (
     ConnectionClosed,
     DisconnectionTimeout,
     describe,
-    graver,
+    exception_to_raise,
     is_normal,
     sendable_close,
-    without_lost_connections,
+    strip_closed,
 )
 from .._sansio.extensions import DeflateParameters
 from .._sansio.frame_writer import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS
 from .._sansio.frames import cut_reason
-from .._sansio.handshake import ExtraHeaders, Opened
-from .._sansio.options import OptionKeywords, Options, check_number, takes_options
+from .._sansio.handshake import ExtraHeaders, HandshakeResult
+from .._sansio.options import OptionKeywords, Options, check_number, with_option_signature
 from .._sansio.protocol import NOT_OPENED, Protocol
 from .keep_alive import KeepAlive
-from .pings import PingInFlight, Pings
-from .receiver import Inbox
-from .send_queue import Outbox
+from .pings import PendingPing, Pings
+from .receiver import Receiver
+from .send_queue import SendQueue
 from .statistics import ConnectionStatistics
-from .streaming import Message, MessageStream, encoded, send_pieces
+from .streaming import Message, MessageStream, encoded, send_fragments
 
 logger = logging.getLogger("trio-websocket")
 
@@ -54,7 +54,7 @@ logger = logging.getLogger("trio-websocket")
 _GOODBYE = 0.05
 # Otherwise each task has a name of its own, which says the same.
 _TASK = "trio_websocket: a connection"
-# Bytes that take as long to send as a `Pacer` counts one.
+# Bytes that take as long to send as a `CheckpointBudget` counts one.
 _PER_UNIT = 2**11
 _TOO_SLOW = 1008  # 1013 would say that it is us who have too much to do
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
@@ -77,14 +77,14 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         *(() if _HAS_DICT else ("__dict__", "__weakref__")),
         "_gone",
         "_id",
-        "_inbox",
+        "_receiver",
         "_is_closed_here",
         "_is_started",
         "_keep_alive",
         "_opened",
         "_options",
-        "_outbox",
-        "_pacer",
+        "_send_queue",
+        "_budget",
         "_pings",
         "_protocol",
         "_scope",
@@ -94,7 +94,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     CONNECTION_ID = itertools.count()
 
-    @takes_options
+    @with_option_signature
     def __init__(
         self,
         stream: trio.abc.Stream,
@@ -122,36 +122,36 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         bounds = Options.of_call(WebSocketConnection.__init__, options)
         sides = wsproto.ConnectionType.SERVER, wsproto.ConnectionType.CLIENT
         side = sides[ws_connection.client]
-        opened = Opened(side, path, subprotocol=None, headers=(), trailing=b"")
+        opened = HandshakeResult(side, path, subprotocol=None, headers=(), trailing=b"")
         self._set_up(Transport(stream, bounds.receive_buffer_size), opened, bounds)
         self._protocol.lose(NOT_OPENED)
 
-    def _set_up(self, transport: Transport, opened: Opened, options: Options) -> None:
+    def _set_up(self, transport: Transport, opened: HandshakeResult, options: Options) -> None:
         self._options = options
         self._id = next(self.CONNECTION_ID)
         self._opened = opened
         self._transport = transport
         self._protocol = Protocol(opened.side, options, opened.extension)
-        self._pacer = Pacer()
-        self._outbox = Outbox(
+        self._budget = CheckpointBudget()
+        self._send_queue = SendQueue(
             self._transport, self._on_write_error, max_unsent=options.max_unsent_bytes
         )
-        self._inbox = Inbox(
+        self._receiver = Receiver(
             self._transport,
             self._protocol,
-            self._outbox,
-            self._pacer,
+            self._send_queue,
+            self._budget,
             self,
             size=options.message_queue_size,
             max_bytes=options.message_queue_bytes,
         )
-        self._sender = Turn()  # of the tasks that wait for room in the outbox
+        self._sender = FairLock()  # of the tasks that wait for room in the outbox
         self._pings = Pings(options.max_unanswered_pings)
         self._is_closed_here = False  # the closing handshake was begun from here
         self._scope = trio.CancelScope()  # of the connection's task
         self._keep_alive: KeepAlive | None = None
         self._is_started = False
-        self._gone = Flag()  # the stream is closed
+        self._gone = LazyEvent()  # the stream is closed
 
     def __str__(self) -> str:
         return f"{'client' if self.is_client else 'server'}-{self._id}"
@@ -217,22 +217,22 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     def statistics(self) -> ConnectionStatistics:
         """The traffic of the connection at this moment."""
-        protocol, outbox, inbox = self._protocol, self._outbox, self._inbox
-        messages_unread, bytes_unread = inbox.unread
-        frames_unsent, bytes_unsent = outbox.unsent
+        protocol, send_queue, receiver = self._protocol, self._send_queue, self._receiver
+        messages_unread, bytes_unread = receiver.unread
+        frames_unsent, bytes_unsent = send_queue.unsent
         return ConnectionStatistics(
             messages_sent=protocol.messages_sent,
             messages_received=protocol.messages_received,
             bytes_sent=protocol.bytes_sent,
             bytes_received=protocol.bytes_received,
-            wire_bytes_sent=max(0, outbox.written),
+            wire_bytes_sent=max(0, send_queue.written),
             wire_bytes_received=protocol.wire_bytes_received,
             messages_unread=messages_unread,
             bytes_unread=bytes_unread,
             frames_unsent=frames_unsent,
             bytes_unsent=bytes_unsent,
-            tasks_receiving=inbox.tasks_waiting,
-            tasks_sending=len(self._sender) + outbox.tasks_waiting,
+            tasks_receiving=receiver.tasks_waiting,
+            tasks_sending=len(self._sender) + send_queue.tasks_waiting,
             pings_in_flight=self._pings.count,
             latency=self._pings.latency,
         )
@@ -277,33 +277,33 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         else:
             whole = encoded(message, text)
             if whole is None:
-                await send_pieces(self, message, text, compress=compress)
+                await send_fragments(self, message, text, compress=compress)
                 return
             is_text, payload = whole
-        outbox, protocol, pacer = self._outbox, self._protocol, self._pacer
+        send_queue, protocol, budget = self._send_queue, self._protocol, self._budget
         size = len(payload)
         is_compressed = compress and size >= protocol.threshold
         cost = 1 + size // (COMPRESSED_AT_ONCE if is_compressed else _PER_UNIT)
-        if pacer.left > 0:
-            pacer.left -= cost
+        if budget.remaining > 0:
+            budget.remaining -= cost
             await checkpoint_if_cancelled()
         else:
-            await pacer.checkpoint(cost)
-        if is_compressed or size >= LONG or self._sender.is_taken or outbox.is_full:
+            await budget.checkpoint(cost)
+        if is_compressed or size >= LONG or self._sender.is_taken or send_queue.is_full:
             await self._send_in_turn(is_text, payload, is_compressed)
             return
         # As in `is_open`, whose call would tell.
-        if outbox.broken is not None or protocol.sent is not None or protocol.error is not None:
+        if send_queue.broken is not None or protocol.sent is not None or protocol.error is not None:
             await self._check_open()
         frame = protocol.message(is_text, payload, compress=False)
-        if not outbox.append_message(frame, self._inbox.messages):
+        if not send_queue.append_message(frame, self._receiver.messages):
             await self._wait_accepted(size)
 
     async def _send_in_turn(self, is_text: bool, payload: bytes, is_compressed: bool) -> None:
         """Send a message that takes time, or has to wait."""
         size, protocol = len(payload), self._protocol
         async with self._sender:
-            await self._outbox.wait_room()
+            await self._send_queue.wait_room()
             await self._check_open()
             if is_compressed and size >= LONG_TO_COMPRESS:
                 deflated = await run_in_thread(protocol.deflate, payload)
@@ -313,14 +313,14 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
                 frame = [protocol.message(is_text, payload, is_compressed)]
             else:
                 frame = protocol.large_message(is_text, payload)
-            self._outbox.append(*frame)
+            self._send_queue.append(*frame)
         await self._wait_accepted(size)
 
     async def _wait_accepted(self, size: int) -> None:
         """Wait until the next message need not wait. Raise if this one, of that size, is lost."""
-        outbox = self._outbox
-        await outbox.wait_room()
-        if outbox.broken is not None or outbox.has_dropped:
+        send_queue = self._send_queue
+        await send_queue.wait_room()
+        if send_queue.broken is not None or send_queue.has_dropped:
             self._protocol.discount_message(size)
             await self._check_open()
 
@@ -347,10 +347,10 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises UnicodeDecodeError: A binary message is to be a str, and is not UTF-8. It stays the
             next message.
         """
-        if decode is None and self._inbox.can_take():
+        if decode is None and self._receiver.can_take():
             await checkpoint_if_cancelled()
-            return self._inbox.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
-        return await self._inbox.get(decode)
+            return self._receiver.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
+        return await self._receiver.get(decode)
 
     @overload
     def receive_stream(
@@ -394,7 +394,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """
         if max_size is not None:
             check_number("max_size", max_size)
-        return MessageStream(self._inbox, max_size, decode)
+        return MessageStream(self._receiver, max_size, decode)
 
     # -- as a channel
 
@@ -471,10 +471,10 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             self._protocol.raise_closed()
         return ping.round_trip
 
-    def _send_ping(self, payload: bytes) -> PingInFlight:
+    def _send_ping(self, payload: bytes) -> PendingPing:
         ping = self._pings.add(payload)
-        self._outbox.append(self._protocol.ping(payload))
-        self._inbox.tend()
+        self._send_queue.append(self._protocol.ping(payload))
+        self._receiver.tend()
         return ping
 
     @trio.lowlevel.enable_ki_protection
@@ -489,7 +489,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """
         payload = b"" if payload is None else _control_payload(payload)
         await self._wait_turn()
-        self._outbox.append(self._protocol.pong(payload))
+        self._send_queue.append(self._protocol.pong(payload))
 
     # -- the end
 
@@ -508,7 +508,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             stream is closed.
         :raises ValueError: The code must not be sent.
         """
-        code, reason = sendable_close(code, checked_reason(reason))
+        code, reason = sendable_close(code, check_reason(reason))
         self._is_closed_here = True
         if not self._is_started:
             await self._transport.close_now()
@@ -531,9 +531,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         if self._can_close:
             self._is_closed_here = True
             try:
-                self._outbox.append(self._protocol.close(code, reason))
-                self._inbox.discard()
-                self._inbox.tend()
+                self._send_queue.append(self._protocol.close(code, reason))
+                self._receiver.discard()
+                self._receiver.tend()
             except Exception as exc:
                 self._on_failure(exc)
 
@@ -548,7 +548,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @property
     def _can_close(self) -> bool:
-        return self._protocol.is_open and self._outbox.broken is None
+        return self._protocol.is_open and self._send_queue.broken is None
 
     async def _abort(self) -> None:
         cancel(self._scope, "aclose() was cancelled, or disconnect_timeout has passed")
@@ -562,7 +562,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         cls,
         nursery: trio.Nursery,
         transport: Transport,
-        opened: Opened,
+        opened: HandshakeResult,
         options: Options,
         response: bytes = b"",
     ) -> WebSocketConnection:
@@ -582,9 +582,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
                 self._keep_alive = KeepAlive(self, options.ping_interval, options.ping_timeout)
                 nursery.start_soon(self._keep_alive.run)
             self._is_started = True
-            self._outbox.start(nursery, response)
+            self._send_queue.start(nursery, response)
             self._protocol.receive_data(opened.trailing)
-            self._inbox.start()
+            self._receiver.start()
         except BaseException:  # a MemoryError, say: nobody else would end the task
             cancel(self._scope, "the connection could not be started")
             raise
@@ -595,14 +595,16 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         with self._scope:
             try:
                 try:
-                    await self._inbox.run()
+                    await self._receiver.run()
                 except Exception as exc:
                     self._on_failure(exc)
-                self._outbox.end_turn()
-                if self._outbox.unsent[1]:
+                self._send_queue.flush_now()
+                if self._send_queue.unsent[1]:
                     with trio.move_on_after(self._options.disconnect_timeout):
-                        await self._outbox.flush()
-                await self._transport.hang_up(peer_may_send=self._protocol.rcvd is None)
+                        await self._send_queue.flush()
+                await self._transport.half_close_and_drain(
+                    peer_may_send=self._protocol.rcvd is None
+                )
             except trio.Cancelled:
                 await self._say_goodbye()
                 raise
@@ -614,12 +616,12 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     async def _end(self) -> None:
         """Close the stream, whatever happens, and let everyone know that it is closed."""
         with contextlib.suppress(Exception):
-            self._outbox.stop()
+            self._send_queue.stop()
             if not self._protocol.ended:
-                cause = self._outbox.broken
+                cause = self._send_queue.broken
                 self._protocol.lose(cause or ConnectionAbortedError("closed from here"))
                 self._on_ended()
-            self._inbox.stop()
+            self._receiver.stop()
             if self._keep_alive is not None:
                 self._keep_alive.stop()
                 self._keep_alive = None
@@ -657,7 +659,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         A frame that is partly written is finished, and the Close follows it. Queued messages are
         dropped. `disconnect_timeout` bounds all of it, and no caller waits.
         """
-        self._outbox.drop_queued()
+        self._send_queue.drop_queued()
         self._begin_to_close(_TOO_SLOW, "too slow")
         deadline = trio.current_time() + self._options.disconnect_timeout
         self._scope.deadline = min(self._scope.deadline, deadline)
@@ -668,7 +670,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             self._protocol.block_has_ended = True
 
     def _outlive_cancellation(self) -> None:
-        """Work until `conclude`, which is sure to come, also in a scope that is cancelled.
+        """Work until `close_after_block`, which is sure to come, also in a scope that is cancelled.
 
         So it is the block or handler that decides when the connection ends, and a cancelled one can
         still send a last message from a shielded scope.
@@ -679,42 +681,44 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         if self._can_close:
             self._is_closed_here = True
             with contextlib.suppress(Exception):
-                self._outbox.append(self._protocol.close(1001, None))
+                self._send_queue.append(self._protocol.close(1001, None))
         with trio.move_on_after(_GOODBYE) as scope:
             scope.shield = True
-            await self._outbox.flush()
+            await self._send_queue.flush()
 
     def _on_control(self, event: Ping | Pong) -> None:
         payload = bytes(event.payload)
         if isinstance(event, Ping):
-            self._outbox.append_pong(self._protocol.pong(payload))
+            self._send_queue.append_pong(self._protocol.pong(payload))
         else:
             self._pings.answer(payload)
 
     def _on_ended(self) -> None:
         self._pings.end()
-        self._inbox.wake()
-        farewell = self._protocol.take_farewell()
+        self._receiver.wake()
+        farewell = self._protocol.take_final_bytes()
         if farewell:
-            self._outbox.append(farewell)
+            self._send_queue.append(farewell)
 
     def _on_write_error(self) -> None:
         # What the peer sent before it left may say why, so it is read; but all is over soon.
-        self._protocol.write_error = self._outbox.broken
+        self._protocol.write_error = self._send_queue.broken
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + LINGER)
         try:
-            self._inbox.tend()
+            self._receiver.tend()
         except Exception as exc:
             self._on_failure(exc)
 
     def _is_urgent(self) -> bool:
-        return bool(self._pings) or not self._protocol.is_open or self._outbox.broken is not None
+        return (
+            bool(self._pings) or not self._protocol.is_open or self._send_queue.broken is not None
+        )
 
     # -- helpers
 
     async def _check_open(self) -> None:
         """Raise if nothing can be sent. Otherwise it does not wait."""
-        if self._outbox.broken is not None:
+        if self._send_queue.broken is not None:
             await self._gone.wait()  # what the peer said before it left is still being read
         if not self._protocol.is_open:
             # If what cancelled us has closed the connection first, that says more.
@@ -723,12 +727,12 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     async def _wait_turn(self) -> None:
         """Wait until a control frame of the application may be sent."""
-        await self._pacer.checkpoint()
-        await self._outbox.wait_room()
+        await self._budget.checkpoint()
+        await self._send_queue.wait_room()
         await self._check_open()
 
 
-async def conclude(
+async def close_after_block(
     connection: WebSocketConnection, error: BaseException | None
 ) -> BaseException | None:
     """Close a connection whose block, or handler, is done.
@@ -742,14 +746,14 @@ async def conclude(
         if error is None:
             await connection.aclose(1000)
         elif isinstance(error, Exception):
-            is_lost = without_lost_connections(error) is None
+            is_lost = strip_closed(error) is None
             await connection.aclose(1000 if is_lost else 1011)
         else:
             with trio.CancelScope() as scope:
                 cancel(scope, "the block or handler was cancelled")
                 await connection.aclose(1001)
     except BaseException as exc:
-        return graver(error, exc)
+        return exception_to_raise(error, exc)
     return error
 
 
@@ -761,7 +765,7 @@ def _control_payload(payload: Any) -> bytes:
     return bytes(payload)
 
 
-def checked_reason(reason: str | None) -> str | None:
+def check_reason(reason: str | None) -> str | None:
     """The part of the text that fits in a Close frame."""
     if reason is None:
         return None

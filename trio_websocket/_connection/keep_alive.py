@@ -61,19 +61,19 @@ class KeepAlive:
         connection = self._connection
         payload = os.urandom(4)
         # When so many bytes are written, the Ping is next.
-        ping_start = connection._outbox.written + connection._outbox.unsent[1]
+        ping_start = connection._send_queue.written + connection._send_queue.unsent[1]
         ping = connection._send_ping(payload)
         parts = _PARTS if self._timeout >= _PARTS * _SHORTEST_PART else 1
         parts_left, last_progress = parts, self._progress(ping_start)
         try:
             while parts_left and not ping.is_over.is_set:
-                was_paused = connection._inbox.is_paused
+                was_paused = connection._receiver.is_paused
                 with trio.move_on_after(max(self._timeout / parts, _SHORTEST_PART)):
                     await ping.is_over.wait()
                 progress = self._progress(ping_start)
                 if progress != last_progress:
                     parts_left, last_progress = parts, progress
-                elif not (was_paused or connection._inbox.is_paused):
+                elif not (was_paused or connection._receiver.is_paused):
                     parts_left -= 1
         finally:
             connection._pings.forget(payload, ping)
@@ -86,5 +86,5 @@ class KeepAlive:
         stream took. What we write after them does not count: the kernel takes a lot that a
         dead peer will never read.
         """
-        written = min(self._connection._outbox.written, ping_start)
+        written = min(self._connection._send_queue.written, ping_start)
         return self._connection._protocol.wire_bytes_received, written

@@ -7,13 +7,13 @@ from typing import Any
 
 import trio
 
-from .._io.sync import Flag, Lot
+from .._io.sync import LazyEvent, LazyParkingLot
 
 # Of a connection that has sent none: it takes less memory so.
 _NONE: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
 
 
-class PingInFlight:
+class PendingPing:
     """A Ping that waits for its Pong."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class PingInFlight:
         #: Seconds until the Pong came; None if it never did.
         self.round_trip: float | None = None
         #: The Pong came, or will not come any more.
-        self.is_over = Flag()
+        self.is_over = LazyEvent()
 
     def answer(self) -> float:
         """The Pong has come; how long that took."""
@@ -40,8 +40,8 @@ class Pings:
         self._limit = limit
         # The newest may be None: it was given up, and stays only because its Pong answers those
         # before it.
-        self._pings: collections.OrderedDict[bytes, PingInFlight | None] = _NONE
-        self._changed = Lot()
+        self._pings: collections.OrderedDict[bytes, PendingPing | None] = _NONE
+        self._changed = LazyParkingLot()
         #: The latest round trip in seconds.
         self.latency: float | None = None
 
@@ -68,16 +68,16 @@ class Pings:
         if self._pings.get(payload) is not None:
             raise ValueError(f"a ping with payload {payload!r} is already waiting for its Pong")
 
-    def add(self, payload: bytes) -> PingInFlight:
+    def add(self, payload: bytes) -> PendingPing:
         """One is sent now."""
         if self._pings and next(reversed(self._pings.values())) is None:
             self._pings.popitem()  # the Pong of the new one will do
         if self._pings is _NONE:
             self._pings = collections.OrderedDict()
-        ping = self._pings[payload] = PingInFlight()
+        ping = self._pings[payload] = PendingPing()
         return ping
 
-    def forget(self, payload: bytes, ping: PingInFlight) -> None:
+    def forget(self, payload: bytes, ping: PendingPing) -> None:
         """Nobody waits for it any more. If it is over, nothing is left to forget."""
         if self._pings.get(payload) is ping:
             if next(reversed(self._pings)) == payload:

@@ -22,12 +22,12 @@ from typing import Any, Protocol, Sequence
 import trio
 from wsproto.events import Ping, Pong
 
-from .._io.pacing import FAIRNESS, TURN, Pacer
-from .._io.sync import Lot, Turn
-from .._io.transport import Transport, cause_of
+from .._io.pacing import FAIRNESS, TURN, CheckpointBudget
+from .._io.sync import FairLock, LazyParkingLot
+from .._io.transport import Transport, unwrap_network_error
 from .._sansio import protocol
-from .._sansio.protocol import BUSY, ENDED, HELD, NEED_DATA, Piece, Signal
-from .send_queue import Outbox
+from .._sansio.protocol import BUSY, ENDED, HELD, NEED_DATA, MessageChunk, Signal
+from .send_queue import SendQueue
 
 logger = logging.getLogger("trio-websocket")
 
@@ -37,8 +37,8 @@ _WATCH_INTERVAL = 0.02
 # Seconds that a message over its limit waits for an application that may allow a larger one, in
 # receive_stream, before it is refused.
 _HOLD = 2.0
-# What a read costs, and an event that was not decoded in a batch, as a `Pacer` counts, and how many
-# bytes cost as much as one unit.
+# The cost of a read, and of an event that was not decoded in a batch, in units of a
+# `CheckpointBudget`; and the number of bytes that cost one unit.
 _READ = _EVENT = 8
 _PER_UNIT = 2**10
 # The same for what decompressing costs.
@@ -54,7 +54,7 @@ _BATCH = 64
 _NOTHING: collections.deque[Any] = collections.deque(maxlen=0)
 
 
-class Owner(Protocol):
+class ReceiverCallbacks(Protocol):
     """Who is told of what was decoded."""
 
     def _on_control(self, event: Ping | Pong) -> None:
@@ -70,11 +70,12 @@ class Owner(Protocol):
         """Whether somebody waits for a Pong or a Close, so that reading is to go on."""
 
 
-class Inbox:
+class Receiver:
     """Messages on their way to the application."""
 
     __slots__ = (
         "_arrival",
+        "_budget",
         "_bytes",
         "_hold_end",
         "_is_away",
@@ -82,10 +83,9 @@ class Inbox:
         "_is_tended",
         "_is_untouched",
         "_max_bytes",
-        "_outbox",
         "_owner",
-        "_pacer",
         "_protocol",
+        "_send_queue",
         "_size",
         "_transport",
         "_turn",
@@ -98,9 +98,9 @@ class Inbox:
         self,
         transport: Transport,
         protocol: protocol.Protocol,
-        outbox: Outbox,
-        pacer: Pacer,
-        owner: Owner,
+        send_queue: SendQueue,
+        budget: CheckpointBudget,
+        owner: ReceiverCallbacks,
         *,
         size: float,
         max_bytes: float = math.inf,
@@ -119,32 +119,32 @@ class Inbox:
         self._size = size + 1  # one is in hand while so many wait, as it was in 0.12
         self._max_bytes = max_bytes
         self._bytes = 0  # of the messages, once the connection's task decodes
-        self._outbox = outbox
-        self._owner: Owner | None = owner  # None when stopped
-        self._watch: _Watch | None = None
+        self._send_queue = send_queue
+        self._owner: ReceiverCallbacks | None = owner  # None when stopped
+        self._watch: _IdleMonitor | None = None
         #: Those that are decoded.
-        self.messages: collections.deque[str | bytes | Piece] = _NOTHING
+        self.messages: collections.deque[str | bytes | MessageChunk] = _NOTHING
         # What comes next is left for a reader until this time; None if it is not.
         self._hold_end: float | None = None
-        self._turn = Turn()  # of the tasks in get(); who has it decodes
+        self._turn = FairLock()  # of the tasks in get(); who has it decodes
         self._is_away = False  # the holder is in a block of receive_stream, and busy
-        self._arrival = Lot()  # the holder, while another task reads
-        self._work = Lot()  # the connection's task, while it has no work
+        self._arrival = LazyParkingLot()  # the holder, while another task reads
+        self._work = LazyParkingLot()  # the connection's task, while it has no work
         self._is_reading = False  # some task is in a read
         self._is_tended = False  # the connection's task decodes, as nobody is in get()
         self._is_untouched = False  # nobody took anything since the watch looked
-        self._pacer = pacer
+        self._budget = budget
 
     def start(self) -> None:
         """Begin to look after the messages."""
-        self._watch = _Watch.of_this_run()
+        self._watch = _IdleMonitor.of_this_run()
         self._watch.add(self)
 
     def can_take(self) -> bool:
         """Whether the next message may be popped without a turn: it is here, for whoever comes."""
-        if self._turn.is_taken or self._bytes or self._pacer.left <= 0:
+        if self._turn.is_taken or self._bytes or self._budget.remaining <= 0:
             return False
-        self._pacer.left -= 1
+        self._budget.remaining -= 1
         self._is_untouched = False
         return bool(self.messages)
 
@@ -155,12 +155,14 @@ class Inbox:
         :raises ConnectionClosed: There is no further one.
         :raises UnicodeDecodeError: It is binary, and no text. It stays the next.
         """
-        await self._pacer.checkpoint()
+        await self._budget.checkpoint()
         await self._turn.take()
         self._is_tended = False
         try:
             message = await self._next(decode is False)
-            assert not isinstance(message, Piece)  # as those are of a stream, which has the turn
+            assert not isinstance(
+                message, MessageChunk
+            )  # only a stream gets those, and it has the turn
             converted = message if decode is None else _converted(message, decode)
             self._drop_first(message)
             return converted
@@ -170,7 +172,7 @@ class Inbox:
         finally:
             self._pass_turn()
 
-    async def _next(self, raw: bool = False) -> str | bytes | Piece:
+    async def _next(self, raw: bool = False) -> str | bytes | MessageChunk:
         """Wait until there is something in the queue; what it is."""
         while not self.messages:
             if not self._protocol.is_open:
@@ -181,33 +183,33 @@ class Inbox:
                 if not self.messages:
                     await self._take_turn()  # a flood of control frames
                 continue
-            self._outbox.end_turn()
+            self._send_queue.flush_now()
             self.messages = _NOTHING
             self._protocol.free_decoded()
             if not self._transport.is_direct or self._is_reading:
                 self._work.unpark_all()
                 await self._arrival.park()
-            elif self._pacer.left <= 0:
-                await self._pacer.checkpoint()
+            elif self._budget.remaining <= 0:
+                await self._budget.checkpoint()
             elif not self._read_now() and not self._transport.has_more:
                 # Not by _read(): a coroutine less that waits takes less memory.
                 self._is_reading = True
                 try:
                     await self._transport.wait_readable()
                 except Exception as exc:  # it was closed
-                    self._protocol.receive_eof(cause_of(exc))
+                    self._protocol.receive_eof(unwrap_network_error(exc))
                 finally:
                     self._is_reading = False
-                self._pacer.left = TURN  # the others have run
+                self._budget.remaining = TURN  # the others have run
         return self.messages[0]
 
-    def _put(self, items: Sequence[str | bytes | Piece]) -> None:
+    def _put(self, items: Sequence[str | bytes | MessageChunk]) -> None:
         if self.messages:
             self.messages.extend(items)
         else:
             self.messages = collections.deque(items)
 
-    def _drop_first(self, item: str | bytes | Piece) -> None:
+    def _drop_first(self, item: str | bytes | MessageChunk) -> None:
         self.messages.popleft()
         if self._bytes:
             self._bytes -= _memory(item)
@@ -220,7 +222,7 @@ class Inbox:
         """
         self._watch = self._owner = None
 
-    async def begin_stream(self, max_size: float | None) -> Piece:
+    async def begin_stream(self, max_size: float | None) -> MessageChunk:
         """Wait for the next message, and take it in pieces. Others wait until `end_stream`.
 
         If cancelled, the message stays the next.
@@ -229,7 +231,7 @@ class Inbox:
         :returns: The first piece.
         :raises ConnectionClosed: There is no further message.
         """
-        await self._pacer.checkpoint()
+        await self._budget.checkpoint()
         await self._turn.take()
         self._is_tended = False
         try:
@@ -240,31 +242,31 @@ class Inbox:
                 self._protocol.refuse_message(size, max_size)
             if self._protocol.ended and self._owner is not None:  # by what was done here
                 self._owner._on_ended()
-            return await self.next_piece()
+            return await self.next_chunk()
         except BaseException:
             self._protocol.end_stream()
             self._is_away = False
             self._pass_turn()
             raise
 
-    async def next_piece(self) -> Piece:
+    async def next_chunk(self) -> MessageChunk:
         """The next piece of the message. If cancelled, it stays the next.
 
         :raises ConnectionClosed: The connection ended in the middle of the message.
         """
-        await self._pacer.checkpoint()
+        await self._budget.checkpoint()
         self._is_away = self._is_tended = False
         try:
             item = await self._next()
             self._drop_first(item)
-            return item if isinstance(item, Piece) else Piece(item, is_last=True)
+            return item if isinstance(item, MessageChunk) else MessageChunk(item, is_last=True)
         finally:
             self._is_away = True
             self._leave()
 
     def end_stream(self) -> None:
         """Let others read. What is left of the message is thrown away."""
-        while self.messages and isinstance(self.messages[0], Piece):
+        while self.messages and isinstance(self.messages[0], MessageChunk):
             self._drop_first(self.messages[0])
         self._protocol.skip_rest()
         self._is_away = False
@@ -384,16 +386,16 @@ class Inbox:
                     self._put(messages)
                     return True
             hold_end, self._hold_end = self._hold_end, None
-            protocol, pacer = self._protocol, self._pacer
+            protocol, budget = self._protocol, self._budget
             decoded, work = protocol.decoded, protocol.inflating_work
             for _ in range(FAIRNESS):
                 if not is_awaited and not self._has_room:
                     return False
                 event = protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
-                if isinstance(event, (str, bytes, Piece)):
+                if isinstance(event, (str, bytes, MessageChunk)):
                     self._put([event])
-                    pacer.left -= _EVENT + _length(event) // _PER_UNIT  # it may have been inflated
-                    pacer.left -= (protocol.inflating_work - work) // _INFLATED_PER_UNIT
+                    budget.remaining -= _EVENT + _length(event) // _PER_UNIT
+                    budget.remaining -= (protocol.inflating_work - work) // _INFLATED_PER_UNIT
                     if not is_awaited:
                         self._bytes += _memory(event)
                     return True
@@ -422,7 +424,7 @@ class Inbox:
 
     async def _take_turn(self) -> None:
         """Let the others run: there is more to do, for whoever runs."""
-        self._pacer.left = TURN
+        self._budget.remaining = TURN
         await trio.lowlevel.checkpoint()
 
     def _read_now(self) -> bool:
@@ -430,13 +432,13 @@ class Inbox:
         try:
             data = self._transport.read_now(self._protocol.awaited)
             if self._transport.has_more:
-                self._pacer.left = 0
+                self._budget.remaining = 0
             if data is None:
                 return False
-            self._pacer.left -= _READ + len(data) // _PER_UNIT
+            self._budget.remaining -= _READ + len(data) // _PER_UNIT
             self._receive(data)
         except Exception as exc:  # the bytes may be lost
-            self._protocol.receive_eof(cause_of(exc))
+            self._protocol.receive_eof(unwrap_network_error(exc))
         return True
 
     def _receive(self, data: bytes) -> None:
@@ -455,25 +457,25 @@ class Inbox:
         self._is_reading = True
         try:
             self._receive(await self._transport.read(self._protocol.awaited))
-            self._pacer.left = TURN  # the others have run
+            self._budget.remaining = TURN  # the others have run
         except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
-            self._protocol.receive_eof(cause_of(exc))
+            self._protocol.receive_eof(unwrap_network_error(exc))
         finally:
             self._is_reading = False
 
 
-def _size(message: str | bytes | Piece) -> int:
+def _size(message: str | bytes | MessageChunk) -> int:
     """Bytes of payload."""
-    data = message.data if isinstance(message, Piece) else message
+    data = message.data if isinstance(message, MessageChunk) else message
     return len(data.encode() if isinstance(data, str) else data)
 
 
-def _length(item: str | bytes | Piece) -> int:
-    return len(item.data if isinstance(item, Piece) else item)
+def _length(item: str | bytes | MessageChunk) -> int:
+    return len(item.data if isinstance(item, MessageChunk) else item)
 
 
-def _memory(item: str | bytes | Piece) -> int:
-    return sys.getsizeof(item.data if isinstance(item, Piece) else item)
+def _memory(item: str | bytes | MessageChunk) -> int:
+    return sys.getsizeof(item.data if isinstance(item, MessageChunk) else item)
 
 
 def _converted(message: str | bytes, decode: bool) -> str | bytes:
@@ -482,7 +484,7 @@ def _converted(message: str | bytes, decode: bool) -> str | bytes:
     return message.encode() if isinstance(message, str) else message
 
 
-class _Watch:
+class _IdleMonitor:
     """Notices, for all connections of a run, whose application stays away from get_message.
 
     One look every interval, however many messages they take; none while all of them are waited
@@ -490,21 +492,21 @@ class _Watch:
     """
 
     def __init__(self) -> None:
-        self._inboxes: set[Inbox] = set()  # those that are neither
+        self._inboxes: set[Receiver] = set()  # those that are neither
         self._is_running = False
 
     @staticmethod
-    def of_this_run() -> _Watch:
+    def of_this_run() -> _IdleMonitor:
         try:
             return _watch.get()
         except LookupError:
-            watch = _Watch()
+            watch = _IdleMonitor()
             _watch.set(watch)
             return watch
 
-    def add(self, inbox: Inbox) -> None:
+    def add(self, receiver: Receiver) -> None:
         """The application took a message just now, or is about to begin."""
-        self._inboxes.add(inbox)
+        self._inboxes.add(receiver)
         if not self._is_running:
             trio.lowlevel.spawn_system_task(self._run)
             self._is_running = True
@@ -513,8 +515,8 @@ class _Watch:
         # An exception that left a system task would end the run.
         try:
             while self._inboxes:
-                for inbox in self._inboxes:
-                    inbox.begin_interval()
+                for receiver in self._inboxes:
+                    receiver.begin_interval()
                 await trio.sleep(_WATCH_INTERVAL)
                 self._inboxes = set(filter(self._end_interval, self._inboxes))
         except Exception:
@@ -523,12 +525,12 @@ class _Watch:
             self._is_running = False
 
     @staticmethod
-    def _end_interval(inbox: Inbox) -> bool:
+    def _end_interval(receiver: Receiver) -> bool:
         try:
-            return inbox.end_interval()
+            return receiver.end_interval()
         except Exception as exc:
-            inbox.fail(exc)
+            receiver.fail(exc)
             return False
 
 
-_watch: trio.lowlevel.RunVar[_Watch] = trio.lowlevel.RunVar("trio_websocket_watch")
+_watch: trio.lowlevel.RunVar[_IdleMonitor] = trio.lowlevel.RunVar("trio_websocket_watch")

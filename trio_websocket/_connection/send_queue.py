@@ -21,8 +21,8 @@ import trio
 
 from .._io.cancel import cancel
 from .._io.pacing import FAIRNESS
-from .._io.sync import Lot
-from .._io.transport import Transport, cause_of
+from .._io.sync import LazyParkingLot
+from .._io.transport import Transport, unwrap_network_error
 from .._sansio.frame_writer import LONG
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _Frame: TypeAlias = "bytes | Sequence[bytes]"
 HIGH_WATER = 2**16
 
 
-class Outbox:
+class SendQueue:
     """Bytes on their way to the peer."""
 
     __slots__ = (
@@ -84,8 +84,8 @@ class Outbox:
         self._may_hold = False  # what follows in this turn
         self._late_pong: bytes | None = None
         self._writer: trio.CancelScope | None = None
-        self._idle = Lot()  # the writer, while it has nothing to write
-        self._progress = Lot()  # tasks that wait for room
+        self._idle = LazyParkingLot()  # the writer, while it has nothing to write
+        self._progress = LazyParkingLot()  # tasks that wait for room
         #: Bytes of frames that the stream has taken.
         self.written: int = 0
         #: Why something that was appended will never be written.
@@ -148,7 +148,7 @@ class Outbox:
         # Each time, because nothing would report the failure of this message.
         if self._may_hold and size <= self._most_held and self._transport.socket.fileno() != -1:
             if not self._frames:
-                _LateWrites.of_this_run().add(self)
+                _DeferredFlush.of_this_run().add(self)
             self._frames.append(data)
             self._size = size
             return True
@@ -160,7 +160,7 @@ class Outbox:
 
         :param parts: The frame, or its head and its payload.
         """
-        if self.append_first(parts):
+        if self.try_write_now(parts):
             return
         if self.broken is not None or self._on_broken is None:
             return
@@ -176,7 +176,7 @@ class Outbox:
         else:
             self._write_now()
 
-    def append_first(self, parts: Sequence[bytes]) -> bool:
+    def try_write_now(self, parts: Sequence[bytes]) -> bool:
         """Write a frame now, as far as the peer lets us, if nothing waits to be written.
 
         :param parts: The frame, or its head and its payload.
@@ -191,7 +191,7 @@ class Outbox:
             if rest:
                 self._keep_rest(rest, [parts])
         except Exception as exc:  # the stream may have a part of the frame
-            self._break(cause_of(exc))
+            self._break(unwrap_network_error(exc))
             return False
         return True
 
@@ -206,7 +206,7 @@ class Outbox:
         else:
             self.append(data)
 
-    def end_turn(self) -> None:
+    def flush_now(self) -> None:
         """Write what was kept back: the turn of the scheduler is over, or about to be."""
         self._may_hold = False
         self._write_now()
@@ -232,7 +232,7 @@ class Outbox:
 
     async def flush(self) -> None:
         """Wait until all is written, or can't be. If cancelled, the rest is still written."""
-        self.end_turn()
+        self.flush_now()
         while self._size > 0:
             await self._progress.park()
 
@@ -242,7 +242,7 @@ class Outbox:
             while self._frames and self._writer is None:
                 self._write_batch()
         except Exception as exc:  # the stream may have a part of a frame
-            self._break(cause_of(exc))
+            self._break(unwrap_network_error(exc))
 
     def _write_batch(self) -> None:
         """Write the next frames, as far as the socket takes them."""
@@ -311,7 +311,7 @@ class Outbox:
                             self._writing = 0
                     self._progress.unpark_all()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
-                self._break(cause_of(exc))
+                self._break(unwrap_network_error(exc))
         self._writer = None
 
     def _write_answer(self) -> None:
@@ -390,31 +390,31 @@ def _first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes 
     return [chunk for chunk in first if chunk]
 
 
-class _LateWrites:
+class _DeferredFlush:
     """Ends the turns of all outboxes of a run that have kept something back."""
 
     def __init__(self) -> None:
-        self._outboxes: collections.deque[Outbox] = collections.deque()
-        self._work = Lot()
+        self._outboxes: collections.deque[SendQueue] = collections.deque()
+        self._work = LazyParkingLot()
         self._is_running = False
 
     @staticmethod
-    def of_this_run() -> _LateWrites:
+    def of_this_run() -> _DeferredFlush:
         try:
-            return _late_writes.get()
+            return _deferred_flush.get()
         except LookupError:
-            late_writes = _LateWrites()
-            _late_writes.set(late_writes)
-            return late_writes
+            deferred_flush = _DeferredFlush()
+            _deferred_flush.set(deferred_flush)
+            return deferred_flush
 
-    def add(self, outbox: Outbox) -> None:
+    def add(self, send_queue: SendQueue) -> None:
         """The outbox has kept something back."""
         if not self._is_running:
             trio.lowlevel.spawn_system_task(self._run)
             self._is_running = True
         elif not self._outboxes:
             self._work.unpark()
-        self._outboxes.append(outbox)
+        self._outboxes.append(send_queue)
 
     async def _run(self) -> None:
         try:
@@ -432,11 +432,13 @@ class _LateWrites:
 
     def _end_turns(self, most: int) -> None:
         for _ in range(min(most, len(self._outboxes))):
-            outbox = self._outboxes.popleft()
+            send_queue = self._outboxes.popleft()
             try:
-                outbox.end_turn()
+                send_queue.flush_now()
             except Exception as exc:
-                outbox.fail(exc)
+                send_queue.fail(exc)
 
 
-_late_writes: trio.lowlevel.RunVar[_LateWrites] = trio.lowlevel.RunVar("trio_websocket_late_writes")
+_deferred_flush: trio.lowlevel.RunVar[_DeferredFlush] = trio.lowlevel.RunVar(
+    "trio_websocket_deferred_flush"
+)

@@ -28,8 +28,8 @@ from .._sansio.compat import Buffer, Self
 from .._sansio.errors import MessageTypeError, safe_repr
 from .._sansio.frame_writer import COMPRESSED_AT_ONCE, LONG_TO_COMPRESS
 from .._sansio.frames import check_utf8
-from .._sansio.protocol import Piece
-from .receiver import Inbox
+from .._sansio.protocol import MessageChunk
+from .receiver import Receiver
 
 if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a newer one
     from async_generator import aclosing
@@ -47,7 +47,7 @@ _FILE_ERROR = (
     "Open the file with trio.open_file(path, 'rb'), and send an async generator that yields "
     "the chunks of `await file.read(65536)` until one is empty"
 )
-_PIECE = 8  # what it costs to send one, as a `Pacer` counts
+_PIECE = 8  # what it costs to send one, as a `CheckpointBudget` counts
 
 Message = Union[str, Buffer]
 _Chunk_co = TypeVar("_Chunk_co", covariant=True)  # str, bytes, or either
@@ -56,15 +56,15 @@ _Chunk_co = TypeVar("_Chunk_co", covariant=True)  # str, bytes, or either
 class MessageStream(AsyncIterator[_Chunk_co]):
     """A message that is received in pieces; see :meth:`WebSocketConnection.receive_stream`."""
 
-    def __init__(self, inbox: Inbox, max_size: float | None, decode: bool | None) -> None:
+    def __init__(self, receiver: Receiver, max_size: float | None, decode: bool | None) -> None:
         """
         :param inbox: Where the message is to come from.
         :param max_size: Bytes that it may have.
         :param decode: True for chunks of str, False for bytes, None for the type of the message.
         """
-        self._inbox = inbox
+        self._receiver = receiver
         self._max_size = max_size
-        self._piece: Piece | None = None
+        self._piece: MessageChunk | None = None
         self._is_entered = self._is_open = False
         self._turn = trio.StrictFIFOLock()  # of the tasks that wait for a piece
         self._waiting = trio.CancelScope()  # of the one that has it
@@ -79,7 +79,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         if self._is_entered:
             raise RuntimeError("this is for one message: receive_stream() gives the next")
         self._is_entered = True
-        self._piece = await self._inbox.begin_stream(self._max_size)
+        self._piece = await self._receiver.begin_stream(self._max_size)
         self.is_text = isinstance(self._piece.data, str)
         self._is_open = True
         return self
@@ -98,7 +98,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
             with trio.CancelScope(shield=True):  # all of them leave at once
                 await self._turn.acquire()
                 self._turn.release()
-        self._inbox.end_stream()
+        self._receiver.end_stream()
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> _Chunk_co:
@@ -126,7 +126,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         while True:
             if self._piece is None:
                 with trio.CancelScope() as self._waiting:
-                    self._piece = await self._inbox.next_piece()
+                    self._piece = await self._receiver.next_chunk()
                 if self._piece is None:
                     raise _out_of_block()
             else:
@@ -134,7 +134,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
             data, is_last = self._piece
             chunk = self._converted(data, is_last)
             if chunk:
-                self._piece = Piece(data[:0], is_last=True) if is_last else None
+                self._piece = MessageChunk(data[:0], is_last=True) if is_last else None
                 return chunk
             if is_last:
                 raise StopAsyncIteration
@@ -177,7 +177,7 @@ def encoded(message: object, text: bool | None) -> tuple[bool, bytes] | None:
     return bool(text), payload
 
 
-async def send_pieces(
+async def send_fragments(
     connection: WebSocketConnection, message: object, text: bool | None, *, compress: bool
 ) -> None:
     """Send an iterable, or async iterable, as one message; see `send_message`."""
@@ -193,9 +193,9 @@ async def send_pieces(
     async with contextlib.AsyncExitStack() as stack:
         if hasattr(pieces, "aclose"):
             await stack.enter_async_context(aclosing(closable))
-        await connection._pacer.checkpoint()
+        await connection._budget.checkpoint()
         async with connection._sender:  # other messages wait
-            await _Sending(connection, text, compress).send(pieces)
+            await _FragmentedSend(connection, text, compress).send(pieces)
 
 
 def check_no_file(message: object) -> None:
@@ -209,7 +209,7 @@ async def _each(pieces: Iterable[Any]) -> AsyncIterator[Any]:
         yield piece
 
 
-class _Sending:
+class _FragmentedSend:
     """A message on its way out."""
 
     def __init__(self, connection: WebSocketConnection, text: bool | None, compress: bool) -> None:
@@ -254,8 +254,8 @@ class _Sending:
         if is_text and self._kind is not str:
             self._utf8.decode(payload, is_last)
         connection = self._connection
-        await connection._pacer.checkpoint(_PIECE)
-        await connection._outbox.wait_room()
+        await connection._budget.checkpoint(_PIECE)
+        await connection._send_queue.wait_room()
         await connection._check_open()
         fragment = functools.partial(
             connection._protocol.fragment,
@@ -272,7 +272,7 @@ class _Sending:
         else:
             frame = fragment()
             if is_compressed:
-                connection._pacer.left -= len(payload) // COMPRESSED_AT_ONCE
-        connection._outbox.append(frame)
+                connection._budget.remaining -= len(payload) // COMPRESSED_AT_ONCE
+        connection._send_queue.append(frame)
         self._size += len(payload)
         self._is_begun = True

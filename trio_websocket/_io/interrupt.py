@@ -11,7 +11,7 @@ from typing import Any, Awaitable, Callable, TypeVar
 
 import trio
 
-from .._sansio.errors import members
+from .._sansio.errors import group_members
 
 _T = TypeVar("_T")
 
@@ -24,7 +24,7 @@ async def call_unprotected(function: Callable[..., Awaitable[_T]], *args: Any, *
 
 def unwrap_single(exc: BaseException) -> BaseException:
     """Unwrap a nursery's exception group if it holds exactly one real error."""
-    errors = [error for error in members(exc) if not isinstance(error, trio.Cancelled)]
+    errors = [error for error in group_members(exc) if not isinstance(error, trio.Cancelled)]
     return errors[0] if len(errors) == 1 else exc
 
 

@@ -17,14 +17,14 @@ TURN = 256
 FAIRNESS = 32
 
 
-class Pacer:
+class CheckpointBudget:
     """Checkpoints of the calls of a connection, which mostly have nothing to wait for."""
 
-    __slots__ = ("left",)
+    __slots__ = ("remaining",)
 
     def __init__(self) -> None:
         #: How much may be done until the others are to run.
-        self.left: int = TURN
+        self.remaining: int = TURN
 
     def checkpoint(self, cost: int = 1) -> Awaitable[None]:
         """Raise if cancelled, each time; let other tasks run, when it is time to.
@@ -32,10 +32,10 @@ class Pacer:
         :param cost: What follows, in microseconds or so. It may be more than is left: the next
             checkpoint lets the others run.
         """
-        if self.left > 0:
-            self.left -= cost
+        if self.remaining > 0:
+            self.remaining -= cost
             return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 # by the caller
-        self.left = TURN - cost
+        self.remaining = TURN - cost
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # likewise
 
 

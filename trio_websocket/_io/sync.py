@@ -7,7 +7,7 @@ from typing import Awaitable
 import trio
 
 
-class Lot:
+class LazyParkingLot:
     """A `trio.lowlevel.ParkingLot` that takes memory, and time, only while somebody is in it."""
 
     __slots__ = ("_lot",)
@@ -40,7 +40,7 @@ class Lot:
             self._lot = None
 
 
-class Turn(Lot):
+class FairLock(LazyParkingLot):
     """What one task has at a time; in it are those that wait for it.
 
     Unlike with a `trio.StrictFIFOLock`, no time is spent where nobody else has it.
@@ -73,7 +73,7 @@ class Turn(Lot):
         self.pass_on()
 
 
-class Flag(Lot):
+class LazyEvent(LazyParkingLot):
     """A `trio.Event` that takes memory only while somebody waits for it."""
 
     __slots__ = ("is_set",)

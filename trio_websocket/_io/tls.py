@@ -282,7 +282,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             except BlockingIOError:
                 written = 0
             if written < sum(map(len, wire)):
-                self._unsent = b"".join(behind(wire, written))
+                self._unsent = b"".join(remaining_after(wire, written))
                 self.committed = sum(map(len, batch))
                 return pieces[at:]
         return pieces[_MOST_SLICES:]
@@ -376,7 +376,7 @@ def _slices(data: bytes | bytearray | memoryview) -> list[memoryview]:
     return [view[start : start + _SLICE] for start in range(0, len(view), _SLICE)]
 
 
-def behind(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
+def remaining_after(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
     """What is left of the chunks when so many bytes of them are written."""
     rest: list[bytes | memoryview] = []
     for chunk in chunks:

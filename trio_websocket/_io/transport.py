@@ -13,7 +13,7 @@ from .._sansio.errors import printable, safe_repr
 from .cancel import cancel
 from .interrupt import raise_interrupt
 from .sockets import Address, EndName, address, end_names, is_direct, shut_down
-from .tls import TlsStream, behind
+from .tls import TlsStream, remaining_after
 
 # A peer that has been told that the connection is over gets this many seconds to end its side.
 # It takes the peer one round trip; closing earlier may reset the connection, and a reset may
@@ -112,7 +112,7 @@ class Transport:
                     return ()
         except BlockingIOError:
             return chunks
-        return behind(chunks, written)
+        return remaining_after(chunks, written)
 
     def on_unsent(self, callback: Callable[[], object] | None) -> None:
         """Set what is called when TLS has to send something by itself: see `TlsStream`."""
@@ -179,7 +179,7 @@ class Transport:
             return None if self._tls is None else self._tls.feed_again()
         return data if self._tls is None else self._tls.feed(data)
 
-    async def hang_up(self, *, peer_may_send: bool) -> None:
+    async def half_close_and_drain(self, *, peer_may_send: bool) -> None:
         """End our side, wait a short while for the peer to end its own, and close.
 
         A stream that can't end one side waits only where the peer may not know of the end yet.
@@ -228,7 +228,7 @@ async def close_now(stream: trio.abc.AsyncResource) -> None:
             raise
 
 
-def cause_of(exc: Exception) -> Exception:
+def unwrap_network_error(exc: Exception) -> Exception:
     """The network's error behind the one that Trio makes of it.
 
     It has no traceback: nobody asks where a reset came from, and the frames in it would keep the
@@ -250,7 +250,7 @@ class IgnoringErrors:
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
         if not isinstance(exc, Exception):
             return False
-        cause_of(exc)  # lets go of its traceback
+        unwrap_network_error(exc)  # lets go of its traceback
         return True
 
 

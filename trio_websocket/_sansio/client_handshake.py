@@ -9,23 +9,23 @@ import h11
 import wsproto
 import wsproto.utilities
 
-from .deflate import Deflate, DeflateExtension
+from .deflate import DeflateCodec, DeflateExtension
 from .errors import ConnectionFailed, ConnectionRejected, HandshakeError
 from .extensions import check_answer, offer
 from .handshake import (
     TOKEN,
     VERSION,
     ExtraHeaders,
+    HandshakeResult,
+    HeaderLimit,
     Headers,
-    HeadSize,
-    Opened,
     by_name,
     check_elements,
     lower_tokens,
     merged,
     next_event,
-    shortened,
     tokens,
+    truncate,
     values,
 )
 from .options import Options
@@ -82,7 +82,7 @@ class ClientHandshake:
         :param hint: Words for the likely mistake if the server does not answer in HTTP.
         """
         # each once (RFC 6455, 4.1)
-        offered = list(dict.fromkeys(checked_subprotocols(subprotocols) or ()))
+        offered = list(dict.fromkeys(check_subprotocols(subprotocols) or ()))
         headers = [
             (b"Host", host.encode("ascii")),
             (b"Upgrade", b"websocket"),
@@ -106,7 +106,7 @@ class ClientHandshake:
             )
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
-        self._head = HeadSize(options.max_header_size)
+        self._head = HeaderLimit(options.max_header_size)
         self._path = resource
         self._key = values(request.headers, b"sec-websocket-key")[0]
         offers = tokens(values(request.headers, b"sec-websocket-protocol"))
@@ -143,7 +143,7 @@ class ClientHandshake:
             self._received += data
         self._http.receive_data(data)
 
-    def result(self) -> Opened | None:
+    def result(self) -> HandshakeResult | None:
         """The outcome, or None while more data is needed.
 
         :raises ConnectionRejected: The server answered with another status than 101.
@@ -198,7 +198,7 @@ class ClientHandshake:
             return self.rejected()  # its body is cut off; what it says still counts
         if exc.error_status_hint == 431:
             return self._too_long()
-        return HandshakeError(f"the server did not answer in HTTP: {shortened(exc)}{self.hint}")
+        return HandshakeError(f"the server did not answer in HTTP: {truncate(exc)}{self.hint}")
 
     def rejected(self) -> ConnectionRejected:
         """The error for an answer with another status than 101, as far as it is there."""
@@ -232,7 +232,7 @@ class ClientHandshake:
         rejection = _Response.of(response)
         return rejection._replace(headers=(*rejection.headers, *headers))
 
-    def _accepted(self, response: h11.InformationalResponse) -> Opened:
+    def _accepted(self, response: h11.InformationalResponse) -> HandshakeResult:
         # RFC 6455, 4.1, the client's checks of the response
         headers = list(response.headers)
         try:
@@ -254,7 +254,7 @@ class ClientHandshake:
             names = b", ".join(chosen).decode("latin-1")[:200]
             raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
         extension = self._extension(headers)
-        return Opened(
+        return HandshakeResult(
             side=wsproto.ConnectionType.CLIENT,
             extension=extension,
             path=self._path,
@@ -275,10 +275,10 @@ class ClientHandshake:
             raise HandshakeError(str(exc)) from exc
         if agreed is None:
             return None
-        return DeflateExtension(Deflate(agreed, self._compression, is_client=True))
+        return DeflateExtension(DeflateCodec(agreed, self._compression, is_client=True))
 
 
-def checked_subprotocols(subprotocols: Iterable[str] | None) -> Iterable[str] | None:
+def check_subprotocols(subprotocols: Iterable[str] | None) -> Iterable[str] | None:
     """Return the subprotocols that a user gave; an iterator is read into a list.
 
     :raises TypeError: They are not a list of str.

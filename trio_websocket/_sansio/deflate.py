@@ -40,7 +40,7 @@ _SLICE, _SMALL_SLICE = 2**15, 2**8
 _MOST_WORK, _WORK_OF_FINAL_BLOCK = 2**15, 2**5
 
 
-class TooLarge(Exception):
+class DecompressedTooLarge(Exception):
     """A message that inflates to more than is allowed."""
 
 
@@ -48,7 +48,7 @@ class InvalidData(Exception):
     """A message that can't be inflated."""
 
 
-class Deflate:
+class DeflateCodec:
     """Compresses and decompresses the messages of one connection.
 
     After an exception, the connection is to be failed.
@@ -90,21 +90,21 @@ class Deflate:
     # -- out
 
     @property
-    def sharing(self) -> tuple[int, int, int] | None:
+    def share_key(self) -> tuple[int, int, int] | None:
         """What a compressed message depends on, or None if on the messages before it, too."""
         if not self._deflate_resets:
             return None
         return self._deflate_bits, self._settings.level, self._settings.mem_level
 
-    def deflate_alone(self, payload: bytes) -> bytes:
+    def deflate_stateless(self, payload: bytes) -> bytes:
         """Compress a whole message as if there were no other; any thread may do it."""
-        return Deflate(self.agreed, self._settings, is_client=self._is_client).deflate(payload)
+        return DeflateCodec(self.agreed, self._settings, is_client=self._is_client).deflate(payload)
 
     def deflate(self, payload: bytes) -> bytes:
         """Compress a whole message."""
-        return self.deflate_piece(payload, is_last=True)
+        return self.deflate_chunk(payload, is_last=True)
 
-    def deflate_piece(self, data: bytes, *, is_last: bool) -> bytes:
+    def deflate_chunk(self, data: bytes, *, is_last: bool) -> bytes:
         """Compress the next piece of a message, so that the peer can decompress it by itself.
 
         :param data: The piece, which may be empty.
@@ -140,15 +140,15 @@ class Deflate:
         """
         message = self.inflate_all(payload, is_last=True, max_length=_beyond(max_size))
         if len(message) > max_size:
-            raise TooLarge(f"the message inflates to more than {max_size} bytes")
+            raise DecompressedTooLarge(f"the message inflates to more than {max_size} bytes")
         return message
 
     def inflate_all(self, data: bytes, *, is_last: bool = False, max_length: int) -> bytes:
-        """Decompress a piece of a message, however long it takes; otherwise as `inflate_piece`."""
-        output = self.inflate_piece(data, is_last=is_last, max_length=max_length)
+        """Decompress a piece of a message, however long it takes; otherwise as `inflate_chunk`."""
+        output = self.inflate_chunk(data, is_last=is_last, max_length=max_length)
         while self.has_more and len(output) < max_length:
             room = max_length - len(output)
-            output += self.inflate_piece(b"", is_last=is_last, max_length=room)
+            output += self.inflate_chunk(b"", is_last=is_last, max_length=room)
         return output
 
     @property
@@ -156,7 +156,7 @@ class Deflate:
         """Whether there may be more output of the input so far."""
         return self._is_full or self._at < len(self._input) or self._is_last
 
-    def inflate_piece(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
+    def inflate_chunk(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
         """Decompress the next piece of a message, or go on with one that had more output.
 
         :param data: The piece, which may be empty; it must be if :attr:`has_more`.
@@ -281,7 +281,7 @@ class DeflateExtension(Extension):
 
     name = NAME
 
-    def __init__(self, codec: Deflate) -> None:
+    def __init__(self, codec: DeflateCodec) -> None:
         """:param codec: That of the connection."""
         #: What compresses and decompresses.
         self.codec = codec
@@ -348,7 +348,7 @@ class DeflateExtension(Extension):
         if fin and self._is_compressed:
             self._is_compressed = False
             try:
-                self.codec.inflate_piece(b"", is_last=True, max_length=1)
+                self.codec.inflate_chunk(b"", is_last=True, max_length=1)
             except InvalidData:
                 return CloseReason.INVALID_FRAME_PAYLOAD_DATA
         return None

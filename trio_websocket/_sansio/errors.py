@@ -283,19 +283,19 @@ def is_normal(exc: ConnectionClosed) -> bool:
     return exc.reason.code in (1000, 1001, 1005)
 
 
-def members(exc: BaseException) -> Sequence[BaseException]:
+def group_members(exc: BaseException) -> Sequence[BaseException]:
     """The exceptions in a group; or the one that is no group."""
     return exc.exceptions if isinstance(exc, BaseExceptionGroup) else (exc,)
 
 
-def leaves(exc: BaseException) -> list[BaseException]:
+def flatten_group(exc: BaseException) -> list[BaseException]:
     """The exceptions in a group and in the groups in it; or the one that is no group."""
     if not isinstance(exc, BaseExceptionGroup):
         return [exc]
-    return [leaf for member in exc.exceptions for leaf in leaves(member)]
+    return [leaf for member in exc.exceptions for leaf in flatten_group(member)]
 
 
-def graver(error: BaseException | None, later: BaseException) -> BaseException:
+def exception_to_raise(error: BaseException | None, later: BaseException) -> BaseException:
     """What is to be raised of what a block has raised, if anything, and what closing raised then.
 
     It is the first, but Ctrl-C gets through.
@@ -303,7 +303,7 @@ def graver(error: BaseException | None, later: BaseException) -> BaseException:
     return later if error is None or isinstance(later, KeyboardInterrupt) else error
 
 
-def without_lost_connections(exc: BaseException) -> BaseException | None:
+def strip_closed(exc: BaseException) -> BaseException | None:
     """What is left of ``exc``, or of the group it is, without the news of a lost connection."""
     lost = (ConnectionClosed, DisconnectionTimeout)
     if isinstance(exc, BaseExceptionGroup):

@@ -38,7 +38,7 @@ LONG_TO_COMPRESS = 2**17
 COMPRESSED_AT_ONCE = 2**7
 
 
-class Outgoing:
+class FrameWriter:
     """The frames that one side sends."""
 
     # With more than 30 names, Python would give each connection a dict, which is large and slow.
@@ -107,7 +107,7 @@ class Outgoing:
         self.count_message(len(payload))
         return [long_head(_WHOLE_TEXT if is_text else _WHOLE_BINARY, len(payload)), payload]
 
-    def sharing(self, size: int, compress: bool) -> object:
+    def share_key(self, size: int, compress: bool) -> object:
         """What the frame of a message depends on, beside the message.
 
         Where it is the same, frames are. None: they are for this connection alone.
@@ -117,17 +117,17 @@ class Outgoing:
         if size < self.threshold or not compress:
             return ()
         assert self._extension is not None
-        return self._extension.codec.sharing
+        return self._extension.codec.share_key
 
     def shared_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
-        """The frame of a message, in parts, for all where `sharing` is what it is here.
+        """The frame of a message, in parts, for all where `share_key` is what it is here.
 
         It does nothing else, so any thread may call it. Who sends it calls `count_message`.
         """
         first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
         if compress and len(payload) >= self.threshold:
             assert self._extension is not None
-            payload = self._extension.codec.deflate_alone(payload)
+            payload = self._extension.codec.deflate_stateless(payload)
             return [self._frame(first | COMPRESSED, payload)]
         if len(payload) >= LONG:
             return [long_head(first, len(payload)), payload]
@@ -151,7 +151,7 @@ class Outgoing:
         self.bytes_sent += len(payload)
         first = (TEXT if is_text else BINARY) if is_first else CONTINUATION
         if compress and self._extension is not None:
-            payload = self._extension.codec.deflate_piece(payload, is_last=is_last)
+            payload = self._extension.codec.deflate_chunk(payload, is_last=is_last)
             if is_first:
                 first |= COMPRESSED
         return self._frame((FINAL if is_last else 0) | first, payload)

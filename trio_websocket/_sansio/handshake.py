@@ -32,7 +32,7 @@ _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class HandshakeResult:
     """The outcome of an opening handshake."""
 
     #: Which side it is of.
@@ -64,12 +64,12 @@ def next_event(http: h11.Connection) -> object:
         raise h11.RemoteProtocolError("bad Content-Length") from exc
 
 
-def shortened(exc: Exception) -> str:
+def truncate(exc: Exception) -> str:
     """The message of h11, which may repeat all that the peer sent."""
     return printable(str(exc))
 
 
-class HeadSize:
+class HeaderLimit:
     """How long a head is. h11 looks at those only that are not whole after a read."""
 
     def __init__(self, limit: int) -> None:
@@ -101,13 +101,13 @@ def merged(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
 
     :raises TypeError: What is to be a header is none.
     """
-    pairs = checked_headers(extra_headers) or ()
+    pairs = check_headers(extra_headers) or ()
     extra = [(header_bytes(name), header_bytes(value)) for name, value in pairs]
     replaced = {name.lower() for name, _ in extra}
     return [pair for pair in headers if pair[0].lower() not in replaced] + extra
 
 
-def checked_headers(extra_headers: object) -> ExtraHeaders | None:
+def check_headers(extra_headers: object) -> ExtraHeaders | None:
     """Return the headers that a user gave; an iterator is read into a list.
 
     :raises TypeError: They are not pairs of name and value.

@@ -166,7 +166,7 @@ def _check_integer(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} must be {least} or more, not {value!r}")
 
 
-def takes_options(function: _F) -> _F:
+def with_option_signature(function: _F) -> _F:
     """Show the options by name and default in the signature, in place of ``**options``."""
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]

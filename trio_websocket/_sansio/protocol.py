@@ -22,9 +22,9 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.utilities import RemoteProtocolError
 
 from . import codec
-from .deflate import InvalidData, TooLarge
+from .deflate import DecompressedTooLarge, InvalidData
 from .errors import CloseReason, ConnectionClosed, describe
-from .frame_writer import Outgoing
+from .frame_writer import FrameWriter
 from .frames import (
     BINARY,
     CLOSE,
@@ -61,7 +61,7 @@ class Signal(enum.Enum):
     BUSY = enum.auto()
     #: A message goes over the limit on its size. Whoever reads it decides what becomes of it.
     HELD = enum.auto()
-    #: The connection has ended. `Protocol.take_farewell` has the last bytes to send.
+    #: The connection has ended. `Protocol.take_final_bytes` has the last bytes to send.
     ENDED = enum.auto()
 
 
@@ -72,14 +72,14 @@ HELD = Signal.HELD
 ENDED = Signal.ENDED
 
 
-class Piece(NamedTuple):
+class MessageChunk(NamedTuple):
     """A part of a message."""
 
     data: str | bytes
     is_last: bool
 
 
-Event: TypeAlias = "str | bytes | Piece | Ping | Pong | Signal"
+Event: TypeAlias = "str | bytes | MessageChunk | Ping | Pong | Signal"
 
 _COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
@@ -112,7 +112,7 @@ _MOST_DECODED_KEPT = 2**12
 _ERROR_IN_EXTENSION = "error in extension"
 
 
-class Protocol(Outgoing):
+class Protocol(FrameWriter):
     """One side of an open connection: what it sends, and what it receives."""
 
     __slots__ = (
@@ -122,8 +122,8 @@ class Protocol(Outgoing):
         "_code_behind_stand_in",
         "_eof",
         "_expected_mask",
-        "_farewell",
         "_fast",
+        "_final_bytes",
         "_fragments",
         "_frame_left",
         "_inflating",
@@ -192,7 +192,7 @@ class Protocol(Outgoing):
         self.wire_bytes_received: int = 0
         #: Characters or bytes of parts of messages that were decoded, whatever became of them.
         self.decoded: int = 0
-        self._farewell = b""
+        self._final_bytes = b""
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
         # The large frame that is not decoded yet, if any; the buffer has what is behind it.
@@ -238,7 +238,7 @@ class Protocol(Outgoing):
 
     @property
     def inflating_work(self) -> int:
-        """The cost of decompressing so far: see `Deflate.work`."""
+        """The cost of decompressing so far: see `DeflateCodec.work`."""
         return 0 if self._extension is None else self._extension.codec.work
 
     @property
@@ -307,7 +307,7 @@ class Protocol(Outgoing):
 
     def give_up(self, code: int, text: str, cause: Exception) -> None:
         """End a connection that is open with a Close that nobody is expected to answer."""
-        self._farewell = self.close(code, text)
+        self._final_bytes = self.close(code, text)
         self.error = cause
 
     def fail(self, cause: Exception) -> None:
@@ -315,7 +315,7 @@ class Protocol(Outgoing):
         if self.is_open:
             # The error may strike again.
             with contextlib.suppress(Exception):
-                self._farewell = self.close(_INTERNAL_ERROR, "internal error")
+                self._final_bytes = self.close(_INTERNAL_ERROR, "internal error")
         self.lose(cause)
 
     def lose(self, cause: Exception) -> None:
@@ -324,7 +324,7 @@ class Protocol(Outgoing):
             self.error = cause
 
     def begin_stream(self, max_size: float | None = None) -> None:
-        """Give the next message, or the rest of the one under way, as `Piece` after `Piece`.
+        """Give the next message, or the rest of the one under way, in chunks.
 
         :param max_size: The limit on its size, in place of that of the options.
         """
@@ -364,8 +364,8 @@ class Protocol(Outgoing):
         if event is not None:
             return event
         if self._is_streaming and (self._binary or self._text is not None):
-            return Piece(self._take_kept(is_text=not self._binary), is_last=False)
-        size = self._next_piece(is_wanted)
+            return MessageChunk(self._take_kept(is_text=not self._binary), is_last=False)
+        size = self._next_chunk(is_wanted)
         if size is None:
             return HELD
         if size:
@@ -397,7 +397,7 @@ class Protocol(Outgoing):
         if not self._is_streaming:
             return message
         self.end_stream()
-        return Piece(message, is_last=True)
+        return MessageChunk(message, is_last=True)
 
     def messages(self, most: int, *, raw: bool = False) -> list[str | bytes]:
         """Decode messages that are next, without asking wsproto; none is no news.
@@ -428,9 +428,9 @@ class Protocol(Outgoing):
         self.error = self._eof
         return ENDED
 
-    def take_farewell(self) -> bytes:
+    def take_final_bytes(self) -> bytes:
         """What is to be sent at the end: a Close frame, or nothing."""
-        data, self._farewell = self._farewell, b""
+        data, self._final_bytes = self._final_bytes, b""
         return data
 
     def _whole_frame(self, raw: bool, is_wanted: bool) -> str | bytes | Signal | None:
@@ -539,9 +539,9 @@ class Protocol(Outgoing):
         try:
             if parts is None and len(data) <= _SHORT and self._limit <= _MOST_OF_SHORT:
                 codec = self._extension.codec
-                payload = codec.inflate_piece(data, is_last=True, max_length=self._limit + 1)
+                payload = codec.inflate_chunk(data, is_last=True, max_length=self._limit + 1)
                 if len(payload) > self._limit:
-                    raise TooLarge
+                    raise DecompressedTooLarge
                 if codec.has_more:  # it takes long
                     parts = io.BytesIO(payload)
                     parts.seek(0, io.SEEK_END)
@@ -563,7 +563,7 @@ class Protocol(Outgoing):
             self.messages_received += 1
             self.bytes_received += len(payload)
             return decoded
-        except TooLarge:
+        except DecompressedTooLarge:
             self._fail(_TOO_BIG, f"message exceeds {self._size_limit}")
         except (InvalidData, UnicodeDecodeError) as exc:
             self._fail(_INVALID_DATA, str(exc))
@@ -577,14 +577,14 @@ class Protocol(Outgoing):
             parts.seek(0)
         left = self._limit - parts.tell()
         if left < 0:
-            raise TooLarge
-        part = codec.inflate_piece(data, is_last=True, max_length=min(left + 1, _STEP))
+            raise DecompressedTooLarge
+        part = codec.inflate_chunk(data, is_last=True, max_length=min(left + 1, _STEP))
         if len(part) > left:
-            raise TooLarge
+            raise DecompressedTooLarge
         parts.write(part)
         return codec.has_more
 
-    def _next_piece(self, is_wanted: bool) -> int | None:
+    def _next_chunk(self, is_wanted: bool) -> int | None:
         """How many bytes wsproto gets next: none of two frames, and no part of a control frame.
 
         A control frame is held back until it is whole because its Close code may need a look. None
@@ -621,7 +621,7 @@ class Protocol(Outgoing):
         return self._begin_data(head, head_size, length, is_wanted)
 
     def _begin_data(self, head: bytes, head_size: int, length: int, is_wanted: bool) -> int | None:
-        """How many bytes of a data frame wsproto gets first, as in `_next_piece`."""
+        """How many bytes of a data frame wsproto gets first, as in `_next_chunk`."""
         is_in_order = (head[0] & 0x0F == CONTINUATION) == bool(self._fragments)
         if not self._fragments:
             self._is_compressed = bool(head[0] & COMPRESSED)
@@ -638,7 +638,7 @@ class Protocol(Outgoing):
         if is_in_order:
             self._size, self._fragments = size, fragments
         self._frame_left = head_size + length
-        return self._next_piece(is_wanted)
+        return self._next_chunk(is_wanted)
 
     @property
     def _is_kept(self) -> bool:
@@ -739,7 +739,7 @@ class Protocol(Outgoing):
                 return event
         return PROGRESS
 
-    def _join(self, event: TextMessage | BytesMessage) -> str | bytes | Piece | None:
+    def _join(self, event: TextMessage | BytesMessage) -> str | bytes | MessageChunk | None:
         self.decoded += len(event.data)
         size = self._size_so_far
         is_last = event.message_finished
@@ -767,7 +767,7 @@ class Protocol(Outgoing):
             return data
         if is_last:
             self.end_stream()
-        return Piece(data, is_last)
+        return MessageChunk(data, is_last)
 
     def _take_kept(self, *, is_text: bool) -> str | bytes:
         kept: io.StringIO | bytearray | None
@@ -786,7 +786,7 @@ class Protocol(Outgoing):
         self.rcvd = CloseReason(code, event.reason or None)
         if self.sent is None:
             self._is_closed_by_peer = True
-            self._farewell = self.close(code, event.reason or None)
+            self._final_bytes = self.close(code, event.reason or None)
 
     def _explained(self, event: CloseConnection) -> str:
         """Return why wsproto closes the connection."""
@@ -801,7 +801,7 @@ class Protocol(Outgoing):
     def _fail(self, code: int, text: str) -> None:
         """Fail the connection (RFC 6455, 7.1.7)."""
         if self.sent is None:
-            self._farewell = self.close(code, text)
+            self._final_bytes = self.close(code, text)
         self.error = RemoteProtocolError(text)
 
 

@@ -9,7 +9,7 @@ import h11
 import wsproto
 import wsproto.utilities
 
-from .deflate import Deflate, DeflateExtension
+from .deflate import DeflateCodec, DeflateExtension
 from .errors import ConnectionFailed, printable
 from .extensions import DeflateParameters, answer
 from .handshake import (
@@ -17,18 +17,18 @@ from .handshake import (
     TOKEN,
     VERSION,
     ExtraHeaders,
+    HandshakeResult,
+    HeaderLimit,
     Headers,
-    HeadSize,
-    Opened,
     by_name,
     check_elements,
-    checked_headers,
+    check_headers,
     header_bytes,
     lower_tokens,
     merged,
     next_event,
-    shortened,
     tokens,
+    truncate,
     values,
 )
 from .options import Options
@@ -83,7 +83,7 @@ class ServerHandshake:
         self._http: h11.Connection | None = None
         self._plain: tuple[bytes, _Request] | None = None  # what came, and what it is, without h11
         self._max_size = options.max_header_size
-        self._head = HeadSize(options.max_header_size)
+        self._head = HeaderLimit(options.max_header_size)
         self._is_begun = False  # the first byte of the request is here
         self._compression = options.compression
         self._answer: tuple[bytes, DeflateParameters] | None = None  # to the offers of compression
@@ -154,7 +154,7 @@ class ServerHandshake:
             event = next_event(http)
         except h11.RemoteProtocolError as exc:
             status = exc.error_status_hint
-            text = f"this is no HTTP request: {shortened(exc)}"
+            text = f"this is no HTTP request: {truncate(exc)}"
             raise (self._too_long() if status == 431 else self._refuse(status, text)) from exc
         if event is h11.NEED_DATA:
             if not self._head.fits(0, 0):  # with the empty lines before it, which h11 has not seen
@@ -208,7 +208,7 @@ class ServerHandshake:
 
     def accept(
         self, subprotocol: str | None, extra_headers: ExtraHeaders | None
-    ) -> tuple[bytes, Opened]:
+    ) -> tuple[bytes, HandshakeResult]:
         """The bytes of the response, and the open connection.
 
         :raises ValueError: The arguments can't be sent. The request can still be answered.
@@ -216,7 +216,7 @@ class ServerHandshake:
         if subprotocol is not None and subprotocol not in self.proposed_subprotocols:
             offers = printable(", ".join(self.proposed_subprotocols)) or "none"
             raise ValueError(f"subprotocol {subprotocol!r} is not among those offered: {offers}")
-        extra = list(checked_headers(extra_headers) or ())
+        extra = list(check_headers(extra_headers) or ())
         for name, _ in extra:
             if header_bytes(name).lower() in _NOT_IN_101:
                 raise ValueError(f"{name!r} can't be sent with the acceptance of a request")
@@ -232,7 +232,7 @@ class ServerHandshake:
         if self._compression is not None and self._answer is not None:
             value, agreed = self._answer
             headers.append((b"Sec-WebSocket-Extensions", value))
-            extension = DeflateExtension(Deflate(agreed, self._compression, is_client=False))
+            extension = DeflateExtension(DeflateCodec(agreed, self._compression, is_client=False))
         chosen = subprotocol
         if extra:
             headers = merged(headers, extra)
@@ -242,7 +242,7 @@ class ServerHandshake:
                 raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
             names = values(checked.headers, b"sec-websocket-protocol")  # it may be an extra one
             chosen = names[0].decode("latin-1") if names else None
-        opened = Opened(
+        opened = HandshakeResult(
             side=wsproto.ConnectionType.SERVER,
             extension=extension,
             path=self.path,

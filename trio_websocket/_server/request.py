@@ -7,9 +7,9 @@ import logging
 
 import trio
 
-from .._connection.connection import WebSocketConnection, conclude
+from .._connection.connection import WebSocketConnection, close_after_block
 from .._io.sockets import Address
-from .._io.transport import IgnoringErrors, Transport, cause_of
+from .._io.transport import IgnoringErrors, Transport, unwrap_network_error
 from .._sansio.compat import Unpack
 from .._sansio.errors import (
     CloseReason,
@@ -19,12 +19,12 @@ from .._sansio.errors import (
     DisconnectionTimeout,
     HandshakeError,
     describe,
-    graver,
+    exception_to_raise,
     printable,
-    without_lost_connections,
+    strip_closed,
 )
 from .._sansio.handshake import ExtraHeaders, Headers
-from .._sansio.options import NewerOptionKeywords, Options, takes_options
+from .._sansio.options import NewerOptionKeywords, Options, with_option_signature
 from .._sansio.server_handshake import BadRequest, ServerHandshake
 
 logger = logging.getLogger("trio-websocket")
@@ -56,7 +56,7 @@ class WebSocketRequest:
         self._proposed_subprotocols = handshake.proposed_subprotocols
         self._options = options
         self._is_turned_away = False  # by the server, behind the handler's back
-        self._farewell = b""
+        self._final_bytes = b""
         self._is_concluded = False  # whether `_conclude` is sure to be called
         self._connection: WebSocketConnection | None = None
 
@@ -148,7 +148,7 @@ class WebSocketRequest:
             self._connection._begin_to_close(code, reason)
         elif self._handshake is not None:
             self._is_turned_away = True
-            self._farewell = self._handshake.reject(503)
+            self._final_bytes = self._handshake.reject(503)
             self._handshake = None
             self._log_rejection(503)
 
@@ -157,8 +157,8 @@ class WebSocketRequest:
         if self._connection is not None:
             with contextlib.suppress(DisconnectionTimeout):
                 await self._connection.aclose()
-        elif self._farewell:
-            farewell, self._farewell = self._farewell, b""
+        elif self._final_bytes:
+            farewell, self._final_bytes = self._final_bytes, b""
             await self._end(farewell)
 
     def _log_rejection(self, status_code: int) -> None:
@@ -175,24 +175,24 @@ class WebSocketRequest:
     async def _conclude(self, error: BaseException | None) -> BaseException | None:
         """Close what the handler was given, now that it is done; return what is to be raised."""
         if self._connection is not None:
-            return await conclude(self._connection, error)
+            return await close_after_block(self._connection, error)
         if self._is_turned_away:
             return error  # `_leave` closes the stream
         try:
             if self._handshake is not None and (error is None or isinstance(error, Exception)):
-                if error is None or without_lost_connections(error) is None:
+                if error is None or strip_closed(error) is None:
                     # No other record or exception says so: a lost connection is not an error.
                     text = "the handler ended without accepting or rejecting %s"
                     logger.error(text, described(self), exc_info=error)
                 await self.reject(500)
         except BaseException as exc:
-            return graver(error, exc)
+            return exception_to_raise(error, exc)
         finally:
             await self._transport.close_now()
         return error
 
 
-@takes_options
+@with_option_signature
 @trio.lowlevel.enable_ki_protection
 async def wrap_server_stream(
     nursery: trio.Nursery,
@@ -248,7 +248,7 @@ async def receive_request(
         raise
     except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
         await transport.close_now()
-        cause = cause_of(exc)
+        cause = unwrap_network_error(exc)
         text = f"the connection was lost before the request: {describe(cause)}"
         raise ConnectionFailed(text) from cause
     except BaseException:
@@ -261,6 +261,6 @@ async def answer(transport: Transport, response: bytes) -> None:
     try:
         with IgnoringErrors():
             await transport.write(response)
-            await transport.hang_up(peer_may_send=True)
+            await transport.half_close_and_drain(peer_may_send=True)
     finally:
         await transport.close_now()

@@ -14,7 +14,7 @@ from typing import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
-from .._connection.connection import WebSocketConnection, checked_reason
+from .._connection.connection import WebSocketConnection, check_reason
 from .._io.cancel import cancel
 from .._io.interrupt import UnwrappingGroups, call_unprotected, unwrap_single
 from .._io.pacing import FAIRNESS
@@ -27,14 +27,14 @@ from .._sansio.errors import (
     check_close_code,
     printable,
     split_exceptions,
-    without_lost_connections,
+    strip_closed,
 )
 from .._sansio.options import (
     OptionKeywords,
     Options,
     check_number,
     check_ssl_context,
-    takes_options,
+    with_option_signature,
 )
 from .._sansio.url import Endpoint
 from .request import WebSocketRequest, answer, described, receive_request
@@ -56,7 +56,7 @@ ErrorHandler = Callable[[WebSocketRequest, Exception], object]
 logger = logging.getLogger("trio-websocket")
 
 
-@takes_options
+@with_option_signature
 @trio.lowlevel.enable_ki_protection
 async def serve_websocket(
     handler: Handler,
@@ -125,7 +125,7 @@ async def serve_websocket(
 class WebSocketServer:
     """A server on listeners of any kind."""
 
-    @takes_options
+    @with_option_signature
     def __init__(
         self,
         handler: Handler,
@@ -161,9 +161,9 @@ class WebSocketServer:
         self._shutdown_timeout = shutdown_timeout
         self._is_closing = False
         self._accepting: set[trio.CancelScope] = set()
-        self._serving: set[_Served] = set()
+        self._serving: set[_ClientTask] = set()
         self._served = trio.lowlevel.ParkingLot()  # until one less is being served
-        self._turned_away: set[_Served] = set()
+        self._turned_away: set[_ClientTask] = set()
 
     @property
     def port(self) -> int:
@@ -230,7 +230,7 @@ class WebSocketServer:
         :raises ValueError: The code must not be sent.
         """
         check_close_code(code)
-        reason = checked_reason(reason)
+        reason = check_reason(reason)
         self._is_closing = True
         for scope in self._accepting:
             cancel(scope, "the server is closed")
@@ -257,7 +257,7 @@ class WebSocketServer:
             for served in self._others():
                 cancel(served.scope, f"the server is closed: {why}")
 
-    def _others(self) -> list[_Served]:
+    def _others(self) -> list[_ClientTask]:
         """Those who are being served, but for the one whose handler, or a task of it, asks."""
         asking = set()
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
@@ -302,9 +302,9 @@ class WebSocketServer:
             await close_now(stream)
             return
         clients = self._turned_away if is_full else self._serving
-        served: _Served | None = None
+        served: _ClientTask | None = None
         try:
-            served = _Served(stream)
+            served = _ClientTask(stream)
             clients.add(served)
             if is_full:
                 nursery.start_soon(self._turn_away, served)
@@ -321,7 +321,7 @@ class WebSocketServer:
             logger.error("can't serve a client", exc_info=exc)  # for want of memory
 
     @trio.lowlevel.enable_ki_protection
-    async def _turn_away(self, served: _Served) -> None:
+    async def _turn_away(self, served: _ClientTask) -> None:
         try:
             with trio.move_on_after(LINGER):
                 transport = Transport(served.stream, None)
@@ -338,7 +338,7 @@ class WebSocketServer:
             self._turned_away.discard(served)
 
     @trio.lowlevel.enable_ki_protection
-    async def _serve_apart(self, served: _Served) -> None:
+    async def _serve_apart(self, served: _ClientTask) -> None:
         """Serve with a single task in the nursery, which is the application's."""
         error: BaseException | None = None
         async with trio.open_nursery() as nursery:
@@ -355,7 +355,7 @@ class WebSocketServer:
             del error  # whose traceback has this frame
 
     @trio.lowlevel.enable_ki_protection
-    async def _serve(self, served: _Served, nursery: trio.Nursery) -> None:
+    async def _serve(self, served: _ClientTask, nursery: trio.Nursery) -> None:
         """One connection, from the request to the end of its handler."""
         served.task = trio.lowlevel.current_task()
         try:
@@ -409,10 +409,10 @@ class WebSocketServer:
 
         :param outcome: What the handler has raised.
         """
-        error = None if outcome is None else without_lost_connections(outcome)
+        error = None if outcome is None else strip_closed(outcome)
         if error is None:
             closing = await request._conclude(outcome)
-            return None if closing is None else without_lost_connections(closing)
+            return None if closing is None else strip_closed(closing)
         to_report, rest = split_exceptions(error)
         if self._on_handler_error is None or to_report is None:
             await request._conclude(outcome)
@@ -442,7 +442,7 @@ def _name(handler: Handler) -> str:
     return getattr(handler, "__qualname__", f"{handler!r:.100}")
 
 
-class _Served:
+class _ClientTask:
     """A client that is being served, or turned away."""
 
     __slots__ = ("request", "scope", "stream", "task")
