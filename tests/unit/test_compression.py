@@ -282,7 +282,6 @@ async def test_a_malformed_offer_gets_400_if_compression_is_wanted(
 @pytest.mark.parametrize(
     "value",
     [
-        b"permessage-deflate; server_max_window_bits=12; client_max_window_bits=8",
         b"permessage-deflate; server_max_window_bits=12; unknown",
         OFFER + b", " + OFFER,
         b"x-other",
@@ -353,6 +352,25 @@ async def test_a_message_is_compressed_as_a_whole(
         )
         payload = codec.inflate(sent.payload)
         assert (payload.decode() if isinstance(message, str) else payload) == message
+
+
+async def test_send_message_with_a_window_of_8_bits_sends_uncompressed(
+    nursery: trio.Nursery,
+) -> None:
+    answer = b"permessage-deflate; server_max_window_bits=8; client_max_window_bits=8"
+    ours, peer = await open_ours(nursery, "client", agreed=answer)
+    assert ours.compression == DeflateParameters(8, 8, False, False)
+    for message in ("", "a" * 1000, b"b" * 2**18):
+        nursery.start_soon(ours.send_message, message)
+        sent = await peer.receive_frame()
+        assert (len(sent.payload), sent.rsv) == (len(message), 0)
+    nursery.start_soon(ours.send_message, iter([b"a" * 1000, b"b" * 1000]))
+    fragments = [await peer.receive_frame() for _ in range(2)]
+    assert [(len(sent.payload), sent.rsv) for sent in fragments] == [(1000, 0), (1000, 0)]
+    codec = Codec(bits=9)  # zlib's own window for 8 bits
+    for text in ("again " * 50, "and again " * 50):
+        await peer.send(compressed(peer, TEXT, codec.deflate(text.encode())))
+        assert await ours.get_message() == text
 
 
 @both_sides

@@ -90,6 +90,11 @@ class DeflateCodec:
     # -- out
 
     @property
+    def can_deflate(self) -> bool:
+        """True if zlib has the window that was agreed on. If not, send messages uncompressed."""
+        return self._deflate_bits >= MIN_BITS
+
+    @property
     def share_key(self) -> tuple[int, int, int] | None:
         """What a compressed message depends on, or None if on the messages before it, too."""
         if not self._deflate_resets:

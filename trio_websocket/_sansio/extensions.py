@@ -210,12 +210,10 @@ def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> Deflat
         accepted = _checked(parameters, is_offer=False)
     if accepted is None:
         return None
-    # We compress with no more than our bits, so a larger value, or none, changes nothing.
-    client_bits = min(settings.window_bits, accepted.get(_CLIENT_BITS, _MAX_BITS))
-    if client_bits < MIN_BITS:
-        raise ValueError(f"the server's {_CLIENT_BITS} is {client_bits}, which zlib can't do")
     return DeflateParameters(
-        client_max_window_bits=client_bits,
+        # We compress with no more than our bits, so a larger value, or none, changes nothing. If
+        # the value is 8, which zlib can't do, `Deflate.can_deflate` is false.
+        client_max_window_bits=min(settings.window_bits, accepted.get(_CLIENT_BITS, _MAX_BITS)),
         server_max_window_bits=accepted.get(_SERVER_BITS, _MAX_BITS),
         client_no_context_takeover=_CLIENT_RESETS in accepted or not settings.context_takeover,
         server_no_context_takeover=_SERVER_RESETS in accepted,

@@ -61,9 +61,14 @@ class FrameWriter:
         """
         self._is_client = side is ConnectionType.CLIENT
         self._extension = extension
-        #: Bytes from which on a message is compressed, unless it is asked not to be.
+        #: Bytes from which on a message is compressed, unless it is asked not to be. It is
+        #: `math.inf` if none can be: the sender decides about each message (RFC 7692, 6).
         self.threshold: float = math.inf
-        if extension is not None and options.compression is not None:
+        if (
+            extension is not None
+            and options.compression is not None
+            and extension.codec.can_deflate
+        ):
             self.threshold = options.compression.threshold
         #: The Close frame that was sent.
         self.sent: CloseReason | None = None
@@ -150,7 +155,8 @@ class FrameWriter:
         self.messages_sent += is_last
         self.bytes_sent += len(payload)
         first = (TEXT if is_text else BINARY) if is_first else CONTINUATION
-        if compress and self._extension is not None:
+        if compress and self.threshold != math.inf:
+            assert self._extension is not None
             payload = self._extension.codec.deflate_chunk(payload, is_last=is_last)
             if is_first:
                 first |= COMPRESSED
