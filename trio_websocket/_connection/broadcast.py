@@ -20,7 +20,7 @@ from .._sansio.frame_writer import LONG_TO_COMPRESS
 from .._sansio.options import check_number
 from .._sansio.protocol import Protocol
 from .connection import WebSocketConnection
-from .streaming import Message, check_no_file, encoded
+from .fragments import Message, check_no_file, encoded
 
 _POLICIES = ("skip", "close")
 _ABNORMAL = 1006

@@ -40,12 +40,13 @@ from .._sansio.frames import cut_reason
 from .._sansio.handshake import ExtraHeaders, HandshakeResult
 from .._sansio.options import OptionKeywords, Options, check_number, with_option_signature
 from .._sansio.protocol import NOT_OPENED, Protocol
+from .fragments import Message, encoded, send_fragments
 from .keep_alive import KeepAlive
 from .pings import PendingPing, Pings
 from .receiver import Receiver
 from .send_queue import SendQueue
 from .statistics import ConnectionStatistics
-from .streaming import Message, MessageStream, encoded, send_fragments
+from .streaming import MessageStream
 
 logger = logging.getLogger("trio-websocket")
 
