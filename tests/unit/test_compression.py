@@ -1619,6 +1619,11 @@ async def test_a_huge_message_is_not_lost_when_its_reader_is_cancelled(
 
 FINAL_BLOCKS = b"\x03\x00"
 STORED_BLOCKS = b"\x00\x00\x00\xff\xff"
+# Eight blocks of 90 bits, each with a Huffman code of its own (RFC 1951, 3.2.7), and no output.
+DYNAMIC_BLOCKS = bytes.fromhex(
+    "04c081000000000090ff6b100007020000000040feaf41001c080000000000f9bf060170200000000000e4ff1a"
+    "04c081000000000090ff6b100007020000000040feaf41001c080000000000f9bf060170200000000000e4ff1a"
+)
 # About 3 milliseconds: see `DeflateCodec.work`.
 STEP_OF_WORK = 2**15
 
@@ -1638,7 +1643,7 @@ def work_of_steps(data: bytes) -> list[int]:
             return steps
 
 
-@pytest.mark.parametrize("block", [FINAL_BLOCKS, STORED_BLOCKS])
+@pytest.mark.parametrize("block", [FINAL_BLOCKS, STORED_BLOCKS, DYNAMIC_BLOCKS])
 @pytest.mark.parametrize("size", [2**14, 2**19])
 @pytest.mark.parametrize("is_fragmented", [False, True])
 def test_next_event_of_empty_blocks_takes_short_steps(
@@ -1666,3 +1671,87 @@ async def test_get_message_of_empty_blocks_lets_other_tasks_run(nursery: trio.Nu
         async with turns_of_another() as turns:
             assert await server.get_message() == ""
             assert turns() >= 2**15 * 34 // (2 * STEP_OF_WORK)
+
+
+@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"])
+def each_zlib(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip(request.param)
+    monkeypatch.setattr("trio_websocket._sansio.deflate.zlib", library)
+
+
+def empty_message(block: bytes, is_fragmented: bool) -> bytes:
+    """A message of 512 KiB that decompresses to nothing."""
+    payload = block * (2**19 // len(block)) + b"\0"
+    if not is_fragmented:
+        return frame(TEXT, payload, rsv=RSV1, mask=True)
+    data = frame(TEXT, payload[: 2**18], fin=False, rsv=RSV1, mask=True)
+    return data + frame(CONTINUATION, payload[2**18 :], mask=True)
+
+
+every_empty_message = pytest.mark.parametrize(
+    "data",
+    [
+        empty_message(block, is_fragmented)
+        for block in (STORED_BLOCKS, DYNAMIC_BLOCKS)
+        for is_fragmented in (False, True)
+    ],
+    ids=["stored", "stored-fragmented", "dynamic", "dynamic-fragmented"],
+)
+# Each step may take twice the bound, and ends with a checkpoint.
+LEAST_TURNS = 2**19 // (2 * STEP_OF_WORK)
+
+
+@pytest.mark.usefixtures("each_zlib")
+@every_empty_message
+async def test_get_message_of_empty_blocks_returns_an_empty_message(
+    nursery: trio.Nursery, data: bytes
+) -> None:
+    server, peer = await open_ours(nursery, "server")
+    nursery.start_soon(peer.stream.send_all, data + frame(TEXT, b"next", mask=True))
+    async with turns_of_another() as turns:
+        assert await server.get_message() == ""
+        assert turns() >= LEAST_TURNS
+    assert await server.get_message() == "next"
+
+
+@pytest.mark.usefixtures("each_zlib")
+@every_empty_message
+async def test_receive_stream_of_empty_blocks_lets_other_tasks_run(
+    nursery: trio.Nursery, data: bytes
+) -> None:
+    server, peer = await open_ours(nursery, "server")
+    nursery.start_soon(peer.stream.send_all, data + frame(TEXT, b"next", mask=True))
+    async with turns_of_another() as turns:
+        async with server.receive_stream() as stream:
+            assert not any([chunk async for chunk in stream])
+        assert turns() >= LEAST_TURNS
+    assert await server.get_message() == "next"
+
+
+@pytest.mark.usefixtures("each_zlib")
+@every_empty_message
+async def test_receive_stream_left_before_empty_blocks_skips_them(
+    nursery: trio.Nursery, data: bytes
+) -> None:
+    server, peer = await open_ours(nursery, "server")
+    nursery.start_soon(peer.stream.send_all, data + frame(TEXT, b"next", mask=True))
+    async with turns_of_another() as turns:
+        async with server.receive_stream():
+            pass
+        assert await server.get_message() == "next"
+        assert turns() >= LEAST_TURNS
+
+
+@pytest.mark.usefixtures("each_zlib")
+@every_empty_message
+async def test_aclose_skips_empty_blocks(nursery: trio.Nursery, data: bytes) -> None:
+    server, peer = await open_ours(nursery, "server")
+    async with turns_of_another() as turns:
+        async with trio.open_nursery() as closing:
+            closing.start_soon(server.aclose)
+            assert (await peer.receive_frame()).opcode == CLOSE
+            await peer.send(data + frame(CLOSE, close_payload(1000), mask=True))
+            await peer.stream.aclose()
+        assert turns() >= LEAST_TURNS
+    assert server.closed is not None
+    assert server.closed.code == 1000
