@@ -11,8 +11,8 @@ from ._client.connect import (
 )
 from ._connection.broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
 from ._connection.connection import WebSocketConnection as WebSocketConnection
+from ._connection.message_stream import MessageStream as MessageStream
 from ._connection.statistics import ConnectionStatistics as ConnectionStatistics
-from ._connection.streaming import MessageStream as MessageStream
 from ._io.sockets import Address as Address
 from ._sansio.codec import HAS_SPEEDUPS as HAS_SPEEDUPS
 from ._sansio.errors import (

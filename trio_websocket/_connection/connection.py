@@ -42,11 +42,11 @@ from .._sansio.options import OptionKeywords, Options, check_number, with_option
 from .._sansio.protocol import NOT_OPENED, Protocol
 from .fragments import Message, encoded, send_fragments
 from .keep_alive import KeepAlive
+from .message_stream import MessageStream
 from .pings import PendingPing, Pings
 from .receiver import Receiver
 from .send_queue import SendQueue
 from .statistics import ConnectionStatistics
-from .streaming import MessageStream
 
 logger = logging.getLogger("trio-websocket")
 

@@ -14,7 +14,6 @@ when all are decoded.
 from __future__ import annotations
 
 import collections
-import logging
 import math
 import sys
 from typing import Any, Protocol, Sequence
@@ -27,13 +26,9 @@ from .._io.sync import FairLock, LazyParkingLot
 from .._io.transport import Transport, unwrap_network_error
 from .._sansio import protocol
 from .._sansio.protocol import BUSY, ENDED, HELD, NEED_DATA, MessageChunk, Signal
+from .idle_monitor import IdleMonitor
 from .send_queue import SendQueue
 
-logger = logging.getLogger("trio-websocket")
-
-# Seconds between two looks at who has been away from get_message. An application that is away for
-# longer than two of them has its Pings answered for it.
-_WATCH_INTERVAL = 0.02
 # Seconds that a message over its limit waits for an application that may allow a larger one, in
 # receive_stream, before it is refused.
 _HOLD = 2.0
@@ -121,7 +116,7 @@ class Receiver:
         self._bytes = 0  # of the messages, once the connection's task decodes
         self._send_queue = send_queue
         self._owner: ReceiverCallbacks | None = owner  # None when stopped
-        self._watch: _IdleMonitor | None = None
+        self._watch: IdleMonitor | None = None
         #: Those that are decoded.
         self.messages: collections.deque[str | bytes | MessageChunk] = _NOTHING
         # What comes next is left for a reader until this time; None if it is not.
@@ -137,7 +132,7 @@ class Receiver:
 
     def start(self) -> None:
         """Begin to look after the messages."""
-        self._watch = _IdleMonitor.of_this_run()
+        self._watch = IdleMonitor.of_this_run()
         self._watch.add(self)
 
     def can_take(self) -> bool:
@@ -482,55 +477,3 @@ def _converted(message: str | bytes, decode: bool) -> str | bytes:
     if decode:
         return message.decode() if isinstance(message, bytes) else message
     return message.encode() if isinstance(message, str) else message
-
-
-class _IdleMonitor:
-    """Notices, for all connections of a run, whose application stays away from get_message.
-
-    One look every interval, however many messages they take; none while all of them are waited
-    for or tended.
-    """
-
-    def __init__(self) -> None:
-        self._inboxes: set[Receiver] = set()  # those that are neither
-        self._is_running = False
-
-    @staticmethod
-    def of_this_run() -> _IdleMonitor:
-        try:
-            return _watch.get()
-        except LookupError:
-            watch = _IdleMonitor()
-            _watch.set(watch)
-            return watch
-
-    def add(self, receiver: Receiver) -> None:
-        """The application took a message just now, or is about to begin."""
-        self._inboxes.add(receiver)
-        if not self._is_running:
-            trio.lowlevel.spawn_system_task(self._run)
-            self._is_running = True
-
-    async def _run(self) -> None:
-        # An exception that left a system task would end the run.
-        try:
-            while self._inboxes:
-                for receiver in self._inboxes:
-                    receiver.begin_interval()
-                await trio.sleep(_WATCH_INTERVAL)
-                self._inboxes = set(filter(self._end_interval, self._inboxes))
-        except Exception:
-            logger.exception("the watch of idle connections failed; the next call starts it again")
-        finally:
-            self._is_running = False
-
-    @staticmethod
-    def _end_interval(receiver: Receiver) -> bool:
-        try:
-            return receiver.end_interval()
-        except Exception as exc:
-            receiver.fail(exc)
-            return False
-
-
-_watch: trio.lowlevel.RunVar[_IdleMonitor] = trio.lowlevel.RunVar("trio_websocket_watch")
