@@ -381,6 +381,22 @@ def test_tables_of_what_a_peer_can_do_show_every_bound_and_its_default() -> None
     assert shown == {name: str(default) for name, default in taken.items()}
 
 
+def first_cells(text: str) -> list[str]:
+    """Return the first cell of each row, without heads and without rows that continue another."""
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    rows = [row for table in tables for row in table.splitlines()[2:]]
+    return [cell for cell in (row.split("|")[1].strip() for row in rows) if cell]
+
+
+def test_each_row_of_what_a_peer_can_do_has_a_proof() -> None:
+    peers, proofs = (
+        (ROOT / "docs" / name).read_text("utf-8") for name in ("peers.md", "proofs.md")
+    )
+    assert first_cells(proofs) == first_cells(peers)
+    for row in re.findall(r"^\| (?!row|-).*", proofs, re.MULTILINE):
+        assert re.search(r"`tests/[\w/]+\.py::\w+` \|$", row), row
+
+
 @each_page
 def test_every_test_that_is_named_exists(page: Path) -> None:
     named = re.findall(r"\b(tests/[\w/]+\.py)::(\w+)", page.read_text("utf-8"))
