@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import os
 import ssl
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -16,18 +15,12 @@ import trio
 
 from .._connection.connection import WebSocketConnection, close_after_block
 from .._io.cancel import cancel
-from .._io.interrupt import UnwrappingGroups, call_unprotected, unwrap_single
-from .._io.tls import TlsStream
-from .._io.transport import Transport, close_now, unwrap_network_error
+from .._io.interrupt import call_unprotected, unwrap_single
 from .._sansio.client_handshake import ClientHandshake, check_subprotocols
 from .._sansio.compat import Unpack
 from .._sansio.errors import (
-    ConnectionFailed,
-    ConnectionTimeout,
     HandshakeError,
-    describe,
     exception_to_raise,
-    flatten_group,
 )
 from .._sansio.handshake import ExtraHeaders, check_headers
 from .._sansio.options import OptionKeywords, Options, check_ssl_context, with_option_signature
@@ -39,9 +32,10 @@ from .._sansio.url import (
     parse_url,
     request_target,
 )
+from .dial import open_stream
+from .failures import connection_failed
+from .handshake import shake_hands, timed_out
 
-# What OpenSSL says of an answer that is not TLS.
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
 # The keywords of 0.12. Dependents replace the functions below in tests by ones that take no others.
 _OLD_LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
@@ -146,7 +140,7 @@ async def _open(
             except HandshakeError as exc:
                 error = exc
             except OSError as exc:  # of a function that stands in for ours
-                error = _failed(f"can't connect to {host}, port {port}", exc)
+                error = connection_failed(f"can't connect to {host}, port {port}", exc)
             except BaseException as exc:
                 error = exc
             else:
@@ -213,9 +207,9 @@ async def connect_websocket(
         hint="" if use_ssl else " (does the server expect wss:?)",
     )
     with trio.move_on_after(bounds.connect_timeout):
-        stream = await _open_stream(host, port, use_ssl)
-        return await _shake_hands(nursery, stream, handshake, bounds)
-    raise _timed_out(handshake, f"no connection to {name} within {bounds.connect_timeout} s")
+        stream = await open_stream(host, port, use_ssl)
+        return await shake_hands(nursery, stream, handshake, bounds)
+    raise timed_out(handshake, f"no connection to {name} within {bounds.connect_timeout} s")
 
 
 @with_option_signature
@@ -308,8 +302,8 @@ async def wrap_client_stream(
         ascii_host(host), request_target(resource), subprotocols, extra_headers, bounds
     )
     with trio.move_on_after(bounds.connect_timeout):
-        return await _shake_hands(nursery, stream, handshake, bounds)
-    raise _timed_out(handshake, f"no answer from {host} within {bounds.connect_timeout} s")
+        return await shake_hands(nursery, stream, handshake, bounds)
+    raise timed_out(handshake, f"no answer from {host} within {bounds.connect_timeout} s")
 
 
 class _ConnectArgs:
@@ -358,100 +352,3 @@ def _with_defaults(names: tuple[str, ...], options: OptionKeywords) -> dict[str,
 def _check_use_ssl(use_ssl: object) -> None:
     if not isinstance(use_ssl, (bool, ssl.SSLContext)):
         raise TypeError(f"`use_ssl` argument must be bool or ssl.SSLContext, not {use_ssl!r:.100}")
-
-
-async def _open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> trio.abc.Stream:
-    try:
-        with UnwrappingGroups():  # Trio makes one of a KeyboardInterrupt
-            stream = await trio.open_tcp_stream(host, port)
-    except OSError as exc:
-        raise _failed(f"can't connect to {host}, port {port}", exc)  # noqa: B904 # has its cause
-    if use_ssl is False:
-        return stream
-    context = ssl.create_default_context() if use_ssl is True else use_ssl
-    try:
-        tls = TlsStream(stream, context, server_hostname=host)
-        await tls.do_handshake()
-    except OSError as exc:
-        await close_now(stream)
-        is_plain = isinstance(exc, ssl.SSLError) and exc.reason in _NOT_TLS
-        hint = " (does the server expect ws:?)" if is_plain else ""
-        raise _failed(f"no TLS with {host}, port {port}", exc, hint)  # noqa: B904 # has its cause
-    except BaseException:
-        await close_now(stream)
-        raise
-    return tls
-
-
-async def _shake_hands(
-    nursery: trio.Nursery,
-    stream: trio.abc.Stream,
-    handshake: ClientHandshake,
-    options: Options,
-) -> WebSocketConnection:
-    transport = Transport(stream, options.receive_buffer_size)
-    try:
-        broken: Exception | None = None
-        try:
-            await transport.write(handshake.request)
-        except Exception as exc:
-            broken = exc  # the server may have answered before it left: that counts for more
-        opened = None
-        while opened is None:
-            try:
-                data = await transport.read()
-            except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
-                cause = unwrap_network_error(broken or exc)
-                if not handshake.has_answer:
-                    what = "the connection was lost before the server answered"
-                    raise _failed(what, cause, handshake.hint)  # noqa: B904 # has its cause
-                data = b""
-            handshake.receive_data(data)
-            opened = handshake.result()
-        return WebSocketConnection._start(nursery, transport, opened, options)
-    except BaseException:
-        await transport.close_now()
-        raise
-
-
-def _timed_out(handshake: ClientHandshake, text: str) -> HandshakeError:
-    # A server that stops in the middle of its refusal has refused all the same.
-    if handshake.has_response:
-        return handshake.rejected()
-    if handshake.interim is not None:
-        text += f"; the server sent only the interim status {handshake.interim.status_code}"
-    return ConnectionTimeout(text)
-
-
-def _failed(what: str, exc: Exception, hint: str = "") -> ConnectionFailed:
-    """Return our error for one of the network, with its cause, in words that name the reason."""
-    # Trio has an OSError of its own for several attempts, with theirs as its cause.
-    group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
-    causes = [
-        unwrap_network_error(leaf)
-        for leaf in flatten_group(group or exc)
-        if isinstance(leaf, Exception)
-    ]
-    reasons = dict.fromkeys(_reason(cause) for cause in causes)
-    failed = ConnectionFailed(f"{what}: {', '.join(reasons)}{hint}")
-    errnos = {_errno(cause) for cause in causes}
-    if len(errnos) == 1:
-        failed.errno = errnos.pop()
-    failed.__cause__ = causes[0] if len(causes) == 1 else exc
-    return failed
-
-
-def _errno(exc: Exception) -> int | None:
-    # the number that an SSLError has is no errno
-    return exc.errno if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) else None
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {exc.verify_message}"
-    errno = _errno(exc)
-    if errno is not None and errno > 0:  # those of name look-up are negative
-        return os.strerror(errno)  # Trio's text repeats the address
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return describe(exc)

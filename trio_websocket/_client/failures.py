@@ -1,0 +1,43 @@
+"""Errors of the network, as the errors that a failed opening raises."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from .._io.transport import unwrap_network_error
+from .._sansio.errors import ConnectionFailed, describe, flatten_group
+
+
+def connection_failed(what: str, exc: Exception, hint: str = "") -> ConnectionFailed:
+    """Return our error for one of the network, with its cause, in words that name the reason."""
+    # Trio has an OSError of its own for several attempts, with theirs as its cause.
+    group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
+    causes = [
+        unwrap_network_error(leaf)
+        for leaf in flatten_group(group or exc)
+        if isinstance(leaf, Exception)
+    ]
+    reasons = dict.fromkeys(_reason(cause) for cause in causes)
+    failed = ConnectionFailed(f"{what}: {', '.join(reasons)}{hint}")
+    errnos = {_errno(cause) for cause in causes}
+    if len(errnos) == 1:
+        failed.errno = errnos.pop()
+    failed.__cause__ = causes[0] if len(causes) == 1 else exc
+    return failed
+
+
+def _errno(exc: Exception) -> int | None:
+    # the number that an SSLError has is no errno
+    return exc.errno if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) else None
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {exc.verify_message}"
+    errno = _errno(exc)
+    if errno is not None and errno > 0:  # those of name look-up are negative
+        return os.strerror(errno)  # Trio's text repeats the address
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
+    return describe(exc)

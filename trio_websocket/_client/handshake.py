@@ -1,0 +1,52 @@
+"""The opening handshake over an open stream."""
+
+from __future__ import annotations
+
+import trio
+
+from .._connection.connection import WebSocketConnection
+from .._io.transport import Transport, unwrap_network_error
+from .._sansio.client_handshake import ClientHandshake
+from .._sansio.errors import ConnectionTimeout, HandshakeError
+from .._sansio.options import Options
+from .failures import connection_failed
+
+
+async def shake_hands(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    handshake: ClientHandshake,
+    options: Options,
+) -> WebSocketConnection:
+    transport = Transport(stream, options.receive_buffer_size)
+    try:
+        broken: Exception | None = None
+        try:
+            await transport.write(handshake.request)
+        except Exception as exc:
+            broken = exc  # the server may have answered before it left: that counts for more
+        opened = None
+        while opened is None:
+            try:
+                data = await transport.read()
+            except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
+                cause = unwrap_network_error(broken or exc)
+                if not handshake.has_answer:
+                    what = "the connection was lost before the server answered"
+                    raise connection_failed(what, cause, handshake.hint)  # noqa: B904 # has its cause
+                data = b""
+            handshake.receive_data(data)
+            opened = handshake.result()
+        return WebSocketConnection._start(nursery, transport, opened, options)
+    except BaseException:
+        await transport.close_now()
+        raise
+
+
+def timed_out(handshake: ClientHandshake, text: str) -> HandshakeError:
+    # A server that stops in the middle of its refusal has refused all the same.
+    if handshake.has_response:
+        return handshake.rejected()
+    if handshake.interim is not None:
+        text += f"; the server sent only the interim status {handshake.interim.status_code}"
+    return ConnectionTimeout(text)
