@@ -1,20 +1,31 @@
-"""The import path of 0.12, which dependents use and replace names of in their tests."""
+"""The import path of 0.12: the public names, and the functions that open connections.
 
+Applications replace `open_websocket` and `connect_websocket` of this module in their tests. So the
+functions here call each other by these names, and leave the work to `_client`.
+"""
+
+from __future__ import annotations
+
+import functools
 import logging
+import ssl
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Awaitable, Callable, Iterable
 
-from ._client.connect import (
-    connect_websocket as connect_websocket,
-    connect_websocket_url as connect_websocket_url,
-    open_websocket as open_websocket,
-    open_websocket_url as open_websocket_url,
-    wrap_client_stream as wrap_client_stream,
-)
+import trio
+
+from ._client.block import ConnectionBlock
+from ._client.connect import connect, wrap_client_stream as wrap_client_stream
+from ._client.failures import connection_failed
+from ._client.target import Target, parse_target
 from ._connection.broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
 from ._connection.connection import WebSocketConnection as WebSocketConnection
 from ._connection.message_stream import MessageStream as MessageStream
 from ._connection.statistics import ConnectionStatistics as ConnectionStatistics
+from ._io.interrupt import call_unprotected
 from ._io.sockets import Address as Address
 from ._sansio.codec import HAS_SPEEDUPS as HAS_SPEEDUPS
+from ._sansio.compat import Unpack
 from ._sansio.errors import (
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
@@ -28,7 +39,8 @@ from ._sansio.extensions import (
     DeflateParameters as DeflateParameters,
     PerMessageDeflate as PerMessageDeflate,
 )
-from ._sansio.options import Options
+from ._sansio.handshake import ExtraHeaders
+from ._sansio.options import OptionKeywords, Options, check_option_names, with_option_signature
 from ._sansio.url import Endpoint as Endpoint
 from ._server.request import (
     WebSocketRequest as WebSocketRequest,
@@ -46,3 +58,199 @@ logger = logging.getLogger("trio-websocket")
 
 class TrioWebsocketInternalError(Exception):
     """An error that 0.12 raised when it could not unwrap an exception group. Never raised now."""
+
+
+# The options of 0.12, whose functions passed them on with their defaults. A stand-in in a test may
+# take no other options: those are passed on only if the caller gave them.
+_LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
+_TIMEOUTS = ("connect_timeout", "disconnect_timeout")
+
+
+def _with_defaults(names: Iterable[str], options: OptionKeywords) -> dict[str, Any]:
+    return {**{name: getattr(Options, name) for name in names}, **options}
+
+
+@with_option_signature
+def open_websocket(
+    host: str,
+    port: int,
+    resource: str,
+    *,
+    use_ssl: bool | ssl.SSLContext,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> AbstractAsyncContextManager[WebSocketConnection]:
+    """Open a connection for the time of an ``async with`` block.
+
+    At the end of the block the connection is closed with code 1000, or 1011 if the block raised;
+    the exception comes out as it is. If the block was cancelled, the peer is sent code 1001, and
+    nobody waits.
+
+    If cancelled while it opens, nothing is left behind.
+
+    :param host: A host name or an IP address.
+    :param port: A TCP port.
+    :param resource: The path and the query.
+    :param use_ssl: False for ``ws:``; True for ``wss:`` with the system's certificates; or the
+        SSL context to use.
+    :param subprotocols: Names of subprotocols to offer, the preferred one first.
+    :param extra_headers: Pairs of name and value. They take the place of headers of that name
+        which the handshake would send.
+    :param options: See :ref:`options`.
+    :raises ConnectionFailed: The network prevented it.
+    :raises ConnectionTimeout: It took longer than ``connect_timeout``.
+    :raises ConnectionRejected: The server answered with another HTTP status.
+    :raises HandshakeError: The server's answer is no valid one.
+    :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close within
+        ``disconnect_timeout``.
+    """
+    checked = Options.of_call(open_websocket, options)
+    target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
+    return ConnectionBlock(target, functools.partial(_find_stand_in, target, options))
+
+
+@with_option_signature
+@trio.lowlevel.enable_ki_protection
+async def connect_websocket(
+    nursery: trio.Nursery,
+    host: str,
+    port: int,
+    resource: str,
+    *,
+    use_ssl: bool | ssl.SSLContext,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> WebSocketConnection:
+    """Open a connection whose background work runs in a nursery of the caller.
+
+    The caller closes it; the nursery stays open until then. If cancelled, nothing is left behind.
+
+    :param nursery: The nursery.
+    :param host: A host name or an IP address.
+    :param port: A TCP port.
+    :param resource: The path and the query.
+    :param use_ssl: As in :func:`open_websocket`.
+    :param subprotocols: As in :func:`open_websocket`.
+    :param extra_headers: As in :func:`open_websocket`.
+    :param options: See :ref:`options`.
+    :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
+    """
+    checked = Options.of_call(connect_websocket, options)
+    target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
+    return await connect(nursery, target)
+
+
+@with_option_signature
+def open_websocket_url(
+    url: object,
+    ssl_context: ssl.SSLContext | None = None,
+    *,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> AbstractAsyncContextManager[WebSocketConnection]:
+    """Open a connection to a URL for the time of an ``async with`` block.
+
+    :param url: A ``ws:`` or ``wss:`` URL, or an object whose ``str()`` is one. A user name and
+        password in it become an ``Authorization: Basic`` header.
+    :param ssl_context: The SSL context for ``wss:``; by default, the system's certificates count.
+    :param subprotocols: As in :func:`open_websocket`.
+    :param extra_headers: As in :func:`open_websocket`.
+    :param options: See :ref:`options`.
+    :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
+    """
+    check_option_names(open_websocket_url, options)
+    target = parse_target(url, ssl_context, extra_headers)
+    return open_websocket(
+        target.host,
+        target.port,
+        target.resource,
+        use_ssl=target.use_ssl,
+        subprotocols=subprotocols,
+        extra_headers=target.extra_headers,
+        **_with_defaults(_LIMITS + _TIMEOUTS, options),
+    )
+
+
+@with_option_signature
+@trio.lowlevel.enable_ki_protection
+async def connect_websocket_url(
+    nursery: trio.Nursery,
+    url: object,
+    ssl_context: ssl.SSLContext | None = None,
+    *,
+    subprotocols: Iterable[str] | None = None,
+    extra_headers: ExtraHeaders | None = None,
+    **options: Unpack[OptionKeywords],
+) -> WebSocketConnection:
+    """Open a connection to a URL, with background work in a nursery of the caller.
+
+    The caller closes it; the nursery stays open until then. If cancelled, nothing is left behind.
+
+    :param nursery: The nursery.
+    :param url: As in :func:`open_websocket_url`.
+    :param ssl_context: As in :func:`open_websocket_url`.
+    :param subprotocols: As in :func:`open_websocket`.
+    :param extra_headers: As in :func:`open_websocket`.
+    :param options: See :ref:`options`.
+    :raises ValueError: As in :func:`open_websocket_url`.
+    :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
+    """
+    check_option_names(connect_websocket_url, options)
+    target = parse_target(url, ssl_context, extra_headers)
+    return await connect_websocket(
+        nursery,
+        target.host,
+        target.port,
+        target.resource,
+        use_ssl=target.use_ssl,
+        subprotocols=subprotocols,
+        extra_headers=target.extra_headers,
+        **_with_defaults(_LIMITS, options),
+    )
+
+
+_own_connect_websocket = connect_websocket
+
+
+def _find_stand_in(
+    target: Target, options: OptionKeywords
+) -> Callable[[trio.Nursery], Awaitable[WebSocketConnection]] | None:
+    """Return what to call if an application's test has replaced `connect_websocket`, else None."""
+    if connect_websocket is _own_connect_websocket:
+        return None
+    keywords = _with_defaults(_LIMITS, options)
+    for name in _TIMEOUTS:  # connect_websocket() had none in 0.12
+        keywords.pop(name, None)
+    return functools.partial(_call_stand_in, connect_websocket, target, keywords)
+
+
+async def _call_stand_in(
+    stand_in: Callable[..., Awaitable[WebSocketConnection]],
+    target: Target,
+    keywords: dict[str, Any],
+    nursery: trio.Nursery,
+) -> WebSocketConnection:
+    """Call a stand-in for `connect_websocket` as 0.12 did.
+
+    :raises HandshakeError: Also if the stand-in raised an OSError.
+    """
+    try:
+        return await call_unprotected(
+            stand_in,
+            nursery,
+            target.host,
+            target.port,
+            target.resource,
+            use_ssl=target.use_ssl,
+            subprotocols=target.subprotocols,
+            extra_headers=target.extra_headers,
+            **keywords,
+        )
+    except HandshakeError:
+        raise
+    except OSError as exc:
+        what = f"can't connect to {target.host}, port {target.port}"
+        raise connection_failed(what, exc)  # noqa: B904 # has its cause

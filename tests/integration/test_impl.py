@@ -13,6 +13,7 @@ import trio
 import trio_websocket
 from trio_websocket import (
     ConnectionFailed,
+    ConnectionRejected,
     _impl,
     connect_websocket_url,
     open_websocket,
@@ -166,3 +167,23 @@ def test_impl_has_the_constants_of_0_12() -> None:
     assert _impl.RECEIVE_BYTES == 2**12
     assert _impl.logger is logging.getLogger("trio-websocket")
     assert issubclass(_impl.TrioWebsocketInternalError, Exception)
+
+
+async def test_open_websocket_passes_on_a_handshake_error_of_a_replaced_connect_websocket() -> None:
+    error = ConnectionRejected(403, (), b"")
+    replaced = mock.AsyncMock(side_effect=error)
+    replacing = mock.patch("trio_websocket._impl.connect_websocket", replaced)
+    with replacing, pytest.raises(ConnectionRejected) as caught:
+        async with open_websocket_url("ws://example.org/"):
+            pytest.fail("it has opened")
+    assert caught.value is error
+
+
+async def test_open_websocket_entered_twice_raises() -> None:
+    with mock.patch("trio_websocket._impl.connect_websocket", mock.AsyncMock()):
+        opening = open_websocket_url("ws://example.org/")
+        async with opening:
+            pass
+        with pytest.raises(RuntimeError, match="again for each block"):
+            async with opening:
+                pytest.fail("it has opened")

@@ -28,6 +28,22 @@ def unwrap_single(exc: BaseException) -> BaseException:
     return errors[0] if len(errors) == 1 else exc
 
 
+def raise_error(error: BaseException | None, *, handled: BaseException | None = None) -> None:
+    """Raise an error, if there is one, without making a reference cycle.
+
+    An exception refers to the frames that it passed. If a variable of such a frame refers to the
+    exception, only the garbage collector frees both. So call this with the result of a call.
+
+    :param handled: The exception that the caller's `__aexit__` was called with. It is not raised
+        again, as Python does that.
+    """
+    try:
+        if error is not None and error is not handled:
+            raise error
+    finally:
+        del error, handled
+
+
 def raise_interrupt(exc: BaseException, handled: BaseException | None) -> None:
     """Raise the KeyboardInterrupt that was being handled when ``exc`` was raised, if any.
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import ssl
-from typing import Any, Callable, Mapping, TypedDict, TypeVar
+from typing import Any, Callable, Iterable, Mapping, TypedDict, TypeVar
 
 from .extensions import PerMessageDeflate
 
@@ -93,13 +93,21 @@ class Options:
             `function`, as Python's own message for an unknown keyword would.
         :raises ValueError: An option is out of range.
         """
-        for name in options:
-            if name not in _NAMES:
-                raise TypeError(_unexpected(function, name))
+        check_option_names(function, options)
         return cls(**options)
 
 
 _NAMES = frozenset(field.name for field in dataclasses.fields(Options))
+
+
+def check_option_names(function: Callable[..., object], options: Iterable[str]) -> None:
+    """Raise if a caller passed a keyword to `function` that is not an option.
+
+    :raises TypeError: The message names `function`, as Python's own message would.
+    """
+    for name in options:
+        if name not in _NAMES:
+            raise TypeError(_unexpected(function, name))
 
 
 def _unexpected(function: Callable[..., object], name: str) -> str:

@@ -1,0 +1,86 @@
+"""The `async with` block of a connection: who cleans up when the block ends."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Awaitable, Callable
+
+import trio
+
+from .._connection.connection import WebSocketConnection, close_after_block
+from .._io.cancel import cancel
+from .._io.interrupt import raise_error, unwrap_single
+from .._sansio.errors import exception_to_raise
+from .connect import connect
+from .target import Target
+
+Connect = Callable[[trio.Nursery], Awaitable[WebSocketConnection]]
+
+
+class ConnectionBlock(AbstractAsyncContextManager[WebSocketConnection]):
+    """Open a connection, run a block, and close the connection.
+
+    The tasks of the connection run in a nursery around the block. Its exception groups are
+    unwrapped: the block's own error comes out as it is.
+    """
+
+    def __init__(self, target: Target, find_stand_in: Callable[[], Connect | None]) -> None:
+        """
+        :param target: Where to connect.
+        :param find_stand_in: Is called when the block begins. Returns what an application's test
+            calls instead of `connect`, or None.
+        """
+        self._target = target
+        self._find_stand_in = find_stand_in
+        self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> WebSocketConnection:
+        if self._nursery_manager is not None:
+            raise RuntimeError("call open_websocket() again for each block")
+        stand_in = self._find_stand_in()
+        self._has_stand_in = stand_in is not None
+        self._nursery_manager = trio.open_nursery()
+        self._nursery = await self._nursery_manager.__aenter__()
+        try:
+            opening = stand_in or functools.partial(connect, target=self._target)
+            self._connection = await opening(self._nursery)
+        except BaseException as exc:
+            raise_error(await self._close_nursery(exc))
+        if isinstance(self._connection, WebSocketConnection):
+            self._connection._outlive_cancellation()
+        return self._connection
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        raise_error(await self._close(exc), handled=exc)
+        return False
+
+    async def _close(self, error: BaseException | None) -> BaseException | None:
+        error = await close_after_block(self._connection, error)
+        return await self._close_nursery(error)
+
+    async def _close_nursery(self, error: BaseException | None) -> BaseException | None:
+        """Wait for the tasks of the connection. Return the error to raise, if any.
+
+        :param error: What the block, or the opening, raised.
+        """
+        assert self._nursery_manager is not None
+        if not self._has_stand_in:
+            # Our tasks end by themselves now; a cancellation would only make a group of errors.
+            self._nursery.cancel_scope.shield = True
+        elif error is not None:
+            # Tasks of a stand-in end as in a nursery whose block raises.
+            cancel(self._nursery.cancel_scope, "the block of open_websocket() has raised")
+        try:
+            await self._nursery_manager.__aexit__(None, None, None)
+        except BaseException as exc:
+            return exception_to_raise(error, unwrap_single(exc))
+        return error

@@ -1,0 +1,104 @@
+"""Where a client connects to, and what its request says: the arguments, checked."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Iterable, NamedTuple
+
+from .._sansio.client_handshake import ClientHandshake, check_subprotocols
+from .._sansio.handshake import ExtraHeaders, check_headers, header_bytes
+from .._sansio.options import Options, check_ssl_context
+from .._sansio.url import (
+    ascii_host_not_url,
+    check_port,
+    host_header,
+    parse_url,
+    request_target,
+)
+
+
+class Target:
+    """A server, and the request to send to it."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        resource: str,
+        use_ssl: bool | ssl.SSLContext,
+        subprotocols: Iterable[str] | None,
+        extra_headers: ExtraHeaders | None,
+        options: Options,
+    ) -> None:
+        """The parameters are those of `open_websocket`.
+
+        :raises TypeError: An argument has the wrong type.
+        :raises ValueError: An argument is out of range.
+        """
+        if not isinstance(use_ssl, (bool, ssl.SSLContext)):
+            text = "`use_ssl` argument must be bool or ssl.SSLContext"
+            raise TypeError(f"{text}, not {use_ssl!r:.100}")
+        check_port(port)
+        #: The host, as DNS and TLS need it.
+        self.host: str = ascii_host_not_url(host)
+        self.port = port
+        self.resource = resource
+        self.use_ssl = use_ssl
+        #: A list, if the caller gave an iterator.
+        self.subprotocols: Iterable[str] | None = check_subprotocols(subprotocols)
+        #: A list, if the caller gave an iterator.
+        self.extra_headers: ExtraHeaders | None = check_headers(extra_headers)
+        self.options = options
+
+    @property
+    def name(self) -> str:
+        """The host and, unless it is the default, the port: the Host header."""
+        return host_header(self.host, self.port, is_secure=self.use_ssl is not False)
+
+    def handshake(self) -> ClientHandshake:
+        """Return the handshake that sends the request.
+
+        :raises ValueError: The request can't be sent.
+        """
+        return ClientHandshake(
+            self.name,
+            request_target(self.resource),
+            self.subprotocols,
+            self.extra_headers,
+            self.options,
+            hint="" if self.use_ssl else " (does the server expect wss:?)",
+        )
+
+
+class URLTarget(NamedTuple):
+    """A URL, as arguments of `open_websocket` and `connect_websocket`."""
+
+    host: str
+    port: int
+    resource: str
+    use_ssl: bool | ssl.SSLContext
+    extra_headers: ExtraHeaders | None
+
+
+def parse_target(
+    url: object, ssl_context: ssl.SSLContext | None, extra_headers: ExtraHeaders | None
+) -> URLTarget:
+    """Parse a URL. Its user name and password become an Authorization header (RFC 7617).
+
+    The parameters are those of `open_websocket_url`.
+
+    :raises TypeError: An argument has the wrong type.
+    :raises ValueError: The URL is not a WebSocket URL, or ``ws:`` with an SSL context.
+    """
+    check_ssl_context(ssl_context)
+    extra_headers = check_headers(extra_headers)
+    parts = parse_url(url)
+    if ssl_context is not None and not parts.is_secure:
+        raise ValueError(f"an SSL context goes with wss:, and the URL is {str(url)!r}")
+    if parts.credentials is not None:
+        given = list(extra_headers or ())
+        if not any(header_bytes(name).lower() == b"authorization" for name, _ in given):
+            given.append((b"Authorization", parts.credentials))
+        extra_headers = given
+    use_ssl = parts.is_secure if ssl_context is None else ssl_context
+    return URLTarget(parts.host, parts.port, parts.resource, use_ssl, extra_headers)
