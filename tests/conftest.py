@@ -9,7 +9,7 @@ from typing import Any, Awaitable, Callable, Iterator
 import pytest
 import trio
 
-from tests.support.peer import close_sockets
+from tests.support.peer import close_sockets, in_memory
 
 # Seconds after which a test that hangs fails, and shows where. A busy machine takes ten times as
 # long as a quiet one. With the clock that jumps it takes no time.
@@ -50,6 +50,17 @@ def pytest_configure(config: pytest.Config) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         config.pluginmanager.register(_FailuresAtOnce(reporter))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that are marked with kinds of streams over those that belong to the tier.
+
+    tests/unit uses the streams in memory. tests/integration/test_unit_over_sockets.py runs the same
+    functions over the rest.
+    """
+    is_unit = metafunc.module.__name__.startswith("tests.unit.")
+    for mark in metafunc.definition.iter_markers("streams"):
+        metafunc.parametrize("kind", [kind for kind in mark.args[0] if in_memory(kind) == is_unit])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

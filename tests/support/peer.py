@@ -110,11 +110,17 @@ PAIRS: dict[str, Callable[[], Awaitable[StreamPair]]] = {
     "own-tls": own_tls_pair,
     "tls-memory": tls_memory_pair,
 }
+# Lists for `@pytest.mark.streams`.
 KINDS = ["memory", "socketpair", "tcp", "tls"]  # one of each
 # Those where bytes arrive as they are sent, so that they go with a clock that jumps.
 PROMPT = ["memory", "lockstep", "socketpair", "tls-memory"]
 # Those where a peer that does not read stops a sender.
 PUSHING_BACK = ["lockstep", "socketpair", "tcp", "tls"]
+
+
+def in_memory(kind: str) -> bool:
+    """True if this kind of streams needs no sockets."""
+    return kind in {"memory", "lockstep", "tls-memory"}
 
 
 class _OwnTls(TlsStream):

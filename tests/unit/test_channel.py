@@ -46,7 +46,7 @@ async def all_messages(channel: ReceiveChannel[str | bytes]) -> list[str | bytes
 # -- iteration
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("payload", NORMAL)
 async def test_iteration_ends_with_a_normal_close(
     nursery: trio.Nursery, kind: str, payload: bytes
@@ -59,7 +59,7 @@ async def test_iteration_ends_with_a_normal_close(
     assert await iterating.result() == ["one", b"two"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("payload", ABNORMAL)
 async def test_iteration_raises_after_another_close(
     nursery: trio.Nursery, kind: str, payload: bytes
@@ -135,7 +135,7 @@ async def test_a_connection_is_a_channel(nursery: trio.Nursery) -> None:
     assert isinstance(client, trio.abc.Channel)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("message", ["text", b"binary", "", b""])
 async def test_what_is_sent_is_received(
     nursery: trio.Nursery, kind: str, message: str | bytes
@@ -233,7 +233,7 @@ async def test_a_message_that_was_broken_off_leaves_a_broken_channel(
         await client.receive()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("code", [1000, 1011])
 async def test_a_channel_that_was_closed_from_here_says_so(
     nursery: trio.Nursery, kind: str, code: int
@@ -342,7 +342,7 @@ async def exchange(channel: Channel[Any], values: list[Any]) -> list[Any]:
     return answers
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_messages_are_pumped_from_a_connection_to_another(
     nursery: trio.Nursery, kind: str
 ) -> None:

@@ -238,7 +238,7 @@ async def test_broadcast_only_constructed_fails_for_that_connection() -> None:
 # -- sending
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize(
     ("message", "frame"),
     [
@@ -267,7 +267,7 @@ async def test_other_messages_are_refused(
         await client.send_message(message)
 
 
-@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.streams(PUSHING_BACK)
 async def test_send_message_waits_for_a_peer_that_does_not_read(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -287,7 +287,7 @@ async def test_send_message_waits_only_above_64_kib(nursery: trio.Nursery) -> No
     await sending.result()
 
 
-@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.streams(PUSHING_BACK)
 async def test_senders_are_accepted_in_order(nursery: trio.Nursery, kind: str) -> None:
     client, peer, _ = await open_full(nursery, kind)
     for number in range(5):
@@ -312,7 +312,7 @@ async def test_a_sender_does_not_overtake_those_that_wait(nursery: trio.Nursery)
 # -- a cancelled send_message
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_send_message_cancelled_before_it_began_sends_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -325,7 +325,7 @@ async def test_send_message_cancelled_before_it_began_sends_nothing(
     assert await peer.receive() == Frame(TEXT, b"next")
 
 
-@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.streams(PUSHING_BACK)
 @pytest.mark.parametrize("cancelled", [0, 1])
 async def test_send_message_cancelled_before_it_was_accepted_sends_nothing(
     nursery: trio.Nursery, kind: str, cancelled: int
@@ -344,7 +344,7 @@ async def test_send_message_cancelled_before_it_was_accepted_sends_nothing(
         await call.result()
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_send_message_cancelled_after_it_was_accepted_goes_out_whole(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -361,7 +361,7 @@ async def test_send_message_cancelled_after_it_was_accepted_goes_out_whole(
     assert await client.get_message() == "answer"
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_no_frame_is_torn_by_senders_that_are_cancelled_at_any_time(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -384,7 +384,7 @@ async def test_no_frame_is_torn_by_senders_that_are_cancelled_at_any_time(
 # -- pings and pongs
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_ping_returns_the_round_trip_time(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -396,7 +396,7 @@ async def test_ping_returns_the_round_trip_time(
     assert await pinging.result() == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_ping_works_beside_a_task_that_waits_for_a_message(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -406,7 +406,7 @@ async def test_ping_works_beside_a_task_that_waits_for_a_message(
     assert await client.ping() >= 0
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_ping_does_not_wait_until_somebody_is_missed_in_get_message(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -520,7 +520,7 @@ async def test_a_ping_or_pong_cancelled_while_it_waits_for_room_sends_nothing(
     assert await peer.receive() == Frame(TEXT, b"next")
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_pong_sends_a_pong(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     await client.pong()
@@ -529,7 +529,7 @@ async def test_pong_sends_a_pong(nursery: trio.Nursery, kind: str) -> None:
     assert await peer.receive() == Frame(PONG, b"payload")
 
 
-@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.streams(PUSHING_BACK)
 async def test_pings_of_a_peer_that_does_not_read_cost_a_few_pongs(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -545,7 +545,7 @@ async def test_pings_of_a_peer_that_does_not_read_cost_a_few_pongs(
     assert last == Frame(PONG, b"999")
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_peers_that_ping_each_other_while_both_send_much_finish(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -571,7 +571,7 @@ async def test_peers_that_ping_each_other_while_both_send_much_finish(
 # -- the order of things
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize(
     ("last", "code"),
     [
@@ -602,7 +602,7 @@ async def test_messages_before_the_end_are_answered_before_it(
     sending.scope.cancel()
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_messages_are_not_given_out_after_a_close_from_here(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -621,7 +621,7 @@ async def test_messages_are_not_given_out_after_a_close_from_here(
     await closed_error(client.get_message())
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_a_close_from_here_ends_a_get_message_that_waits(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -698,7 +698,7 @@ async def test_a_pong_that_comes_after_our_close_still_counts(nursery: trio.Nurs
 # -- aclose
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_aclose_waits_for_the_peer_s_close_and_closes_the_stream(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -713,7 +713,7 @@ async def test_aclose_waits_for_the_peer_s_close_and_closes_the_stream(
     await closing.result()
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("unread", [0, 1, 5])
 async def test_aclose_needs_nobody_to_read_on_either_side(
     nursery: trio.Nursery, kind: str, unread: int
@@ -727,7 +727,7 @@ async def test_aclose_needs_nobody_to_read_on_either_side(
     assert client.closed == server.closed == CloseReason(1000, None)
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_both_sides_may_close_at_the_same_time(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     async with trio.open_nursery() as closing:
@@ -808,7 +808,7 @@ async def test_aclose_is_over_when_the_first_aclose_is(nursery: trio.Nursery) ->
         await call.result()
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_aclose_after_the_peer_s_close_waits_until_the_stream_is_closed(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -822,7 +822,7 @@ async def test_aclose_after_the_peer_s_close_waits_until_the_stream_is_closed(
     assert client.closed == CloseReason(4000, None)
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_aclose_after_the_connection_was_lost_does_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -847,7 +847,7 @@ async def test_aclose_of_a_closed_connection_does_not_time_out(
 # -- a peer that does not play its part
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_peer_that_does_not_answer_the_close_is_given_up(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -859,7 +859,7 @@ async def test_a_peer_that_does_not_answer_the_close_is_given_up(
     assert await receiving.result() == [Frame(CLOSE, close_payload(1000))]
 
 
-@pytest.mark.parametrize("kind", ["lockstep", "socketpair"])
+@pytest.mark.streams(["lockstep", "socketpair"])
 async def test_a_peer_that_reads_nothing_is_given_up(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -889,7 +889,7 @@ async def test_a_peer_that_talks_on_is_given_up(
         await talking.result()
 
 
-@pytest.mark.parametrize("kind", ["memory", "lockstep", "socketpair"])
+@pytest.mark.streams(["memory", "lockstep", "socketpair"])
 async def test_a_peer_that_does_not_end_its_side_is_waited_for_a_short_while_only(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -900,7 +900,7 @@ async def test_a_peer_that_does_not_end_its_side_is_waited_for_a_short_while_onl
     assert trio.current_time() == pytest.approx(LINGER)
 
 
-@pytest.mark.parametrize("kind", ["lockstep", "socketpair"])
+@pytest.mark.streams(["lockstep", "socketpair"])
 async def test_a_peer_that_closes_and_does_not_read_is_given_up(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -914,7 +914,7 @@ async def test_a_peer_that_closes_and_does_not_read_is_given_up(
 # -- a cancelled aclose, a cancelled nursery
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("is_early", [True, False])
 async def test_a_cancelled_aclose_writes_the_close_and_closes_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, is_early: bool
@@ -949,7 +949,7 @@ async def test_a_cancelled_aclose_writes_the_close_over_a_network(
     assert await peer.receive_all() == [Frame(CLOSE, close_payload(1000))]
 
 
-@pytest.mark.parametrize("kind", ["lockstep", "socketpair"])
+@pytest.mark.streams(["lockstep", "socketpair"])
 async def test_a_cancelled_aclose_waits_50_ms_at_most_for_a_peer_that_does_not_read(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -968,7 +968,7 @@ async def test_a_cancelled_aclose_ends_the_other_acloses(nursery: trio.Nursery) 
     await closing[0].result()
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_cancelled_nursery_tells_the_peer_and_closes_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -985,7 +985,7 @@ async def test_a_cancelled_nursery_tells_the_peer_and_closes_at_once(
     await closed_error(pinging.result())
 
 
-@pytest.mark.parametrize("kind", ["lockstep", "socketpair"])
+@pytest.mark.streams(["lockstep", "socketpair"])
 async def test_a_nursery_cancelled_while_a_peer_does_not_read_is_over_after_50_ms(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -1086,7 +1086,7 @@ def reason(code: int, text: str | None = None) -> CloseReason:
 NO_CLOSE = reason(1006, "the peer ended the connection without a Close frame")
 
 
-@pytest.mark.parametrize("kind", ["memory", "socketpair", "tls-memory"])
+@pytest.mark.streams(["memory", "socketpair", "tls-memory"])
 @pytest.mark.parametrize(
     ("end", "expected", "rcvd", "sent", "cause"),
     [
@@ -1145,7 +1145,7 @@ async def test_a_reset_is_told(nursery: trio.Nursery) -> None:
     assert isinstance(error.__cause__, ConnectionResetError)
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize(
     ("data", "code"),
     [(Frame(0x3), 1002), (Frame(TEXT, b"\xff"), 1007), (Frame(TEXT, bytes(101)), 1009)],
@@ -1164,7 +1164,7 @@ async def test_the_peer_is_told_what_was_wrong_and_the_stream_closed(
 # -- a write that fails
 
 
-@pytest.mark.parametrize("kind", ["memory", "socketpair"])
+@pytest.mark.streams(["memory", "socketpair"])
 @pytest.mark.parametrize("method", ["send_message", "ping"])
 async def test_what_the_peer_said_before_it_left_is_told(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, method: str
@@ -1179,7 +1179,7 @@ async def test_what_the_peer_said_before_it_left_is_told(
     assert facts(error) == (reason(4001, "why"), reason(4001, "why"), reason(4001, "why"), None)
 
 
-@pytest.mark.parametrize("kind", ["memory", "socketpair"])
+@pytest.mark.streams(["memory", "socketpair"])
 async def test_messages_of_a_peer_that_left_are_given_out_although_a_write_failed(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -1337,7 +1337,7 @@ async def test_wait_closed_may_be_cancelled(nursery: trio.Nursery) -> None:
     assert await peer.expect(TEXT) == b"hello"
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_aclose_forcefully_does_not_wait_for_the_peer(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:

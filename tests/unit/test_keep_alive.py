@@ -34,7 +34,7 @@ async def test_no_ping_is_sent_unless_asked(
     assert not receiving.is_over
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_ping_is_sent_every_interval(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -59,7 +59,7 @@ async def test_the_answer_tells_the_latency(
     assert client.latency == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_peer_that_does_not_answer_is_closed_with_1011(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -118,7 +118,7 @@ async def test_once_the_application_reads_again_the_time_counts(
     assert trio.current_time() == pytest.approx(520, abs=1.1)
 
 
-@pytest.mark.parametrize("kind", ["memory", "socketpair"])
+@pytest.mark.streams(["memory", "socketpair"])
 async def test_keep_alive_message_arrives_slowly_stays_open(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -132,7 +132,7 @@ async def test_keep_alive_message_arrives_slowly_stays_open(
     assert client.closed is None
 
 
-@pytest.mark.parametrize("kind", ["socketpair", "lockstep", "own-tls"])
+@pytest.mark.streams(["socketpair", "lockstep", "own-tls"])
 async def test_keep_alive_message_is_read_slowly_stays_open(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -150,7 +150,7 @@ async def test_keep_alive_message_is_read_slowly_stays_open(
     await sending.result()
 
 
-@pytest.mark.parametrize("kind", ["socketpair", "lockstep"])
+@pytest.mark.streams(["socketpair", "lockstep"])
 async def test_keep_alive_peer_reads_nothing_closes_within_timeout(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:

@@ -97,7 +97,7 @@ async def test_on_a_socket_reading_is_handed_back_to_the_next_task_that_waits(
     assert len(tasks) == 1
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("in_one_write", [True, False])
 async def test_tasks_that_wait_get_messages_in_order(
     nursery: trio.Nursery, kind: str, in_one_write: bool
@@ -127,7 +127,7 @@ async def test_messages_that_came_with_one_in_pieces_wait_until_that_is_done_wit
     assert await getting.result() == "3"
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_texts_behind_one_that_was_taken_as_bytes_are_str(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -142,7 +142,7 @@ async def test_texts_behind_one_that_was_taken_as_bytes_are_str(
         assert pieces.is_text
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("leaving", [0, 1])
 async def test_a_task_that_leaves_passes_the_wait_on(
     nursery: trio.Nursery, kind: str, leaving: int
@@ -160,7 +160,7 @@ async def test_a_task_that_leaves_passes_the_wait_on(
 # -- a cancelled get_message loses nothing
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_get_message_cancelled_while_it_waits_loses_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -173,7 +173,7 @@ async def test_get_message_cancelled_while_it_waits_loses_nothing(
         assert await client.get_message() == str(number)
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_get_message_cancelled_in_the_middle_of_a_frame_loses_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -187,7 +187,7 @@ async def test_get_message_cancelled_in_the_middle_of_a_frame_loses_nothing(
     assert await client.get_message() == "message"
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_get_message_cancelled_before_it_began_takes_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -231,7 +231,7 @@ async def test_get_message_cancelled_while_it_decodes_loses_nothing(nursery: tri
 # -- while nobody is in get_message
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_ping_is_answered_after_20_to_40_ms(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -241,7 +241,7 @@ async def test_a_ping_is_answered_after_20_to_40_ms(
     assert 0.02 <= trio.current_time() - opened_at < 0.041
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_once_it_is_tended_a_ping_is_answered_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -252,7 +252,7 @@ async def test_once_it_is_tended_a_ping_is_answered_at_once(
         assert trio.current_time() == 1
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_ping_behind_a_message_is_answered_20_to_40_ms_after_that_was_taken(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -266,7 +266,7 @@ async def test_a_ping_behind_a_message_is_answered_20_to_40_ms_after_that_was_ta
     assert 0.02 <= trio.current_time() - taken_at < 0.041
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_ping_behind_a_message_is_answered_at_once_if_the_next_message_is_waited_for(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -279,7 +279,7 @@ async def test_a_ping_behind_a_message_is_answered_at_once_if_the_next_message_i
 
 
 @pytest.mark.parametrize("decode", [None, True])
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_task_that_takes_a_message_now_and_then_can_answer_before_a_close_behind_them(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, decode: Any
 ) -> None:
@@ -295,7 +295,7 @@ async def test_a_task_that_takes_a_message_now_and_then_can_answer_before_a_clos
         assert await peer.expect(BINARY) == b"answer"
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_ping_that_came_with_a_message_for_a_task_that_left_is_answered(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -307,7 +307,7 @@ async def test_a_ping_that_came_with_a_message_for_a_task_that_left_is_answered(
     assert await peer.receive() == Frame(PONG)
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_close_is_noticed(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -318,7 +318,7 @@ async def test_a_close_is_noticed(
     assert client.closed is not None
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_the_end_of_the_stream_is_noticed(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -363,7 +363,7 @@ async def test_a_connection_that_is_waited_for_needs_no_watch(
 # -- bounds
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize(("size", "room"), [(0, 1), (1, 2), (3, 4), (math.inf, 50)])
 async def test_no_more_is_decoded_than_there_is_room_for_messages(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, size: float, room: int
@@ -378,7 +378,7 @@ async def test_no_more_is_decoded_than_there_is_room_for_messages(
     assert await answered.result() == Frame(PONG)
 
 
-@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.streams(PUSHING_BACK)
 async def test_a_peer_is_stopped_while_messages_are_not_read(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -433,7 +433,7 @@ async def test_a_flood_does_not_hold_up_other_tasks(
 # -- the end
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_what_came_before_the_end_is_there_long_after_it(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -447,7 +447,7 @@ async def test_what_came_before_the_end_is_there_long_after_it(
         await client.get_message()
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_every_task_that_waits_hears_of_the_end(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -531,7 +531,7 @@ async def test_pieces_that_were_thrown_away_leave_their_room_to_messages(
             await client.get_message()
 
 
-@pytest.mark.parametrize("kind", ["memory", "socketpair"])
+@pytest.mark.streams(["memory", "socketpair"])
 async def test_a_queue_of_no_bytes_lets_one_message_through(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:

@@ -91,7 +91,7 @@ async def receive_exactly(stream: Stream, size: int) -> bytes:
 # -- writing
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_what_is_appended_is_written_in_order(nursery: trio.Nursery, kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     pieces = [b"first", LARGE, b"third", LARGE[:50000], LARGE[:50000], b"last"]
@@ -133,7 +133,7 @@ async def test_small_frames_leave_in_one_write_and_large_ones_alone(nursery: tri
         assert stream.writes == [b"first", b"ab", large, b"cd"]
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_a_cancelled_nursery_does_not_end_a_write(kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     async with trio.open_nursery() as nursery:
@@ -224,7 +224,7 @@ async def test_flush_writes_what_is_kept_back(nursery: trio.Nursery) -> None:
 # -- pongs
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_a_pong_is_written_at_once_where_nothing_waits(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -349,7 +349,7 @@ async def test_nothing_is_kept_after_an_error(nursery: trio.Nursery) -> None:
         assert not outbox.is_full
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_nothing_is_written_after_the_stop(nursery: trio.Nursery, kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     with running(nursery, ours) as outbox:
@@ -528,7 +528,7 @@ async def test_after_the_end_of_a_turn_the_first_message_is_written_at_once(
             assert await receive_exactly(theirs, 2) == turn
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 async def test_what_may_wait_for_another_answer_is_written_without_one(
     nursery: trio.Nursery, kind: str
 ) -> None:

@@ -55,7 +55,7 @@ def expect(connection: WebSocketConnection, **changed: float) -> None:
     assert connection.statistics() == dataclasses.replace(NOTHING, **changed)  # type: ignore[arg-type] # mypy knows each field
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_a_new_connection_has_had_no_traffic(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     await wait_all_tasks_blocked()
@@ -63,7 +63,7 @@ async def test_a_new_connection_has_had_no_traffic(nursery: trio.Nursery, kind: 
     expect(server)
 
 
-@pytest.mark.parametrize("kind", ["memory", "tcp"])
+@pytest.mark.streams(["memory", "tcp"])
 async def test_a_server_connection_counts_nothing_of_its_response(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -90,7 +90,7 @@ async def test_statistics_are_frozen(nursery: trio.Nursery) -> None:
 # -- traffic
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_messages_are_counted_on_both_sides(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     for message in ("\u20ac", b"x" * 200, b"y" * 70_000, ""):
@@ -123,7 +123,7 @@ async def test_messages_are_counted_on_both_sides(nursery: trio.Nursery, kind: s
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_a_message_in_fragments_is_one_when_it_is_whole(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -177,7 +177,7 @@ async def test_statistics_after_a_message_that_raised_do_not_count_it(
     assert server.statistics().messages_sent == server.statistics().bytes_sent == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_a_large_message_of_a_server_counts_with_the_head_of_its_frame(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -189,7 +189,7 @@ async def test_a_large_message_of_a_server_counts_with_the_head_of_its_frame(
     expect(server, messages_sent=1, bytes_sent=70_000, wire_bytes_sent=10 + 70_000)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_a_message_in_pieces_is_counted_as_one(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     frames = peer.frame(TEXT, b"one", fin=False) + peer.frame(CONTINUATION, b"two")
@@ -251,7 +251,7 @@ async def test_what_came_with_the_opening_handshake_is_counted(nursery: trio.Nur
 # -- what waits
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_messages_that_wait_to_be_read_are_counted(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -294,7 +294,7 @@ async def test_frames_that_wait_to_be_written_are_counted(nursery: trio.Nursery)
     expect(client, messages_sent=3, bytes_sent=1200, wire_bytes_sent=1008 + 2 * 106)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_tasks_that_wait_for_a_message_are_counted(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     getting = []
@@ -394,7 +394,7 @@ async def test_tasks_that_wait_behind_a_stream_are_counted(nursery: trio.Nursery
 # -- pings
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_pings_in_flight_and_the_latency_are_told(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -415,7 +415,7 @@ async def test_pings_in_flight_and_the_latency_are_told(
     assert client.statistics().latency == client.latency == pytest.approx(3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_the_numbers_stay_when_the_connection_is_closed(
     nursery: trio.Nursery, kind: str
 ) -> None:

@@ -108,7 +108,7 @@ async def pieces_of(connection: WebSocketConnection, **options: Any) -> list[str
 # -- streaming out: frames
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("make", [listed, iter, generated])
 @pytest.mark.parametrize(
     ("pieces", "opcode"),
@@ -169,7 +169,7 @@ async def test_empty_pieces_add_nothing(nursery: trio.Nursery, pieces: list[str]
     assert await server.get_message() == "".join(pieces)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_a_message_goes_from_a_generator_to_a_stream(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -308,7 +308,7 @@ async def test_a_wrong_first_piece_sends_nothing(
     assert await server.get_message() == "next"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize(
     ("pieces", "match"),
     [
@@ -339,7 +339,7 @@ async def test_an_iterable_that_raises_at_once_sends_nothing(nursery: trio.Nurse
     assert await server.get_message() == "next"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_an_iterable_that_raises_in_the_middle_closes_the_connection(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -380,7 +380,7 @@ async def test_the_peer_is_not_told_what_the_iterable_raised(nursery: trio.Nurse
 # -- streaming out: cancelled
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_cancelled_in_the_middle_the_connection_is_closed(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -398,7 +398,7 @@ async def test_cancelled_in_the_middle_the_connection_is_closed(
     assert "cancelled" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_cancelled_before_the_first_piece_nothing_is_sent(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -448,7 +448,7 @@ async def test_cancelled_behind_another_stream_it_sends_nothing(nursery: trio.Nu
     assert await server.get_message() == "next"
 
 
-@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.streams(PUSHING_BACK)
 async def test_cancelled_while_the_peer_does_not_read_the_connection_is_closed(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -497,7 +497,7 @@ async def test_on_a_closed_connection_the_iterator_is_closed(nursery: trio.Nurse
     assert source.asked <= 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_when_the_peer_closes_in_the_middle_the_iterator_is_closed(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -579,7 +579,7 @@ async def test_a_trio_channel_is_sent_and_closed(nursery: trio.Nursery) -> None:
 # -- streaming out: beside other calls
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_other_messages_wait_until_the_message_is_whole(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -604,7 +604,7 @@ async def test_other_messages_wait_until_the_message_is_whole(
         await call.result()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_pings_and_pongs_go_between_the_pieces(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     getting = Call(nursery, client.get_message)
@@ -628,7 +628,7 @@ async def test_pings_and_pongs_go_between_the_pieces(nursery: trio.Nursery, kind
     await getting.cancel()
 
 
-@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.streams(PUSHING_BACK)
 async def test_a_ping_waits_for_room_and_not_for_the_end_of_the_message(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -648,7 +648,7 @@ async def test_a_ping_waits_for_room_and_not_for_the_end_of_the_message(
     await sending.result()
 
 
-@pytest.mark.parametrize("kind", PUSHING_BACK)
+@pytest.mark.streams(PUSHING_BACK)
 async def test_a_peer_that_does_not_read_stops_the_iterable(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -698,7 +698,7 @@ async def test_the_end_of_the_connection_is_in_between_pieces(nursery: trio.Nurs
 # -- streaming in: pieces
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize(("opcode", "message"), [(TEXT, "\u20ac message"), (BINARY, b"message")])
 async def test_a_message_that_waits_is_one_piece(
     nursery: trio.Nursery,
@@ -715,7 +715,7 @@ async def test_a_message_that_waits_is_one_piece(
     assert await pieces_of(client) == [message]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_text", [False, True])
 async def test_fragments_come_as_they_arrive(
     nursery: trio.Nursery, kind: str, is_text: bool
@@ -735,7 +735,7 @@ async def test_fragments_come_as_they_arrive(
             await pieces.__anext__()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_text", [False, True])
 async def test_a_large_frame_comes_as_it_arrives(
     nursery: trio.Nursery, kind: str, is_text: bool
@@ -780,7 +780,7 @@ async def test_a_character_is_not_split_where_fragments_meet(nursery: trio.Nurse
     assert "".join(map(str, await pieces_of(client))) == "a\u20acb"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_text", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3])
 async def test_an_empty_message_has_no_pieces(
@@ -807,7 +807,7 @@ async def test_text_that_is_no_utf_8_ends_the_stream(nursery: trio.Nursery) -> N
     assert caught.value.sent.code == 1007
 
 
-@pytest.mark.parametrize("kind", ["lockstep", "tcp"])
+@pytest.mark.streams(["lockstep", "tcp"])
 async def test_a_huge_message_is_received_in_bounded_memory(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -835,7 +835,7 @@ async def test_a_huge_message_is_received_in_bounded_memory(
     assert peak < 2**20
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_an_application_that_is_away_from_a_stream_stops_the_peer(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -852,7 +852,7 @@ async def test_an_application_that_is_away_from_a_stream_stops_the_peer(
 # -- streaming in: the limit
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(("limit", "max_size"), [(1000, 2000), (4000, 2000), (4000, None)])
 async def test_a_message_of_the_largest_size_is_received(
@@ -866,7 +866,7 @@ async def test_a_message_of_the_largest_size_is_received(
     assert b"".join(map(_bytes, pieces)) == b"x" * size
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(("limit", "max_size"), [(1000, 2000), (8000, 2000), (2000, None)])
 async def test_a_message_that_is_larger_is_refused(
@@ -892,7 +892,7 @@ async def _send_to_closing(peer: RawPeer, data: bytes) -> None:
         await peer.send(data)
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("message", ["\u20ac" * 10, b"x" * 30])
 async def test_a_message_that_waits_is_refused_if_it_is_larger(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, message: str | bytes
@@ -910,7 +910,7 @@ async def test_a_message_that_waits_is_refused_if_it_is_larger(
     assert server.closed.code == 1009
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("message", ["\u20ac" * 10, b"x" * 30])
 async def test_a_message_that_waits_is_received_if_it_is_as_large_as_the_limit(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, message: str | bytes
@@ -921,7 +921,7 @@ async def test_a_message_that_waits_is_received_if_it_is_as_large_as_the_limit(
     assert await pieces_of(client, max_size=30) == [message]
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_fragments_that_came_already_count(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -935,7 +935,7 @@ async def test_fragments_that_came_already_count(
     assert caught.value.sent.reason == "message of 30 bytes exceeds max_size=29"
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_fragments_that_came_already_are_the_first_piece(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -968,7 +968,7 @@ async def test_a_bad_limit_is_refused_at_the_call(
         client.receive_stream(max_size=size)
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("count", [1, 2])
 async def test_a_message_over_the_limit_is_held_for_whoever_allows_it(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, count: int
@@ -983,7 +983,7 @@ async def test_a_message_over_the_limit_is_held_for_whoever_allows_it(
     assert await client.get_message() == "next"
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("count", [1, 3])
 async def test_a_message_over_the_limit_is_refused_after_2_seconds(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, count: int
@@ -1059,7 +1059,7 @@ def _shapes(peer: RawPeer) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("shape", ["frame", "fragments"])
 @pytest.mark.parametrize(
     ("taken", "exit_by"),
@@ -1083,7 +1083,7 @@ async def test_leaving_early_throws_the_rest_away(
     assert await client.get_message() == "next"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_leaving_behind_the_last_piece_throws_nothing_away(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -1098,7 +1098,7 @@ async def test_leaving_behind_the_last_piece_throws_nothing_away(
     assert await client.get_message() == "d"
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_leaving_early_keeps_the_messages_behind(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -1125,7 +1125,7 @@ async def test_the_rest_is_thrown_away_while_the_application_is_away(
     assert client.statistics().bytes_unread == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_the_next_stream_has_its_own_limit_while_the_rest_is_thrown_away(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -1151,7 +1151,7 @@ async def test_the_next_stream_is_limited_behind_what_is_thrown_away(
     assert caught.value.sent.code == 1009
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_streams_follow_each_other(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     data = [peer.fragments(TEXT, b"%d" % number, b"!" * 20) for number in range(6)]
@@ -1167,7 +1167,7 @@ async def test_streams_follow_each_other(nursery: trio.Nursery, kind: str) -> No
 # -- streaming in: cancelled
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_the_beginning_cancelled_loses_no_message(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     for number in range(3):
@@ -1178,7 +1178,7 @@ async def test_the_beginning_cancelled_loses_no_message(nursery: trio.Nursery, k
         assert await client.get_message() == str(number)
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("shape", ["message", "head", "fragment"])
 async def test_the_beginning_cancelled_before_it_began_loses_no_message(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, shape: str
@@ -1196,7 +1196,7 @@ async def test_the_beginning_cancelled_before_it_began_loses_no_message(
     assert await client.get_message() == "message"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_the_beginning_cancelled_in_the_middle_of_a_head_loses_no_message(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -1239,7 +1239,7 @@ async def test_the_beginning_cancelled_while_others_receive_loses_no_message(
     assert await client.get_message() == "second"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_a_piece_is_not_lost_if_cancelled(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     nursery.start_soon(peer.send, peer.frame(TEXT, b"a", fin=False))
@@ -1259,7 +1259,7 @@ async def test_a_piece_is_not_lost_if_cancelled(nursery: trio.Nursery, kind: str
 # -- streaming in: beside other calls
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_others_that_receive_wait_for_their_turn(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     nursery.start_soon(peer.send, peer.frame(TEXT, b"a", fin=False))
@@ -1280,7 +1280,7 @@ async def test_others_that_receive_wait_for_their_turn(nursery: trio.Nursery, ki
     assert await streaming.result() == ["third"]
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_ping_is_answered_while_the_application_is_away_from_a_stream(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -1294,7 +1294,7 @@ async def test_a_ping_is_answered_while_the_application_is_away_from_a_stream(
         assert [piece async for piece in pieces] == ["a", "c"]
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_a_ping_is_answered_while_the_application_is_away_after_a_long_wait_for_a_piece(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -1338,7 +1338,7 @@ async def test_keep_alive_does_not_blame_the_peer_while_the_application_is_away_
     await sending.result()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_away", [False, True])
 async def test_aclose_by_another_task_ends_a_stream(
     nursery: trio.Nursery, kind: str, is_away: bool
@@ -1362,7 +1362,7 @@ async def test_aclose_by_another_task_ends_a_stream(
         assert caught.value.reason == CloseReason(1000, None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_tasks_that_iterate_one_stream_share_its_pieces(
     nursery: trio.Nursery, kind: str
 ) -> None:
@@ -1389,7 +1389,7 @@ async def test_tasks_that_iterate_one_stream_share_its_pieces(
     assert await client.get_message() == "next"
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("is_cancelled", [False, True])
 async def test_who_iterates_a_stream_still_when_its_block_ends_takes_nothing(
     nursery: trio.Nursery, kind: str, is_cancelled: bool
@@ -1430,7 +1430,7 @@ async def test_who_waits_behind_a_stream_hears_of_the_end_behind_it(nursery: tri
 # -- streaming in: the end of the connection
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_a_close_in_the_middle_ends_a_stream(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     nursery.start_soon(
@@ -1457,7 +1457,7 @@ async def test_a_reset_in_the_middle_ends_a_stream(nursery: trio.Nursery) -> Non
     assert isinstance(caught.value.__cause__, OSError)
 
 
-@pytest.mark.parametrize("kind", PROMPT)
+@pytest.mark.streams(PROMPT)
 async def test_pieces_that_came_before_the_end_are_given(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
@@ -1472,7 +1472,7 @@ async def test_pieces_that_came_before_the_end_are_given(
         await pieces_of(client)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_a_closed_connection_has_no_stream(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     await client.aclose()

@@ -63,7 +63,7 @@ async def test_get_message_gives_the_type_that_is_asked_for(
     assert type(message) is (str if is_str else bytes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 async def test_types_are_asked_for_in_turns(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     for sender, receiver in ((client, server), (server, client)):
@@ -189,7 +189,7 @@ async def test_receive_stream_of_binary_that_is_not_utf_8_raises_and_the_next_me
 # -- what is sent
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("as_text", [True, False, None])
 async def test_a_str_is_sent_as_told(
