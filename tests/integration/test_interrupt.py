@@ -222,7 +222,7 @@ async def test_server_between_request_and_end_of_its_handler_is_protected(
         await server.aclose()
     finally:
         sys.settrace(before)
-    steps = {"_serve", "_serve_apart", "_conclude", "receive_request", "accept", "_start", "_run"}
+    steps = {"_serve", "_serve_apart", "_conclude", "receive_request", "accept", "start", "_run"}
     assert ("_serve_apart" in seen) == is_apart
     assert steps & seen >= steps - {"_serve_apart"}
     assert not steps & unprotected

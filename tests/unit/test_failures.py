@@ -284,16 +284,16 @@ async def test_late_writes_raise_goes_on(
     outbox = SendQueue(Transport(ours, None), int)
     outbox.start(nursery)
     owner: type = SendQueue if where == "outbox" else outbox_module._DeferredFlush  # noqa: SLF001 # no public call fails so
-    name = "flush_now" if where == "outbox" else "_end_turns"
+    name = "uncork" if where == "outbox" else "_uncork"
     error = MemoryError()
     monkeypatch.setattr(owner, name, failing_once(error, getattr(owner, name)))
     outbox.append(b"a")
-    outbox.append_message(b"b", [b"unread"])  # kept back
+    outbox.append_message(b"b")  # corked
     await wait_all_tasks_blocked()
     if where == "outbox":
         assert outbox.broken is error
     else:
-        assert "the task that writes late failed" in caplog.text
+        assert "the task that flushes corked frames failed" in caplog.text
         outbox.append_message(b"c")
         await wait_all_tasks_blocked()
         assert await theirs.receive_some() == b"abc"

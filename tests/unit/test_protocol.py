@@ -736,15 +736,16 @@ def test_a_stream_that_fails_is_the_error() -> None:
 
 def test_the_error_of_a_write_says_more_than_the_end_of_the_stream() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.write_error = BrokenPipeError("broken pipe")
+    error = BrokenPipeError("broken pipe")
+    protocol.note_write_error(error)
     protocol.receive_eof()
     assert protocol.next_event() is ENDED
-    assert protocol.error is protocol.write_error
+    assert protocol.error is error
 
 
 def test_the_error_of_a_read_counts_for_more_than_that_of_a_write() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.write_error = BrokenPipeError("broken pipe")
+    protocol.note_write_error(BrokenPipeError("broken pipe"))
     cause = ConnectionResetError("reset")
     protocol.receive_eof(cause)
     assert protocol.next_event() is ENDED

@@ -365,7 +365,7 @@ async def test_what_was_kept_back_is_not_written_after_the_stop(nursery: trio.Nu
         outbox.append_message(b"1")
         outbox.append_message(b"2")
         outbox.stop()
-        outbox.flush_now()
+        outbox.uncork()
     await ours.aclose()
     assert await receive_exactly(theirs, 1) == b"1"
     assert await theirs.receive_some() == b""
@@ -449,7 +449,7 @@ async def test_what_is_kept_back_is_written_when_the_turn_ends(nursery: trio.Nur
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")
         outbox.append_message(b"2")
-        outbox.flush_now()
+        outbox.uncork()
         assert outbox.unsent == (0, 0)
         assert await receive_exactly(theirs, 2) == b"12"
 
@@ -535,7 +535,8 @@ async def test_what_may_wait_for_another_answer_is_written_without_one(
     ours, theirs = await PAIRS[kind]()
     with running(nursery, ours) as outbox:
         await wait_all_tasks_blocked()
-        outbox.append_message(b"answer", unread=["message"])
+        outbox.cork()
+        outbox.append_message(b"answer")
         assert await receive_exactly(theirs, 6) == b"answer"
 
 
@@ -659,10 +660,11 @@ async def test_nothing_is_kept_back_when_the_peer_is_gone(nursery: trio.Nursery)
         outbox.append_message(b"1")
         await theirs.aclose()
         outbox.append_message(b"2")
-        outbox.flush_now()
+        outbox.uncork()
         outbox.append_message(b"3")
         outbox.append_message(b"4")
-        outbox.append_message(b"5", unread=["message"])
+        outbox.cork()
+        outbox.append_message(b"5")
         assert outbox.unsent == (0, 0)
         assert broken == ["broken"]
 
@@ -686,7 +688,8 @@ async def test_nothing_is_kept_back_after_the_stop(nursery: trio.Nursery) -> Non
         outbox.append_message(b"1")
         outbox.stop()
         outbox.append_message(b"2")
-        outbox.append_message(b"3", unread=["message"])
+        outbox.cork()
+        outbox.append_message(b"3")
         assert outbox.unsent == (0, 0)
 
 

@@ -234,7 +234,7 @@ async def test_what_has_no_pieces_is_refused(
     nursery: trio.Nursery, message: Any, error: type[Exception]
 ) -> None:
     client, server = await open_pair(nursery)
-    with pytest.raises(error, match="a message is str or bytes-like, or an iterable"):
+    with pytest.raises(error, match="message must be str or bytes-like, or an iterable"):
         await client.send_message(message)
     await client.send_message("next")
     assert await server.get_message() == "next"
@@ -302,7 +302,7 @@ async def test_a_wrong_first_piece_sends_nothing(
     nursery: trio.Nursery, make: Callable[[Any], Any], piece: Any
 ) -> None:
     client, server = await open_pair(nursery)
-    with pytest.raises(TypeError, match="a piece of a message is str or bytes-like"):
+    with pytest.raises(TypeError, match="each chunk of a message must be str or bytes-like"):
         await client.send_message(make([piece, "a"]))
     await client.send_message("next")
     assert await server.get_message() == "next"
@@ -312,7 +312,7 @@ async def test_a_wrong_first_piece_sends_nothing(
 @pytest.mark.parametrize(
     ("pieces", "match"),
     [
-        (["a", 1], "a piece of a message is"),
+        (["a", 1], "each chunk of a message must be"),
         (["a", b"b"], "all str, or all bytes-like"),
         ([b"a", "b"], "all str, or all bytes-like"),
     ],

@@ -9,7 +9,7 @@ from typing import Awaitable, Callable
 
 import trio
 
-from .._connection.connection import WebSocketConnection, close_after_block
+from .._connection.connection import WebSocketConnection, close_after_block, lifecycle_of
 from .._io.cancel import cancel
 from .._io.interrupt import raise_error, unwrap_single
 from .._sansio.errors import exception_to_raise
@@ -50,7 +50,7 @@ class ConnectionBlock(AbstractAsyncContextManager[WebSocketConnection]):
         except BaseException as exc:
             raise_error(await self._close_nursery(exc))
         if isinstance(self._connection, WebSocketConnection):
-            self._connection._outlive_cancellation()
+            lifecycle_of(self._connection).shield()
         return self._connection
 
     @trio.lowlevel.enable_ki_protection

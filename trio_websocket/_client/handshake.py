@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from .._connection.connection import WebSocketConnection
+from .._connection.connection import WebSocketConnection, start_connection
 from .._io.transport import Transport, unwrap_network_error
 from .._sansio.client_handshake import ClientHandshake
 from .._sansio.errors import ConnectionTimeout, HandshakeError
@@ -37,7 +37,7 @@ async def shake_hands(
                 data = b""
             handshake.receive_data(data)
             opened = handshake.result()
-        return WebSocketConnection._start(nursery, transport, opened, options)
+        return start_connection(nursery, transport, opened, options)
     except BaseException:
         await transport.close_now()
         raise

@@ -52,17 +52,18 @@ _NOTHING: collections.deque[Any] = collections.deque(maxlen=0)
 class ReceiverCallbacks(Protocol):
     """Who is told of what was decoded."""
 
-    def _on_control(self, event: Ping | Pong) -> None:
+    def on_control(self, event: Ping | Pong) -> None:
         """A Ping or Pong came."""
 
-    def _on_ended(self) -> None:
+    def on_ended(self) -> None:
         """The end of the connection came."""
 
-    def _on_failure(self, exc: Exception) -> None:
+    def on_failure(self, exc: Exception) -> None:
         """An error on this side, and not of the peer or the network, ends the connection."""
 
-    def _is_urgent(self) -> bool:
-        """Whether somebody waits for a Pong or a Close, so that reading is to go on."""
+    @property
+    def is_urgent(self) -> bool:
+        """True if reading must go on, because somebody waits for a Pong or a Close frame."""
 
 
 class Receiver:
@@ -178,7 +179,7 @@ class Receiver:
                 if not self.messages:
                     await self._take_turn()  # a flood of control frames
                 continue
-            self._send_queue.flush_now()
+            self._send_queue.uncork()
             self.messages = _NOTHING
             self._protocol.free_decoded()
             if not self._transport.is_direct or self._is_reading:
@@ -236,7 +237,7 @@ class Receiver:
                 self.discard()
                 self._protocol.refuse_message(size, max_size)
             if self._protocol.ended and self._owner is not None:  # by what was done here
-                self._owner._on_ended()
+                self._owner.on_ended()
             return await self.next_chunk()
         except BaseException:
             self._protocol.end_stream()
@@ -295,7 +296,7 @@ class Receiver:
     def fail(self, exc: Exception) -> None:
         """End the connection because of an error."""
         if self._owner is not None:
-            self._owner._on_failure(exc)
+            self._owner.on_failure(exc)
 
     def discard(self) -> None:
         """Throw away what was received: the application has closed the connection."""
@@ -358,7 +359,7 @@ class Receiver:
     def _leave(self) -> None:
         if self._watch is None or self._owner is None:
             return  # all is over
-        if self._owner._is_urgent():
+        if self._owner.is_urgent:
             self.tend()
         else:
             self._is_untouched = False
@@ -401,11 +402,11 @@ class Receiver:
                     return False
                 if event is ENDED:
                     assert self._owner is not None
-                    self._owner._on_ended()
+                    self._owner.on_ended()
                     return True
                 if not isinstance(event, Signal):
                     assert self._owner is not None
-                    self._owner._on_control(event)
+                    self._owner.on_control(event)
                 elif (
                     event is BUSY
                     or protocol.decoded > decoded + _MOST_DECODED

@@ -1,21 +1,33 @@
-"""The only code that writes to the stream of an open connection.
+"""The queue of frames that wait to be written, and who writes them.
 
-Frames are appended without awaiting, in the order of the calls. On a socket the kernel gets the
-first at once, as far as it takes it. Messages that follow before the connection waits for the peer
-are kept back to the end of their turn of the scheduler, or until that wait, and leave in one write.
-What the kernel does not take, and everything on other streams, is written by one task of the
-connection, which no user's cancel scope reaches: no frame is ever torn.
+All frames of an open connection go through its queue, in the order of the calls. To queue a frame
+never blocks. Who writes it is one of the states of `Writer`:
 
-The queue holds whole frames. Frames that the stream may have a part of are in `_rest`, so that a
-queue can be dropped without tearing a frame.
+- A socket takes most frames at once, so the task that queues a frame writes it, too (DIRECT). No
+  other task has to be woken.
+- When the socket is full, a task of the connection writes the rest (TASK). It ends when the queue
+  is empty. No cancel scope of the application reaches it, so a cancelled sender never tears a
+  frame.
+- A stream that is no socket can only be written by awaiting, so the task writes everything.
+
+A direct writer corks the queue, as TCP_CORK does: after the first write in a turn of Trio's
+scheduler, small frames are collected, and one write sends them. The queue is uncorked before its
+connection waits for the peer, and at the end of the turn at the latest (`_DeferredFlush`). An
+application that answers several messages in a row so causes one system call and one TCP segment. A
+caller that knows that more frames will follow corks the queue before the first.
+
+The queue holds whole frames. A frame that the stream has taken a part of is in `_partial`, so that
+the queue can be dropped without tearing a frame. Only the latest Pong waits (`_pong`), in a place
+of its own, so that a peer that sends Pings and reads nothing costs one frame.
 """
 
 from __future__ import annotations
 
 import collections
+import enum
 import itertools
 import logging
-from typing import TYPE_CHECKING, Callable, Sequence, Sized
+from typing import TYPE_CHECKING, Callable, Iterable, NamedTuple, Sequence
 
 import trio
 
@@ -30,33 +42,66 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trio-websocket")
 
-# A frame in one part, or the head and the payload of a large one.
-_Frame: TypeAlias = "bytes | Sequence[bytes]"
-
 # Bytes that leave in one write, unless one frame is larger, and by default as many may wait.
 HIGH_WATER = 2**16
 
 
+class ControlFrame(bytes):
+    """A Ping, Pong or Close frame, which stays in the queue when its messages are dropped."""
+
+    __slots__ = ()
+
+
+# A frame in one part, or the head and the payload of a large one.
+Frame: TypeAlias = "bytes | Sequence[bytes]"
+
+
+class Writer(enum.Enum):
+    """Who writes the frames of a queue."""
+
+    #: Nobody yet: `SendQueue.start` was not called.
+    NOT_STARTED = enum.auto()
+    #: The caller that queues a frame, because the socket has taken all frames so far.
+    DIRECT = enum.auto()
+    #: A task: the socket is full, or the stream can't be written without awaiting.
+    TASK = enum.auto()
+    #: Nobody any more: the queue was stopped, or a write failed.
+    OVER = enum.auto()
+
+
+_DIRECT, _TASK, _OVER = Writer.DIRECT, Writer.TASK, Writer.OVER
+
+
+class _Partial(NamedTuple):
+    """What is left of the frames that the stream has taken a part of."""
+
+    chunks: Sequence[bytes | memoryview] = ()
+    frames: int = 0  # that end in the chunks
+
+
+_NOTHING = _Partial()
+
+
 class SendQueue:
-    """Bytes on their way to the peer."""
+    """Frames on their way to the peer."""
 
     __slots__ = (
         "_frames",
         "_idle",
-        "_late_pong",
         "_max_unsent",
-        "_may_hold",
-        "_most_held",
+        "_most_corked",
         "_nursery",
         "_on_broken",
+        "_partial",
+        "_pong",
         "_progress",
-        "_rest",
+        "_scope",
         "_size",
         "_transport",
         "_writer",
-        "_writing",
         "broken",
         "has_dropped",
+        "is_corked",
         "written",
     )
 
@@ -68,162 +113,176 @@ class SendQueue:
         max_unsent: float = HIGH_WATER,
     ) -> None:
         """
-        :param transport: Where the bytes go.
-        :param on_broken: Called, once, when a write has failed.
-        :param max_unsent: How many bytes may wait before a sender does.
+        :param transport: The stream to write to.
+        :param on_broken: Called once, when a write has failed.
+        :param max_unsent: The number of bytes above which senders wait.
         """
         self._transport = transport
-        self._on_broken: Callable[[], object] | None = on_broken  # None when stopped
+        self._on_broken: Callable[[], object] | None = on_broken  # None after stop()
         self._max_unsent = max_unsent
-        self._most_held = min(max_unsent, HIGH_WATER)
+
+        # The writer. `_nursery` is set from start() to stop(). `_scope` is that of the writer task,
+        # and set while that runs: in state TASK, and at most one step longer.
+        self._writer = Writer.NOT_STARTED
         self._nursery: trio.Nursery | None = None
-        self._frames: list[_Frame] = []  # the stream has nothing of them
-        self._rest: Sequence[bytes | memoryview] = ()  # of the write under way
-        self._writing = 0  # how many frames end in `_rest`; 0 if that is empty
-        self._size = 0  # bytes in `_frames` and `_rest`
-        self._may_hold = False  # what follows in this turn
-        self._late_pong: bytes | None = None
-        self._writer: trio.CancelScope | None = None
-        self._idle = LazyParkingLot()  # the writer, while it has nothing to write
-        self._progress = LazyParkingLot()  # tasks that wait for room
-        #: Bytes of frames that the stream has taken.
+        self._scope: trio.CancelScope | None = None
+
+        # The frames. `_size` is the number of bytes in `_frames` and `_partial`. In state OVER,
+        # there are none. `_pong` is only set while there are frames before it.
+        self._frames: list[Frame] = []
+        self._partial = _NOTHING
+        self._pong: bytes | None = None
+        self._size = 0
+        #: True while small frames are collected. Only in state DIRECT.
+        self.is_corked: bool = False
+        self._most_corked = min(max_unsent, HIGH_WATER)
+
+        self._idle = LazyParkingLot()  # the writer task, while the queue is empty
+        self._progress = LazyParkingLot()  # the tasks that wait for room
+
+        #: Bytes of frames that the stream has taken. Negative before the response of the opening
+        #: handshake is written.
         self.written: int = 0
-        #: Why something that was appended will never be written.
+        #: The reason why a frame that was queued will never be written. Only in state OVER.
         self.broken: Exception | None = None
-        #: True if frames were dropped: see `drop_queued`.
+        #: True if messages were dropped: see `drop_messages`.
         self.has_dropped: bool = False
 
     def start(self, nursery: trio.Nursery, response: bytes = b"") -> None:
-        """Let the writer run in ``nursery``.
+        """Start to write.
 
-        :param response: What precedes the first frame.
+        :param nursery: Where the writer task runs.
+        :param response: Bytes that precede the first frame.
         """
         self._nursery = nursery
-        self._transport.on_unsent(self._write_answer)
+        self._transport.on_unsent(self._write_tls_answer)
+        self._writer = _DIRECT
         if not self._transport.is_direct:
-            self._start_writer()
+            self._start_task()
         if response:
             self.written = -len(response)
             self.append(response)
 
     def stop(self) -> None:
-        """Write nothing more. The stream may have a part of a frame."""
-        self._nursery = self._on_broken = None
+        """Write nothing more. The stream may have taken a part of a frame."""
+        self._nursery = None
+        self._on_broken = None  # it refers to the connection
         self._transport.on_unsent(None)
         if self._size:
             self.broken = ConnectionAbortedError("closed before all was written")
-        self._discard()
-        if self._writer is not None:
-            cancel(self._writer, "the connection has ended")
+        self._end()
+        if self._scope is not None:
+            cancel(self._scope, "the connection has ended")
+
+    # -- the state of the queue
 
     @property
     def is_full(self) -> bool:
-        """Whether a sender has to wait."""
+        """True if a sender must wait."""
         return self._size > self._max_unsent
 
     @property
     def unsent(self) -> tuple[int, int]:
         """The number of frames that are not written yet, and the number of bytes."""
-        count = len(self._frames) + self._writing
+        count = len(self._frames) + self._partial.frames
         if count and self.written < 0:  # one of them is the response of the opening handshake
             count -= 1
         return count, self._size
 
     @property
     def tasks_waiting(self) -> int:
-        """How many tasks wait for room."""
+        """The number of tasks that wait for room."""
         return len(self._progress)
 
-    def append_message(self, data: bytes, unread: Sized = ()) -> bool:
-        """Write the data within this turn of the scheduler, or as soon as the peer lets us.
+    # -- queueing
 
-        :param unread: Messages that the application has not read. If there are any, it may well
-            answer them, too, so that the data waits for that.
-        :returns: Whether there is room for more, and no error yet.
+    def append_message(self, frame: bytes) -> bool:
+        """Write a small frame within this turn of the scheduler, or as soon as the peer allows it.
+
+        :returns: True if there is room for more, and no error yet.
         """
-        size = self._size + len(data)
-        if unread and not self._size:
-            can_write = self._on_broken is not None and self.broken is None
-            self._may_hold = can_write and self._transport.is_direct
-        # Each time, because nothing would report the failure of this message.
-        if self._may_hold and size <= self._most_held and self._transport.socket.fileno() != -1:
+        size = self._size + len(frame)
+        # The socket is asked each time, because nothing would report the failure of this message.
+        if self.is_corked and size <= self._most_corked and self._transport.socket.fileno() != -1:
             if not self._frames:
                 _DeferredFlush.of_this_run().add(self)
-            self._frames.append(data)
+            self._frames.append(frame)
             self._size = size
             return True
-        self.append(data)
-        return self.broken is None and not self.is_full
+        self.append(frame)
+        return self.broken is None and self._size <= self._max_unsent
 
     def append(self, *parts: bytes) -> None:
-        """Write a frame now, or as soon as the peer lets us.
+        """Write a frame now, or as soon as the peer allows it.
 
         :param parts: The frame, or its head and its payload.
         """
-        if self.try_write_now(parts):
-            return
-        if self.broken is not None or self._on_broken is None:
+        if self.try_write_now(parts) or self._writer is _OVER:
             return
         if self._transport.is_closed:
             self._break(trio.ClosedResourceError("the application closed the stream"))
             return
-        if self._late_pong is not None:
-            pong, self._late_pong = self._late_pong, None
-            self._enqueue(pong)  # it may not come after what is appended later: a Close
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self._enqueue(pong)  # it must not follow a Close
         self._enqueue(parts[0] if len(parts) == 1 else parts)
-        if self._writer is not None:
+        if self._writer is _TASK:
             self._idle.unpark()
         else:
             self._write_now()
 
     def try_write_now(self, parts: Sequence[bytes]) -> bool:
-        """Write a frame now, as far as the peer lets us, if nothing waits to be written.
+        """Write a frame now, as far as the peer allows it, if no frame waits.
 
         :param parts: The frame, or its head and its payload.
-        :returns: False if something waits to be written, or if nothing can be written any more.
+        :returns: False if the frame was not queued: others wait, or nothing can be written.
         """
-        if self._size or self._writer is not None or self._on_broken is None or self.broken:
+        if self._size or self._writer is not _DIRECT:
             return False
-        self._may_hold = True
+        self.is_corked = True
         try:
             rest = self._transport.write_now(parts)
             self.written += sum(map(len, parts))
             if rest:
                 self._keep_rest(rest, [parts])
-        except Exception as exc:  # the stream may have a part of the frame
+        except Exception as exc:  # the stream may have taken a part of the frame
             self._break(unwrap_network_error(exc))
             return False
         return True
 
-    def append_pong(self, data: bytes) -> None:
-        """Write a Pong; if another one waits still, in its place.
+    def append_pong(self, frame: bytes) -> None:
+        """Write a Pong. It replaces another Pong that still waits.
 
-        Only the latest Ping needs an answer (RFC 6455, 5.5.3), so that a peer that sends Pings and
-        does not read costs one Pong.
+        Only the latest Ping needs an answer (RFC 6455, 5.5.3).
         """
         if self._frames:
-            self._late_pong = data
+            self._pong = frame
         else:
-            self.append(data)
+            self.append(frame)
 
-    def flush_now(self) -> None:
-        """Write what was kept back: the turn of the scheduler is over, or about to be."""
-        self._may_hold = False
+    def cork(self) -> None:
+        """Collect the next small frames, also the first. Does nothing while others wait."""
+        if not self._size and self._writer is _DIRECT:
+            self.is_corked = True
+
+    def uncork(self) -> None:
+        """Write what was collected."""
+        self.is_corked = False
         self._write_now()
 
-    def fail(self, exc: Exception) -> None:
-        """Write nothing more, because of an error."""
-        self.broken = exc
-        self._discard()
+    def drop_messages(self) -> None:
+        """Drop the messages that the stream has taken nothing of.
 
-    def drop_queued(self) -> None:
-        """Drop the frames that the stream has nothing of. What is partly written is finished."""
-        dropped = sum(map(_frame_size, self._frames))
-        if dropped:
-            self._frames.clear()
-            self._size -= dropped
+        A frame that is partly written is finished, and control frames are kept.
+        """
+        kept: list[Frame] = [frame for frame in self._frames if isinstance(frame, ControlFrame)]
+        if len(kept) < len(self._frames):
+            self._size += sum(map(_frame_size, kept)) - sum(map(_frame_size, self._frames))
+            self._frames = kept
             self.has_dropped = True
             self._progress.unpark_all()
+
+    # -- waiting
 
     async def wait_room(self) -> None:
         """Wait until a sender need not wait. If cancelled, nothing has happened."""
@@ -232,16 +291,18 @@ class SendQueue:
 
     async def flush(self) -> None:
         """Wait until all is written, or can't be. If cancelled, the rest is still written."""
-        self.flush_now()
+        self.uncork()
         while self._size > 0:
             await self._progress.park()
 
+    # -- writing
+
     def _write_now(self) -> None:
-        """Write what the socket takes without blocking; a task writes the rest."""
+        """Write what the socket takes without blocking, if the writer is direct."""
         try:
-            while self._frames and self._writer is None:
+            while self._frames and self._writer is _DIRECT:
                 self._write_batch()
-        except Exception as exc:  # the stream may have a part of a frame
+        except Exception as exc:  # the stream may have taken a part of a frame
             self._break(unwrap_network_error(exc))
 
     def _write_batch(self) -> None:
@@ -252,11 +313,11 @@ class SendQueue:
         if rest:
             self._keep_rest(rest, frames)
 
-    def _keep_rest(self, rest: Sequence[bytes | memoryview], frames: Sequence[_Frame]) -> None:
+    def _keep_rest(self, rest: Sequence[bytes | memoryview], frames: Sequence[Frame]) -> None:
         """Keep what the socket did not take of the frames, and let the task write it.
 
-        Frames that the socket took nothing of go back to the queue, except that the first frame
-        stays, so that the task waits for the socket with it.
+        Frames that the socket took nothing of return to the queue, except the first: the task waits
+        for the socket with it.
         """
         size = sum(map(len, rest))
         self.written -= size
@@ -268,62 +329,73 @@ class SendQueue:
         if len(kept) < len(frames):
             self._frames[:0] = frames[len(kept) :]
             rest = _first_bytes(rest, size)
-        self._rest = rest
-        self._writing = 0
+        count = 0
         while size > 0:
-            self._writing += 1
+            count += 1
             size -= _frame_size(kept.pop())
-        if self._writer is None:
-            self._start_writer()
+        self._partial = _Partial(rest, count)
+        if self._writer is _DIRECT:
+            self._start_task()
 
-    def _start_writer(self) -> None:
+    def _start_task(self) -> None:
         assert self._nursery is not None
-        self._may_hold = False
-        self._writer = trio.CancelScope(shield=True)
-        self._nursery.start_soon(self._write, self._writer)
+        self.is_corked = False
+        self._writer = _TASK
+        self._scope = trio.CancelScope(shield=True)
+        self._nursery.start_soon(self._write, self._scope)
 
     @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
     async def _write(self, scope: trio.CancelScope) -> None:
+        """Run the writer task."""
         with scope:
             try:
-                while self._frames or self._rest or not self._transport.is_direct:
-                    if not self._frames and not self._rest:
-                        await self._idle.park()
-                        continue
-                    if not self._rest and self._transport.is_direct:
-                        self._write_batch()
-                        self._progress.unpark_all()
-                        await trio.lowlevel.checkpoint()
-                        continue
-                    if not self._rest:
-                        frames, self._rest = self._take_batch()
-                        self._writing = len(frames)
-                        self._size += sum(map(len, self._rest))
-                    chunk = self._rest[0]
-                    count = await self._transport.write_some(chunk)
-                    if self._rest:  # not stopped meanwhile
-                        self.written += count
-                        self._size -= count
-                        self._rest = self._rest[1:]
-                        if count < len(chunk):
-                            self._rest = [memoryview(chunk)[count:], *self._rest]
-                        if not self._rest:
-                            self._writing = 0
-                    self._progress.unpark_all()
+                while self._writer is _TASK and (self._has_work or not self._transport.is_direct):
+                    await self._write_some()
             except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
                 self._break(unwrap_network_error(exc))
-        self._writer = None
+        self._scope = None
+        if self._writer is _TASK:
+            self._writer = _DIRECT
 
-    def _write_answer(self) -> None:
-        """Let TLS send what it has to say by itself."""
+    @property
+    def _has_work(self) -> bool:
+        """True if something waits. It may have no bytes: see `_write_tls_answer`."""
+        return bool(self._frames or self._partial.chunks)
+
+    async def _write_some(self) -> None:
+        """Write a part of the queue, or wait until there is a frame."""
+        if not self._has_work:
+            await self._idle.park()
+            return
+        if not self._partial.chunks:
+            if self._transport.is_direct:
+                self._write_batch()
+                self._progress.unpark_all()
+                await trio.lowlevel.checkpoint()
+                return
+            frames, batch = self._take_batch()
+            self._size += sum(map(len, batch))
+            self._partial = _Partial(batch, len(frames))
+        chunk, *chunks = self._partial.chunks
+        count = await self._transport.write_some(chunk)
+        if self._writer is _TASK:  # not stopped meanwhile
+            self.written += count
+            self._size -= count
+            if count < len(chunk):
+                chunks = [memoryview(chunk)[count:], *chunks]
+            self._partial = _Partial(chunks, self._partial.frames) if chunks else _NOTHING
+        self._progress.unpark_all()
+
+    def _write_tls_answer(self) -> None:
+        """Let TLS send a record of its own, such as an answer to a key update."""
         self.append(b"")
 
-    def _enqueue(self, frame: _Frame) -> None:
+    def _enqueue(self, frame: Frame) -> None:
         self._frames.append(frame)
         self._size += _frame_size(frame)
 
-    def _take_batch(self) -> tuple[list[_Frame], list[bytes]]:
-        """Take out the frames to write next: small ones, and a large one after them.
+    def _take_batch(self) -> tuple[list[Frame], Sequence[bytes]]:
+        """Take the frames to write next out of the queue: small ones, and a large one after them.
 
         :returns: The frames, and the chunks to write.
         """
@@ -342,44 +414,55 @@ class SendQueue:
             self._frames = frames[count:]
             frames = frames[:count]
             self._size -= size
-        if self._late_pong is not None:
-            # A large frame takes long to write, so the Pong goes before it.
+        if self._pong is not None:
+            # A large frame takes long to write, so the Pong precedes it.
             at = len(frames) - (_frame_size(frames[-1]) >= LONG)
-            frames.insert(at, self._late_pong)
-            self._late_pong = None
+            frames.insert(at, self._pong)
+            self._pong = None
         if size < LONG:  # so that none of them has a large payload
             return frames, [b"".join(frames)]  # type: ignore[arg-type] # each is bytes
-        chunks: list[bytes] = []
-        parts = (part for frame in frames for part in _parts(frame))
-        for is_large, group in itertools.groupby(parts, lambda part: len(part) >= LONG):
-            if is_large:
-                chunks.extend(group)
-            else:
-                chunks.append(b"".join(group))
-        return frames, chunks
+        return frames, _joined(part for frame in frames for part in _parts(frame))
+
+    # -- the end
+
+    def fail(self, exc: Exception) -> None:
+        """Write nothing more, because of an error."""
+        self.broken = exc
+        self._end()
 
     def _break(self, exc: Exception) -> None:
-        if self._on_broken is not None:
-            self.broken = exc
-            self._discard()
+        if self._writer is not _OVER:
+            self.fail(exc)
+            assert self._on_broken is not None
             self._on_broken()
 
-    def _discard(self) -> None:
+    def _end(self) -> None:
+        self._writer = _OVER
         self._frames.clear()
-        self._rest = ()
-        self._writing = 0
-        self._late_pong = None
+        self._partial = _NOTHING
+        self._pong = None
         self._size = 0
-        self._may_hold = False
+        self.is_corked = False
         self._progress.unpark_all()
 
 
-def _parts(frame: _Frame) -> Sequence[bytes]:
+def _parts(frame: Frame) -> Sequence[bytes]:
     return [frame] if isinstance(frame, bytes) else frame
 
 
-def _frame_size(frame: _Frame) -> int:
-    return sum(map(len, _parts(frame)))
+def _frame_size(frame: Frame) -> int:
+    return len(frame) if isinstance(frame, bytes) else sum(map(len, frame))
+
+
+def _joined(parts: Iterable[bytes]) -> list[bytes]:
+    """Join neighbours that are small, so that large payloads are not copied."""
+    chunks: list[bytes] = []
+    for is_large, group in itertools.groupby(parts, lambda part: len(part) >= LONG):
+        if is_large:
+            chunks.extend(group)
+        else:
+            chunks.append(b"".join(group))
+    return chunks
 
 
 def _first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes | memoryview]:
@@ -391,10 +474,10 @@ def _first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes 
 
 
 class _DeferredFlush:
-    """Ends the turns of all outboxes of a run that have kept something back."""
+    """A system task of a run that uncorks all queues that were corked in a turn."""
 
     def __init__(self) -> None:
-        self._outboxes: collections.deque[SendQueue] = collections.deque()
+        self._queues: collections.deque[SendQueue] = collections.deque()
         self._work = LazyParkingLot()
         self._is_running = False
 
@@ -407,36 +490,36 @@ class _DeferredFlush:
             _deferred_flush.set(deferred_flush)
             return deferred_flush
 
-    def add(self, send_queue: SendQueue) -> None:
-        """The outbox has kept something back."""
+    def add(self, queue: SendQueue) -> None:
+        """Uncork a queue at the end of this turn."""
         if not self._is_running:
             trio.lowlevel.spawn_system_task(self._run)
             self._is_running = True
-        elif not self._outboxes:
+        elif not self._queues:
             self._work.unpark()
-        self._outboxes.append(send_queue)
+        self._queues.append(queue)
 
     async def _run(self) -> None:
         try:
             while True:
-                self._end_turns(FAIRNESS)
-                if self._outboxes:
+                self._uncork(FAIRNESS)
+                if self._queues:
                     await trio.lowlevel.checkpoint()
                 else:
                     await self._work.park()
         except Exception:  # it would end the run
-            logger.exception("the task that writes late failed; the next message starts it again")
+            logger.exception("the task that flushes corked frames failed; it will be restarted")
         finally:  # the run ends
             self._is_running = False
-            self._end_turns(len(self._outboxes))
+            self._uncork(len(self._queues))
 
-    def _end_turns(self, most: int) -> None:
-        for _ in range(min(most, len(self._outboxes))):
-            send_queue = self._outboxes.popleft()
+    def _uncork(self, most: int) -> None:
+        for _ in range(min(most, len(self._queues))):
+            queue = self._queues.popleft()
             try:
-                send_queue.flush_now()
+                queue.uncork()
             except Exception as exc:
-                send_queue.fail(exc)
+                queue.fail(exc)
 
 
 _deferred_flush: trio.lowlevel.RunVar[_DeferredFlush] = trio.lowlevel.RunVar(

@@ -38,6 +38,10 @@ class CheckpointBudget:
         self.remaining = TURN - cost
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # likewise
 
+    def spend(self, cost: int) -> None:
+        """Count work that was done since the last checkpoint."""
+        self.remaining -= cost
+
 
 async def run_in_thread(function: Callable[..., _T], *args: object) -> _T:
     """Call a function that takes long, such as one that compresses, in another thread.

@@ -118,6 +118,7 @@ class Protocol(FrameWriter):
     __slots__ = (
         "_at",
         "_binary",
+        "_block_has_ended",
         "_buffer",
         "_code_behind_stand_in",
         "_eof",
@@ -139,15 +140,14 @@ class Protocol(FrameWriter):
         "_side",
         "_size",
         "_text",
+        "_write_error",
         "_wsproto",
-        "block_has_ended",
         "bytes_received",
         "decoded",
         "error",
         "messages_received",
         "rcvd",
         "wire_bytes_received",
-        "write_error",
     )
 
     def __init__(
@@ -180,11 +180,11 @@ class Protocol(FrameWriter):
         #: ended the connection.
         self.rcvd: CloseReason | None = None
         self.error: Exception | None = None
-        #: The error of a write, which says more than the end of the stream that follows.
-        self.write_error: Exception | None = None
+        # The error of a write, which says more than the end of the stream that follows.
+        self._write_error: Exception | None = None
         self._is_closed_by_peer = False
-        #: True if the connection is closed because its block, or its handler, has ended.
-        self.block_has_ended: bool = False
+        # True if the connection is closed because its block, or its handler, has ended.
+        self._block_has_ended = False
         #: Whole messages that were received, and bytes of their payload.
         self.messages_received: int = 0
         self.bytes_received: int = 0
@@ -276,7 +276,7 @@ class Protocol(FrameWriter):
             return ""
         if self._is_closed_by_peer:
             return "closed by the peer"
-        return "closed by this side" + (": the block has ended" if self.block_has_ended else "")
+        return "closed by this side" + (": the block has ended" if self._block_has_ended else "")
 
     # -- receiving
 
@@ -301,9 +301,17 @@ class Protocol(FrameWriter):
         """Take the end of the stream, or its failure, which comes after what was received."""
         self._eof = (
             cause
-            or self.write_error
+            or self._write_error
             or EOFError("the peer ended the connection without a Close frame")
         )
+
+    def note_write_error(self, exc: Exception | None) -> None:
+        """Note the error of a write, as the reason for the end of the stream that follows."""
+        self._write_error = exc
+
+    def note_end_of_block(self) -> None:
+        """Note that the connection is closed because its block, or its handler, has ended."""
+        self._block_has_ended = True
 
     def give_up(self, code: int, text: str, cause: Exception) -> None:
         """End a connection that is open with a Close that nobody is expected to answer."""

@@ -7,7 +7,12 @@ import logging
 
 import trio
 
-from .._connection.connection import WebSocketConnection, close_after_block
+from .._connection.connection import (
+    WebSocketConnection,
+    close_after_block,
+    lifecycle_of,
+    start_connection,
+)
 from .._io.sockets import Address
 from .._io.transport import IgnoringErrors, Transport, unwrap_network_error
 from .._sansio.compat import Unpack
@@ -106,11 +111,11 @@ class WebSocketRequest:
         await trio.lowlevel.checkpoint_if_cancelled()
         response, opened = handshake.accept(subprotocol, extra_headers)
         self._handshake = None  # it takes memory, and the connection may live long
-        self._connection = WebSocketConnection._start(
+        self._connection = start_connection(
             self._nursery, self._transport, opened, self._options, response
         )
         if self._is_concluded:
-            self._connection._outlive_cancellation()
+            lifecycle_of(self._connection).shield()
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("accepted %s", described(self))
         return self._connection
@@ -145,7 +150,7 @@ class WebSocketRequest:
     def _begin_to_leave(self, code: int, reason: str | None) -> None:
         """Tell the client, without waiting, that the server is being closed."""
         if self._connection is not None:
-            self._connection._begin_to_close(code, reason)
+            lifecycle_of(self._connection).start_close(code, reason)
         elif self._handshake is not None:
             self._is_turned_away = True
             self._final_bytes = self._handshake.reject(503)

@@ -14,7 +14,7 @@ from typing import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
-from .._connection.connection import WebSocketConnection, check_reason
+from .._connection.connection import WebSocketConnection, check_reason, lifecycle_of
 from .._io.cancel import cancel
 from .._io.interrupt import UnwrappingGroups, call_unprotected, unwrap_single
 from .._io.pacing import FAIRNESS
@@ -194,7 +194,7 @@ class WebSocketServer:
             for served in self._serving
             if (request := served.request) is not None
             and (connection := request._connection) is not None
-            and connection._can_close
+            and lifecycle_of(connection).can_send
         }
 
     @trio.lowlevel.enable_ki_protection

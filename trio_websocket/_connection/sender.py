@@ -1,0 +1,328 @@
+"""The one way to send: messages, fragments, broadcasts, Pings, Pongs and Close frames.
+
+A small message leaves in one flat function, `Sender.send_now`. What takes longer waits for `turn`:
+a message that is compressed or large, and one that finds the queue full or another message under
+way. A message in fragments keeps the turn from its first to its last fragment (RFC 6455, 5.4).
+Control frames don't wait for the turn, so they may come between fragments.
+
+After its frame is queued, a sender still waits until the queue has room again. So the memory that
+the messages of a peer that does not read take is bounded by `max_unsent_bytes` and one message per
+task.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import math
+from typing import Any, Awaitable, Coroutine, Sized
+
+import trio
+
+from .._io.pacing import CheckpointBudget, run_in_thread
+from .._io.sync import FairLock, LazyEvent
+from .._sansio.errors import CloseReason, ConnectionClosed, describe
+from .._sansio.frame_writer import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS
+from .._sansio.protocol import Protocol
+from .send_queue import ControlFrame, SendQueue
+
+# Bytes that take as long to send as one unit of a `CheckpointBudget`.
+_PER_UNIT = 2**11
+_FRAGMENT = 8  # the cost of sending one, in the same units
+_ABNORMAL = 1006
+
+
+class SharedMessage:
+    """A message for several connections, and the frames that they share."""
+
+    def __init__(self, is_text: bool, payload: bytes, compress: bool) -> None:
+        """
+        :param is_text: True for a text message.
+        :param payload: The whole message.
+        :param compress: True if it may be compressed.
+        """
+        self.is_text = is_text
+        self.payload = payload
+        self.compress = compress
+        self.size: int = len(payload)
+        #: By `Sender.share_key`, the frames in parts.
+        self.frames: dict[object, list[bytes]] = {}
+
+
+class Delivery(enum.Enum):
+    """What became of a message to one of several connections."""
+
+    #: The message is queued.
+    SENT = enum.auto()
+    #: The queue is full, or another message is under way.
+    BUSY = enum.auto()
+    #: The connection is closed, or is being closed.
+    CLOSED = enum.auto()
+
+
+_SENT, _BUSY, _CLOSED = Delivery.SENT, Delivery.BUSY, Delivery.CLOSED
+
+
+class Sender:
+    """Sends the frames of one connection, in the order of the calls."""
+
+    __slots__ = ("_budget", "_closed", "_protocol", "_queue", "turn")
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        queue: SendQueue,
+        budget: CheckpointBudget,
+        closed: LazyEvent,
+    ) -> None:
+        """
+        :param protocol: Makes the frames.
+        :param queue: Writes them.
+        :param budget: That of the connection.
+        :param closed: Set when the stream is closed.
+        """
+        self._protocol = protocol
+        self._queue = queue
+        self._budget = budget
+        self._closed = closed
+        #: Held by the task whose message is under way.
+        self.turn = FairLock()
+
+    # -- the state
+
+    @property
+    def can_send(self) -> bool:
+        """True if a frame that is queued now can reach the peer."""
+        return self._protocol.is_open and self._queue.broken is None
+
+    @property
+    def tasks_waiting(self) -> int:
+        """The number of tasks that wait to send."""
+        return len(self.turn) + self._queue.tasks_waiting
+
+    @property
+    def has_dropped(self) -> bool:
+        """True if queued messages were dropped: the peer was too slow."""
+        return self._queue.has_dropped
+
+    def closed_error(self) -> ConnectionClosed:
+        """Return the reason why nothing can be sent, as far as it is known by now."""
+        broken = self._queue.broken
+        if broken is None or not self._protocol.is_open:
+            return self._protocol.closed_error()
+        exc = ConnectionClosed(CloseReason(_ABNORMAL, describe(broken)))
+        exc.__cause__ = broken
+        return exc
+
+    async def check_open(self) -> None:
+        """Raise if nothing can be sent. Otherwise return without a checkpoint.
+
+        :raises ConnectionClosed: The connection is closed, or is being closed.
+        """
+        if self._queue.broken is not None:
+            await self._closed.wait()  # what the peer sent before it left is still being read
+        if not self._protocol.is_open:
+            # If a cancellation has closed the connection, it goes before ConnectionClosed.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._protocol.raise_closed()
+
+    # -- whole messages
+
+    def checkpoint(self, size: int, compress: bool) -> Awaitable[None]:
+        """Return the checkpoint of a call that sends a message of so many bytes.
+
+        :param compress: True if the message is compressed when it is large enough.
+        """
+        if compress and size >= self._protocol.threshold:
+            return self._budget.checkpoint(1 + size // COMPRESSED_AT_ONCE)
+        return self._budget.checkpoint(1 + size // _PER_UNIT)
+
+    def send_now(
+        self, is_text: bool, payload: bytes, compress: bool, unread: Sized
+    ) -> Coroutine[Any, Any, None] | None:
+        """Queue a message if nothing is in the way. This is the hot function of sending.
+
+        :param unread: Messages that the application has not taken yet. It may well answer them,
+            too, so the queue is corked.
+        :returns: None if the message is queued and the next one need not wait; otherwise what the
+            caller awaits.
+        """
+        protocol, queue = self._protocol, self._queue
+        size = len(payload)
+        if (
+            size >= LONG
+            or (compress and size >= protocol.threshold)
+            or self.turn.is_taken
+            or queue.is_full
+        ):
+            return self._send_in_turn(is_text, payload, compress)
+        # As in `can_send`, without its calls.
+        if queue.broken is not None or protocol.sent is not None or protocol.error is not None:
+            return self.check_open()
+        if unread and not queue.is_corked:
+            queue.cork()
+        if queue.append_message(protocol.message(is_text, payload, compress=False)):
+            return None
+        return self.wait_queued(size)
+
+    async def _send_in_turn(self, is_text: bool, payload: bytes, compress: bool) -> None:
+        """Send a message that takes time, or has to wait."""
+        size, protocol = len(payload), self._protocol
+        async with self.turn:
+            await self._queue.wait_room()
+            await self.check_open()
+            if self._takes_long(size, compress):
+                deflated = await run_in_thread(protocol.deflate, payload)
+                await self.check_open()
+                frame = [protocol.deflated_message(is_text, deflated, size)]
+            elif size < LONG or (compress and size >= protocol.threshold):
+                frame = [protocol.message(is_text, payload, compress)]
+            else:
+                frame = protocol.large_message(is_text, payload)
+            self._queue.append(*frame)
+        await self.wait_queued(size)
+
+    async def wait_queued(self, size: int) -> None:
+        """Wait until the next message need not wait.
+
+        :param size: That of the message that was queued.
+        :raises ConnectionClosed: The message is lost.
+        """
+        queue = self._queue
+        await queue.wait_room()
+        if queue.broken is not None or queue.has_dropped:
+            self._protocol.discount_message(size)
+            await self.check_open()
+
+    # -- messages in fragments
+
+    async def send_fragment(
+        self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
+    ) -> None:
+        """Send a part of a message. The caller holds the turn.
+
+        If cancelled before the fragment is queued, it is not sent.
+
+        :raises ConnectionClosed: The connection is closed, or is being closed.
+        """
+        await self._budget.checkpoint(_FRAGMENT)
+        await self._queue.wait_room()
+        await self.check_open()
+        make_frame = functools.partial(
+            self._protocol.fragment,
+            is_text,
+            payload,
+            is_first=is_first,
+            is_last=is_last,
+            compress=compress,
+        )
+        is_compressed = compress and self._protocol.threshold < math.inf
+        if is_compressed and len(payload) >= LONG_TO_COMPRESS:
+            frame = await run_in_thread(make_frame)
+            await self.check_open()
+        else:
+            frame = make_frame()
+            if is_compressed:
+                self._budget.spend(len(payload) // COMPRESSED_AT_ONCE)
+        self._queue.append(frame)
+
+    # -- messages to several connections
+
+    def share_key(self, size: int, compress: bool) -> object:
+        """Return what the frame of a message depends on, beside the message.
+
+        Connections with equal keys can share the frame. None: it is for this connection alone.
+        """
+        return self._protocol.share_key(size, compress)
+
+    async def make_shared(self, message: SharedMessage) -> list[bytes]:
+        """Return the frame, in parts, for all connections with an equal `share_key`."""
+        arguments = message.is_text, message.payload, message.compress
+        if self._takes_long(message.size, message.compress):
+            return await run_in_thread(self._protocol.shared_message, *arguments)
+        return self._protocol.shared_message(*arguments)
+
+    def try_broadcast(self, message: SharedMessage, key: object) -> Delivery:
+        """Queue a message, unless something is in the way. This is the hot function of broadcast.
+
+        :param key: What `share_key` returned.
+        """
+        protocol, queue = self._protocol, self._queue
+        is_free = not self.turn.is_taken
+        if (
+            key is not None
+            and is_free
+            and protocol.is_open
+            and queue.try_write_now(message.frames[key])
+        ):
+            protocol.count_message(message.size)
+            return _SENT
+        if not self.can_send:
+            return _CLOSED
+        takes_long = key is None and self._takes_long(message.size, message.compress)
+        if queue.is_full or not is_free or takes_long:
+            return _BUSY
+        return self._append(message, key)
+
+    async def broadcast_late(self, message: SharedMessage, deadline: float) -> Delivery:
+        """Queue a message when nothing is in the way any more.
+
+        :param deadline: When to stop waiting for that.
+        """
+        key = self.share_key(message.size, message.compress)
+        with trio.CancelScope(deadline=deadline) as waiting:
+            await self.turn.take()
+            try:
+                await self._queue.wait_room()
+            except trio.Cancelled:
+                self.turn.pass_on()
+                raise
+        if waiting.cancelled_caught:
+            return self.try_broadcast(message, key)
+        try:
+            deflated: bytes | None = None
+            if key is None and self._takes_long(message.size, message.compress) and self.can_send:
+                deflated = await run_in_thread(self._protocol.deflate, message.payload)
+            return self._append(message, key, deflated) if self.can_send else _CLOSED
+        finally:
+            self.turn.pass_on()
+
+    def _append(
+        self, message: SharedMessage, key: object, deflated: bytes | None = None
+    ) -> Delivery:
+        protocol, size = self._protocol, message.size
+        if deflated is not None:
+            frame = [protocol.deflated_message(message.is_text, deflated, size)]
+        elif key is None:
+            frame = [protocol.message(message.is_text, message.payload, message.compress)]
+        else:
+            protocol.count_message(size)
+            frame = message.frames[key]
+        self._queue.append(*frame)
+        if self._queue.broken is None:
+            return _SENT
+        protocol.discount_message(size)
+        return _CLOSED
+
+    def _takes_long(self, size: int, compress: bool) -> bool:
+        """Return True if a thread should compress the message."""
+        return compress and size >= max(LONG_TO_COMPRESS, self._protocol.threshold)
+
+    # -- control frames (RFC 6455, 5.5)
+
+    async def wait_control(self) -> None:
+        """Wait until a control frame of the application may be sent.
+
+        :raises ConnectionClosed: The connection is closed, or is being closed.
+        """
+        await self._budget.checkpoint()
+        await self._queue.wait_room()
+        await self.check_open()
+
+    def append_control(self, frame: bytes) -> None:
+        """Queue a Ping, an unsolicited Pong, or a Close frame, which no other frame follows."""
+        self._queue.append(ControlFrame(frame))
+
+    def append_pong(self, frame: bytes) -> None:
+        """Queue the answer to the latest Ping."""
+        self._queue.append_pong(ControlFrame(frame))
