@@ -22,11 +22,17 @@ from typing import (
     TypeVar,
 )
 
+import pytest
 import trio
 import trio.testing
 import trustme
 
-from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
+from trio_websocket import (
+    ConnectionClosed,
+    WebSocketConnection,
+    wrap_client_stream,
+    wrap_server_stream,
+)
 from trio_websocket._io.tls import TlsStream
 
 if TYPE_CHECKING:
@@ -215,6 +221,15 @@ class WrappedStream(trio.abc.Stream):
         await self.stream.aclose()
 
 
+async def receive_exactly(stream: Stream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        received = await stream.receive_some(size - len(data))
+        assert received
+        data += received
+    return data
+
+
 # -- calls
 
 
@@ -273,6 +288,55 @@ async def turns_of_another() -> AsyncIterator[Callable[[], int]]:
         nursery.start_soon(take_turns)
         yield lambda: turns
         nursery.cancel_scope.cancel()
+
+
+def system_tasks() -> int:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return sum(len(nursery.child_tasks) for nursery in root.child_nurseries)
+
+
+async def closed_error(call: Awaitable[object]) -> ConnectionClosed:
+    with pytest.raises(ConnectionClosed) as excinfo:
+        await call
+    return excinfo.value
+
+
+async def pieces_of(connection: WebSocketConnection, **options: Any) -> list[str | bytes]:
+    """The next message, in pieces."""
+    async with connection.receive_stream(**options) as pieces:
+        return [piece async for piece in pieces]
+
+
+class Source:
+    """An async iterator of pieces that notes how many were asked for, and whether it was closed.
+
+    An exception among the pieces is raised; ``None`` waits for ever.
+    """
+
+    def __init__(self, *pieces: Any) -> None:
+        self._pieces = iter(pieces)
+        self.asked = 0
+        self.is_closed = False
+
+    def __aiter__(self) -> Source:
+        return self
+
+    async def __anext__(self) -> Any:
+        self.asked += 1
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            raise StopAsyncIteration from None
+        if piece is None:
+            await trio.sleep_forever()
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    async def aclose(self) -> None:
+        assert not self.is_closed
+        self.is_closed = True
 
 
 # -- frames

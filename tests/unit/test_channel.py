@@ -13,13 +13,11 @@ from tests.support.peer import (
     TEXT,
     Call,
     Frame,
-    RawPeer,
     close_payload,
     open_client,
     open_pair,
-    reset,
 )
-from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection
+from trio_websocket import CloseReason, ConnectionClosed
 
 if TYPE_CHECKING:
     from trio.abc import Channel, ReceiveChannel, SendChannel
@@ -27,16 +25,6 @@ if TYPE_CHECKING:
 
 NORMAL = [close_payload(1000), close_payload(1000, "bye"), close_payload(1001), b""]
 ABNORMAL = [close_payload(1002), close_payload(1011, "broken"), close_payload(4000)]
-
-
-async def lost(nursery: trio.Nursery, *, by_reset: bool) -> tuple[WebSocketConnection, RawPeer]:
-    """A client whose server is gone without a Close."""
-    client, peer = await open_client(nursery, "tcp")
-    if by_reset:
-        reset(peer.stream)
-    else:
-        await peer.aclose()
-    return client, peer
 
 
 async def all_messages(channel: ReceiveChannel[str | bytes]) -> list[str | bytes]:
@@ -74,17 +62,6 @@ async def test_iteration_raises_after_another_close(
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == int.from_bytes(payload[:2], "big")
     assert await peer.receive() == Frame(CLOSE, payload)
-
-
-@pytest.mark.parametrize("by_reset", [True, False])
-async def test_iteration_raises_when_the_connection_is_lost(
-    nursery: trio.Nursery, by_reset: bool
-) -> None:
-    client, _ = await lost(nursery, by_reset=by_reset)
-    with pytest.raises(ConnectionClosed) as caught:
-        await all_messages(client)
-    assert caught.value.reason is not None
-    assert caught.value.reason.code == 1006
 
 
 async def test_iteration_ends_when_another_task_closes(nursery: trio.Nursery) -> None:
@@ -190,17 +167,6 @@ async def test_send_finds_a_broken_channel_when_the_peer_has_closed(
     with pytest.raises(trio.BrokenResourceError) as caught:
         await client.send("message")
     assert isinstance(caught.value.__cause__, ConnectionClosed)
-
-
-@pytest.mark.parametrize("by_reset", [True, False])
-async def test_a_connection_that_is_lost_is_a_broken_channel(
-    nursery: trio.Nursery, by_reset: bool
-) -> None:
-    client, _ = await lost(nursery, by_reset=by_reset)
-    with pytest.raises(trio.BrokenResourceError):
-        await client.receive()
-    with pytest.raises(trio.BrokenResourceError):
-        await client.send("message")
 
 
 async def test_a_peer_that_breaks_the_protocol_leaves_a_broken_channel(

@@ -10,11 +10,10 @@ import math
 import threading
 import tracemalloc
 import zlib
-from typing import Any, Awaitable, Callable, NamedTuple
+from typing import Any, Awaitable, NamedTuple
 
 import pytest
 import trio
-import wsproto
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import ConnectionType
@@ -46,12 +45,6 @@ from trio_websocket import (
     HandshakeError,
     PerMessageDeflate,
     WebSocketConnection,
-    WebSocketServer,
-    connect_websocket,
-    connect_websocket_url,
-    open_websocket,
-    open_websocket_url,
-    serve_websocket,
     wrap_client_stream,
     wrap_server_stream,
 )
@@ -297,37 +290,6 @@ async def test_a_bad_answer_fails_the_handshake(nursery: trio.Nursery, value: by
 async def test_an_answer_that_was_not_asked_for_fails_the_handshake(nursery: trio.Nursery) -> None:
     with pytest.raises(HandshakeError, match="not offered"):
         await open_ours(nursery, "client", compression=None, agreed=OFFER)
-
-
-@pytest.mark.parametrize("value", [True, "deflate", 15, {}])
-async def test_the_option_has_one_type(nursery: trio.Nursery, value: Any) -> None:
-    ours, _ = await memory_pair()
-    listeners: list[Any] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    wrong: dict[str, Any] = {"compression": value}
-
-    async def handler(request: object) -> None:
-        raise AssertionError
-
-    calls: list[Callable[[], object]] = [
-        lambda: open_websocket("127.0.0.1", 9, "/", use_ssl=False, **wrong),
-        lambda: open_websocket_url("ws://127.0.0.1:9", **wrong),
-        lambda: WebSocketServer(handler, listeners, **wrong),
-        lambda: WebSocketConnection(ours, wsproto.WSConnection(ConnectionType.CLIENT), **wrong),
-    ]
-    for call in calls:
-        with pytest.raises(TypeError, match="compression"):
-            call()
-    awaitables: list[Callable[[], Awaitable[object]]] = [
-        lambda: connect_websocket(nursery, "127.0.0.1", 9, "/", use_ssl=False, **wrong),
-        lambda: connect_websocket_url(nursery, "ws://127.0.0.1:9", **wrong),
-        lambda: wrap_client_stream(nursery, ours, "example.org", "/", **wrong),
-        lambda: wrap_server_stream(nursery, ours, **wrong),
-        lambda: serve_websocket(handler, "127.0.0.1", 0, None, **wrong),
-    ]
-    for awaitable in awaitables:
-        with pytest.raises(TypeError, match="compression"):
-            await awaitable()
-    await listeners[0].aclose()
 
 
 # -- messages out

@@ -17,18 +17,17 @@ from tests.support.peer import (
     PONG,
     PROMPT,
     PUSHING_BACK,
-    REQUEST,
     TEXT,
     Call,
     Frame,
     RawPeer,
     WrappedStream,
     close_payload,
+    closed_error,
     memory_pair,
     open_client,
     open_pair,
     open_server,
-    reset,
 )
 from trio_websocket import (
     CloseReason,
@@ -36,7 +35,6 @@ from trio_websocket import (
     DisconnectionTimeout,
     WebSocketConnection,
     broadcast,
-    wrap_server_stream,
 )
 from trio_websocket._connection.send_queue import HIGH_WATER
 from trio_websocket._io.transport import LINGER
@@ -84,12 +82,6 @@ async def open_full(
     return client, peer, sending
 
 
-async def closed_error(call: Awaitable[object]) -> ConnectionClosed:
-    with pytest.raises(ConnectionClosed) as excinfo:
-        await call
-    return excinfo.value
-
-
 def facts(
     error: ConnectionClosed,
 ) -> tuple[CloseReason | None, CloseReason | None, CloseReason | None, type | None]:
@@ -120,12 +112,6 @@ async def test_a_connection_knows_its_handshake(nursery: trio.Nursery) -> None:
     assert (b"upgrade", b"websocket") in client.handshake_headers
 
 
-async def test_a_connection_knows_both_ends(nursery: trio.Nursery) -> None:
-    client, server = await open_pair(nursery, "tcp")
-    assert client.local == server.remote
-    assert client.remote == server.local
-
-
 async def test_closed_is_none_until_a_close_was_said(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     assert client.closed is None
@@ -148,48 +134,6 @@ async def test_a_connection_that_was_only_constructed_closes_its_stream() -> Non
 async def receive_stream(connection: WebSocketConnection) -> None:
     async with connection.receive_stream():
         pass
-
-
-def close_socket(stream: Any) -> None:
-    getattr(stream, "transport_stream", stream).socket.close()
-
-
-@pytest.mark.parametrize("kind", ["socketpair", "tcp", "own-tls"])
-@pytest.mark.parametrize("sent_before", [0, 1, 2])
-@pytest.mark.parametrize("message", ["x", LARGE, ["x"]], ids=["small", "large", "pieces"])
-async def test_send_message_stream_closed_directly_raises(
-    nursery: trio.Nursery, kind: str, sent_before: int, message: Any
-) -> None:
-    streams = await PAIRS[kind]()
-    server, _ = await open_server(nursery, streams=streams)
-    for _ in range(sent_before):
-        await server.send_message("before")
-    close_socket(streams[1])  # in the same turn of the scheduler
-    exc = await closed_error(server.send_message(message))
-    assert exc.reason.code == 1006
-
-
-@pytest.mark.parametrize("kind", ["tcp", "own-tls"])
-async def test_send_message_stream_closed_directly_while_full_raises(
-    nursery: trio.Nursery, kind: str
-) -> None:
-    streams = await PAIRS[kind]()
-    server, _ = await open_server(nursery, streams=streams, max_unsent_bytes=10**8)
-    await server.send_message(LARGE)
-    assert server.statistics().bytes_unsent
-    close_socket(streams[1])
-    await closed_error(server.send_message("x"))
-
-
-async def test_send_message_stream_closed_directly_after_accept_raises(
-    nursery: trio.Nursery,
-) -> None:
-    ours, theirs = await PAIRS["tcp"]()
-    nursery.start_soon(theirs.send_all, REQUEST)
-    request = await wrap_server_stream(nursery, ours)
-    connection = await request.accept()
-    await ours.aclose()
-    await closed_error(connection.send_message("x"))
 
 
 USES: dict[str, Callable[[WebSocketConnection], Awaitable[object]]] = {
@@ -938,17 +882,6 @@ async def scope_cancel_when_blocked(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-@pytest.mark.parametrize("kind", ["tcp", "tls"])
-async def test_a_cancelled_aclose_writes_the_close_over_a_network(
-    nursery: trio.Nursery, kind: str
-) -> None:
-    client, peer = await open_client(nursery, kind)
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await client.aclose()
-    assert await peer.receive_all() == [Frame(CLOSE, close_payload(1000))]
-
-
 @pytest.mark.streams(["lockstep", "socketpair"])
 async def test_a_cancelled_aclose_waits_50_ms_at_most_for_a_peer_that_does_not_read(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
@@ -1132,17 +1065,6 @@ async def test_every_end_is_told(
     assert facts(await closed_error(client.send_message("too late"))) == facts(error)
     await client.aclose()
     assert facts(await closed_error(client.ping())) == facts(error)
-
-
-async def test_a_reset_is_told(nursery: trio.Nursery) -> None:
-    client, peer = await open_client(nursery, "tcp")
-    getting = Call(nursery, client.get_message)
-    await wait_all_tasks_blocked()
-    reset(peer.stream)
-    error = await closed_error(getting.result())
-    assert error.reason is not None
-    assert error.reason.code == 1006
-    assert isinstance(error.__cause__, ConnectionResetError)
 
 
 @pytest.mark.streams(PROMPT)

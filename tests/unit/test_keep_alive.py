@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import trio
@@ -19,7 +18,7 @@ from tests.support.peer import (
     open_client,
     over_tls,
 )
-from trio_websocket import CloseReason, ConnectionClosed, open_websocket_url, serve_websocket
+from trio_websocket import CloseReason, ConnectionClosed
 
 SIZE = 2**20  # more than a socket takes
 SILENT = "keep-alive: no Pong within 20 s"
@@ -223,22 +222,3 @@ async def test_a_peer_that_answers_just_in_time_stays(
     await peer.send(peer.frame(PONG, payload))
     await trio.sleep(1)
     assert client.closed is None
-
-
-async def test_client_and_server_keep_each_other_alive() -> None:
-    async def handler(request: Any) -> None:
-        ws = await request.accept()
-        connections.append(ws)
-        await ws.wait_closed()
-
-    connections: list[Any] = []
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(
-            lambda task_status: serve_websocket(
-                handler, "127.0.0.1", 0, None, ping_interval=0.01, task_status=task_status
-            )
-        )
-        async with open_websocket_url(f"ws://127.0.0.1:{server.port}", ping_interval=0.01) as ws:
-            while ws.latency is None or not connections or connections[0].latency is None:
-                await trio.lowlevel.checkpoint()
-        nursery.cancel_scope.cancel()

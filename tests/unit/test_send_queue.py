@@ -14,8 +14,10 @@ from tests.support.peer import (
     WrappedStream,
     lockstep_pair,
     memory_pair,
+    receive_exactly,
     reset,
     socket_pair,
+    system_tasks,
     tcp_pair,
 )
 from trio_websocket._connection.send_queue import HIGH_WATER, SendQueue
@@ -71,21 +73,6 @@ async def held(
         await wait_all_tasks_blocked()
         assert stream.writes == [first]
         yield outbox, stream
-
-
-def system_tasks() -> int:
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
-    return sum(len(nursery.child_tasks) for nursery in root.child_nurseries)
-
-
-async def receive_exactly(stream: Stream, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        received = await stream.receive_some(size - len(data))
-        assert received
-        data += received
-    return data
 
 
 # -- writing

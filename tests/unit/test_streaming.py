@@ -28,18 +28,17 @@ from tests.support.peer import (
     Call,
     Frame,
     RawPeer,
+    Source,
     close_payload,
     open_client,
     open_pair,
     open_server,
-    reset,
-    tcp_pair,
+    pieces_of,
 )
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,
     MessageStream,
-    WebSocketConnection,
     broadcast,
 )
 from trio_websocket._connection.send_queue import HIGH_WATER
@@ -47,37 +46,6 @@ from trio_websocket._connection.send_queue import HIGH_WATER
 LARGE = bytes(range(256)) * 2**10  # 256 KiB, more than any socket of the tests takes
 CHUNK = b"x" * 2**14
 READ = 2**16 + 2**10
-
-
-class Source:
-    """An async iterator of pieces that notes how many were asked for, and whether it was closed.
-
-    An exception among the pieces is raised; ``None`` waits for ever.
-    """
-
-    def __init__(self, *pieces: Any) -> None:
-        self._pieces = iter(pieces)
-        self.asked = 0
-        self.is_closed = False
-
-    def __aiter__(self) -> Source:
-        return self
-
-    async def __anext__(self) -> Any:
-        self.asked += 1
-        try:
-            piece = next(self._pieces)
-        except StopIteration:
-            raise StopAsyncIteration from None
-        if piece is None:
-            await trio.sleep_forever()
-        if isinstance(piece, Exception):
-            raise piece
-        return piece
-
-    async def aclose(self) -> None:
-        assert not self.is_closed
-        self.is_closed = True
 
 
 async def generated(pieces: Any) -> AsyncIterator[Any]:
@@ -97,12 +65,6 @@ async def receive_until_close(peer: RawPeer) -> list[Frame]:
     frames = await peer.receive_all()
     assert frames[-1].opcode == CLOSE
     return frames
-
-
-async def pieces_of(connection: WebSocketConnection, **options: Any) -> list[str | bytes]:
-    """The next message, in pieces."""
-    async with connection.receive_stream(**options) as pieces:
-        return [piece async for piece in pieces]
 
 
 # -- streaming out: frames
@@ -523,29 +485,6 @@ async def test_when_the_peer_closes_in_the_middle_the_iterator_is_closed(
     assert closed.is_set()
 
 
-async def test_when_the_peer_resets_in_the_middle_a_stream_ends(nursery: trio.Nursery) -> None:
-    ours, theirs = await tcp_pair()
-    client, peer = await open_client(nursery, streams=(ours, theirs))
-    sending = Call(nursery, client.send_message, Source(*[LARGE] * 10))
-    await peer.stream.receive_some(1)
-    reset(theirs)
-    with pytest.raises(ConnectionClosed) as caught:
-        await sending.result()
-    assert caught.value.reason is not None
-    assert caught.value.reason.code == 1006
-
-
-async def test_a_stream_whose_last_write_fails_raises(nursery: trio.Nursery) -> None:
-    client, peer = await open_client(nursery, "tcp")
-
-    async def pieces() -> AsyncIterator[str]:
-        yield "a"
-        reset(peer.stream)
-
-    with pytest.raises(ConnectionClosed):
-        await client.send_message(pieces())
-
-
 async def test_an_iterator_without_aclose_will_do(nursery: trio.Nursery) -> None:
     class Once:
         def __init__(self) -> None:
@@ -755,23 +694,6 @@ async def test_a_server_receives_in_pieces(nursery: trio.Nursery) -> None:
     server, peer = await open_server(nursery)
     nursery.start_soon(peer.send_frame, BINARY, LARGE)
     assert b"".join(map(_bytes, await pieces_of(server))) == LARGE
-
-
-@pytest.mark.parametrize("text", ["\u20ac" * 40, "\U0001f600" * 30, "\u00e9a" * 50])
-async def test_a_character_is_never_split(nursery: trio.Nursery, text: str) -> None:
-    client, peer = await open_client(nursery, "socketpair")
-    data = peer.frame(TEXT, text.encode())
-
-    async def trickle() -> None:
-        for at in range(len(data)):
-            await peer.send(data[at : at + 1])
-            await wait_all_tasks_blocked()
-
-    nursery.start_soon(trickle)
-    pieces = await pieces_of(client)
-    assert "".join(map(str, pieces)) == text
-    assert "" not in pieces
-    assert len(pieces) >= len(text) - 1
 
 
 async def test_a_character_is_not_split_where_fragments_meet(nursery: trio.Nursery) -> None:
@@ -1324,20 +1246,6 @@ async def test_a_ping_in_the_middle_is_answered_while_a_piece_is_waited_for(
     assert await receiving.result() == ["a", "c"]
 
 
-async def test_keep_alive_does_not_blame_the_peer_while_the_application_is_away_from_a_stream(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    client, server = await open_pair(
-        nursery, "socketpair", client={"ping_interval": 1, "ping_timeout": 1}
-    )
-    sending = Call(nursery, server.send_message, LARGE)
-    async with client.receive_stream() as pieces:
-        await trio.sleep(100)
-        assert client.closed is None
-        assert b"".join([_bytes(piece) async for piece in pieces]) == LARGE
-    await sending.result()
-
-
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_away", [False, True])
 async def test_aclose_by_another_task_ends_a_stream(
@@ -1442,19 +1350,6 @@ async def test_a_close_in_the_middle_ends_a_stream(nursery: trio.Nursery, kind: 
             assert await pieces.__anext__() == "a"
             await pieces.__anext__()
     assert caught.value.reason == CloseReason(1000, None)
-
-
-async def test_a_reset_in_the_middle_ends_a_stream(nursery: trio.Nursery) -> None:
-    client, peer = await open_client(nursery, "tcp")
-    await peer.send(peer.frame(TEXT, b"a", fin=False))
-    with pytest.raises(ConnectionClosed) as caught:
-        async with client.receive_stream() as pieces:
-            assert await pieces.__anext__() == "a"
-            reset(peer.stream)
-            await pieces.__anext__()
-    assert caught.value.reason is not None
-    assert caught.value.reason.code == 1006
-    assert isinstance(caught.value.__cause__, OSError)
 
 
 @pytest.mark.streams(PROMPT)

@@ -1,0 +1,54 @@
+"""Connections as Trio's channels, where the network breaks the connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.support.peer import (
+    RawPeer,
+    open_client,
+    reset,
+)
+from trio_websocket import ConnectionClosed, WebSocketConnection
+
+if TYPE_CHECKING:
+    from trio.abc import ReceiveChannel
+
+
+async def lost(nursery: trio.Nursery, *, by_reset: bool) -> tuple[WebSocketConnection, RawPeer]:
+    """A client whose server is gone without a Close."""
+    client, peer = await open_client(nursery, "tcp")
+    if by_reset:
+        reset(peer.stream)
+    else:
+        await peer.aclose()
+    return client, peer
+
+
+async def all_messages(channel: ReceiveChannel[str | bytes]) -> list[str | bytes]:
+    return [message async for message in channel]
+
+
+@pytest.mark.parametrize("by_reset", [True, False])
+async def test_iteration_raises_when_the_connection_is_lost(
+    nursery: trio.Nursery, by_reset: bool
+) -> None:
+    client, _ = await lost(nursery, by_reset=by_reset)
+    with pytest.raises(ConnectionClosed) as caught:
+        await all_messages(client)
+    assert caught.value.reason is not None
+    assert caught.value.reason.code == 1006
+
+
+@pytest.mark.parametrize("by_reset", [True, False])
+async def test_a_connection_that_is_lost_is_a_broken_channel(
+    nursery: trio.Nursery, by_reset: bool
+) -> None:
+    client, _ = await lost(nursery, by_reset=by_reset)
+    with pytest.raises(trio.BrokenResourceError):
+        await client.receive()
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send("message")

@@ -1,0 +1,97 @@
+"""Receiving from sockets."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.peer import (
+    PAIRS,
+    Call,
+    open_client,
+)
+
+
+class Steps(trio.abc.Instrument):
+    """Notes which tasks run, of a run."""
+
+    def __init__(self) -> None:
+        self.tasks: set[trio.lowlevel.Task] = set()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.tasks.add(task)
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[set[trio.lowlevel.Task]]:
+    """The other tasks that run during the block."""
+    instrument = Steps()
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        yield instrument.tasks
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
+        instrument.tasks.discard(trio.lowlevel.current_task())
+
+
+async def test_on_a_socket_a_message_wakes_no_task_but_the_one_that_waits_for_it(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, "socketpair")
+    getting = Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    with steps() as tasks:
+        await peer.send(peer.texts("message"))
+        assert await getting.result() == "message"
+    assert len(tasks) == 1
+
+
+async def test_on_a_socket_reading_is_handed_back_to_the_next_task_that_waits(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    client, peer = await open_client(nursery, "socketpair")
+    mock_clock.jump(0.02)
+    await wait_all_tasks_blocked()  # now the connection's own task reads
+    for number in range(2):  # it may be at the next message already
+        await peer.send(peer.texts(str(number)))
+        assert await client.get_message() == str(number)
+    getting = Call(nursery, client.get_message)
+    await wait_all_tasks_blocked()
+    with steps() as tasks:
+        await peer.send(peer.texts("2"))
+        assert await getting.result() == "2"
+    assert len(tasks) == 1
+
+
+async def test_messages_that_came_with_one_in_pieces_wait_until_that_is_done_with(
+    nursery: trio.Nursery,
+) -> None:
+    client, peer = await open_client(nursery, "socketpair")
+    await peer.send(peer.texts("1", "2", "3"))
+    assert await client.get_message() == "1"
+    async with client.receive_stream() as pieces:
+        getting = Call(nursery, client.get_message)
+        await wait_all_tasks_blocked()
+        assert not getting.is_over
+        assert [piece async for piece in pieces] == ["2"]
+    assert await getting.result() == "3"
+
+
+async def test_get_message_cancelled_together_with_the_arrival_loses_nothing(
+    nursery: trio.Nursery,
+) -> None:
+    for kind in PAIRS:
+        client, peer = await open_client(nursery, kind)
+        getting = Call(nursery, client.get_message)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(peer.send, peer.texts("message"))
+        await trio.lowlevel.checkpoint()
+        getting.scope.cancel()
+        await wait_all_tasks_blocked()
+        if getting.scope.cancelled_caught:
+            assert await client.get_message() == "message"
+        else:
+            assert await getting.result() == "message"
