@@ -28,7 +28,7 @@ from trio_websocket import (
     serve_websocket,
     wrap_server_stream,
 )
-from trio_websocket._connection import send_queue as outbox_module
+from trio_websocket._connection.deferred_flush import DeferredFlush
 from trio_websocket._connection.receiver import Receiver
 from trio_websocket._connection.send_queue import SendQueue
 from trio_websocket._io.transport import Transport
@@ -283,7 +283,7 @@ async def test_late_writes_raise_goes_on(
     ours, theirs = await socket_pair()
     outbox = SendQueue(Transport(ours, None), int)
     outbox.start(nursery)
-    owner: type = SendQueue if where == "outbox" else outbox_module._DeferredFlush  # noqa: SLF001 # no public call fails so
+    owner: type = SendQueue if where == "outbox" else DeferredFlush
     name = "uncork" if where == "outbox" else "_uncork"
     error = MemoryError()
     monkeypatch.setattr(owner, name, failing_once(error, getattr(owner, name)))

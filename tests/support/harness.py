@@ -81,7 +81,7 @@ CANCELLED_WITHIN = 0.1  # what a cancelled call may take: time for a goodbye
 BOUND = 60 + 3  # a time-out of the library's, the time to linger and to say goodbye
 PATIENCE = 100  # after which a call that has no time-out is given up
 # The one task of a run that stays until its end.
-_STAYS = "_DeferredFlush._run"
+_STAYS = "DeferredFlush._run"
 HANG = 4 * PATIENCE  # after which a performance hangs
 
 # Seconds without an event, by the real clock, after which the other one jumps. Over sockets there

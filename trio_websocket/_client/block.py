@@ -9,7 +9,8 @@ from typing import Awaitable, Callable
 
 import trio
 
-from .._connection.connection import WebSocketConnection, close_after_block, lifecycle_of
+from .._connection.block import close_after_block
+from .._connection.connection import WebSocketConnection, lifecycle_of
 from .._io.cancel import cancel
 from .._io.interrupt import raise_error, unwrap_single
 from .._sansio.errors import exception_to_raise

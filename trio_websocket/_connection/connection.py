@@ -13,20 +13,17 @@ import trio
 import wsproto
 from trio.lowlevel import checkpoint_if_cancelled
 
-from .._io.cancel import cancel
 from .._io.sockets import Address
 from .._io.transport import Transport
 from .._sansio.compat import Unpack
 from .._sansio.errors import (
     CloseReason,
     ConnectionClosed,
-    exception_to_raise,
     is_normal,
     sendable_close,
-    strip_closed,
 )
 from .._sansio.extensions import DeflateParameters
-from .._sansio.frames import cut_reason
+from .._sansio.frames import check_reason
 from .._sansio.handshake import ExtraHeaders, HandshakeResult
 from .._sansio.options import OptionKeywords, Options, check_number, with_option_signature
 from .._sansio.protocol import NOT_OPENED
@@ -426,43 +423,9 @@ def start_connection(
     return connection
 
 
-async def close_after_block(
-    connection: WebSocketConnection, error: BaseException | None
-) -> BaseException | None:
-    """Close a connection whose block, or handler, is done.
-
-    :param error: What the block raised.
-    :returns: What is to be raised.
-    """
-    if isinstance(connection, WebSocketConnection):  # not what stands in for one
-        lifecycle_of(connection).end_block()
-    try:
-        if error is None:
-            await connection.aclose(1000)
-        elif isinstance(error, Exception):
-            is_lost = strip_closed(error) is None
-            await connection.aclose(1000 if is_lost else 1011)
-        else:
-            with trio.CancelScope() as scope:
-                cancel(scope, "the block or handler was cancelled")
-                await connection.aclose(1001)
-    except BaseException as exc:
-        return exception_to_raise(error, exc)
-    return error
-
-
 def _control_payload(payload: Any) -> bytes:
     if not isinstance(payload, (bytes, bytearray, memoryview)):
         raise TypeError(f"payload must be bytes, not {payload!r:.100}")
     if len(payload) > _MAX_CONTROL_PAYLOAD:
         raise ValueError(f"payload must be at most 125 bytes, not {len(payload)}")
     return bytes(payload)
-
-
-def check_reason(reason: str | None) -> str | None:
-    """Return the part of a text that fits in a Close frame."""
-    if reason is None:
-        return None
-    if not isinstance(reason, str):
-        raise TypeError(f"reason must be a str or None, not {reason!r:.100}")
-    return cut_reason(reason)

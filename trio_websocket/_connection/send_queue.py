@@ -12,7 +12,7 @@ never blocks. Who writes it is one of the states of `Writer`:
 
 A direct writer corks the queue, as TCP_CORK does: after the first write in a turn of Trio's
 scheduler, small frames are collected, and one write sends them. The queue is uncorked before its
-connection waits for the peer, and at the end of the turn at the latest (`_DeferredFlush`). An
+connection waits for the peer, and at the end of the turn at the latest (`DeferredFlush`). An
 application that answers several messages in a row so causes one system call and one TCP segment. A
 caller that knows that more frames will follow corks the queue before the first.
 
@@ -23,24 +23,20 @@ of its own, so that a peer that sends Pings and reads nothing costs one frame.
 
 from __future__ import annotations
 
-import collections
 import enum
-import itertools
-import logging
-from typing import TYPE_CHECKING, Callable, Iterable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Callable, NamedTuple, Sequence
 
 import trio
 
 from .._io.cancel import cancel
-from .._io.pacing import FAIRNESS
+from .._io.chunks import first_bytes, join_small
 from .._io.sync import LazyParkingLot
 from .._io.transport import Transport, unwrap_network_error
 from .._sansio.frame_writer import LONG
+from .deferred_flush import DeferredFlush
 
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
-
-logger = logging.getLogger("trio-websocket")
 
 # Bytes that leave in one write, unless one frame is larger, and by default as many may wait.
 HIGH_WATER = 2**16
@@ -205,7 +201,7 @@ class SendQueue:
         # The socket is asked each time, because nothing would report the failure of this message.
         if self.is_corked and size <= self._most_corked and self._transport.socket.fileno() != -1:
             if not self._frames:
-                _DeferredFlush.of_this_run().add(self)
+                DeferredFlush.of_this_run().add(self)
             self._frames.append(frame)
             self._size = size
             return True
@@ -328,7 +324,7 @@ class SendQueue:
             size -= _frame_size(kept.pop())
         if len(kept) < len(frames):
             self._frames[:0] = frames[len(kept) :]
-            rest = _first_bytes(rest, size)
+            rest = first_bytes(rest, size)
         count = 0
         while size > 0:
             count += 1
@@ -421,7 +417,7 @@ class SendQueue:
             self._pong = None
         if size < LONG:  # so that none of them has a large payload
             return frames, [b"".join(frames)]  # type: ignore[arg-type] # each is bytes
-        return frames, _joined(part for frame in frames for part in _parts(frame))
+        return frames, join_small((part for frame in frames for part in _parts(frame)), LONG)
 
     # -- the end
 
@@ -452,76 +448,3 @@ def _parts(frame: Frame) -> Sequence[bytes]:
 
 def _frame_size(frame: Frame) -> int:
     return len(frame) if isinstance(frame, bytes) else sum(map(len, frame))
-
-
-def _joined(parts: Iterable[bytes]) -> list[bytes]:
-    """Join neighbours that are small, so that large payloads are not copied."""
-    chunks: list[bytes] = []
-    for is_large, group in itertools.groupby(parts, lambda part: len(part) >= LONG):
-        if is_large:
-            chunks.extend(group)
-        else:
-            chunks.append(b"".join(group))
-    return chunks
-
-
-def _first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes | memoryview]:
-    first: list[bytes | memoryview] = []
-    for chunk in chunks:
-        first.append(memoryview(chunk)[: max(0, size)])
-        size -= len(chunk)
-    return [chunk for chunk in first if chunk]
-
-
-class _DeferredFlush:
-    """A system task of a run that uncorks all queues that were corked in a turn."""
-
-    def __init__(self) -> None:
-        self._queues: collections.deque[SendQueue] = collections.deque()
-        self._work = LazyParkingLot()
-        self._is_running = False
-
-    @staticmethod
-    def of_this_run() -> _DeferredFlush:
-        try:
-            return _deferred_flush.get()
-        except LookupError:
-            deferred_flush = _DeferredFlush()
-            _deferred_flush.set(deferred_flush)
-            return deferred_flush
-
-    def add(self, queue: SendQueue) -> None:
-        """Uncork a queue at the end of this turn."""
-        if not self._is_running:
-            trio.lowlevel.spawn_system_task(self._run)
-            self._is_running = True
-        elif not self._queues:
-            self._work.unpark()
-        self._queues.append(queue)
-
-    async def _run(self) -> None:
-        try:
-            while True:
-                self._uncork(FAIRNESS)
-                if self._queues:
-                    await trio.lowlevel.checkpoint()
-                else:
-                    await self._work.park()
-        except Exception:  # it would end the run
-            logger.exception("the task that flushes corked frames failed; it will be restarted")
-        finally:  # the run ends
-            self._is_running = False
-            self._uncork(len(self._queues))
-
-    def _uncork(self, most: int) -> None:
-        for _ in range(min(most, len(self._queues))):
-            queue = self._queues.popleft()
-            try:
-                queue.uncork()
-            except Exception as exc:
-                queue.fail(exc)
-
-
-_deferred_flush: trio.lowlevel.RunVar[_DeferredFlush] = trio.lowlevel.RunVar(
-    "trio_websocket_deferred_flush"
-)

@@ -108,3 +108,12 @@ def check_utf8(payload: bytes) -> None:
     """Raise a UnicodeDecodeError, which is a ValueError, if the payload of a text is not UTF-8."""
     if not payload.isascii():
         payload.decode()
+
+
+def check_reason(reason: str | None) -> str | None:
+    """Return the part of a text that fits in a Close frame."""
+    if reason is None:
+        return None
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a str or None, not {reason!r:.100}")
+    return cut_reason(reason)

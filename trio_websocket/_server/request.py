@@ -7,12 +7,8 @@ import logging
 
 import trio
 
-from .._connection.connection import (
-    WebSocketConnection,
-    close_after_block,
-    lifecycle_of,
-    start_connection,
-)
+from .._connection.block import close_after_block
+from .._connection.connection import WebSocketConnection, lifecycle_of, start_connection
 from .._io.sockets import Address
 from .._io.transport import IgnoringErrors, Transport, unwrap_network_error
 from .._sansio.compat import Unpack

@@ -14,7 +14,7 @@ from typing import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
-from .._connection.connection import WebSocketConnection, check_reason, lifecycle_of
+from .._connection.connection import WebSocketConnection, lifecycle_of
 from .._io.cancel import cancel
 from .._io.interrupt import UnwrappingGroups, call_unprotected, unwrap_single
 from .._io.pacing import FAIRNESS
@@ -29,6 +29,7 @@ from .._sansio.errors import (
     split_exceptions,
     strip_closed,
 )
+from .._sansio.frames import check_reason
 from .._sansio.options import (
     OptionKeywords,
     Options,

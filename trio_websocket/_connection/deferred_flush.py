@@ -1,0 +1,79 @@
+"""A system task of a run that uncorks all queues that were corked in a turn of the scheduler."""
+
+from __future__ import annotations
+
+import collections
+import logging
+from typing import Protocol
+
+import trio
+
+from .._io.pacing import FAIRNESS
+from .._io.sync import LazyParkingLot
+
+logger = logging.getLogger("trio-websocket")
+
+
+class CorkedQueue(Protocol):
+    """A queue that collects frames."""
+
+    def uncork(self) -> None:
+        """Write what was collected."""
+
+    def fail(self, exc: Exception) -> None:
+        """Write nothing more, because of an error."""
+
+
+class DeferredFlush:
+    """The task of one run. It starts with the first corked queue, and ends with the run."""
+
+    def __init__(self) -> None:
+        self._queues: collections.deque[CorkedQueue] = collections.deque()
+        self._work = LazyParkingLot()
+        self._is_running = False
+
+    @staticmethod
+    def of_this_run() -> DeferredFlush:
+        """Return the one of the current run."""
+        try:
+            return _deferred_flush.get()
+        except LookupError:
+            deferred_flush = DeferredFlush()
+            _deferred_flush.set(deferred_flush)
+            return deferred_flush
+
+    def add(self, queue: CorkedQueue) -> None:
+        """Uncork a queue at the end of this turn."""
+        if not self._is_running:
+            trio.lowlevel.spawn_system_task(self._run)
+            self._is_running = True
+        elif not self._queues:
+            self._work.unpark()
+        self._queues.append(queue)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                self._uncork(FAIRNESS)
+                if self._queues:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self._work.park()
+        except Exception:  # it would end the run
+            logger.exception("the task that flushes corked frames failed; it will be restarted")
+        finally:  # the run ends
+            self._is_running = False
+            self._uncork(len(self._queues))
+
+    def _uncork(self, most: int) -> None:
+        for _ in range(min(most, len(self._queues))):
+            queue = self._queues.popleft()
+            try:
+                queue.uncork()
+            except Exception as exc:
+                queue.fail(exc)
+
+
+_deferred_flush: trio.lowlevel.RunVar[DeferredFlush] = trio.lowlevel.RunVar(
+    "trio_websocket_deferred_flush"
+)

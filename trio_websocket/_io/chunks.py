@@ -1,0 +1,26 @@
+"""Bytes in several chunks, which are not joined because they are large."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Iterable, Sequence
+
+
+def join_small(parts: Iterable[bytes], limit: int) -> list[bytes]:
+    """Join neighbours of less than `limit` bytes. Larger parts stay as they are."""
+    chunks: list[bytes] = []
+    for is_large, group in itertools.groupby(parts, lambda part: len(part) >= limit):
+        if is_large:
+            chunks.extend(group)
+        else:
+            chunks.append(b"".join(group))
+    return chunks
+
+
+def first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes | memoryview]:
+    """Return the first `size` bytes, without a copy."""
+    first: list[bytes | memoryview] = []
+    for chunk in chunks:
+        first.append(memoryview(chunk)[: max(0, size)])
+        size -= len(chunk)
+    return [chunk for chunk in first if chunk]
