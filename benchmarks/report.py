@@ -41,7 +41,7 @@ def markdown(results: dict[str, Any], plot: str = "") -> str:
             if rows:
                 heading = f"{side.capitalize()}, {title} in µs (and divided by ours):"
                 parts.append(f"{heading}\n\n{rows}")
-    parts.append("What must show:\n\n" + verdicts(verdicts_on(results)))
+    parts.append("Targets:\n\n" + verdicts(verdicts_on(results)))
     parts += results["notes"]
     return "\n\n".join(parts) + "\n"
 
