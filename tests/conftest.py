@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import inspect
 import signal
 from typing import Any, Awaitable, Callable, Iterator
@@ -10,6 +11,7 @@ import pytest
 import trio
 
 from tests.support.peer import close_sockets, in_memory
+from trio_websocket._sansio import deflate
 
 # Seconds after which a test that hangs fails, and shows where. A busy machine takes ten times as
 # long as a quiet one. With the clock that jumps it takes no time.
@@ -102,3 +104,14 @@ def frozen_heap() -> Iterator[None]:
 def _sockets_are_closed() -> Iterator[None]:
     yield
     close_sockets()
+
+
+@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], scope="module")
+def zlib_library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Use each of the libraries that decompress."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            patch.setattr(deflate, "zlib", importlib.import_module(request.param))
+        except ImportError:
+            pytest.skip("it is not installed")
+        yield

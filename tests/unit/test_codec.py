@@ -5,51 +5,36 @@ Each test is of both. What they are compared with is the definition of RFC 6455,
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import os
 import sys
 import tracemalloc
 from types import SimpleNamespace
 from typing import Any, Callable
-from unittest import mock
 
 import pytest
-from hypothesis import given, settings, strategies as st
-from wsproto.frame_protocol import FrameDecoder, Opcode, ParseFailed
 
 import trio_websocket
+from tests.support.codecs import (
+    BINARY,
+    IN_C,
+    KEY,
+    MASKED,
+    PURE,
+    TEXT,
+    UNBOUNDED,
+    frame,
+    load,
+    needs_c,
+    xor,
+)
 from trio_websocket._sansio import codec as _codec
 
-FINAL, TEXT, BINARY, PING = 0x80, 0x81, 0x82, 0x89
-MASKED = 0x80
-KEY = b"\x12\xab\x00\xff"
-UNBOUNDED = 2**62
 # Where lengths are written differently, words end, and one way of masking takes over from another.
 SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 124, 125, 126, 127, 128, 699, 700, 701, 702, 703]
 SIZES += [4095, 65535, 65536, 65537, 2**20, 2**20 + 3]
 
 
-def load(*, no_extensions: str = "", speedups: object = None) -> Any:
-    """The module as it is in a process with that environment, and that, or nothing, in C."""
-    spec = importlib.util.spec_from_file_location("trio_websocket._sansio.codec", _codec.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    modules: dict[str, Any] = {"trio_websocket._sansio._speedups": speedups}
-    environment = {"TRIO_WEBSOCKET_NO_EXTENSIONS": no_extensions}
-    with mock.patch.dict(sys.modules, modules), mock.patch.dict(os.environ, environment):
-        spec.loader.exec_module(module)
-    return module
-
-
-PURE = load(no_extensions="1")
-try:
-    IN_C: Any = importlib.import_module("trio_websocket._sansio._speedups")
-except ImportError:
-    IN_C = None
-needs_c = pytest.mark.skipif(IN_C is None, reason="the C extension is not built")
 FUNCTIONS = ("masked", "unmasked", "frame", "messages")
 
 
@@ -58,26 +43,9 @@ def codec(request: pytest.FixtureRequest) -> Any:
     return PURE if request.param == "Python" else IN_C
 
 
-def xor(payload: bytes, key: bytes) -> bytes:
-    """RFC 6455, 5.3, word by word."""
-    return bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
-
-
 def pattern(size: int) -> bytes:
     """Bytes of which no two neighbouring words are equal."""
     return bytes(place * 7 % 251 for place in range(min(size, 1757))) * (size // 1757 + 1)
-
-
-def frame(
-    payload: bytes, *, first: int = BINARY, key: bytes = KEY, width: int | None = None
-) -> bytes:
-    """A frame whose length is written in that many bytes, or in as few as can be."""
-    size = len(payload)
-    if width is None:
-        width = 0 if size < 126 else 2 if size < 0x10000 else 8
-    second = {0: size, 2: 126, 8: 127}[width] | (MASKED if key else 0)
-    head = bytes((first, second)) + (size.to_bytes(width, "big") if width else b"")
-    return head + key + (xor(payload, key) if key else payload)
 
 
 # -- which is in use
@@ -482,122 +450,8 @@ def test_c_raises_memory_error_and_keeps_nothing() -> None:
 # -- compared
 
 
-def judged(
-    buffer: bytes, at: int, mask: int, max_size: int, max_count: int, raw: bool
-) -> tuple[list[str | bytes], int, int]:
-    """What wsproto decodes."""
-    decoder = FrameDecoder(client=not mask)
-    decoder.receive_bytes(buffer[at:])
-    found: list[str | bytes] = []
-    total = 0
-    while len(found) < max_count:
-        try:
-            decoded = decoder.process_buffer()
-        except ParseFailed:
-            break
-        if decoded is None or not (decoded.frame_finished and decoded.message_finished):
-            break
-        payload = bytes(decoded.payload)  # type: ignore[arg-type] # a Close has another
-        if decoded.opcode not in (Opcode.TEXT, Opcode.BINARY) or len(payload) > max_size:
-            break
-        message: str | bytes = payload
-        if decoded.opcode is Opcode.TEXT:
-            try:
-                text = payload.decode()
-            except UnicodeDecodeError:
-                break
-            message = payload if raw else text
-        found.append(message)
-        total += len(payload)
-        at = len(buffer) - len(decoder.buffer)
-    return found, at, total
-
-
-deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=100)
-sizes = st.one_of(st.integers(0, 40), st.sampled_from([124, 125, 126, 127, 130, 700, 65535, 65536]))
-keys = st.sampled_from([KEY, bytes(4), b"\x80\x00\xff\x7f", b"abcd"])
-firsts = st.sampled_from(
-    [TEXT] * 4 + [BINARY] * 4 + [0x00, 0x01, 0x02, 0x80, PING, 0x88, 0xC1, 0xB2]
-)
-
-
-@st.composite
-def one_frame(draw: st.DrawFn, is_masked: bool) -> bytes:
-    size = draw(sizes)
-    kind = draw(st.sampled_from(["zeros", "bytes", "text"]))
-    payload = bytes(size)
-    if kind == "bytes" and size <= 40:
-        payload = draw(st.binary(min_size=size, max_size=size))
-    elif kind == "text" and size <= 40:
-        payload = draw(st.text(max_size=size)).encode()
-    least = 0 if len(payload) < 126 else 2 if len(payload) < 0x10000 else 8
-    width = least
-    if draw(st.integers(0, 15)) == 0:
-        width = draw(st.sampled_from([w for w in (0, 2, 8) if w >= least]))
-    is_masked ^= draw(st.integers(0, 15)) == 0
-    key = draw(keys) if is_masked else b""
-    return frame(payload, first=draw(firsts), key=key, width=width)
-
-
-@st.composite
-def calls(draw: st.DrawFn) -> tuple[bytes, int, int, int, int, bool]:
-    """Arguments of `messages`: frames, some of them bad, cut off somewhere."""
-    mask = draw(st.sampled_from([MASKED, 0]))
-    buffer = b"".join(draw(st.lists(st.one_of(one_frame(bool(mask)), st.binary(max_size=4)))))
-    if draw(st.booleans()):
-        buffer = buffer[: draw(st.integers(0, len(buffer)))]
-    at = draw(st.one_of(st.just(0), st.integers(0, len(buffer))))
-    max_size = draw(st.one_of(st.just(UNBOUNDED), sizes))
-    max_count = draw(st.sampled_from([0, 1, 2, 1000]))
-    return buffer, at, mask, max_size, max_count, draw(st.booleans())
-
-
-@deterministic
-@given(call=calls())
-def test_python_decodes_what_wsproto_does(
-    call: tuple[bytes, int, int, int, int, bool],
-) -> None:
-    assert PURE.messages(*call) == judged(*call)
-
-
 @pytest.mark.parametrize(("max_size", "max_count"), [(-1, 1), (0, -1), (0, 0), (-(2**70), 1)])
 def test_where_less_than_an_empty_message_is_wanted_there_is_none(
     codec: Any, max_size: int, max_count: int
 ) -> None:
     assert codec.messages(b"\x82\0", 0, 0, max_size, max_count, False) == ([], 0, 0)
-
-
-@needs_c
-@deterministic
-@given(call=calls())
-def test_c_decodes_what_python_does(call: tuple[bytes, int, int, int, int, bool]) -> None:
-    assert IN_C.messages(*call) == PURE.messages(*call)
-
-
-@deterministic
-@given(call=calls(), chunk=st.integers(1, 20))
-def test_chunks_make_no_difference(
-    call: tuple[bytes, int, int, int, int, bool], chunk: int
-) -> None:
-    buffer, at, mask, max_size, _, raw = call
-    wanted = PURE.messages(buffer, at, mask, max_size, UNBOUNDED, raw)
-    for codec in (PURE, IN_C or PURE):
-        found, total, place = [], 0, at
-        for stop in [*range(at, min(len(buffer), at + 500), chunk), len(buffer)]:
-            more, place, size = codec.messages(buffer[:stop], place, mask, max_size, UNBOUNDED, raw)
-            found += more
-            total += size
-        assert (found, place, total) == wanted
-
-
-@needs_c
-@deterministic
-@given(payload=st.binary(max_size=3000), key=st.binary(min_size=4, max_size=4), cut=st.data())
-def test_c_masks_as_python_does(payload: bytes, key: bytes, cut: st.DataObject) -> None:
-    assert IN_C.masked(payload, key) == PURE.masked(payload, key)
-    assert IN_C.frame(BINARY, payload, key) == PURE.frame(BINARY, payload, key)
-    assert IN_C.frame(BINARY, payload, b"") == PURE.frame(BINARY, payload, b"")
-    places = sorted(cut.draw(st.lists(st.integers(0, len(payload)))))
-    ends = [0, *places, len(payload)]
-    chunks = [payload[start:stop] for start, stop in zip(ends, ends[1:])]
-    assert IN_C.unmasked(chunks, key) == PURE.unmasked(chunks, key)

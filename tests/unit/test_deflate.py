@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import math
@@ -13,32 +12,42 @@ import time
 import tracemalloc
 import zlib
 from types import SimpleNamespace
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterator
 from unittest import mock
 
 import pytest
-from hypothesis import given, strategies as st
 from wsproto import ConnectionType
 from wsproto.connection import Connection
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.events import Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason, Opcode
 
-from tests.support import peer
-from tests.support.deflating import TAIL, WIDE, agreed, deterministic, random_bytes
+from tests.support.deflating import (
+    AGREED,
+    AGREED_WITHOUT_TAKEOVER,
+    RSV1,
+    RSV2,
+    TAIL,
+    agreed,
+    client,
+    connection,
+    frame,
+    pieces,
+    random_bytes,
+    received,
+    server,
+)
 from trio_websocket._sansio import deflate as _deflate
 from trio_websocket._sansio.deflate import (
     DecompressedTooLarge,
-    DeflateCodec,
     DeflateExtension,
     InvalidData,
 )
 from trio_websocket._sansio.extensions import (
     DeflateParameters,
     PerMessageDeflate,
-    answer,
-    check_answer,
-    offer,
 )
+
+pytestmark = pytest.mark.usefixtures("zlib_library")
 
 HELLO = bytes.fromhex("f2 48 cd c9 c9 07 00")  # "Hello" (RFC 7692, 7.2.3.1)
 HELLO_AGAIN = bytes.fromhex("f2 00 11 00 00")  # with the window of the first (7.2.3.2)
@@ -48,31 +57,10 @@ HELLO_IN_TWO = bytes.fromhex("f2 48 05 00 00 00 ff ff ca c9 c9 07 00")  # 7.2.3.
 EMPTY = b"\x00"  # 7.2.3.6
 
 
-AGREED = agreed()
-AGREED_WITHOUT_TAKEOVER = agreed(client_resets=True, resets=True)
 BOTH = pytest.mark.parametrize("agreed", [AGREED, AGREED_WITHOUT_TAKEOVER])
 
 
-def server(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> DeflateCodec:
-    return DeflateCodec(agreed, settings, is_client=False)
-
-
-def client(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WIDE) -> DeflateCodec:
-    return DeflateCodec(agreed, settings, is_client=True)
-
-
 # -- which zlib is in use
-
-
-@pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], autouse=True, scope="module")
-def library(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test here is run with each."""
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            patch.setattr(_deflate, "zlib", importlib.import_module(request.param))
-        except ImportError:
-            pytest.skip("it is not installed")
-        yield
 
 
 def library_of(*, no_zlib_ng: str = "", zlib_ng: object = None) -> object:
@@ -249,17 +237,6 @@ def test_what_peers_may_send(
             assert codec.inflate(HELLO_AGAIN, 5) == b"Hello"
 
 
-def pieces(codec: DeflateCodec, data: Iterable[bytes], max_length: int) -> bytes:
-    """A message, given in pieces and taken in pieces."""
-    parts = []
-    for piece, is_last in [*((piece, False) for piece in data), (b"", True)]:
-        parts.append(codec.inflate_chunk(piece, is_last=is_last, max_length=max_length))
-        while codec.has_more:
-            parts.append(codec.inflate_chunk(b"", is_last=is_last, max_length=max_length))
-    assert all(len(part) <= max_length for part in parts)
-    return b"".join(parts)
-
-
 @BOTH
 @pytest.mark.parametrize(
     "payload",
@@ -284,22 +261,6 @@ def test_what_is_no_compressed_message(agreed: DeflateParameters, payload: bytes
         client(agreed).inflate(payload, math.inf)
     with pytest.raises(InvalidData, match=r"^the message can't be inflated: "):
         pieces(client(agreed), [payload[:1], payload[1:]], 100)
-
-
-@deterministic
-@pytest.mark.no_cover
-@given(st.binary(), st.booleans())
-def test_arbitrary_data_raises_nothing_but_invalid_data(data: bytes, takeover: bool) -> None:
-    def message(codec: DeflateCodec, chunks: list[bytes], max_length: int) -> bytes | None:
-        try:
-            return pieces(codec, chunks, max_length)
-        except InvalidData:
-            return None
-
-    agreed = AGREED if takeover else AGREED_WITHOUT_TAKEOVER
-    whole = message(client(agreed), [data], 10**6)
-    assert message(client(agreed), [data[:3], data[3:]], 10) == whole
-    assert message(client(agreed), [data[i : i + 1] for i in range(len(data))], 1) == whole
 
 
 def test_as_much_as_is_allowed_is_inflated() -> None:
@@ -422,131 +383,7 @@ def test_no_input_while_there_is_more_output() -> None:
         codec.inflate_chunk(b"", is_last=False, max_length=0)
 
 
-SETTINGS = st.builds(
-    PerMessageDeflate,
-    window_bits=st.integers(9, 15),
-    mem_level=st.integers(1, 9),
-    level=st.integers(-1, 9),
-    context_takeover=st.booleans(),
-)
-PAYLOADS = st.one_of(
-    st.binary(),
-    st.builds(bytes, st.integers(0, 70_000)),
-    st.builds(lambda part, times: part * times, st.binary(max_size=100), st.integers(0, 300)),
-    st.integers(0, 40_000).map(random_bytes),
-)
-
-
-def split(data: bytes, sizes: list[int]) -> list[bytes]:
-    """The data in pieces of these sizes, and the rest."""
-    parts, at = [], 0
-    for size in sizes:
-        parts.append(data[at : at + size])
-        at += size
-    return [*parts, data[at:]]
-
-
-@deterministic
-@pytest.mark.no_cover
-@given(st.data(), SETTINGS, SETTINGS, st.booleans())
-def test_what_two_sides_negotiate_works(
-    data: st.DataObject, ours: PerMessageDeflate, theirs: PerMessageDeflate, to_server: bool
-) -> None:
-    result = answer([offer(ours)], theirs)
-    assert result is not None
-    value, agreed = result
-    assert check_answer([value], ours) == agreed
-    assert agreed.server_max_window_bits == min(ours.window_bits, theirs.window_bits)
-    assert agreed.client_max_window_bits == agreed.server_max_window_bits
-    takeover = ours.context_takeover and theirs.context_takeover
-    assert agreed.server_no_context_takeover is not takeover
-    assert agreed.client_no_context_takeover is not takeover
-    sender = DeflateCodec(agreed, ours if to_server else theirs, is_client=to_server)
-    receiver = DeflateCodec(agreed, theirs if to_server else ours, is_client=not to_server)
-    # Plain zlib, as other libraries have it, must take the same.
-    plain = zlib.decompressobj(-agreed.client_max_window_bits)
-    sizes = st.lists(st.integers(0, 1000), max_size=5)
-    for payload in data.draw(st.lists(PAYLOADS, max_size=4)):
-        parts = split(payload, data.draw(sizes))
-        packed = b"".join(sender.deflate_chunk(part, is_last=False) for part in parts[:-1])
-        packed += sender.deflate_chunk(parts[-1], is_last=True)
-        assert packed
-        assert plain.decompress(packed + TAIL) == payload
-        if not takeover:
-            plain = zlib.decompressobj(-agreed.client_max_window_bits)
-        if data.draw(st.booleans()):
-            assert receiver.inflate(packed, len(payload)) == payload
-        else:
-            max_length = data.draw(st.integers(100, 10**5))
-            assert pieces(receiver, split(packed, data.draw(sizes)), max_length) == payload
-
-
-FLUSHES = st.sampled_from([zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH, zlib.Z_BLOCK, zlib.Z_FINISH])
-
-
-@deterministic
-@pytest.mark.no_cover
-@given(st.data(), st.booleans())
-def test_what_zlib_may_write_is_read(data: st.DataObject, takeover: bool) -> None:
-    receiver = client(AGREED if takeover else AGREED_WITHOUT_TAKEOVER)
-    compressor = zlib.compressobj(wbits=-15)
-    for parts in data.draw(st.lists(st.lists(st.tuples(PAYLOADS, FLUSHES), max_size=4))):
-        packed = b""
-        for payload, flush in parts:
-            packed += compressor.compress(payload) + compressor.flush(flush)
-            if flush == zlib.Z_FINISH:
-                compressor = zlib.compressobj(wbits=-15)
-        packed += compressor.compress(b"!") + compressor.flush(zlib.Z_SYNC_FLUSH)
-        message = b"".join(payload for payload, _ in parts) + b"!"
-        if data.draw(st.booleans()):
-            assert receiver.inflate(packed[:-4], len(message)) == message
-        else:
-            sizes = data.draw(st.lists(st.integers(0, 1000), max_size=5))
-            assert pieces(receiver, split(packed[:-4], sizes), 1000) == message
-        if not takeover:
-            compressor = zlib.compressobj(wbits=-15)
-
-
 # -- the extension for wsproto
-
-RSV1, RSV2 = 4, 2
-KEY = b"\x11\x22\x33\x44"
-frame = functools.partial(peer.frame, key=KEY)  # of a client
-
-
-def connection(
-    max_size: float = math.inf, agreed: DeflateParameters = AGREED, *, is_client: bool = False
-) -> Connection:
-    extension = DeflateExtension(DeflateCodec(agreed, WIDE, is_client=is_client))
-    assert extension.max_size == math.inf
-    extension.max_size = max_size
-    side = ConnectionType.CLIENT if is_client else ConnectionType.SERVER
-    return Connection(side, extensions=[extension])
-
-
-def received(ws: Connection, data: bytes, *, size: int = 0) -> list[object]:
-    """Messages, controls, and the code of a close, of data given in chunks of the size."""
-    size = size or len(data)
-    events: list[Event] = []
-    for at in range(0, len(data), size):
-        ws.receive_data(data[at : at + size])
-        events += ws.events()
-        if events and isinstance(events[-1], CloseConnection):
-            break
-    found: list[object] = []
-    parts: list[Any] = []
-    for event in events:
-        if isinstance(event, (TextMessage, BytesMessage)):
-            parts.append(event.data)
-            if event.message_finished:
-                found.append(parts[0][:0].join(parts))
-                parts = []
-        elif isinstance(event, (Ping, Pong)):
-            found.append((type(event), bytes(event.payload)))
-        else:
-            assert isinstance(event, CloseConnection)
-            found.append(event.code)
-    return found
 
 
 TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
@@ -684,30 +521,3 @@ def test_the_extension_has_no_part_in_the_handshake() -> None:
     assert extension.enabled()
     assert extension.name == "permessage-deflate"
     assert extension.offer() is False
-
-
-CONTROLS = st.sampled_from([b"", b"", frame(Opcode.PING, b"?"), frame(Opcode.PONG)])
-
-
-@deterministic
-@pytest.mark.no_cover
-@given(st.data(), st.booleans())
-def test_any_messages_in_any_frames_and_chunks(data: st.DataObject, takeover: bool) -> None:
-    agreed = AGREED if takeover else AGREED_WITHOUT_TAKEOVER
-    sender = client(agreed)
-    payloads = data.draw(st.lists(PAYLOADS, max_size=4))
-    stream = b""
-    for payload in payloads:
-        is_compressed = data.draw(st.booleans())
-        packed = sender.deflate(payload) if is_compressed else payload
-        parts = split(packed, data.draw(st.lists(st.integers(0, 1000), max_size=4)))
-        for number, part in enumerate(parts):
-            stream += frame(
-                CONTINUATION if number else BINARY,
-                part,
-                fin=number == len(parts) - 1,
-                rsv=RSV1 if is_compressed and not number else 0,
-            )
-            stream += data.draw(CONTROLS)
-    found = received(connection(agreed=agreed), stream, size=data.draw(st.integers(500, 10**5)))
-    assert [item for item in found if not isinstance(item, tuple)] == payloads

@@ -5,12 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import Any, Callable, Iterable, List, NamedTuple, Tuple
+from typing import Any, Callable, Iterable, NamedTuple
 
 import h11
 import pytest
-from hypothesis import given, settings, strategies as st
 
+from tests.support.handshakes import (
+    KEY,
+    REQUEST,
+    Headers,
+    a_request,
+    outcome,
+    written,
+)
 from trio_websocket import ConnectionFailed, ConnectionRejected, HandshakeError
 from trio_websocket._sansio.client_handshake import ClientHandshake
 from trio_websocket._sansio.handshake import ExtraHeaders, HandshakeResult
@@ -18,19 +25,7 @@ from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.protocol import NEED_DATA, Protocol
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
 
-# The example of RFC 6455, 1.3.
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-
-Headers = List[Tuple[bytes, bytes]]
-
-REQUEST: Headers = [
-    (b"Host", b"example.com"),
-    (b"Upgrade", b"websocket"),
-    (b"Connection", b"Upgrade"),
-    (b"Sec-WebSocket-Key", KEY),
-    (b"Sec-WebSocket-Version", b"13"),
-]
 
 
 class Message(NamedTuple):
@@ -64,11 +59,6 @@ class Message(NamedTuple):
         return {token.strip().lower() for token in b",".join(self.values(name)).split(b",")}
 
 
-def written(start: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> bytes:
-    lines = [start, *(name + b": " + value for name, value in headers)]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
 def without(headers: Headers, name: bytes) -> Headers:
     return [pair for pair in headers if pair[0] != name]
 
@@ -82,12 +72,6 @@ def single_bytes(data: bytes) -> list[bytes]:
 
 
 # The server
-
-
-def a_request(
-    headers: Headers = REQUEST, *, start: bytes = b"GET /chat HTTP/1.1", body: bytes = b""
-) -> bytes:
-    return written(start, headers, body)
 
 
 def server(data: bytes | None = None, **options: Any) -> ServerHandshake:
@@ -1357,25 +1341,6 @@ def test_a_value_error_of_h11_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) 
 # A plain request is taken without h11
 
 
-def outcome(*chunks: bytes, **options: Any) -> object:
-    """What comes of the bytes of a client, and what the answers would be."""
-    handshake = ServerHandshake(Options(**options))
-    try:
-        for chunk in chunks:
-            handshake.receive_data(chunk)
-        if not handshake.has_request():
-            return "more is needed"
-    except BadRequest as exc:
-        return exc.response
-    found = (handshake.headers, handshake.path, handshake.proposed_subprotocols)
-    response, opened = handshake.accept(None, None)
-    other = ServerHandshake(Options(**options))
-    for chunk in chunks:
-        other.receive_data(chunk)
-    assert other.has_request()
-    return found, response, opened.headers, opened.trailing, other.reject(403, None, b"no")
-
-
 ODD_REQUESTS = {
     "plain": a_request(),
     "frames behind it": a_request(body=b"\x81\x80\0\0\0\0"),
@@ -1420,17 +1385,6 @@ ODD_REQUESTS = {
 @pytest.mark.parametrize("request_", ODD_REQUESTS.values(), ids=list(ODD_REQUESTS))
 def test_a_request_that_comes_at_once_is_taken_as_in_parts(request_: bytes) -> None:
     assert outcome(request_) == outcome(request_[:1], request_[1:])
-
-
-@pytest.mark.no_cover
-@settings(deadline=None, max_examples=300)
-@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255), st.booleans()), max_size=4))
-def test_a_changed_request_is_taken_as_in_parts(changes: list[tuple[int, int, bool]]) -> None:
-    data = bytearray(a_request(body=b"\x81\x80\0\0\0\0"))
-    for place, byte, is_inserted in changes:
-        data[place : place + (not is_inserted)] = bytes((byte,))
-    changed = bytes(data)
-    assert outcome(changed) == outcome(changed[:1], changed[1:])
 
 
 def test_the_limit_on_the_head_holds_for_plain_requests() -> None:

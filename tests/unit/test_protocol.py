@@ -8,40 +8,38 @@ from __future__ import annotations
 
 import math
 import os
-import struct
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Tuple, Union
+from typing import Callable
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
 from tests.support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from tests.support.protocols import (
+    CLIENT,
+    SERVER,
+    both_paths,
+    both_sides,
+    close_payload,
+    events_of,
+    open_protocol,
+    parsed,
+    peer_of,
+    received,
+    sent_close,
+)
 from trio_websocket import CloseReason, ConnectionClosed
 from trio_websocket._sansio.frames import LARGE
-from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.protocol import (
     ENDED,
     NEED_DATA,
     PROGRESS,
     MessageChunk,
     Protocol,
-    Signal,
 )
 
 KEY = b"\x01\x82\x00\xff"
-
-CLIENT, SERVER = ConnectionType.CLIENT, ConnectionType.SERVER
-both_sides = pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
-both_paths = pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
-
-#: A message, or what was a control frame: ("ping", payload) or ("pong", payload).
-Event = Union[str, bytes, Tuple[str, bytes]]
-
-
-def close_payload(code: int, reason: bytes = b"") -> bytes:
-    return struct.pack("!H", code) + reason
 
 
 def close_frame(code: int, reason: bytes = b"", key: bytes | None = None) -> bytes:
@@ -51,57 +49,6 @@ def close_frame(code: int, reason: bytes = b"", key: bytes | None = None) -> byt
 def key_to(side: ConnectionType) -> bytes | None:
     """What frames to this side are masked with."""
     return KEY if side is SERVER else None
-
-
-def open_protocol(side: ConnectionType, *, fast: bool = True, **options: Any) -> Protocol:
-    return Protocol(side, Options(**options), fast=fast)
-
-
-def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Signal]:
-    """Every event but `PROGRESS`; the last one is `NEED_DATA` or `ENDED`.
-
-    :param several: How many messages are asked for before each event.
-    """
-    while True:
-        if several:
-            yield from protocol.messages(several)
-        event = protocol.next_event()
-        if isinstance(event, Ping):
-            yield "ping", bytes(event.payload)
-        elif isinstance(event, Pong):
-            yield "pong", bytes(event.payload)
-        elif event is not PROGRESS:
-            assert not isinstance(event, MessageChunk)
-            yield event
-        if event in (NEED_DATA, ENDED):
-            return
-
-
-def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event | Signal]:
-    """What comes of the bytes. `NEED_DATA` is left out but for the last."""
-    events: list[Event | Signal] = [NEED_DATA]
-    for chunk in chunks:
-        protocol.receive_data(chunk)
-        events[-1:] = events_of(protocol, several=several)
-    return events
-
-
-def parsed(data: bytes, side: ConnectionType) -> list[Any]:
-    """The events that wsproto makes of what was sent to a side."""
-    peer = Connection(side)
-    peer.receive_data(data)
-    return list(peer.events())
-
-
-def peer_of(side: ConnectionType) -> ConnectionType:
-    return CLIENT if side is SERVER else SERVER
-
-
-def sent_close(data: bytes, side: ConnectionType) -> tuple[int, str | None]:
-    """What the Close frame says that a side sent."""
-    (event,) = parsed(data, peer_of(side))
-    assert isinstance(event, CloseConnection)
-    return int(event.code), event.reason
 
 
 # Receiving messages
@@ -860,278 +807,6 @@ def test_a_pong_is_sent(side: ConnectionType, payload: bytes) -> None:
 
 
 # Any frames, in any pieces
-
-deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=60)
-
-
-class Outcome(NamedTuple):
-    """What became of a connection."""
-
-    events: list[Any]
-    rcvd: tuple[int, str] | None
-    #: The code that the peer was failed with.
-    verdict: int | None
-
-
-def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) -> Outcome:
-    """What the library makes of the bytes."""
-    events = received(protocol, *chunks, several=several)
-    assert (events[-1] is ENDED) == protocol.ended
-    rcvd = None
-    if protocol.rcvd is not None:
-        rcvd = protocol.rcvd.code, protocol.rcvd.reason or ""
-    said = protocol.take_final_bytes()
-    verdict = None
-    if protocol.error is not None:
-        verdict = -1  # we had sent a Close before, so that it can't be told
-        if said:
-            assert protocol.sent is not None
-            verdict = protocol.sent.code
-    return Outcome(events, rcvd, verdict)
-
-
-def reference(side: ConnectionType, data: bytes, *, closing: bool) -> Outcome:
-    """What wsproto makes of the bytes, fed at once, in the terms of the library."""
-    peer = Connection(side)
-    if closing:
-        peer.send(CloseConnection(code=1000))
-    peer.receive_data(data)
-    events: list[Any] = []
-    parts: list[Any] = []
-    for event in peer.events():
-        if isinstance(event, (TextMessage, BytesMessage)):
-            parts.append(event.data)
-            if event.message_finished and not closing:
-                empty: Any = "" if isinstance(event, TextMessage) else b""
-                events.append(empty.join(parts))
-            if event.message_finished:
-                parts = []
-        elif isinstance(event, Ping):
-            if not closing:
-                events.append(("ping", bytes(event.payload)))
-        elif isinstance(event, Pong):
-            events.append(("pong", bytes(event.payload)))
-        else:
-            assert isinstance(event, CloseConnection)
-            events.append(ENDED)
-            if peer.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
-                return Outcome(events, None, -1 if closing else int(event.code))
-            return Outcome(events, (int(event.code), event.reason or ""), None)
-    return Outcome([*events, NEED_DATA], None, None)
-
-
-def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
-    """The data in pieces of these sizes, again and again."""
-    chunks = []
-    at = turn = 0
-    while at < len(data):
-        size = sizes[turn % len(sizes)]
-        chunks.append(data[at : at + size])
-        at += size
-        turn += 1
-    return chunks
-
-
-chunkings = st.lists(st.integers(1, 40), min_size=1, max_size=6)
-keys = st.binary(min_size=4, max_size=4)
-sizes = st.one_of(st.integers(0, 20), st.sampled_from([125, 126, 127]))
-payloads = st.one_of(
-    st.binary(max_size=20),
-    st.text(max_size=10).map(str.encode),
-    sizes.map(lambda size: b"x" * size),
-    sizes.map(lambda size: b"\xc3\xa4" * (size // 2)),
-)
-short_payloads = payloads.map(lambda payload: payload[:125])
-close_payloads = st.one_of(
-    st.just(b""),
-    st.binary(max_size=3),
-    st.builds(
-        close_payload,
-        st.one_of(
-            st.sampled_from([*range(998, 1017), 2999, 3000, 4999, 5000]), st.integers(0, 65535)
-        ),
-        st.text(max_size=10).map(str.encode),
-    ),
-)
-
-
-@st.composite
-def messages(draw: Any, masked: bool) -> bytes:
-    """A message, in one frame or several, with control frames between them."""
-    key = draw(keys) if masked else None
-    opcode = draw(st.sampled_from([TEXT, BINARY]))
-    whole = draw(st.text(max_size=12)).encode() if opcode == TEXT else draw(payloads)
-    cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=4)))
-    starts, ends = [0, *cuts], [*cuts, len(whole)]
-    data = b""
-    for number, (start, end) in enumerate(zip(starts, ends)):
-        if number and draw(st.booleans()):
-            data += frame(draw(st.sampled_from([PING, PONG])), draw(short_payloads), key=key)
-        first, last = number == 0, number == len(cuts)
-        data += frame(opcode if first else CONTINUATION, whole[start:end], fin=last, key=key)
-    return data
-
-
-def is_not_1014(payload: bytes) -> bool:
-    """Wsproto does not know that code."""
-    return payload[:2] != close_payload(1014)
-
-
-def controls(masked: bool, closes: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    key = keys if masked else st.none()
-    return st.one_of(
-        st.builds(frame, st.sampled_from([PING, PONG]), short_payloads, key=key),
-        st.builds(frame, st.just(CLOSE), closes, key=key),
-    )
-
-
-def odd_frames() -> st.SearchStrategy[bytes]:
-    """Frames that are mostly malformed, or out of place."""
-    return st.builds(
-        frame,
-        st.integers(0, 15),
-        payloads.filter(is_not_1014),
-        fin=st.booleans(),
-        rsv=st.sampled_from([0, 0, 0, 1, 2, 4, 7]),
-        key=st.one_of(st.none(), keys),
-    )
-
-
-def long_lengths(masked: bool) -> st.SearchStrategy[bytes]:
-    """Frames whose length has more bytes than it needs."""
-    return st.builds(
-        frame,
-        st.sampled_from([CONTINUATION, TEXT, BINARY, PING]),
-        payloads,
-        width=st.sampled_from([2, 8]),
-        key=keys if masked else st.none(),
-    )
-
-
-@st.composite
-def conversations(
-    draw: Any, masked: bool, closes: st.SearchStrategy[bytes] = close_payloads
-) -> bytes:
-    """What a peer sends: mostly good, sometimes not."""
-    parts = st.one_of(messages(masked), messages(masked), controls(masked, closes))
-    good = draw(st.lists(parts, max_size=6))
-    bad = draw(st.one_of(st.just(b""), odd_frames(), long_lengths(masked)))
-    at = draw(st.integers(0, len(good)))
-    return b"".join([*good[:at], bad, *good[at:]])
-
-
-def outcomes(
-    side: ConnectionType,
-    data: bytes,
-    chunking: list[int],
-    *,
-    closing: bool,
-    **options: Any,
-) -> list[Outcome]:
-    """One for each path and each of some ways to cut the data."""
-    found = []
-    for fast, several in ((True, 0), (True, 2), (False, 0)):
-        for sizes_ in (chunking, [1], [max(len(data), 1)]):
-            protocol = open_protocol(side, fast=fast, **options)
-            if closing:
-                protocol.close(1000, None)
-            found.append(outcome(protocol, pieces(data, sizes_), several=several))
-    return found
-
-
-@both_sides
-@deterministic
-@pytest.mark.no_cover
-@given(data=st.data(), chunking=chunkings, closing=st.booleans())
-def test_every_path_and_every_chunking_gives_what_wsproto_gives(
-    side: ConnectionType, data: Any, chunking: list[int], closing: bool
-) -> None:
-    stream = data.draw(conversations(side is SERVER, close_payloads.filter(is_not_1014)))
-    wanted = reference(side, stream, closing=closing)
-    for found in outcomes(side, stream, chunking, closing=closing):
-        assert found == wanted
-
-
-@both_sides
-@deterministic
-@pytest.mark.no_cover
-@given(
-    data=st.data(),
-    chunking=chunkings,
-    closing=st.booleans(),
-    max_message_size=st.integers(0, 30),
-    max_fragments=st.integers(1, 4),
-)
-def test_every_path_and_every_chunking_gives_the_same_with_small_limits(
-    side: ConnectionType,
-    data: Any,
-    chunking: list[int],
-    closing: bool,
-    max_message_size: int,
-    max_fragments: int,
-) -> None:
-    stream = data.draw(conversations(side is SERVER))
-    first, *others = outcomes(
-        side,
-        stream,
-        chunking,
-        closing=closing,
-        max_message_size=max_message_size,
-        max_fragments=max_fragments,
-    )
-    for other in others:
-        assert other == first
-
-
-@st.composite
-def damaged(draw: Any, masked: bool) -> bytes:
-    """A conversation with some bytes changed, left out, or put in."""
-    stream = bytearray(draw(conversations(masked)))
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(stream)))
-        stream[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
-    return bytes(stream)
-
-
-@both_sides
-@both_paths
-@deterministic
-@pytest.mark.no_cover
-@given(data=st.data(), chunking=chunkings, closing=st.booleans(), eof=st.booleans())
-@example(data=None, chunking=[1], closing=False, eof=True)
-def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
-    side: ConnectionType, fast: bool, data: Any, chunking: list[int], closing: bool, eof: bool
-) -> None:
-    stream = b""
-    if data is not None:
-        stream = data.draw(st.one_of(st.binary(max_size=200), damaged(side is SERVER)))
-    protocol = open_protocol(side, fast=fast, max_message_size=50, max_fragments=5)
-    if closing:
-        protocol.close(1000, None)
-    events = received(protocol, *pieces(stream, chunking))
-    # what is held back is a head, or a control frame
-    assert protocol.ended or protocol.undecoded < 2 + 4 + 125
-    if eof:
-        protocol.receive_eof()
-        events[-1:] = events_of(protocol)
-        assert events[-1] is ENDED
-    *before, last = events
-    assert last in (NEED_DATA, ENDED)
-    assert all(isinstance(event, (str, bytes, tuple)) for event in before)
-    assert sum(len(event) for event in before if isinstance(event, bytes)) <= len(stream)
-    farewell = protocol.take_final_bytes()
-    if farewell:
-        assert not closing
-        assert protocol.sent is not None
-        said = sent_close(farewell, side) if protocol.sent.code != 1014 else (1014, "")
-        assert said[0] == protocol.sent.code
-        if protocol.error is not None:
-            assert said[0] in (1002, 1007, 1009)
-        else:
-            assert protocol.sent == protocol.rcvd
-    elif protocol.ended and not closing:
-        assert protocol.reason is not None
-        assert protocol.reason.code == 1006
 
 
 @both_sides

@@ -1,0 +1,305 @@
+"""Compressed conversations on every path, in every chunking, with every limit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings as hypothesis_settings, strategies as st
+from wsproto.connection import ConnectionType
+
+from tests.support.deflating import (
+    ALL,
+    KINDS,
+    MIB,
+    Turns,
+    event_of,
+    in_chunks,
+    open_two,
+    random_bytes,
+)
+from trio_websocket import (
+    PerMessageDeflate,
+)
+from trio_websocket._sansio.protocol import (
+    ENDED,
+    HELD,
+    NEED_DATA,
+    PROGRESS,
+    MessageChunk,
+    Protocol,
+)
+
+deterministic = hypothesis_settings(derandomize=True, deadline=None, database=None, max_examples=20)
+
+
+class Sent(NamedTuple):
+    """A message, and how it is sent."""
+
+    is_text: bool
+    #: The payload of each frame; one, and it is sent whole.
+    parts: tuple[bytes, ...]
+    compress: bool
+    #: A Ping before each frame, or none.
+    pings: tuple[bytes | None, ...]
+
+    @property
+    def message(self) -> str | bytes:
+        payload = b"".join(self.parts)
+        return payload.decode() if self.is_text else payload
+
+    def encode(self, sender: Protocol) -> bytes:
+        data = b""
+        for number, (part, ping) in enumerate(zip(self.parts, self.pings)):
+            if ping is not None:
+                data += sender.ping(ping)
+            if len(self.parts) == 1:
+                data += sender.message(self.is_text, part, self.compress)
+            else:
+                data += sender.fragment(
+                    self.is_text,
+                    part,
+                    is_first=number == 0,
+                    is_last=number == len(self.parts) - 1,
+                    compress=self.compress,
+                )
+        return data
+
+    def events(self) -> list[Any]:
+        return [("ping", ping) for ping in self.pings if ping is not None] + [self.message]
+
+
+texts = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(["a" * 300, "grüß dich 🙂 " * 30, "🙂" * 99, "\0" * 3000]),
+)
+
+blobs = st.one_of(
+    st.binary(max_size=20),
+    st.sampled_from([bytes(5000), random_bytes(700), random_bytes(90) * 30, b"abc" * 50]),
+)
+
+
+@st.composite
+def sendings(draw: Any) -> Sent:
+    is_text = draw(st.booleans())
+    payload = draw(texts).encode() if is_text else draw(blobs)
+    ends = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
+    parts = tuple(payload[a:b] for a, b in zip([0, *ends], [*ends, len(payload)]))
+    pings = draw(
+        st.lists(
+            st.one_of(st.none(), st.none(), st.binary(max_size=3)),
+            min_size=len(parts),
+            max_size=len(parts),
+        )
+    )
+    return Sent(is_text, parts, draw(st.booleans()), tuple(pings))
+
+
+conversations = st.lists(sendings(), max_size=6)
+
+chunk_sizes = st.lists(st.integers(1, 400), min_size=1, max_size=5)
+
+choices = st.lists(st.booleans(), min_size=1, max_size=12)
+
+bits_of_both = st.tuples(st.integers(9, 15), st.integers(9, 15))
+
+resets_of_both = st.tuples(st.booleans(), st.booleans())
+
+any_settings = st.builds(
+    PerMessageDeflate,
+    window_bits=st.integers(9, 15),
+    mem_level=st.integers(1, 9),
+    level=st.integers(-1, 9),
+    context_takeover=st.booleans(),
+    threshold=st.sampled_from([0, 1, 20, 128]),
+)
+
+
+def received(protocol: Protocol, chunks: list[bytes], wanted: list[bool]) -> list[Any]:
+    """Every message and Ping, and the code of a Close. Who is held comes back, and wants it."""
+    turns = Turns(wanted)
+    found: list[Any] = []
+    for chunk in chunks:
+        protocol.receive_data(chunk)
+        is_wanted = turns.next()
+        while True:
+            event = protocol.next_event(is_wanted=is_wanted)
+            is_wanted = turns.next()
+            if event is HELD:
+                is_wanted = True
+            elif event is NEED_DATA:
+                break
+            elif event is ENDED:
+                assert protocol.sent is not None
+                return [*found, protocol.sent.code]
+            elif event is not PROGRESS:
+                found.append(event_of(event))
+    return found
+
+
+@pytest.mark.parametrize("side", KINDS)
+@deterministic
+@pytest.mark.no_cover
+@given(
+    settings=any_settings,
+    bits=bits_of_both,
+    resets=resets_of_both,
+    sent=conversations,
+    sizes=chunk_sizes,
+    wanted=choices,
+    limit=st.sampled_from([5000, 10_000, 2**20, math.inf]),
+)
+def test_any_messages_arrive_as_they_were_sent(
+    side: ConnectionType,
+    settings: PerMessageDeflate,
+    bits: tuple[int, int],
+    resets: tuple[bool, bool],
+    sent: list[Sent],
+    sizes: list[int],
+    wanted: list[bool],
+    limit: float,
+) -> None:
+    expected = [event for one in sent for event in one.events()]
+    for fast in (True, False):
+        for chunking in (sizes, [100_000]):
+            for turns in ([True], [False], wanted):
+                receiver, sender = open_two(
+                    side, settings, bits, resets, fast=fast, max_message_size=limit
+                )
+                data = b"".join([one.encode(sender) for one in sent])
+                assert received(receiver, in_chunks(data, chunking), turns) == expected
+                assert receiver.messages_received == sender.messages_sent == len(sent)
+                assert receiver.bytes_received == sender.bytes_sent
+
+
+@pytest.mark.parametrize("side", KINDS)
+@deterministic
+@pytest.mark.no_cover
+@given(
+    resets=resets_of_both,
+    sent=conversations,
+    sizes=chunk_sizes,
+    wanted=choices,
+    limit=st.integers(0, 3000),
+    fragments=st.integers(1, 4),
+)
+def test_every_path_has_the_same_limits(
+    side: ConnectionType,
+    resets: tuple[bool, bool],
+    sent: list[Sent],
+    sizes: list[int],
+    wanted: list[bool],
+    limit: int,
+    fragments: int,
+) -> None:
+    expected: list[Any] = []
+    for one in sent:
+        if len(b"".join(one.parts)) > limit or len(one.parts) > fragments:
+            break
+        expected += one.events()
+    outcomes = []
+    for fast in (True, False):
+        for chunking in (sizes, [100_000]):
+            for turns in ([True], [False], wanted):
+                receiver, sender = open_two(
+                    side,
+                    ALL,
+                    (15, 15),
+                    resets,
+                    fast=fast,
+                    max_message_size=limit,
+                    max_fragments=fragments,
+                )
+                data = b"".join([one.encode(sender) for one in sent])
+                found = received(receiver, in_chunks(data, chunking), turns)
+                outcomes.append([e for e in found if not isinstance(e, tuple)])
+    messages = [event for event in expected if not isinstance(event, tuple)]
+    whole = len(messages) == len(sent)
+    assert all(outcome == messages + ([] if whole else [1009]) for outcome in outcomes)
+
+
+class Reader:
+    """Takes messages whole or in pieces, as it is told, and leaves some early."""
+
+    def __init__(self, protocol: Protocol, turns: list[bool]) -> None:
+        self._protocol = protocol
+        self._turns = Turns(turns)
+        self._pieces: list[Any] | None = None  # of the message that is received so
+        #: Each message, or what was taken of it; and whether that is all.
+        self.found: list[tuple[Any, bool]] = []
+        self.pings: list[bytes] = []
+
+    def read(self) -> None:
+        """Take all that is there."""
+        protocol = self._protocol
+        while True:
+            if self._pieces is None and self._turns.next():
+                protocol.begin_stream(math.inf if self._turns.next() else None)
+                self._pieces = []
+            elif self._pieces == [] and self._turns.next():
+                protocol.end_stream()  # it was cancelled
+                self._pieces = None
+            elif self._pieces and self._turns.next():
+                self._leave()
+            is_away = self._pieces is None and self._turns.next()
+            event = protocol.next_event(is_wanted=not is_away)
+            if event is HELD:
+                event = protocol.next_event(is_wanted=True)
+            if event is NEED_DATA:
+                return
+            assert event is not ENDED
+            assert event is not HELD
+            if isinstance(event, MessageChunk):
+                assert self._pieces is not None
+                assert len(event.data) <= MIB
+                self._pieces.append(event.data)
+                if event.is_last:
+                    self.found.append((self._pieces[0][:0].join(self._pieces), True))
+                    self._pieces = None
+            elif isinstance(event, (str, bytes)):
+                assert self._pieces is None
+                self.found.append((event, True))
+            elif event is not PROGRESS:
+                self.pings.append(event_of(event)[1])
+
+    def _leave(self) -> None:
+        assert self._pieces
+        self.found.append((self._pieces[0][:0].join(self._pieces), False))
+        self._pieces = None
+        self._protocol.skip_rest()
+
+
+@pytest.mark.parametrize("side", KINDS)
+@deterministic
+@pytest.mark.no_cover
+@given(
+    resets=resets_of_both,
+    sent=conversations,
+    sizes=chunk_sizes,
+    turns=choices,
+    fast=st.booleans(),
+)
+def test_streams_that_are_begun_and_left_lose_nothing_else(
+    side: ConnectionType,
+    resets: tuple[bool, bool],
+    sent: list[Sent],
+    sizes: list[int],
+    turns: list[bool],
+    fast: bool,
+) -> None:
+    if all(turns):
+        turns = [*turns, False]  # otherwise it would begin, and cancel, without end
+    receiver, sender = open_two(side, ALL, (15, 15), resets, fast=fast)
+    reader = Reader(receiver, turns)
+    for chunk in in_chunks(b"".join([one.encode(sender) for one in sent]), sizes):
+        receiver.receive_data(chunk)
+        reader.read()
+    assert len(reader.found) == len(sent)
+    for (message, is_whole), one in zip(reader.found, sent):
+        assert type(message) is type(one.message)
+        assert message == one.message if is_whole else one.message.startswith(message)  # type: ignore[arg-type] # of one type
+    assert reader.pings == [ping for one in sent for ping in one.pings if ping is not None]
+    assert receiver.messages_received == len(sent)
+    assert receiver.bytes_received == sender.bytes_sent

@@ -1,0 +1,84 @@
+"""The state of an open connection without I/O: both sides, fed with frames."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Iterator, Tuple, Union
+
+import pytest
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, Ping, Pong
+
+from trio_websocket._sansio.options import Options
+from trio_websocket._sansio.protocol import (
+    ENDED,
+    NEED_DATA,
+    PROGRESS,
+    MessageChunk,
+    Protocol,
+    Signal,
+)
+
+CLIENT, SERVER = ConnectionType.CLIENT, ConnectionType.SERVER
+
+both_sides = pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
+
+both_paths = pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
+
+#: A message, or what was a control frame: ("ping", payload) or ("pong", payload).
+Event = Union[str, bytes, Tuple[str, bytes]]
+
+
+def close_payload(code: int, reason: bytes = b"") -> bytes:
+    return struct.pack("!H", code) + reason
+
+
+def open_protocol(side: ConnectionType, *, fast: bool = True, **options: Any) -> Protocol:
+    return Protocol(side, Options(**options), fast=fast)
+
+
+def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Signal]:
+    """Every event but `PROGRESS`; the last one is `NEED_DATA` or `ENDED`.
+
+    :param several: How many messages are asked for before each event.
+    """
+    while True:
+        if several:
+            yield from protocol.messages(several)
+        event = protocol.next_event()
+        if isinstance(event, Ping):
+            yield "ping", bytes(event.payload)
+        elif isinstance(event, Pong):
+            yield "pong", bytes(event.payload)
+        elif event is not PROGRESS:
+            assert not isinstance(event, MessageChunk)
+            yield event
+        if event in (NEED_DATA, ENDED):
+            return
+
+
+def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event | Signal]:
+    """What comes of the bytes. `NEED_DATA` is left out but for the last."""
+    events: list[Event | Signal] = [NEED_DATA]
+    for chunk in chunks:
+        protocol.receive_data(chunk)
+        events[-1:] = events_of(protocol, several=several)
+    return events
+
+
+def parsed(data: bytes, side: ConnectionType) -> list[Any]:
+    """The events that wsproto makes of what was sent to a side."""
+    peer = Connection(side)
+    peer.receive_data(data)
+    return list(peer.events())
+
+
+def peer_of(side: ConnectionType) -> ConnectionType:
+    return CLIENT if side is SERVER else SERVER
+
+
+def sent_close(data: bytes, side: ConnectionType) -> tuple[int, str | None]:
+    """What the Close frame says that a side sent."""
+    (event,) = parsed(data, peer_of(side))
+    assert isinstance(event, CloseConnection)
+    return int(event.code), event.reason
