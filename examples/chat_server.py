@@ -1,13 +1,15 @@
-"""A chat room with a page for browsers: open the printed address in two windows.
+"""Run a chat room with a page for browsers. Open the printed address in two windows.
 
     python examples/chat_server.py
     python examples/chat_server.py --port 0 --page-port 0  # any free ports
 
-A client's first message is its name, every other one a line for the room. It shows sending to
-many clients without waiting for any: a member that reads too slowly has to leave. Nobody can drive
-out the others with a flood, since each client's messages are read at a limited rate and TCP makes
-it wait. It also shows how to turn away pages of other sites, which a browser lets connect to any
-server.
+A client's first message is its name. Every later message is a line for the room. The example shows
+
+- how to send to many clients without waiting for any of them: a member that reads too slowly is
+  disconnected;
+- how to limit the rate of each client: the server reads its lines slowly, and TCP makes a flooding
+  client wait;
+- how to reject the pages of other sites: browsers let any page connect to any server.
 """
 
 from __future__ import annotations
@@ -42,19 +44,19 @@ CLOSE_TIMEOUT = 5  # seconds
 
 
 class Room:
-    """Everybody who is there."""
+    """The members of the chat room."""
 
     def __init__(self) -> None:
         self.members: set[WebSocketConnection] = set()
-        self.speaking = trio.Lock()  # so that all hear all lines in the same order
+        self.speaking = trio.Lock()  # so that all members get all lines in the same order
 
     async def say(self, line: str) -> None:
-        """Send a line to each member; one that has not read many others has to leave."""
+        """Send a line to each member, and close members that stopped reading."""
         async with self.speaking:
             await broadcast(self.members, line, timeout=0, on_slow="close")
 
     async def welcome(self, request: WebSocketRequest) -> None:
-        """Serve one client, from its request to its end."""
+        """Serve one client, from its request to the end of its connection."""
         if not comes_from_our_page(request):
             await request.reject(403, body=b"This page may not use the chat.\n")
             return
@@ -69,7 +71,7 @@ class Room:
         await self.say(f"{name} left, {len(self.members)} here")
 
     async def listen(self, ws: WebSocketConnection, name: str) -> None:
-        """Pass on what a client says until it leaves."""
+        """Send a client's lines to the room until the client leaves."""
         with suppress(ConnectionClosed):
             while True:
                 await self.say(f"{name}: {await get_line(ws)}")
@@ -82,9 +84,9 @@ async def get_line(ws: WebSocketConnection) -> str:
 
 
 def comes_from_our_page(request: WebSocketRequest) -> bool:
-    """Tell whether the page, if any, has the same host as this server.
+    """Return True if the client is not a page, or a page from the same host as this server.
 
-    Browsers name the page's site in Origin; other clients have no page, and seldom send it.
+    Browsers send the site of the page in the header Origin. Other clients rarely send this header.
     """
     headers = dict(request.headers)
     origin = headers.get(b"origin")
@@ -98,7 +100,7 @@ def comes_from_our_page(request: WebSocketRequest) -> bool:
 
 @contextmanager
 def serve_page(host: str, port: int, page: bytes) -> Iterator[str]:
-    """Serve the page over HTTP from a thread during the block, which gets the URL."""
+    """Serve the page over HTTP in a thread for the duration of the block, and yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -113,8 +115,8 @@ def serve_page(host: str, port: int, page: bytes) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(page)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # its name there
-            """Say nothing."""
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # the base class's name
+            """Log nothing."""
 
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = True
@@ -129,7 +131,7 @@ def serve_page(host: str, port: int, page: bytes) -> Iterator[str]:
 
 
 async def serve(host: str, port: int, page_port: int) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     listeners = await trio.open_tcp_listeners(port, host=host)
     server = WebSocketServer(
         Room().welcome,
@@ -153,8 +155,8 @@ def main() -> int:
     parser.add_argument(
         "--host", type=IPv4Address, default="127.0.0.1", help="IPv4 address; default: %(default)s"
     )
-    parser.add_argument("--port", type=int, default=8001, help="0: any free one; default: 8001")
-    parser.add_argument("--page-port", type=int, default=8000, help="the same; default: 8000")
+    parser.add_argument("--port", type=int, default=8001, help="0: any free port; default: 8001")
+    parser.add_argument("--page-port", type=int, default=8000, help="of the page; default: 8000")
     args = parser.parse_args()
     try:
         trio.run(serve, str(args.host), args.port, args.page_port)

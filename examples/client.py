@@ -1,11 +1,12 @@
-"""An interactive client: type commands, see what the server sends.
+"""An interactive client: type commands, and see the server's messages.
 
     python examples/client.py ws://127.0.0.1:8000
     python examples/client.py wss://localhost:8000 --ca certificates/ca.pem
 
-It shows sending and receiving at the same time, reading the terminal without blocking Trio, a
-ping's round-trip time, and a close with code and reason. The end of the input closes the
-connection; Ctrl-C cancels the block, so that the server is told 1001 and nobody waits.
+The example shows how to send and receive at the same time, how to read the terminal without
+blocking Trio, how to measure the round-trip time of a ping, and how to close with a code and a
+reason. The end of the input closes the connection. Ctrl-C cancels the block: the server gets Close
+1001, and the client doesn't wait.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ HELP = """\
 send TEXT              send a text message
 binary HEX             send a binary message, such as: binary 00 ff 10
 ping [PAYLOAD]         print the round-trip time
-close [CODE [REASON]]  close the connection; the end of the input does it, too"""
+close [CODE [REASON]]  close the connection, as the end of the input does"""
 
 PING_TIMEOUT = 10  # seconds
 
-# Not sys.stdin: Python aborts at its end if a thread left behind holds the lock of that.
+# Not sys.stdin: at exit, Python aborts if an abandoned thread still holds the lock of sys.stdin.
 STDIN = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 # it is never closed
 
 # Trio 0.23 renamed the argument.
@@ -47,17 +48,17 @@ ABANDON_ON_CANCEL: dict[str, Any] = (
 
 
 async def read_line() -> str:
-    """Read a line from standard input; when cancelled, leave the reading thread behind."""
+    """Read a line from standard input. If cancelled, abandon the thread that reads."""
     line: bytes = await trio.to_thread.run_sync(STDIN.readline, **ABANDON_ON_CANCEL)
     return line.decode(errors="replace")
 
 
 async def print_messages(ws: WebSocketConnection, scope: trio.CancelScope) -> None:
-    """Print what comes in until the connection is closed, then cancel `scope`."""
+    """Print messages until the connection is closed, then cancel `scope`."""
     try:
         while True:
             message = await ws.get_message()
-            # repr(), so that no server can send escape sequences to the terminal.
+            # repr() stops a server from sending escape sequences to the terminal.
             shown = repr(message) if isinstance(message, str) else "binary " + message.hex()
             print(f"received: {shown}", flush=True)
     except ConnectionClosed as closed:
@@ -75,7 +76,7 @@ async def ping(ws: WebSocketConnection, payload: bytes | None) -> None:
 
 
 async def obey_commands(ws: WebSocketConnection) -> tuple[int, str | None]:
-    """Do what the lines of the input say; return with which code and reason to close."""
+    """Run the commands from the input. Return the code and the reason to close with."""
     while True:
         line = await read_line()
         if not line:
@@ -96,11 +97,11 @@ async def obey_commands(ws: WebSocketConnection) -> tuple[int, str | None]:
         except ValueError as error:
             print(f"not sent: {error}", flush=True)
         except ConnectionClosed:
-            await trio.sleep_forever()  # print_messages sees it, too, and cancels
+            await trio.sleep_forever()  # print_messages gets it, too, and cancels
 
 
 async def talk(ws: WebSocketConnection) -> None:
-    """Let the user talk until the connection is closed from either side."""
+    """Send and receive until either side closes the connection."""
     while ws.closed is None:
         code, reason = 1000, None
         async with trio.open_nursery() as nursery:
@@ -133,7 +134,7 @@ async def connect(url: str, ssl_context: ssl.SSLContext | None) -> int:
 
 
 async def run(url: str, ssl_context: ssl.SSLContext | None) -> int:
-    """Do all that, but let Ctrl-C cancel it."""
+    """Connect and talk. Ctrl-C cancels it."""
 
     async def cancel_at_signal() -> None:
         async for _ in signals:
@@ -160,7 +161,7 @@ def main() -> int:
     if args.ca is not None:
         try:
             context = ssl.create_default_context(cafile=args.ca)
-        except OSError as error:  # ssl.SSLError is one, too
+        except OSError as error:  # includes ssl.SSLError
             parser.error(f"can't use the certificates in {args.ca}: {error}")
     return trio.run(run, args.url, context)
 

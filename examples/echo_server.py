@@ -1,11 +1,11 @@
-"""An echo server: every message goes back to its sender, and the terminal tells who comes and goes.
+"""An echo server: it sends every message back, and prints each connection that opens or closes.
 
     python examples/echo_server.py
     python examples/echo_server.py --port 0                # any free port
     python examples/echo_server.py --tls certificates      # made by make_certificates.py
 
-It shows `serve_websocket` and what it tells about its listeners, TLS on a server, and an end by
-Ctrl-C or SIGTERM at which every client is told that the server goes away (Close 1001).
+The example shows `serve_websocket`, the addresses of its listeners, and TLS on a server. Ctrl-C and
+SIGTERM shut the server down: every client gets Close 1001 ("going away").
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trio_websocket import ConnectionClosed, Endpoint, WebSocketRequest, serve_w
 
 
 async def echo(request: WebSocketRequest) -> None:
-    """Send back what one client sends, until it closes the connection."""
+    """Send a client's messages back until the client closes the connection."""
     ws = await request.accept()
     print(f"{ws}: open", flush=True)
     try:
@@ -34,7 +34,7 @@ async def echo(request: WebSocketRequest) -> None:
 
 
 async def serve(host: str, port: int, ssl_context: ssl.SSLContext | None) -> int:
-    """Serve until a signal comes; return the exit status."""
+    """Serve until a signal arrives. Return the exit status."""
     start = partial(serve_websocket, echo, host, port, ssl_context)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -52,7 +52,7 @@ async def serve(host: str, port: int, ssl_context: ssl.SSLContext | None) -> int
 
 
 def tls_context(path: Path) -> ssl.SSLContext:
-    """Make a server's TLS context from a PEM file with key and certificate, or its folder."""
+    """Return a server's TLS context from a PEM file with key and certificate, or from a folder."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(path / "server.pem" if path.is_dir() else path)
     return context
@@ -61,19 +61,19 @@ def tls_context(path: Path) -> ssl.SSLContext:
 def main() -> int:
     parser = argparse.ArgumentParser(description="A WebSocket echo server.")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one; default: 8000")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port; default: 8000")
     parser.add_argument(
         "--tls",
         type=Path,
         metavar="PATH",
-        help="a PEM file with private key and certificate, or the folder of make_certificates.py",
+        help="PEM file with private key and certificate, or folder made by make_certificates.py",
     )
     args = parser.parse_args()
     context = None
     if args.tls is not None:
         try:
             context = tls_context(args.tls)
-        except OSError as error:  # ssl.SSLError is one, too
+        except OSError as error:  # includes ssl.SSLError
             parser.error(f"can't use the certificate in {args.tls}: {error}")
     return trio.run(serve, args.host, args.port, context)
 

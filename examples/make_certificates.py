@@ -1,10 +1,10 @@
-"""Make certificates for tests: a new CA, and a server certificate for this machine signed by it.
+"""Make certificates for tests: a new CA, and a server certificate that it signs.
 
     python -m pip install trustme
     python examples/make_certificates.py                   # into the folder certificates/
 
-The server certificate is valid for localhost, 127.0.0.1 and ::1, and for nothing but tests: the
-CA's private key is thrown away, and nobody but a client started with `--ca` should trust it.
+The server certificate is valid for localhost, 127.0.0.1 and ::1. Use it for tests only. The script
+discards the CA's private key. Only a client that is started with `--ca` should trust the CA.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 try:
     import trustme
 except ImportError:
-    sys.exit("This needs trustme: python -m pip install trustme")
+    sys.exit("This script needs trustme. Install it with: python -m pip install trustme")
 
 
 def write_private(path: Path, pem: bytes) -> None:
-    """Write a file that only its owner can read, since it holds a private key."""
+    """Write a file with a private key, which only its owner can read."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(pem)
 
@@ -39,7 +39,7 @@ def main() -> int:
         write_private(folder / "server.pem", server.private_key_and_cert_chain_pem.bytes())
         (folder / "ca.pem").write_bytes(ca.cert_pem.bytes())
     except OSError as error:
-        print(f"Nothing made: {error}", file=sys.stderr)
+        print(f"Can't write the certificates: {error}", file=sys.stderr)
         return 1
     print(f"{folder / 'server.pem'}: for the server, private key and certificate")
     print(f"{folder / 'ca.pem'}: for clients, the CA certificate to trust")
