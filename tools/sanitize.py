@@ -78,7 +78,7 @@ def test() -> int:
 
     # What the sanitizers say comes from C, and is not to be captured.
     arguments = ["-q", "--capture=sys", "-p", "no:cacheprovider", "--timeout=600"]
-    return pytest.main([*arguments, "tests/unit/test_codec.py"])
+    return pytest.main([*arguments, "tests/unit/test_codec.py", "tests/exhaustive/test_codec.py"])
 
 
 def fuzz(seconds: float, seed: str) -> int:
