@@ -330,7 +330,7 @@ async def check_closed(port: int) -> None:
         assert await stream.receive_some() == b""
 
 
-@pytest.mark.parametrize("name", ["_accept", "_ClientTask", "receive_request"])
+@pytest.mark.parametrize("name", ["accept", "_ClientTask", "receive_request"])
 async def test_serve_websocket_error_of_one_client_goes_on(
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
@@ -340,7 +340,7 @@ async def test_serve_websocket_error_of_one_client_goes_on(
     server: WebSocketServer = await nursery.start(serve_websocket, echo, "127.0.0.1", 0, None)
     original = getattr(server_module, name)
     monkeypatch.setattr(server_module, name, failing_once(MemoryError(), original))
-    if name == "_accept":  # the one that waits already is the last without an error
+    if name == "accept":  # the one that waits already is the last without an error
         await check_server(server.port)
     else:
         await check_closed(server.port)

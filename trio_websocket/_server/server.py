@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import inspect
 import logging
 import math
-import os
-import socket
 import ssl
-from typing import Awaitable, Callable, Iterable, Sequence
+from typing import Awaitable, Callable, Sequence
 
 import trio
 
 from .._connection.connection import WebSocketConnection, lifecycle_of
 from .._io.cancel import cancel
 from .._io.interrupt import UnwrappingGroups, call_unprotected, unwrap_single
-from .._io.pacing import FAIRNESS
-from .._io.sockets import Address, Borrowed, address, end_name, is_direct
-from .._io.tls import TlsStream
+from .._io.sockets import Address
 from .._io.transport import LINGER, Transport, close_now
 from .._sansio.compat import Unpack
 from .._sansio.errors import (
@@ -38,6 +33,13 @@ from .._sansio.options import (
     with_option_signature,
 )
 from .._sansio.url import Endpoint
+from .listeners import (
+    accept,
+    cannot_listen,
+    check_port,
+    checked_listeners,
+    listener_address,
+)
 from .request import WebSocketRequest, answer, described, receive_request
 
 # What the system says when it can't have another connection, but may be able to in a while.
@@ -102,7 +104,7 @@ async def serve_websocket(
         hint = "use ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
         raise ValueError(f"ssl_context must be a context for servers, not for clients: {hint}")
     _check_arguments(handler, handler_nursery, on_handler_error, max_connections, shutdown_timeout)
-    _check_port(port)
+    check_port(port)
     listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
     try:
         if ssl_context is None:
@@ -110,7 +112,7 @@ async def serve_websocket(
         else:
             listeners = await trio.open_ssl_over_tcp_listeners(port, ssl_context, host=host)
     except OSError as exc:
-        raise _cannot_listen(exc, host, port) from exc
+        raise cannot_listen(exc, host, port) from exc
     server = WebSocketServer(
         handler,
         listeners,
@@ -152,10 +154,10 @@ class WebSocketServer:
         _check_arguments(
             handler, handler_nursery, on_handler_error, max_connections, shutdown_timeout
         )
-        listeners = _checked_listeners(listeners)
+        listeners = checked_listeners(listeners)
         self._handler = handler
         self._listeners = listeners
-        self._addresses = [_listener_address(listener) for listener in listeners]
+        self._addresses = [listener_address(listener) for listener in listeners]
         self._handler_nursery = handler_nursery
         self._on_handler_error = on_handler_error
         self._max_connections = max_connections
@@ -279,7 +281,7 @@ class WebSocketServer:
             async with listener:
                 while True:
                     try:
-                        streams = await _accept(listener)
+                        streams = await accept(listener)
                     except (OSError, MemoryError) as exc:
                         if isinstance(exc, OSError) and exc.errno not in _OUT_OF_RESOURCES:
                             raise
@@ -473,68 +475,3 @@ def _check_arguments(
         raise TypeError(f"on_handler_error must be a function, not {on_handler_error!r:.100}")
     check_number("max_connections", max_connections)
     check_number("shutdown_timeout", shutdown_timeout)
-
-
-def _check_port(port: object) -> None:
-    if not isinstance(port, int):
-        raise TypeError(f"port must be an int, not {port!r:.100}")
-    if not 0 <= port < 2**16:
-        raise ValueError(f"port must be between 0 and 65535, not {port}")
-
-
-def _cannot_listen(exc: OSError, host: str | bytes | None, port: int) -> OSError:
-    """Return an error like `exc`, with its type and errno, that names the host and the port."""
-    where = "all addresses" if host is None else os.fsdecode(host)
-    text = f"can't listen on {where}, port {port}: {exc.strerror or exc}"
-    kind = socket.gaierror if isinstance(exc, socket.gaierror) else OSError
-    return kind(exc.errno, text)  # OSError chooses the subclass that belongs to the errno
-
-
-def _checked_listeners(
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
-) -> list[trio.abc.Listener[trio.abc.Stream]]:
-    if not isinstance(listeners, Iterable):
-        raise TypeError(f"listeners must be a list of Trio listeners, not {listeners!r:.100}")
-    checked = list(listeners)
-    for listener in checked:
-        # Not isinstance(): a class of the application's own need not derive from Trio's.
-        if not all(hasattr(listener, name) for name in ("accept", "aclose", "__aenter__")):
-            raise TypeError(f"each of listeners must be a Trio listener, not {listener!r:.100}")
-    if not checked:
-        raise ValueError("listeners must not be empty: a server needs at least one")
-    return checked
-
-
-async def _accept(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:
-    """Wait for a client; all that have come, the last one first."""
-    if type(listener) is trio.SocketListener and is_direct(listener.socket):
-        # One by one, each would take a turn of the scheduler, which is long where many are served.
-        await trio.lowlevel.wait_readable(listener.socket)
-        streams = _accept_now(listener.socket)
-        if streams:
-            return streams
-    stream = await listener.accept()  # which knows what to do about errors
-    if type(stream) is trio.SSLStream and type(stream.transport_stream) is trio.SocketStream:
-        # TLS of ours in place of Trio's, which has not begun.
-        return [TlsStream(stream.transport_stream, stream.context, server_side=True)]
-    return [stream]
-
-
-def _accept_now(listening: trio.socket.SocketType) -> list[trio.abc.Stream]:
-    accepted: list[trio.abc.Stream] = []
-    # OSError: there are no more, or the next attempt fails, too
-    with contextlib.suppress(OSError), Borrowed(listening) as sock:
-        while len(accepted) < FAIRNESS:
-            client, _ = sock.accept()
-            accepted.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
-    return accepted[::-1]
-
-
-def _listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:
-    """Where a listener listens."""
-    is_ssl = isinstance(listener, trio.SSLListener)
-    transport = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
-    if isinstance(transport, trio.SocketListener):
-        name = end_name(transport.socket.family, transport.socket.getsockname())
-        return address(name, is_ssl=is_ssl)
-    return repr(listener)
