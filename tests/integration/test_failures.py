@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from types import ModuleType
 from typing import Any, Callable
 
 import pytest
@@ -34,7 +35,7 @@ from trio_websocket._connection.send_queue import SendQueue
 from trio_websocket._io.transport import Transport
 from trio_websocket._sansio.errors import describe, safe_repr
 from trio_websocket._sansio.protocol import Protocol
-from trio_websocket._server import server as server_module
+from trio_websocket._server import client_task, listeners, server as server_module, turn_away
 
 
 class UnprintableError(Exception):
@@ -330,17 +331,26 @@ async def check_closed(port: int) -> None:
         assert await stream.receive_some() == b""
 
 
-@pytest.mark.parametrize("name", ["accept", "_ClientTask", "receive_request"])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (listeners, "accept_some"),
+        (server_module, "ClientTask"),
+        (client_task, "receive_request"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 async def test_serve_websocket_error_of_one_client_goes_on(
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    module: ModuleType,
     name: str,
 ) -> None:
     server: WebSocketServer = await nursery.start(serve_websocket, echo, "127.0.0.1", 0, None)
-    original = getattr(server_module, name)
-    monkeypatch.setattr(server_module, name, failing_once(MemoryError(), original))
-    if name == "accept":  # the one that waits already is the last without an error
+    original = getattr(module, name)
+    monkeypatch.setattr(module, name, failing_once(MemoryError(), original))
+    if name == "accept_some":  # the one that waits already is the last without an error
         await check_server(server.port)
     else:
         await check_closed(server.port)
@@ -359,7 +369,7 @@ async def test_serve_websocket_turning_away_raises_goes_on(
     )
     async with open_websocket_url(f"ws://127.0.0.1:{server.port}/") as ws:
         with monkeypatch.context() as patch:
-            patch.setattr(server_module, "answer", failing(MemoryError()))
+            patch.setattr(turn_away, "send_final_response", failing(MemoryError()))
             await check_closed(server.port)
         await ws.send_message("x")
         assert await ws.get_message() == "x"

@@ -222,7 +222,8 @@ async def test_server_between_request_and_end_of_its_handler_is_protected(
         await server.aclose()
     finally:
         sys.settrace(before)
-    steps = {"_serve", "_serve_apart", "_conclude", "receive_request", "accept", "start", "_run"}
-    assert ("_serve_apart" in seen) == is_apart
-    assert steps & seen >= steps - {"_serve_apart"}
+    steps = {"_handle", "_close", "receive_request", "accept", "start", "_run"}
+    assert ("_run_with_nursery" in seen) == is_apart
+    assert steps <= seen
+    steps.add("_run_with_nursery")
     assert not steps & unprotected

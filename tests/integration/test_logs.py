@@ -281,7 +281,7 @@ async def test_logging_costs_nothing_where_nobody_wants_it(
 ) -> None:
     caplog.set_level(logging.WARNING, "trio-websocket")
     monkeypatch.setattr("trio_websocket._io.transport.printable", None)  # it would raise
-    monkeypatch.setattr("trio_websocket._server.request.printable", None)
+    monkeypatch.setattr("trio_websocket._server.exchange.printable", None)
     port = await start(nursery, echo)
     client = await connect(nursery, port)
     await client.ask(BAD_REQUEST)

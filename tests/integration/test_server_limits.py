@@ -40,7 +40,7 @@ from trio_websocket import (
     connect_websocket_url,
     serve_websocket,
 )
-from trio_websocket._server.server import _MAX_TURNED_AWAY
+from trio_websocket._server.turn_away import MAX_TURNED_AWAY
 
 if TYPE_CHECKING:
     from trio.abc import Stream
@@ -289,7 +289,7 @@ async def test_no_more_than_so_many_are_turned_away_with_an_answer(nursery: trio
     port = await start(nursery, max_connections=0)
     async with contextlib.AsyncExitStack() as stack:
         streams: list[Stream] = []
-        for _ in range(_MAX_TURNED_AWAY):
+        for _ in range(MAX_TURNED_AWAY):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             streams.append(await stack.enter_async_context(stream))
             assert (await receive_to_end(stream)).startswith(b"HTTP/1.1 503 ")

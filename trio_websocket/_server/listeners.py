@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import socket
+import ssl
 from typing import Iterable, Sequence
 
 import trio
@@ -12,16 +15,39 @@ import trio
 from .._io.pacing import FAIRNESS
 from .._io.sockets import Address, Borrowed, address, end_name, is_direct
 from .._io.tls import TlsStream
+from .._sansio.options import check_ssl_context
+from .._sansio.url import check_port
+
+# The system can't open another socket, but may be able to after a while.
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_RETRY_DELAY = 0.1  # seconds; trying again at once would keep the CPU busy
+
+logger = logging.getLogger("trio-websocket")
 
 
-def check_port(port: object) -> None:
-    if not isinstance(port, int):
-        raise TypeError(f"port must be an int, not {port!r:.100}")
-    if not 0 <= port < 2**16:
-        raise ValueError(f"port must be between 0 and 65535, not {port}")
+async def open_listeners(
+    host: str | bytes | None, port: int, ssl_context: ssl.SSLContext | None
+) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
+    """Listen on TCP. The parameters are those of `serve_websocket`.
+
+    :raises TypeError: An argument has the wrong type.
+    :raises ValueError: The port is out of range, or the SSL context is for clients.
+    :raises OSError: The system refused. The message names the host and the port.
+    """
+    check_ssl_context(ssl_context)
+    if ssl_context is not None and ssl_context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        hint = "use ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        raise ValueError(f"ssl_context must be a context for servers, not for clients: {hint}")
+    check_port(port)
+    try:
+        if ssl_context is None:
+            return await trio.open_tcp_listeners(port, host=host)
+        return await trio.open_ssl_over_tcp_listeners(port, ssl_context, host=host)
+    except OSError as exc:
+        raise _cannot_listen(exc, host, port) from exc
 
 
-def cannot_listen(exc: OSError, host: str | bytes | None, port: int) -> OSError:
+def _cannot_listen(exc: OSError, host: str | bytes | None, port: int) -> OSError:
     """Return an error like `exc`, with its type and errno, that names the host and the port."""
     where = "all addresses" if host is None else os.fsdecode(host)
     text = f"can't listen on {where}, port {port}: {exc.strerror or exc}"
@@ -29,9 +55,14 @@ def cannot_listen(exc: OSError, host: str | bytes | None, port: int) -> OSError:
     return kind(exc.errno, text)  # OSError chooses the subclass that belongs to the errno
 
 
-def checked_listeners(
+def check_listeners(
     listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
 ) -> list[trio.abc.Listener[trio.abc.Stream]]:
+    """Return the listeners that an application passed, as a list.
+
+    :raises TypeError: They are not Trio listeners.
+    :raises ValueError: There are none.
+    """
     if not isinstance(listeners, Iterable):
         raise TypeError(f"listeners must be a list of Trio listeners, not {listeners!r:.100}")
     checked = list(listeners)
@@ -44,24 +75,44 @@ def checked_listeners(
     return checked
 
 
-async def accept(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:
-    """Wait for a client; all that have come, the last one first."""
+async def accept_clients(
+    listener: trio.abc.Listener[trio.abc.Stream],
+) -> list[trio.abc.Stream]:
+    """Wait for clients. Return all that have connected, the last one first.
+
+    While the system is out of resources, log that, and try again.
+    """
+    while True:
+        try:
+            return await accept_some(listener)
+        except (OSError, MemoryError) as exc:
+            if isinstance(exc, OSError) and exc.errno not in _OUT_OF_RESOURCES:
+                raise
+            logger.error("can't accept a connection for now: %s", exc)
+            await trio.sleep(_RETRY_DELAY)
+
+
+async def accept_some(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:
+    """Wait for clients. Return all that have connected, the last one first.
+
+    :raises OSError: The system refused.
+    """
     if type(listener) is trio.SocketListener and is_direct(listener.socket):
-        # One by one, each would take a turn of the scheduler, which is long where many are served.
+        # Accepting them one by one would take a turn of the scheduler each.
         await trio.lowlevel.wait_readable(listener.socket)
         streams = _accept_now(listener.socket)
         if streams:
             return streams
-    stream = await listener.accept()  # which knows what to do about errors
+    stream = await listener.accept()  # handles errors that concern one client only
     if type(stream) is trio.SSLStream and type(stream.transport_stream) is trio.SocketStream:
-        # TLS of ours in place of Trio's, which has not begun.
+        # Our TLS instead of Trio's, which has not started.
         return [TlsStream(stream.transport_stream, stream.context, server_side=True)]
     return [stream]
 
 
 def _accept_now(listening: trio.socket.SocketType) -> list[trio.abc.Stream]:
     accepted: list[trio.abc.Stream] = []
-    # OSError: there are no more, or the next attempt fails, too
+    # OSError: no more clients are waiting, or listener.accept() raises the error, too.
     with contextlib.suppress(OSError), Borrowed(listening) as sock:
         while len(accepted) < FAIRNESS:
             client, _ = sock.accept()
@@ -70,7 +121,7 @@ def _accept_now(listening: trio.socket.SocketType) -> list[trio.abc.Stream]:
 
 
 def listener_address(listener: trio.abc.Listener[trio.abc.Stream]) -> Address:
-    """Where a listener listens."""
+    """Return the address of a listener."""
     is_ssl = isinstance(listener, trio.SSLListener)
     transport = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
     if isinstance(transport, trio.SocketListener):
