@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     REQUEST,

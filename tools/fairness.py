@@ -28,7 +28,7 @@ from typing import Awaitable, Callable, Iterable, NamedTuple
 
 import trio
 
-from tests.support.peer import BINARY, CONTINUATION, PING, PONG, TEXT, frame, tls_contexts
+from support.peer import BINARY, CONTINUATION, PING, PONG, TEXT, frame, tls_contexts
 from trio_websocket import (
     HAS_SPEEDUPS,
     ConnectionClosed,

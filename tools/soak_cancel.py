@@ -24,11 +24,11 @@ from typing import Any, Awaitable, Callable
 
 import trio
 
-from tests.support.harness import JUMP, TRANSPORTS, Scenario, Stage, perform
-from tests.support.interruptions import CANCELLATIONS, FAULTS, Interruption, Trigger
-from tests.support.peer import PING, PONG, close_payload
-from tests.support.scenarios import SCENARIOS
-from tests.support.strict_peer import Message, Violation
+from support.harness import JUMP, TRANSPORTS, Scenario, Stage, perform
+from support.interruptions import CANCELLATIONS, FAULTS, Interruption, Trigger
+from support.peer import PING, PONG, close_payload
+from support.scenarios import SCENARIOS
+from support.strict_peer import Message, Violation
 from trio_websocket import ConnectionClosed, DisconnectionTimeout, WebSocketConnection
 
 CROWDS = 0.8  # of the rounds

@@ -19,7 +19,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Iterator, NamedTuple
 
 import trio
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,

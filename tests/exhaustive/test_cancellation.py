@@ -14,11 +14,11 @@ from typing import Awaitable, Callable, Iterator
 import pytest
 import trio
 
-from tests.support.harness import TRANSPORTS, Scenario, Stage, perform, sweep
-from tests.support.interruptions import FAULTS, Interruption
-from tests.support.peer import CLOSE, CONTINUATION, PING, TEXT, accepting, frame, read_head
-from tests.support.scenarios import SCENARIOS
-from tests.support.strict_peer import Violation
+from support.harness import TRANSPORTS, Scenario, Stage, perform, sweep
+from support.interruptions import FAULTS, Interruption
+from support.peer import CLOSE, CONTINUATION, PING, TEXT, accepting, frame, read_head
+from support.scenarios import SCENARIOS
+from support.strict_peer import Violation
 from tools import soak_cancel
 from trio_websocket import WebSocketConnection
 

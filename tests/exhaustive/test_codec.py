@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings, strategies as st
 from wsproto.frame_protocol import FrameDecoder, Opcode, ParseFailed
 
-from tests.support.codecs import (
+from support.codecs import (
     BINARY,
     IN_C,
     KEY,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from wsproto.connection import ConnectionType
 
-from tests.support.deflating import (
+from support.deflating import (
     ALL,
     KINDS,
     MIB,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from wsproto.frame_protocol import Opcode
 
-from tests.support.deflating import (
+from support.deflating import (
     AGREED,
     AGREED_WITHOUT_TAKEOVER,
     RSV1,

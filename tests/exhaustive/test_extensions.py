@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests.support.deflating import WIDE
+from support.deflating import WIDE
 from trio_websocket._sansio.extensions import (
     PerMessageDeflate,
     answer,

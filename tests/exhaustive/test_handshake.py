@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests.support.handshakes import (
+from support.handshakes import (
     a_request,
     outcome,
 )

@@ -15,9 +15,9 @@ import os
 
 import pytest
 
-from tests.support.harness import TRANSPORTS, perform
-from tests.support.interruptions import SIGNAL, Interruption, Line, Lines
-from tests.support.scenarios import SCENARIOS
+from support.harness import TRANSPORTS, perform
+from support.interruptions import SIGNAL, Interruption, Line, Lines
+from support.scenarios import SCENARIOS
 
 pytestmark = pytest.mark.no_cover
 

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings, strategies as st
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
-from tests.support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
-from tests.support.protocols import (
+from support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from support.protocols import (
     SERVER,
     both_paths,
     both_sides,

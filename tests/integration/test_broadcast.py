@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,

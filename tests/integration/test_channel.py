@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.support.peer import (
+from support.peer import (
     RawPeer,
     open_client,
     reset,

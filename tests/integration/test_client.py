@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable
 import pytest
 import trio
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     TEXT,
@@ -26,7 +26,7 @@ from tests.support.peer import (
     reset,
     start_raw_server,
 )
-from tests.support.servers import Names, Script, assert_fails, start, start_accepting, url
+from support.servers import Names, Script, assert_fails, start, start_accepting, url
 from trio_websocket import (
     ConnectionClosed,
     ConnectionFailed,

@@ -9,7 +9,7 @@ import trio
 import wsproto
 from wsproto.connection import ConnectionType
 
-from tests.support.peer import (
+from support.peer import (
     memory_pair,
 )
 from trio_websocket import (

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.peer import (
+from support.peer import (
     CLOSE,
     PAIRS,
     REQUEST,

@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import open_stream_to_socket_listener, wait_all_tasks_blocked
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CONTINUATION,
     PING,

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -39,7 +39,7 @@ from tests.support.peer import (
     tcp_pair,
     tls_contexts,
 )
-from tests.support.servers import (
+from support.servers import (
     Names,
     Script,
     ask,

@@ -13,7 +13,7 @@ from typing import Any, Awaitable, Callable
 import pytest
 import trio
 
-from tests.support.peer import (
+from support.peer import (
     REQUEST,
     accepting,
     frame,

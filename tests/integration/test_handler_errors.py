@@ -13,8 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.peer import REQUEST, TEXT, RawPeer, close_payload, reset
-from tests.support.servers import (
+from support.peer import REQUEST, TEXT, RawPeer, close_payload, reset
+from support.servers import (
     FailingListener,
     Handler,
     ask,

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.peer import (
+from support.peer import (
     CLOSE,
     PING,
     REQUEST,

@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 import trio_websocket
-from tests.support.peer import REQUEST, accepting, memory_pair, read_head
-from tests.support.servers import start
+from support.peer import REQUEST, accepting, memory_pair, read_head
+from support.servers import start
 from trio_websocket import (
     WebSocketRequest,
     WebSocketServer,

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support.peer import PAIRS, Call, open_client, over_tls
+from support.peer import PAIRS, Call, open_client, over_tls
 from trio_websocket import open_websocket_url, serve_websocket
 
 

@@ -10,7 +10,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from tests.support.peer import (
+from support.peer import (
     CLOSE,
     REQUEST,
     TEXT,
@@ -20,7 +20,7 @@ from tests.support.peer import (
     read_head,
     tls_contexts,
 )
-from tests.support.servers import Handler, echo, receive_to_end, serve, start
+from support.servers import Handler, echo, receive_to_end, serve, start
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

@@ -8,7 +8,7 @@ from typing import Iterator
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support.peer import (
+from support.peer import (
     PAIRS,
     Call,
     open_client,

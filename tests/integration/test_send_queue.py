@@ -10,14 +10,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.peer import (
+from support.peer import (
     receive_exactly,
     reset,
     socket_pair,
     system_tasks,
     tcp_pair,
 )
-from tests.support.send_queues import (
+from support.send_queues import (
     LARGE,
     running,
 )
@@ -25,7 +25,7 @@ from trio_websocket._connection.send_queue import HIGH_WATER, SendQueue
 from trio_websocket._io.pacing import FAIRNESS
 
 if TYPE_CHECKING:
-    from tests.support.peer import StreamPair
+    from support.peer import StreamPair
 
 
 async def test_what_a_socket_takes_is_written_without_another_task(nursery: trio.Nursery) -> None:

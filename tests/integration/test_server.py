@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     REQUEST,
@@ -27,7 +27,7 @@ from tests.support.peer import (
     read_head,
     reset,
 )
-from tests.support.servers import (
+from support.servers import (
     FailingListener,
     Handler,
     ask,

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.peer import (
+from support.peer import (
     CLOSE,
     REQUEST,
     TEXT,
@@ -19,7 +19,7 @@ from tests.support.peer import (
     read_head,
     tls_contexts,
 )
-from tests.support.servers import (
+from support.servers import (
     FailingListener,
     Handler,
     connect,

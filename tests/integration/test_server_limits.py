@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.peer import (
+from support.peer import (
     REQUEST,
     TEXT,
     close_payload,
@@ -23,7 +23,7 @@ from tests.support.peer import (
     reset,
     tls_contexts,
 )
-from tests.support.servers import (
+from support.servers import (
     ask,
     connect,
     echo,

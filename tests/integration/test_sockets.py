@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.peer import PAIRS, open_pair, open_server, tls_contexts
+from support.peer import PAIRS, open_pair, open_server, tls_contexts
 from trio_websocket import (
     ConnectionFailed,
     PerMessageDeflate,

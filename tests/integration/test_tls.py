@@ -12,7 +12,7 @@ import trio
 import trio.testing
 import trustme
 
-from tests.support.peer import (
+from support.peer import (
     CLOSE,
     REQUEST,
     RawPeer,
@@ -27,7 +27,7 @@ from tests.support.peer import (
     tcp_pair,
     tls_contexts,
 )
-from tests.support.servers import Handler, assert_fails, echo, serve
+from support.servers import Handler, assert_fails, echo, serve
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

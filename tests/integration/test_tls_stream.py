@@ -17,7 +17,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.peer import (
+from support.peer import (
     REQUEST,
     TEXT,
     Call,
@@ -27,7 +27,7 @@ from tests.support.peer import (
     tcp_pair,
     turns_of_another,
 )
-from tests.support.tls_peer import (
+from support.tls_peer import (
     ALERT,
     DATA,
     HANDSHAKE,

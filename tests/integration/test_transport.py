@@ -9,7 +9,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.peer import (
+from support.peer import (
     PAIRS,
     Call,
     WrappedStream,

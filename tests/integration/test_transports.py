@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.peer import (
+from support.peer import (
     CLOSE,
     PAIRS,
     PING,
@@ -29,7 +29,7 @@ from tests.support.peer import (
     tcp_pair,
     tls_contexts,
 )
-from tests.support.servers import echo
+from support.servers import echo
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

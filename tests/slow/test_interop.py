@@ -12,8 +12,8 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Iterable
 import pytest
 import trio
 
-from tests.support import interop_browser
-from tests.support.interop_peers import (
+from support import interop_browser
+from support.interop_peers import (
     BODY,
     HOST,
     LARGE,

@@ -15,7 +15,7 @@ from typing import Any, Callable
 import pytest
 
 import trio_websocket
-from tests.support.codecs import (
+from support.codecs import (
     BINARY,
     IN_C,
     KEY,

@@ -17,7 +17,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import ConnectionType
 
-from tests.support.deflating import (
+from support.deflating import (
     ALL,
     KINDS,
     MIB,
@@ -26,7 +26,7 @@ from tests.support.deflating import (
     open_two,
     random_bytes,
 )
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,

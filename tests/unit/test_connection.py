@@ -8,7 +8,7 @@ import wsproto
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.utilities import RemoteProtocolError
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,

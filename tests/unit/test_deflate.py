@@ -21,7 +21,7 @@ from wsproto.connection import Connection
 from wsproto.events import Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason, Opcode
 
-from tests.support.deflating import (
+from support.deflating import (
     AGREED,
     AGREED_WITHOUT_TAKEOVER,
     RSV1,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.deflating import WIDE, agreed
+from support.deflating import WIDE, agreed
 from trio_websocket._sansio.extensions import (
     DeflateParameters,
     PerMessageDeflate,

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from tests.support.peer import frame
+from support.peer import frame
 from trio_websocket._sansio.frames import (
     BINARY,
     FINAL,

@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterable, NamedTuple
 import h11
 import pytest
 
-from tests.support.handshakes import (
+from support.handshakes import (
     KEY,
     REQUEST,
     Headers,

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support.peer import PING, Call, open_client
+from support.peer import PING, Call, open_client
 from trio_websocket._connection.pings import PendingPing, Pings
 
 

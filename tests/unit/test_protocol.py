@@ -15,8 +15,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
-from tests.support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
-from tests.support.protocols import (
+from support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from support.protocols import (
     CLIENT,
     SERVER,
     both_paths,

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.peer import (
+from support.peer import (
     PAIRS,
     Call,
     WrappedStream,
@@ -15,7 +15,7 @@ from tests.support.peer import (
     memory_pair,
     receive_exactly,
 )
-from tests.support.send_queues import (
+from support.send_queues import (
     LARGE,
     running,
 )

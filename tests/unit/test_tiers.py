@@ -16,9 +16,9 @@ FILES = sorted({*UNIT.glob("*.py")} - {Path(__file__)})
 
 SLOW_MODULES = {"hypothesis", "multiprocessing", "socket", "subprocess"}
 SOCKETS = {
-    # Keys of tests.support.peer.PAIRS.
+    # Keys of support.peer.PAIRS.
     *("tcp", "tls", "own-tls", "socketpair"),
-    # Functions of tests.support, Trio and the library.
+    # Functions of support, Trio and the library.
     *("tcp_pair", "tls_pair", "own_tls_pair", "socket_pair", "start_raw_server"),
     *("open_tcp_stream", "open_tcp_listeners", "open_unix_socket", "serve_tcp"),
 }

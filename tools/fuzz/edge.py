@@ -16,7 +16,7 @@ from typing import Any, Awaitable, Callable, Iterator, NamedTuple, Sequence
 import trio
 import trio.testing
 
-from tests.support import peer
+from support import peer
 from trio_websocket._io.transport import LINGER
 from trio_websocket._sansio.options import Options
 

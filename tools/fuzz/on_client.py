@@ -7,7 +7,7 @@ from typing import AsyncContextManager, AsyncIterator, Sequence
 
 import trio
 
-from tests.support import peer
+from support import peer
 from trio_websocket import (
     ConnectionClosed,
     ConnectionTimeout,

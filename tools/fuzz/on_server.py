@@ -8,7 +8,7 @@ from typing import Any, AsyncIterator, Sequence
 
 import trio
 
-from tests.support import peer
+from support import peer
 from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,

@@ -8,7 +8,7 @@ import socket
 
 import trio
 
-from tests.support.peer import (
+from support.peer import (
     BINARY,
     CLOSE,
     CONTINUATION,

@@ -10,7 +10,7 @@ from typing import Any, Iterable
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
-from tests.support import peer
+from support import peer
 from trio_websocket import (
     DeflateParameters,
     PerMessageDeflate,
