@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import inspect
 import os
@@ -43,6 +44,7 @@ from trio_websocket import (
     serve_websocket,
     wrap_client_stream,
 )
+from trio_websocket._sansio.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -369,6 +371,20 @@ def test_options_table_shows_every_option_and_its_default() -> None:
     assert shown == {name: str(default) for name, default in taken.items()}
     for name in re.findall(r"`(\w+)`", section.split("\n| ")[0]):
         assert taken.items() <= keywords(getattr(trio_websocket, name)).items(), name
+
+
+def test_options_table_says_what_the_declarations_say() -> None:
+    text = (ROOT / "docs" / "limits.md").read_text("utf-8")
+    section = text.split("\n## Options\n")[1].split("\n## ")[0]
+    without_links = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", section)
+    rows = [line for line in without_links.splitlines() if line.startswith("| `")]
+    declared = [
+        f"| `{field.name}` | {field.default} | {{unit}} | {{reason}} | {{exceeded}} |".format(
+            **field.metadata
+        ).replace("|  |", "| |")
+        for field in dataclasses.fields(Options)
+    ]
+    assert sorted(rows) == sorted(declared)
 
 
 def test_tables_of_what_a_peer_can_do_show_every_bound_and_its_default() -> None:

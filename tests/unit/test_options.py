@@ -160,6 +160,11 @@ def test_type_checkers_know_every_option() -> None:
     assert set(NewerOptionKeywords.__annotations__) == set(NAMES) - positional
 
 
+def test_type_checkers_know_the_type_of_every_option() -> None:
+    types = {name: ref.__forward_arg__ for name, ref in OptionKeywords.__annotations__.items()}
+    assert types == {field.name: field.type for field in dataclasses.fields(Options)}
+
+
 # The options of a call
 
 

@@ -1,4 +1,4 @@
-"""The limits and time-outs of a connection: every one has a default, a unit and a reason."""
+"""The limits and time-outs that the opening functions and servers take as keywords."""
 
 from __future__ import annotations
 
@@ -11,79 +11,176 @@ from typing import Any, Callable, Iterable, Mapping, TypedDict, TypeVar
 from .extensions import PerMessageDeflate
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_Check = Callable[[str, object], None]  # takes an option's name and value, and raises
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise unless the value is a number that is 0 or more, or ``math.inf``."""
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or math.inf, not {value!r:.100}")
+    if not value >= 0:  # not `value < 0`, because of NaN
+        raise ValueError(f"{name} must be 0 or more, or math.inf, not {value!r}")
+
+
+def check_ssl_context(value: object) -> None:
+    """Raise unless the value is an SSL context or None."""
+    if value is not None and not isinstance(value, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {value!r:.100}")
+
+
+def _check_positive(name: str, value: object, *, otherwise: str = "math.inf") -> None:
+    check_number(name, value)
+    if value == 0:
+        raise ValueError(f"{name} must be more than 0, or {otherwise}, not {value!r}")
+
+
+def _check_interval(name: str, value: object) -> None:
+    if value is not None:
+        _check_positive(name, value, otherwise="None")
+
+
+def _check_int(name: str, value: object, *, least: int = 0) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r:.100}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")
+
+
+def _check_read_size(name: str, value: object) -> None:
+    if value is not None:
+        _check_int(name, value, least=1)
+
+
+def _check_compression(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, PerMessageDeflate):
+        raise TypeError(f"{name} must be a PerMessageDeflate or None, not {value!r:.100}")
+
+
+def _option(default: Any, check: _Check, *, unit: str, reason: str, exceeded: str = "") -> Any:
+    """Declare an option.
+
+    :param default: The default.
+    :param check: Raises a TypeError or ValueError if a value is not allowed.
+    :param unit: What the value counts.
+    :param reason: Why the option exists, or why its default is what it is.
+    :param exceeded: What happens when the limit is exceeded.
+    """
+    texts = {"unit": unit, "reason": reason, "exceeded": exceeded}
+    return dataclasses.field(default=default, metadata={"check": check, **texts})
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options that every opening function and the server take as keywords.
+    """The options of a connection, or of all connections of a server.
 
-    ``math.inf`` means no limit, except for those that are int.
+    To add one, declare it here, in `OptionKeywords` for type checkers, and in docs/limits.md. Tests
+    compare the three. ``math.inf`` means no limit, except for options that must be an int.
     """
 
-    #: Messages that were received and wait for ``get_message``. When so many wait, and one more,
-    #: no more is read, and TCP stops the peer. A small queue bounds memory, and lets the peer feel
-    #: that the application is slow.
-    message_queue_size: float = 1
-    #: Bytes of payload of one received message. A larger one is refused with close code 1009 when
-    #: its frame header is seen, before its payload is kept. 1 MiB holds what applications
-    #: usually send, and a thousand connections can't take more than a gigabyte.
-    max_message_size: float = 2**20
-    #: Bytes that one read asks of the stream; None, and the default, let the library choose.
-    receive_buffer_size: int | None = 4096
-    #: Bytes of memory of messages that wait for ``get_message``; when they have as many, no more is
-    #: read. It bounds what a long queue can cost.
-    message_queue_bytes: float = 2**24
-    #: How messages are compressed, if the peer can do it, too (permessage-deflate, RFC 7692). None
-    #: neither offers nor accepts it: it takes memory and time, which pays for large texts only.
-    compression: PerMessageDeflate | None = None
-    #: Frames of one received message. Each costs time even if it is empty; more are refused with
-    #: close code 1009. The default lets 8 MiB through in pieces of 64 bytes.
-    max_fragments: float = 2**17
-    #: Bytes of the head of an HTTP request or response, that is, of what must be kept before a
-    #: peer has shown to speak WebSocket. A longer request gets status 431.
-    max_header_size: int = 2**16
-    #: Bytes of the body of a rejection that are kept for :exc:`ConnectionRejected`: enough for an
-    #: error page. The rest is not read.
-    max_rejection_body: int = 2**16
-    #: Bytes that wait to be written, above which a sender waits. 64 KiB keep a fast network busy
-    #: for a turn of the scheduler; a peer that does not read costs that and one message.
-    max_unsent_bytes: float = 2**16
-    #: Pings of ours that wait for their Pongs; ``ping`` waits before it sends a further one. A peer
-    #: that answers none costs no more than these.
-    max_unanswered_pings: float = 2**10
-    #: Seconds between the Pings that keep a connection alive: proxies drop those that are idle, and
-    #: a peer that is gone without a word is found out. None sends none, as it was in 0.12.
-    ping_interval: float | None = None
-    #: Seconds in which such a Ping must be answered, from the last byte that came, or that the
-    #: stream took up to the Ping, and not counting those in which nothing was read because the
-    #: application did not read. Then the connection is closed with code 1011.
-    ping_timeout: float = 20
-    #: Seconds that a client gives name look-up, TCP, TLS and the opening handshake together, and a
-    #: server TLS and the request. Slow networks need some of it; nobody waits longer than a minute.
-    connect_timeout: float = 60
-    #: Seconds that the closing handshake may take. The stream is closed after it in any case.
-    disconnect_timeout: float = 60
+    message_queue_size: float = _option(
+        1,
+        check_number,
+        unit="received messages that are not read yet; there may be one more",
+        reason="a small queue limits memory and shows early that the reader is slow",
+        exceeded="nothing more is read; TCP stops the peer",
+    )
+    max_message_size: float = _option(
+        2**20,
+        check_number,
+        unit="bytes of payload of one received message",
+        reason="1 MiB is enough for most applications",
+        exceeded="the peer gets Close 1009, and `get_message` raises `ConnectionClosed` with code "
+        "1009",
+    )
+    receive_buffer_size: int | None = _option(
+        4096,
+        _check_read_size,
+        unit="bytes requested by one read",
+        reason="a hint, kept from 0.12; with the default or `None` the library chooses",
+    )
+    message_queue_bytes: float = _option(
+        2**24,
+        check_number,
+        unit="bytes of memory of those messages",
+        reason="limits the memory of a long queue",
+        exceeded="nothing more is read; TCP stops the peer",
+    )
+    compression: PerMessageDeflate | None = _option(  # noqa: RUF009 # it returns a field
+        None,
+        _check_compression,
+        unit="a `PerMessageDeflate`, or `None`",
+        reason="compression costs memory and time; it is worth it for large texts only",
+        exceeded="`max_message_size` limits the decompressed size, during decompression",
+    )
+    max_fragments: float = _option(
+        2**17,
+        check_number,
+        unit="frames of one received message",
+        reason="each frame costs time, even an empty one",
+        exceeded="the same as for `max_message_size`",
+    )
+    max_header_size: int = _option(
+        2**16,
+        _check_int,
+        unit="bytes of the head of an HTTP request or response",
+        reason="the head is stored before the peer has proved that it speaks WebSocket",
+        exceeded="a client gets status 431; a server's response raises `HandshakeError`",
+    )
+    max_rejection_body: int = _option(
+        2**16,
+        _check_int,
+        unit="bytes of the body in `ConnectionRejected`",
+        reason="64 KiB is enough for an error page",
+        exceeded="the rest is not read",
+    )
+    max_unsent_bytes: float = _option(
+        2**16,
+        check_number,
+        unit="bytes in the send queue",
+        reason="enough to keep a fast network busy; a peer that does not read costs at most this "
+        "plus one message",
+        exceeded="`send_message` waits",
+    )
+    max_unanswered_pings: float = _option(
+        2**10,
+        _check_positive,  # with 0, `ping` would wait for ever
+        unit="your pings that have no answer yet",
+        reason="limits the memory if a peer never answers",
+        exceeded="`ping` waits before it sends",
+    )
+    ping_interval: float | None = _option(
+        None,
+        _check_interval,
+        unit="seconds from one answer to the next keep-alive ping",
+        reason="proxies drop idle connections; `None`, as in 0.12, sends no pings",
+    )
+    ping_timeout: float = _option(
+        20,
+        _check_positive,  # with 0, no Pong could arrive in time
+        unit="seconds for the answer to a keep-alive ping, measured from the last byte received",
+        reason="detects a peer that vanished",
+        exceeded="Close 1011; `ConnectionClosed` with code 1011",
+    )
+    connect_timeout: float = _option(
+        60,
+        check_number,
+        unit="seconds until the connection is open",
+        reason="slow networks need some of it",
+        exceeded="`ConnectionTimeout`; a server closes the connection",
+    )
+    disconnect_timeout: float = _option(
+        60,
+        check_number,
+        unit="seconds for the closing handshake",
+        reason="a peer that vanished never answers",
+        exceeded="`DisconnectionTimeout`; the stream is closed",
+    )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("receive_buffer_size", "ping_interval") and value is None:
-                continue
-            if field.name == "compression":
-                _check_compression(value)
-                continue
-            if field.name == "receive_buffer_size":
-                _check_integer(field.name, value, 1)
-            elif field.name in ("max_header_size", "max_rejection_body"):
-                _check_integer(field.name, value, 0)
-            else:
-                check_number(field.name, value)
-        if self.ping_interval == 0:
-            raise ValueError("ping_interval must be more than 0, or None, not 0")
-        # With 0, no Pong could be in time, and `ping` would wait for ever for its turn.
-        for name in ("ping_timeout", "max_unanswered_pings"):
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name} must be more than 0, or math.inf, not 0")
+        for name, default, check in _CHECKS:
+            value = getattr(self, name)
+            if value is not default:
+                check(name, value)
 
     @classmethod
     def of_call(cls, function: Callable[..., object], options: Mapping[str, Any]) -> Options:
@@ -97,6 +194,9 @@ class Options:
         return cls(**options)
 
 
+_CHECKS: tuple[tuple[str, object, _Check], ...] = tuple(
+    (field.name, field.default, field.metadata["check"]) for field in dataclasses.fields(Options)
+)
 _NAMES = frozenset(field.name for field in dataclasses.fields(Options))
 
 
@@ -116,7 +216,7 @@ def _unexpected(function: Callable[..., object], name: str) -> str:
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
-    # A likely misspelling, or else the options whose names share most of the letters.
+    # One likely misspelling, or else up to three names that share many letters.
     meant = difflib.get_close_matches(name, known, 1, 0.85)
     meant = meant or difflib.get_close_matches(name, known, 3, 0.6)
     hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
@@ -125,7 +225,7 @@ def _unexpected(function: Callable[..., object], name: str) -> str:
 
 
 class NewerOptionKeywords(TypedDict, total=False):
-    """The fields of :class:`Options` that are nowhere positional, for type checkers."""
+    """The options that no function takes as positional arguments, for type checkers."""
 
     compression: PerMessageDeflate | None
     max_fragments: float
@@ -141,41 +241,15 @@ class NewerOptionKeywords(TypedDict, total=False):
 
 
 class OptionKeywords(NewerOptionKeywords, total=False):
-    """The fields of :class:`Options` as keywords, for type checkers."""
+    """All options, for type checkers."""
 
     message_queue_size: float
     max_message_size: float
     receive_buffer_size: int | None
 
 
-def _check_compression(value: object) -> None:
-    if value is not None and not isinstance(value, PerMessageDeflate):
-        raise TypeError(f"compression must be a PerMessageDeflate or None, not {value!r:.100}")
-
-
-def check_number(name: str, value: object) -> None:
-    """Raise if the value is not 0 or more."""
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number or math.inf, not {value!r:.100}")
-    if not value >= 0:  # written so that NaN is refused, too
-        raise ValueError(f"{name} must be 0 or more, or math.inf, not {value!r}")
-
-
-def check_ssl_context(value: object) -> None:
-    """Raise if the value is neither an SSL context nor None."""
-    if value is not None and not isinstance(value, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {value!r:.100}")
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r:.100}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value!r}")
-
-
 def with_option_signature(function: _F) -> _F:
-    """Show the options by name and default in the signature, in place of ``**options``."""
+    """Replace ``**options`` in the signature of a function by the names of the options."""
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = [
