@@ -4,7 +4,8 @@
     python examples/demo.py
 
 `<` marks a line of a program's input, and `>` a line of its output. The function `converse`
-contains the whole dialogue. The exit status is 0 only if each line is the expected one and arrives in time.
+contains the whole dialogue. The exit status is 0 only if each line is the expected one and arrives
+in time.
 """
 
 from __future__ import annotations
