@@ -10,7 +10,7 @@ from typing import Any, Iterable
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
-from support import peer
+from support import frames
 from trio_websocket import (
     DeflateParameters,
     PerMessageDeflate,
@@ -71,7 +71,7 @@ RSV1, RSV2 = 4, 2
 
 KEY = b"\x11\x22\x33\x44"
 
-frame = functools.partial(peer.frame, key=KEY)  # of a client
+frame = functools.partial(frames.frame, key=KEY)  # of a client
 
 
 def connection(

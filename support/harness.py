@@ -41,6 +41,15 @@ import trio
 import trio.testing
 from trio._core._run import _r as scheduler  # what shuffles the tasks that can run
 
+from support.frames import CLOSE, PING, close_payload
+from support.streams import (
+    close_sockets,
+    lockstep_pair,
+    memory_pair,
+    over_tls,
+    tcp_pair,
+    tls_contexts,
+)
 from trio_websocket import (
     ConnectionClosed,
     DisconnectionTimeout,
@@ -56,17 +65,6 @@ from trio_websocket import (
 from trio_websocket._sansio.errors import flatten_group
 
 from .interruptions import CountedStream, FaultyStream, Interruption, Lines, Steps, Trigger
-from .peer import (
-    CLOSE,
-    PING,
-    close_payload,
-    close_sockets,
-    lockstep_pair,
-    memory_pair,
-    over_tls,
-    tcp_pair,
-    tls_contexts,
-)
 from .strict_peer import Gone, Message, StrictPeer, Violation
 
 if TYPE_CHECKING:

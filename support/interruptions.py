@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable, Iterator, NamedTuple
 import trio
 
 import trio_websocket
-
-from .peer import WrappedStream
+from support.streams import WrappedStream
 
 if TYPE_CHECKING:
     from types import FrameType

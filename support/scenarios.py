@@ -8,6 +8,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Iterator
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from support.frames import CLOSE, PING, PONG, close_payload
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
@@ -22,7 +23,6 @@ from trio_websocket import (
 )
 
 from .harness import Errors, Scenario, Stage
-from .peer import CLOSE, PING, PONG, close_payload
 from .strict_peer import Gone, Message, StrictPeer, Violation
 
 LARGE = bytes(range(256)) * 2**11  # 512 KiB: more than the buffers of both sides take

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable, NoReturn
 import pytest
 import trio
 
+from support.frames import CLOSE
+from support.peer import REQUEST, RawPeer, accepting, read_head, start_raw_server
 from trio_websocket import (
     ConnectionFailed,
     HandshakeError,
@@ -21,8 +23,6 @@ from trio_websocket import (
     open_websocket_url,
     serve_websocket,
 )
-
-from .peer import CLOSE, REQUEST, RawPeer, accepting, read_head, start_raw_server
 
 if TYPE_CHECKING:
     import ssl

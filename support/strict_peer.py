@@ -9,20 +9,9 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 
 import trio
 
-from .peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    REQUEST,
-    TEXT,
-    Frame,
-    accepting,
-    frame,
-    parse_frame,
-    reset,
-)
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, frame, parse_frame
+from support.peer import REQUEST, accepting
+from support.streams import reset
 
 if TYPE_CHECKING:
     from trio.abc import Stream

@@ -10,7 +10,7 @@ from typing import Any, Awaitable, Callable, Iterator
 import pytest
 import trio
 
-from support.peer import close_sockets, in_memory
+from support.streams import close_sockets, in_memory
 from trio_websocket._sansio import deflate
 
 # Seconds after which a test that hangs fails, and shows where. A busy machine takes ten times as

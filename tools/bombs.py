@@ -20,16 +20,9 @@ from typing import Any
 
 import trio
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    REQUEST,
-    TEXT,
-    RawPeer,
-    close_sockets,
-    read_head,
-    tcp_pair,
-)
+from support.frames import BINARY, CLOSE, TEXT
+from support.peer import REQUEST, RawPeer, read_head
+from support.streams import close_sockets, tcp_pair
 from tools.memory import MIB, peak, reset_peak, resident
 from trio_websocket import ConnectionClosed, PerMessageDeflate, wrap_server_stream
 

@@ -28,7 +28,8 @@ from typing import Awaitable, Callable, Iterable, NamedTuple
 
 import trio
 
-from support.peer import BINARY, CONTINUATION, PING, PONG, TEXT, frame, tls_contexts
+from support.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame
+from support.streams import tls_contexts
 from trio_websocket import (
     HAS_SPEEDUPS,
     ConnectionClosed,

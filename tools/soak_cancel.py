@@ -24,9 +24,9 @@ from typing import Any, Awaitable, Callable
 
 import trio
 
+from support.frames import PING, PONG, close_payload
 from support.harness import JUMP, TRANSPORTS, Scenario, Stage, perform
 from support.interruptions import CANCELLATIONS, FAULTS, Interruption, Trigger
-from support.peer import PING, PONG, close_payload
 from support.scenarios import SCENARIOS
 from support.strict_peer import Message, Violation
 from trio_websocket import ConnectionClosed, DisconnectionTimeout, WebSocketConnection

@@ -19,23 +19,10 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Iterator, NamedTuple
 
 import trio
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    REQUEST,
-    TEXT,
-    accepting,
-    frame,
-    open_client,
-    open_pair,
-    open_server,
-    read_head,
-    start_raw_server,
-    tcp_pair,
-    tls_contexts,
-)
+from support.connections import open_client, open_pair, open_server
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame
+from support.peer import REQUEST, accepting, read_head, start_raw_server
+from support.streams import tcp_pair, tls_contexts
 from tools.memory import GIVE_BACK, KIB, resident
 from trio_websocket import (
     ConnectionRejected,

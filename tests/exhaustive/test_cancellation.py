@@ -14,9 +14,10 @@ from typing import Awaitable, Callable, Iterator
 import pytest
 import trio
 
+from support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from support.harness import TRANSPORTS, Scenario, Stage, perform, sweep
 from support.interruptions import FAULTS, Interruption
-from support.peer import CLOSE, CONTINUATION, PING, TEXT, accepting, frame, read_head
+from support.peer import accepting, read_head
 from support.scenarios import SCENARIOS
 from support.strict_peer import Violation
 from tools import soak_cancel

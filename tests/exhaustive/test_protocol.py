@@ -9,7 +9,7 @@ from hypothesis import example, given, settings, strategies as st
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
-from support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 from support.protocols import (
     SERVER,
     both_paths,

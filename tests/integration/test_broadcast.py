@@ -11,26 +11,11 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    KINDS,
-    REQUEST,
-    TEXT,
-    Call,
-    Frame,
-    RawPeer,
-    close_payload,
-    lockstep_pair,
-    open_client,
-    open_pair,
-    open_server,
-    read_head,
-    reset,
-    tls_contexts,
-    turns_of_another,
-)
+from support.connections import open_client, open_pair, open_server
+from support.frames import BINARY, CLOSE, CONTINUATION, TEXT, Frame, close_payload
+from support.peer import REQUEST, RawPeer, read_head
+from support.streams import KINDS, lockstep_pair, reset, tls_contexts
+from support.tasks import Call, turns_of_another
 from trio_websocket import (
     BroadcastResult,
     CloseReason,

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 import trio_websocket
-from support.peer import open_client
+from support.connections import open_client
 from trio_websocket import WebSocketRequest, open_websocket, serve_websocket
 from trio_websocket._io import cancel as _cancel
 from trio_websocket._io.cancel import cancel

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from support.peer import (
-    RawPeer,
-    open_client,
-    reset,
-)
+from support.connections import open_client
+from support.peer import RawPeer
+from support.streams import reset
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 if TYPE_CHECKING:

@@ -14,19 +14,11 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable
 import pytest
 import trio
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    TEXT,
-    RawPeer,
-    close_payload,
-    memory_pair,
-    open_client,
-    read_head,
-    reset,
-    start_raw_server,
-)
+from support.connections import open_client
+from support.frames import BINARY, CLOSE, TEXT, close_payload
+from support.peer import RawPeer, read_head, start_raw_server
 from support.servers import Names, Script, assert_fails, start, start_accepting, url
+from support.streams import memory_pair, reset
 from trio_websocket import (
     ConnectionClosed,
     ConnectionFailed,

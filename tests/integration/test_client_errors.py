@@ -9,20 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    CLOSE,
-    TEXT,
-    Call,
-    accepting,
-    close_payload,
-    frame,
-    memory_pair,
-    open_pair,
-    read_head,
-    reset,
-    start_raw_server,
-    tcp_pair,
-)
+from support.connections import open_pair
+from support.frames import CLOSE, TEXT, close_payload, frame
+from support.peer import accepting, read_head, start_raw_server
+from support.streams import memory_pair, reset, tcp_pair
+from support.tasks import Call
 from trio_websocket import (
     ConnectionClosed,
     ConnectionFailed,

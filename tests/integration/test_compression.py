@@ -9,9 +9,7 @@ import trio
 import wsproto
 from wsproto.connection import ConnectionType
 
-from support.peer import (
-    memory_pair,
-)
+from support.streams import memory_pair
 from trio_websocket import (
     WebSocketConnection,
     WebSocketServer,

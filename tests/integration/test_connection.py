@@ -8,19 +8,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from support.peer import (
-    CLOSE,
-    PAIRS,
-    REQUEST,
-    Call,
-    Frame,
-    close_payload,
-    closed_error,
-    open_client,
-    open_pair,
-    open_server,
-    reset,
-)
+from support.connections import closed_error, open_client, open_pair, open_server
+from support.frames import CLOSE, Frame, close_payload
+from support.peer import REQUEST
+from support.streams import PAIRS, reset
+from support.tasks import Call
 from trio_websocket import (
     wrap_server_stream,
 )

@@ -11,15 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    CLOSE,
-    PING,
-    Call,
-    WrappedStream,
-    memory_pair,
-    open_client,
-    socket_pair,
-)
+from support.connections import open_client
+from support.frames import CLOSE, PING
+from support.streams import WrappedStream, memory_pair, socket_pair
+from support.tasks import Call
 from trio_websocket import (
     ConnectionClosed,
     ConnectionFailed,

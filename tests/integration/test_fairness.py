@@ -14,19 +14,10 @@ import pytest
 import trio
 from trio.testing import open_stream_to_socket_listener, wait_all_tasks_blocked
 
-from support.peer import (
-    BINARY,
-    CONTINUATION,
-    PING,
-    TEXT,
-    Call,
-    RawPeer,
-    StreamPair,
-    accepting,
-    frame,
-    over_tls,
-    read_head,
-)
+from support.frames import BINARY, CONTINUATION, PING, TEXT, frame
+from support.peer import RawPeer, accepting, read_head
+from support.streams import StreamPair, over_tls
+from support.tasks import Call
 from trio_websocket import (
     ConnectionClosed,
     PerMessageDeflate,

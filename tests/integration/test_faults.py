@@ -15,30 +15,19 @@ import pytest
 import trio
 import trio.testing
 
-from support.peer import (
+from support.connections import open_client, open_pair, open_server
+from support.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,
     PING,
     PONG,
-    REQUEST,
     TEXT,
     Frame,
-    RawPeer,
-    accepting,
     close_payload,
     frame,
-    memory_pair,
-    open_client,
-    open_pair,
-    open_server,
-    over_tls,
-    read_head,
-    reset,
-    start_raw_server,
-    tcp_pair,
-    tls_contexts,
 )
+from support.peer import REQUEST, RawPeer, accepting, read_head, start_raw_server
 from support.servers import (
     Names,
     Script,
@@ -50,6 +39,7 @@ from support.servers import (
     start,
     start_accepting,
 )
+from support.streams import memory_pair, over_tls, reset, tcp_pair, tls_contexts
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

@@ -13,15 +13,9 @@ from typing import Any, Awaitable, Callable
 import pytest
 import trio
 
-from support.peer import (
-    REQUEST,
-    accepting,
-    frame,
-    read_head,
-    reset,
-    start_raw_server,
-    tls_contexts,
-)
+from support.frames import frame
+from support.peer import REQUEST, accepting, read_head, start_raw_server
+from support.streams import reset, tls_contexts
 from trio_websocket import (
     ConnectionClosed,
     DisconnectionTimeout,

@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from support.peer import REQUEST, TEXT, RawPeer, close_payload, reset
+from support.frames import TEXT, close_payload
+from support.peer import REQUEST, RawPeer
 from support.servers import (
     FailingListener,
     Handler,
@@ -25,6 +26,7 @@ from support.servers import (
     serve_while,
     start,
 )
+from support.streams import reset
 from trio_websocket import (
     ConnectionClosed,
     ConnectionFailed,

@@ -10,21 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from support.peer import (
-    CLOSE,
-    PING,
-    REQUEST,
-    TEXT,
-    Call,
-    Frame,
-    RawPeer,
-    accepting,
-    frame,
-    read_head,
-    socket_pair,
-    start_raw_server,
-    tls_contexts,
-)
+from support.frames import CLOSE, PING, TEXT, Frame, frame
+from support.peer import REQUEST, RawPeer, accepting, read_head, start_raw_server
+from support.streams import socket_pair, tls_contexts
+from support.tasks import Call
 from trio_websocket import (
     ConnectionFailed,
     ConnectionRejected,

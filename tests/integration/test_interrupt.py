@@ -13,8 +13,9 @@ import trio
 import trio.testing
 
 import trio_websocket
-from support.peer import REQUEST, accepting, memory_pair, read_head
+from support.peer import REQUEST, accepting, read_head
 from support.servers import start
+from support.streams import memory_pair
 from trio_websocket import (
     WebSocketRequest,
     WebSocketServer,

@@ -8,7 +8,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from support.peer import PAIRS, Call, open_client, over_tls
+from support.connections import open_client
+from support.streams import PAIRS, over_tls
+from support.tasks import Call
 from trio_websocket import open_websocket_url, serve_websocket
 
 

@@ -10,17 +10,10 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from support.peer import (
-    CLOSE,
-    REQUEST,
-    TEXT,
-    RawPeer,
-    WrappedStream,
-    memory_pair,
-    read_head,
-    tls_contexts,
-)
+from support.frames import CLOSE, TEXT
+from support.peer import REQUEST, RawPeer, read_head
 from support.servers import Handler, echo, receive_to_end, serve, start
+from support.streams import WrappedStream, memory_pair, tls_contexts
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

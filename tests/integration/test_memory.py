@@ -15,19 +15,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from support.peer import (
-    BINARY,
-    CONTINUATION,
-    PING,
-    REQUEST,
-    TEXT,
-    Call,
-    RawPeer,
-    frame,
-    open_server,
-    read_head,
-    tcp_pair,
-)
+from support.connections import open_server
+from support.frames import BINARY, CONTINUATION, PING, TEXT, frame
+from support.peer import REQUEST, RawPeer, read_head
+from support.streams import tcp_pair
+from support.tasks import Call
 from trio_websocket import (
     ConnectionRejected,
     HandshakeError,

@@ -8,11 +8,9 @@ from typing import Iterator
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    PAIRS,
-    Call,
-    open_client,
-)
+from support.connections import open_client
+from support.streams import PAIRS
+from support.tasks import Call
 
 
 class Steps(trio.abc.Instrument):

@@ -10,22 +10,17 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from support.peer import (
-    receive_exactly,
-    reset,
-    socket_pair,
-    system_tasks,
-    tcp_pair,
-)
 from support.send_queues import (
     LARGE,
     running,
 )
+from support.streams import receive_exactly, reset, socket_pair, tcp_pair
+from support.tasks import system_tasks
 from trio_websocket._connection.send_queue import HIGH_WATER, SendQueue
 from trio_websocket._io.pacing import FAIRNESS
 
 if TYPE_CHECKING:
-    from support.peer import StreamPair
+    from support.streams import StreamPair
 
 
 async def test_what_a_socket_takes_is_written_without_another_task(nursery: trio.Nursery) -> None:

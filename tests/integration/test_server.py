@@ -14,19 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    REQUEST,
-    TEXT,
-    RawPeer,
-    close_payload,
-    frame,
-    memory_pair,
-    open_server,
-    read_head,
-    reset,
-)
+from support.connections import open_server
+from support.frames import BINARY, CLOSE, TEXT, close_payload, frame
+from support.peer import REQUEST, RawPeer, read_head
 from support.servers import (
     FailingListener,
     Handler,
@@ -43,6 +33,7 @@ from support.servers import (
     url,
     wait,
 )
+from support.streams import memory_pair, reset
 from trio_websocket import (
     ConnectionClosed,
     ConnectionFailed,

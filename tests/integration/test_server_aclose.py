@@ -8,17 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from support.peer import (
-    CLOSE,
-    REQUEST,
-    TEXT,
-    Call,
-    RawPeer,
-    close_payload,
-    memory_pair,
-    read_head,
-    tls_contexts,
-)
+from support.frames import CLOSE, TEXT, close_payload
+from support.peer import REQUEST, RawPeer, read_head
 from support.servers import (
     FailingListener,
     Handler,
@@ -29,6 +20,8 @@ from support.servers import (
     serve,
     wait,
 )
+from support.streams import memory_pair, tls_contexts
+from support.tasks import Call
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

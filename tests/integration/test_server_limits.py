@@ -14,15 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from support.peer import (
-    REQUEST,
-    TEXT,
-    close_payload,
-    memory_pair,
-    read_head,
-    reset,
-    tls_contexts,
-)
+from support.frames import TEXT, close_payload
+from support.peer import REQUEST, read_head
 from support.servers import (
     ask,
     connect,
@@ -33,6 +26,7 @@ from support.servers import (
     start,
     url,
 )
+from support.streams import memory_pair, reset, tls_contexts
 from trio_websocket import (
     ConnectionRejected,
     WebSocketRequest,

@@ -11,7 +11,8 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from support.peer import PAIRS, open_pair, open_server, tls_contexts
+from support.connections import open_pair, open_server
+from support.streams import PAIRS, tls_contexts
 from trio_websocket import (
     ConnectionFailed,
     PerMessageDeflate,

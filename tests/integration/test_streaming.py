@@ -8,16 +8,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    TEXT,
-    Call,
-    Source,
-    open_client,
-    open_pair,
-    pieces_of,
-    reset,
-    tcp_pair,
-)
+from support.connections import Source, open_client, open_pair, pieces_of
+from support.frames import TEXT
+from support.streams import reset, tcp_pair
+from support.tasks import Call
 from trio_websocket import (
     ConnectionClosed,
 )

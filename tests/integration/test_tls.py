@@ -12,22 +12,11 @@ import trio
 import trio.testing
 import trustme
 
-from support.peer import (
-    CLOSE,
-    REQUEST,
-    RawPeer,
-    close_payload,
-    memory_pair,
-    open_client,
-    open_pair,
-    over_tls,
-    read_head,
-    reset,
-    start_raw_server,
-    tcp_pair,
-    tls_contexts,
-)
+from support.connections import open_client, open_pair
+from support.frames import CLOSE, close_payload
+from support.peer import REQUEST, RawPeer, read_head, start_raw_server
 from support.servers import Handler, assert_fails, echo, serve
+from support.streams import memory_pair, over_tls, reset, tcp_pair, tls_contexts
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

@@ -17,16 +17,10 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from support.peer import (
-    REQUEST,
-    TEXT,
-    Call,
-    WrappedStream,
-    frame,
-    reset,
-    tcp_pair,
-    turns_of_another,
-)
+from support.frames import TEXT, frame
+from support.peer import REQUEST
+from support.streams import WrappedStream, reset, tcp_pair
+from support.tasks import Call, turns_of_another
 from support.tls_peer import (
     ALERT,
     DATA,

@@ -9,9 +9,8 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from support.peer import (
+from support.streams import (
     PAIRS,
-    Call,
     WrappedStream,
     memory_pair,
     own_tls_pair,
@@ -22,6 +21,7 @@ from support.peer import (
     tls_memory_pair,
     tls_pair,
 )
+from support.tasks import Call
 from trio_websocket import Endpoint
 from trio_websocket._io.tls import TlsStream
 from trio_websocket._io.transport import LINGER, Transport, unwrap_network_error

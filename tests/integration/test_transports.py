@@ -11,25 +11,11 @@ import pytest
 import trio
 import trio.testing
 
-from support.peer import (
-    CLOSE,
-    PAIRS,
-    PING,
-    PONG,
-    REQUEST,
-    TEXT,
-    StreamPair,
-    close_payload,
-    frame,
-    lockstep_pair,
-    memory_pair,
-    open_client,
-    open_pair,
-    open_server,
-    tcp_pair,
-    tls_contexts,
-)
+from support.connections import open_client, open_pair, open_server
+from support.frames import CLOSE, PING, PONG, TEXT, close_payload, frame
+from support.peer import REQUEST
 from support.servers import echo
+from support.streams import PAIRS, StreamPair, lockstep_pair, memory_pair, tcp_pair, tls_contexts
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

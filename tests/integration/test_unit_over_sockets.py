@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from support.peer import in_memory
+from support.streams import in_memory
 
 _UNIT = Path(__file__).parents[1] / "unit"
 

@@ -6,17 +6,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    KINDS,
-    TEXT,
-    Call,
-    Frame,
-    close_payload,
-    open_client,
-    open_pair,
-)
+from support.connections import open_client, open_pair
+from support.frames import BINARY, CLOSE, TEXT, Frame, close_payload
+from support.streams import KINDS
+from support.tasks import Call
 from trio_websocket import CloseReason, ConnectionClosed
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import ConnectionType
 
+from support.connections import open_pair
 from support.deflating import (
     ALL,
     KINDS,
@@ -26,24 +27,10 @@ from support.deflating import (
     open_two,
     random_bytes,
 )
-from support.peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    REQUEST,
-    TEXT,
-    Call,
-    RawPeer,
-    accepting,
-    close_payload,
-    frame,
-    memory_pair,
-    open_pair,
-    read_head,
-    turns_of_another,
-)
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
+from support.peer import REQUEST, RawPeer, accepting, read_head
+from support.streams import memory_pair
+from support.tasks import Call, turns_of_another
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,

@@ -8,27 +8,11 @@ import wsproto
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.utilities import RemoteProtocolError
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PAIRS,
-    PING,
-    PONG,
-    PROMPT,
-    PUSHING_BACK,
-    TEXT,
-    Call,
-    Frame,
-    RawPeer,
-    WrappedStream,
-    close_payload,
-    closed_error,
-    memory_pair,
-    open_client,
-    open_pair,
-    open_server,
-)
+from support.connections import closed_error, open_client, open_pair, open_server
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close_payload
+from support.peer import RawPeer
+from support.streams import PAIRS, PROMPT, PUSHING_BACK, WrappedStream, memory_pair
+from support.tasks import Call
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from support.peer import frame
+from support.frames import frame
 from trio_websocket._sansio.frames import (
     BINARY,
     FINAL,

@@ -6,16 +6,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    CLOSE,
-    PING,
-    PONG,
-    PROMPT,
-    TEXT,
-    Call,
-    close_payload,
-    open_client,
-)
+from support.connections import open_client
+from support.frames import CLOSE, PING, PONG, TEXT, close_payload
+from support.streams import PROMPT
+from support.tasks import Call
 from trio_websocket import CloseReason, ConnectionClosed
 
 SIZE = 2**20  # more than a socket takes

@@ -8,7 +8,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import PING, Call, open_client
+from support.connections import open_client
+from support.frames import PING
+from support.tasks import Call
 from trio_websocket._connection.pings import PendingPing, Pings
 
 

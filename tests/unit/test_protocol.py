@@ -15,7 +15,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
-from support.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 from support.protocols import (
     CLIENT,
     SERVER,

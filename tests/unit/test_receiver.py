@@ -7,23 +7,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PAIRS,
-    PING,
-    PONG,
-    PROMPT,
-    PUSHING_BACK,
-    TEXT,
-    Call,
-    Frame,
-    RawPeer,
-    close_payload,
-    open_client,
-    system_tasks,
-)
+from support.connections import open_client
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close_payload
+from support.peer import RawPeer
+from support.streams import PAIRS, PROMPT, PUSHING_BACK
+from support.tasks import Call, system_tasks
 from trio_websocket import ConnectionClosed
 from trio_websocket._io.pacing import FAIRNESS, TURN
 

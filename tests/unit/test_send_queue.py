@@ -7,18 +7,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from support.peer import (
-    PAIRS,
-    Call,
-    WrappedStream,
-    lockstep_pair,
-    memory_pair,
-    receive_exactly,
-)
 from support.send_queues import (
     LARGE,
     running,
 )
+from support.streams import PAIRS, WrappedStream, lockstep_pair, memory_pair, receive_exactly
+from support.tasks import Call
 from trio_websocket._connection.send_queue import HIGH_WATER, SendQueue
 
 if TYPE_CHECKING:

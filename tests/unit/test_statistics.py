@@ -7,23 +7,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    KINDS,
-    PING,
-    PONG,
-    PROMPT,
-    REQUEST,
-    TEXT,
-    Call,
-    lockstep_pair,
-    memory_pair,
-    open_client,
-    open_pair,
-    open_server,
-)
+from support.connections import open_client, open_pair, open_server
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from support.peer import REQUEST
+from support.streams import KINDS, PROMPT, lockstep_pair, memory_pair
+from support.tasks import Call
 from trio_websocket import (
     ConnectionClosed,
     ConnectionStatistics,

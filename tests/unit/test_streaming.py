@@ -14,27 +14,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    KINDS,
-    PAIRS,
-    PING,
-    PONG,
-    PROMPT,
-    PUSHING_BACK,
-    TEXT,
-    Call,
-    Frame,
-    RawPeer,
-    Source,
-    close_payload,
-    open_client,
-    open_pair,
-    open_server,
-    pieces_of,
-)
+from support.connections import Source, open_client, open_pair, open_server, pieces_of
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close_payload
+from support.peer import RawPeer
+from support.streams import KINDS, PAIRS, PROMPT, PUSHING_BACK
+from support.tasks import Call
 from trio_websocket import (
     CloseReason,
     ConnectionClosed,

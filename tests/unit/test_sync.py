@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from support.peer import Call
+from support.tasks import Call
 from trio_websocket._io.sync import FairLock, LazyEvent, LazyParkingLot
 
 

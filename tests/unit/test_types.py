@@ -8,17 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from support.peer import (
-    BINARY,
-    KINDS,
-    TEXT,
-    Call,
-    Frame,
-    RawPeer,
-    open_client,
-    open_pair,
-    open_server,
-)
+from support.connections import open_client, open_pair, open_server
+from support.frames import BINARY, TEXT, Frame
+from support.peer import RawPeer
+from support.streams import KINDS
+from support.tasks import Call
 from trio_websocket import ConnectionClosed
 
 TEXTS = ["plain", "\u20ac \U0001f600", ""]

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import trio_websocket
-from support.peer import open_client, open_pair
+from support.connections import open_client, open_pair
 from trio_websocket import (
     Address,
     CloseReason,

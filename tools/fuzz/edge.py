@@ -16,7 +16,7 @@ from typing import Any, Awaitable, Callable, Iterator, NamedTuple, Sequence
 import trio
 import trio.testing
 
-from support import peer
+from support import streams
 from trio_websocket._io.transport import LINGER
 from trio_websocket._sansio.options import Options
 
@@ -188,7 +188,7 @@ class Attacker:
                 nursery.cancel_scope.cancel()
         finally:
             if self.attack.ending == "reset" and isinstance(self.stream, trio.SocketStream):
-                peer.reset(self.stream)
+                streams.reset(self.stream)
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self.stream)
 
@@ -275,7 +275,7 @@ def run(
     try:
         trio.run(main, clock=clock)
     finally:
-        peer.close_sockets()
+        streams.close_sockets()
     left = _descriptors() - descriptors
     expect(left <= 0, "file descriptors are left", left)
 

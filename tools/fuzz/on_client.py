@@ -7,7 +7,7 @@ from typing import AsyncContextManager, AsyncIterator, Sequence
 
 import trio
 
-from support import peer
+from support import streams
 from trio_websocket import (
     ConnectionClosed,
     ConnectionTimeout,
@@ -35,7 +35,7 @@ async def attack_client(setting: Setting, attacks: Sequence[Attack]) -> None:
 async def _attack(setting: Setting, attack: Attack) -> None:
     client = _Client(setting, attack)
     if setting.kind not in REAL:
-        ours, theirs = await peer.PAIRS[setting.kind]()
+        ours, theirs = await streams.PAIRS[setting.kind]()
         server = _HostileServer(theirs, attack, setting)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.serve)
@@ -45,12 +45,12 @@ async def _attack(setting: Setting, attack: Attack) -> None:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         async with listener, trio.open_nursery() as nursery:
             port = listener.socket.getsockname()[1]
-            tls = peer.tls_contexts()[0] if setting.kind == "tls" else False
+            tls = streams.tls_contexts()[0] if setting.kind == "tls" else False
             opening = open_websocket("127.0.0.1", port, "/", use_ssl=tls, **setting.keywords)
             nursery.start_soon(client.run, opening)
             stream: trio.abc.Stream = await listener.accept()
             if setting.kind == "tls" and attack.is_polite:
-                context = peer.tls_contexts()[1]
+                context = streams.tls_contexts()[1]
                 stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
             server = _HostileServer(stream, attack, setting)
             await server.serve()

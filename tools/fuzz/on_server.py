@@ -8,7 +8,7 @@ from typing import Any, AsyncIterator, Sequence
 
 import trio
 
-from support import peer
+from support import streams
 from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,
@@ -80,7 +80,7 @@ class _Server:
             self._port = tcp[0].socket.getsockname()[1]
             listeners = tcp
             if self.setting.kind == "tls":
-                context = peer.tls_contexts()[1]
+                context = streams.tls_contexts()[1]
                 listeners = [trio.SSLListener(x, context, https_compatible=True) for x in tcp]
         server = WebSocketServer(
             self._handle,
@@ -94,13 +94,13 @@ class _Server:
 
     async def connect(self, *, tls: bool = True) -> trio.abc.Stream:
         if self.setting.kind not in REAL:
-            theirs, ours = await peer.PAIRS[self.setting.kind]()
+            theirs, ours = await streams.PAIRS[self.setting.kind]()
             self._memory.add(ours)
             return theirs
         stream = await trio.open_tcp_stream("127.0.0.1", self._port)
         if self.setting.kind == "tcp" or not tls:
             return stream
-        context = peer.tls_contexts()[0]
+        context = streams.tls_contexts()[0]
         return trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
 
     async def _handle(self, request: WebSocketRequest) -> None:

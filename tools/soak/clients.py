@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 
 import trio
 
-from support.peer import REQUEST, RawPeer, read_head, reset
+from support.peer import REQUEST, RawPeer, read_head
+from support.streams import reset
 from tools.soak.side import GRACE, HOST, SLACK, Cancelled, Incoming, Outgoing, Side, Violation
 from trio_websocket import (
     ConnectionClosed,

@@ -8,18 +8,9 @@ import socket
 
 import trio
 
-from support.peer import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    REQUEST,
-    TEXT,
-    Frame,
-    RawPeer,
-    frame,
-    reset,
-)
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, frame
+from support.peer import REQUEST, RawPeer
+from support.streams import reset
 from tools.soak.clients import Clients, new_id
 from tools.soak.side import (
     GRACE,
