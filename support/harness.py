@@ -62,7 +62,7 @@ from trio_websocket import (
     wrap_client_stream,
     wrap_server_stream,
 )
-from trio_websocket._sansio.errors import flatten_group
+from trio_websocket._io.groups import flatten_group
 
 from .interruptions import CountedStream, FaultyStream, Interruption, Lines, Steps, Trigger
 from .strict_peer import Gone, Message, StrictPeer, Violation

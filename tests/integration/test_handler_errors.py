@@ -36,7 +36,7 @@ from trio_websocket import (
     connect_websocket_url,
     serve_websocket,
 )
-from trio_websocket._sansio.errors import flatten_group
+from trio_websocket._io.groups import flatten_group
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

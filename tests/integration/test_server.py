@@ -50,7 +50,7 @@ from trio_websocket import (
     serve_websocket,
     wrap_server_stream,
 )
-from trio_websocket._sansio.errors import flatten_group
+from trio_websocket._io.groups import flatten_group
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

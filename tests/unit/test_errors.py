@@ -26,14 +26,8 @@ from trio_websocket import (
     HandshakeError,
     PerMessageDeflate,
 )
-from trio_websocket._sansio.errors import (
-    MessageTypeError,
-    check_close_code,
-    exception_to_raise,
-    flatten_group,
-    group_members,
-    strip_closed,
-)
+from trio_websocket._io.groups import exception_to_raise, flatten_group, group_members, strip_closed
+from trio_websocket._sansio.errors import MessageTypeError, check_close_code
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

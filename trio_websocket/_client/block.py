@@ -12,8 +12,8 @@ import trio
 from .._connection.block import close_after_block
 from .._connection.connection import WebSocketConnection, lifecycle_of
 from .._io.cancel import cancel
-from .._io.interrupt import raise_error, unwrap_single
-from .._sansio.errors import exception_to_raise
+from .._io.groups import exception_to_raise, unwrap_single
+from .._io.interrupt import raise_error
 from .connect import connect
 from .target import Target
 

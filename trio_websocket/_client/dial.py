@@ -6,7 +6,7 @@ import ssl
 
 import trio
 
-from .._io.interrupt import UnwrappingGroups
+from .._io.groups import UnwrappingGroups
 from .._io.tls import TlsStream
 from .._io.transport import close_now
 from .failures import connection_failed

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import ssl
 
+from .._io.groups import flatten_group
 from .._io.transport import unwrap_network_error
-from .._sansio.errors import ConnectionFailed, describe, flatten_group
+from .._sansio.errors import ConnectionFailed, describe
 
 
 def connection_failed(what: str, exc: Exception, hint: str = "") -> ConnectionFailed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from .._io.cancel import cancel
-from .._sansio.errors import exception_to_raise, strip_closed
+from .._io.groups import exception_to_raise, strip_closed
 from .connection import WebSocketConnection, lifecycle_of
 
 

@@ -7,8 +7,9 @@ from typing import Awaitable, Callable, Iterable, Literal, Mapping
 
 import trio
 
+from .._io.groups import flatten_group
 from .._io.pacing import TURN
-from .._sansio.errors import ConnectionClosed, MessageTypeError, flatten_group
+from .._sansio.errors import ConnectionClosed, MessageTypeError
 from .._sansio.options import check_number
 from .connection import WebSocketConnection, lifecycle_of
 from .fragments import Message, check_no_file, encoded

@@ -11,8 +11,6 @@ from typing import Any, Awaitable, Callable, TypeVar
 
 import trio
 
-from .._sansio.errors import group_members
-
 _T = TypeVar("_T")
 
 
@@ -20,12 +18,6 @@ _T = TypeVar("_T")
 async def call_unprotected(function: Callable[..., Awaitable[_T]], *args: Any, **kwargs: Any) -> _T:
     """Call a function of the application, where a KeyboardInterrupt may come at any line."""
     return await function(*args, **kwargs)
-
-
-def unwrap_single(exc: BaseException) -> BaseException:
-    """Unwrap a nursery's exception group if it holds exactly one real error."""
-    errors = [error for error in group_members(exc) if not isinstance(error, trio.Cancelled)]
-    return errors[0] if len(errors) == 1 else exc
 
 
 def raise_error(error: BaseException | None, *, handled: BaseException | None = None) -> None:
@@ -54,14 +46,3 @@ def raise_interrupt(exc: BaseException, handled: BaseException | None) -> None:
         if isinstance(found, KeyboardInterrupt):
             raise found
         found = found.__context__
-
-
-class UnwrappingGroups:
-    """A block out of which a nursery's exception group comes unwrapped."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        if exc is not None and unwrap_single(exc) is not exc:
-            raise unwrap_single(exc) from None

@@ -6,12 +6,8 @@ as well. An open connection that ends is a :exc:`ConnectionClosed`.
 
 from __future__ import annotations
 
-import sys
 import warnings
-from typing import Any, Sequence
-
-if sys.version_info < (3, 11):  # pragma: no cover # coverage is measured on a newer one
-    from exceptiongroup import BaseExceptionGroup
+from typing import Any
 
 # RFC 6455, 7.4.1, and the IANA WebSocket Close Code Number Registry.
 _NAMES = {
@@ -281,41 +277,3 @@ class MessageTypeError(TypeError, ValueError):
 def is_normal(exc: ConnectionClosed) -> bool:
     """Whether the connection was closed in form, and for no reason that is an error."""
     return exc.reason.code in (1000, 1001, 1005)
-
-
-def group_members(exc: BaseException) -> Sequence[BaseException]:
-    """The exceptions in a group; or the one that is no group."""
-    return exc.exceptions if isinstance(exc, BaseExceptionGroup) else (exc,)
-
-
-def flatten_group(exc: BaseException) -> list[BaseException]:
-    """The exceptions in a group and in the groups in it; or the one that is no group."""
-    if not isinstance(exc, BaseExceptionGroup):
-        return [exc]
-    return [leaf for member in exc.exceptions for leaf in flatten_group(member)]
-
-
-def exception_to_raise(error: BaseException | None, later: BaseException) -> BaseException:
-    """What is to be raised of what a block has raised, if anything, and what closing raised then.
-
-    It is the first, but Ctrl-C gets through.
-    """
-    return later if error is None or isinstance(later, KeyboardInterrupt) else error
-
-
-def strip_closed(exc: BaseException) -> BaseException | None:
-    """What is left of ``exc``, or of the group it is, without the news of a lost connection."""
-    lost = (ConnectionClosed, DisconnectionTimeout)
-    if isinstance(exc, BaseExceptionGroup):
-        news, rest = exc.split(lost)
-        return exc if news is None else rest
-    return None if isinstance(exc, lost) else exc
-
-
-def split_exceptions(exc: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """What in ``exc`` is an error, and what in it is not: a cancellation, an exit."""
-    if isinstance(exc, Exception):
-        return exc, None
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(Exception)
-    return None, exc

@@ -12,10 +12,11 @@ import trio
 
 from .._connection.connection import WebSocketConnection
 from .._io.cancel import cancel
-from .._io.interrupt import call_unprotected, raise_error, unwrap_single
+from .._io.groups import split_exceptions, strip_closed, unwrap_single
+from .._io.interrupt import call_unprotected, raise_error
 from .._io.sync import LazyParkingLot
 from .._io.transport import LINGER, Transport, close_now
-from .._sansio.errors import HandshakeError, printable, split_exceptions, strip_closed
+from .._sansio.errors import HandshakeError, printable
 from .._sansio.options import Options
 from .exchange import Exchange, receive_request
 from .request import WebSocketRequest

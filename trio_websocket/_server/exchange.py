@@ -14,6 +14,7 @@ import trio
 
 from .._connection.block import close_after_block
 from .._connection.connection import WebSocketConnection, lifecycle_of, start_connection
+from .._io.groups import exception_to_raise, strip_closed
 from .._io.transport import IgnoringErrors, Transport, unwrap_network_error
 from .._sansio.errors import (
     CloseReason,
@@ -23,9 +24,7 @@ from .._sansio.errors import (
     DisconnectionTimeout,
     HandshakeError,
     describe,
-    exception_to_raise,
     printable,
-    strip_closed,
 )
 from .._sansio.handshake import ExtraHeaders, Headers
 from .._sansio.options import Options

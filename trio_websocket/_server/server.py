@@ -12,7 +12,8 @@ import trio
 
 from .._connection.connection import WebSocketConnection
 from .._io.cancel import cancel
-from .._io.interrupt import UnwrappingGroups, raise_error, unwrap_single
+from .._io.groups import UnwrappingGroups, unwrap_single
+from .._io.interrupt import raise_error
 from .._io.sockets import Address
 from .._io.transport import close_now
 from .._sansio.compat import Unpack
