@@ -132,8 +132,8 @@ def received(protocol: Protocol, chunks: list[bytes], wanted: list[bool]) -> lis
             elif event is NEED_DATA:
                 break
             elif event is ENDED:
-                assert protocol.sent is not None
-                return [*found, protocol.sent.code]
+                assert protocol.closing.sent is not None
+                return [*found, protocol.closing.sent.code]
             elif event is not PROGRESS:
                 found.append(event_of(event))
     return found

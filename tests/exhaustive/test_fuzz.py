@@ -78,7 +78,7 @@ class WithoutCloseFrame(Protocol):
 class WithoutFastEmptyMessages(Protocol):
     def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
         event = super().next_event(raw=raw, is_wanted=is_wanted)
-        return PROGRESS if event == "" and self.is_open else event
+        return PROGRESS if event == "" and self.closing.is_open else event
 
 
 class WithoutLimit(Protocol):

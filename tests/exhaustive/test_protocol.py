@@ -41,17 +41,17 @@ class Outcome(NamedTuple):
 def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) -> Outcome:
     """What the library makes of the bytes."""
     events = received(protocol, *chunks, several=several)
-    assert (events[-1] is ENDED) == protocol.ended
+    assert (events[-1] is ENDED) == protocol.closing.ended
     rcvd = None
-    if protocol.rcvd is not None:
-        rcvd = protocol.rcvd.code, protocol.rcvd.reason or ""
+    if protocol.closing.rcvd is not None:
+        rcvd = protocol.closing.rcvd.code, protocol.closing.rcvd.reason or ""
     said = protocol.take_final_bytes()
     verdict = None
-    if protocol.error is not None:
+    if protocol.closing.error is not None:
         verdict = -1  # we had sent a Close before, so that it can't be told
         if said:
-            assert protocol.sent is not None
-            verdict = protocol.sent.code
+            assert protocol.closing.sent is not None
+            verdict = protocol.closing.sent.code
     return Outcome(events, rcvd, verdict)
 
 
@@ -204,7 +204,7 @@ def outcomes(
         for sizes_ in (chunking, [1], [max(len(data), 1)]):
             protocol = open_protocol(side, fast=fast, **options)
             if closing:
-                protocol.close(1000, None)
+                protocol.start_close(1000, None)
             found.append(outcome(protocol, pieces(data, sizes_), several=several))
     return found
 
@@ -277,10 +277,10 @@ def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
         stream = data.draw(st.one_of(st.binary(max_size=200), damaged(side is SERVER)))
     protocol = open_protocol(side, fast=fast, max_message_size=50, max_fragments=5)
     if closing:
-        protocol.close(1000, None)
+        protocol.start_close(1000, None)
     events = received(protocol, *pieces(stream, chunking))
     # what is held back is a head, or a control frame
-    assert protocol.ended or protocol.undecoded < 2 + 4 + 125
+    assert protocol.closing.ended or protocol.undecoded < 2 + 4 + 125
     if eof:
         protocol.receive_eof()
         events[-1:] = events_of(protocol)
@@ -292,13 +292,13 @@ def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
     farewell = protocol.take_final_bytes()
     if farewell:
         assert not closing
-        assert protocol.sent is not None
-        said = sent_close(farewell, side) if protocol.sent.code != 1014 else (1014, "")
-        assert said[0] == protocol.sent.code
-        if protocol.error is not None:
+        assert protocol.closing.sent is not None
+        said = sent_close(farewell, side) if protocol.closing.sent.code != 1014 else (1014, "")
+        assert said[0] == protocol.closing.sent.code
+        if protocol.closing.error is not None:
             assert said[0] in (1002, 1007, 1009)
         else:
-            assert protocol.sent == protocol.rcvd
-    elif protocol.ended and not closing:
-        assert protocol.reason is not None
-        assert protocol.reason.code == 1006
+            assert protocol.closing.sent == protocol.closing.rcvd
+    elif protocol.closing.ended and not closing:
+        assert protocol.closing.reason is not None
+        assert protocol.closing.reason.code == 1006

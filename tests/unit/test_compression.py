@@ -1057,8 +1057,8 @@ def test_a_compressed_message_that_is_masked_wrongly_is_refused(side: Connection
     payload = Codec(bits=15).deflate(b"payload")
     receiver.receive_data(frame(BINARY, payload, rsv=RSV1, mask=is_masked))
     assert events(receiver) == [ENDED]
-    assert receiver.sent is not None
-    assert receiver.sent.code == 1002
+    assert receiver.closing.sent is not None
+    assert receiver.closing.sent.code == 1002
 
 
 def test_a_compressed_message_whose_length_is_written_too_long_is_refused() -> None:
@@ -1066,18 +1066,18 @@ def test_a_compressed_message_whose_length_is_written_too_long_is_refused() -> N
     payload = Codec(bits=15).deflate(b"payload")
     receiver.receive_data(bytes([0xC2, 126]) + len(payload).to_bytes(2, "big") + payload)
     assert events(receiver) == [ENDED]
-    assert receiver.sent is not None
-    assert receiver.sent.code == 1002
+    assert receiver.closing.sent is not None
+    assert receiver.closing.sent.code == 1002
 
 
 @pytest.mark.parametrize("payload", [bytes(1001), HUGE], ids=["little", "much"])
 def test_after_our_close_a_compressed_message_over_the_limit_does_no_harm(payload: bytes) -> None:
     receiver, sender = huge_pair(1000)
-    receiver.close(1000, None)
-    receiver.receive_data(sender.message(False, payload) + sender.close(1000, None))
+    receiver.start_close(1000, None)
+    receiver.receive_data(sender.message(False, payload) + sender.start_close(1000, None))
     assert events(receiver) == [ENDED]
-    assert receiver.error is None
-    assert receiver.rcvd == receiver.sent
+    assert receiver.closing.error is None
+    assert receiver.closing.rcvd == receiver.closing.sent
 
 
 def test_a_large_compressed_message_that_may_be_over_the_limit_is_left_for_its_reader() -> None:
@@ -1088,7 +1088,7 @@ def test_a_large_compressed_message_that_may_be_over_the_limit_is_left_for_its_r
         while (event := receiver.next_event(is_wanted=False)) is PROGRESS:
             pass
     assert event is HELD
-    assert receiver.is_open
+    assert receiver.closing.is_open
     receiver.begin_stream(len(payload))
     pieces = events(receiver)
     assert b"".join(piece.data for piece in pieces) == payload
@@ -1134,10 +1134,10 @@ def test_the_limit_counts_what_all_steps_inflate(excess: int) -> None:
     receiver, sender = huge_pair(len(HUGE) - excess)
     receiver.receive_data(sender.message(False, HUGE))
     assert events(receiver) == [*IN_STEPS, ENDED if excess else HUGE]
-    assert receiver.is_open is not bool(excess)
+    assert receiver.closing.is_open is not bool(excess)
     if excess:
-        assert receiver.sent is not None
-        assert receiver.sent.code == 1009
+        assert receiver.closing.sent is not None
+        assert receiver.closing.sent.code == 1009
 
 
 def test_a_message_may_end_at_the_limit_together_with_a_step() -> None:
@@ -1154,8 +1154,8 @@ def test_what_is_wrong_at_the_end_is_found_in_the_last_step(is_cut_off: bool) ->
     packed = packed[:-1] if is_cut_off else packed
     receiver.receive_data(bytes([0xC1, 126]) + len(packed).to_bytes(2, "big") + packed)
     assert events(receiver) == [*IN_STEPS, ENDED]
-    assert receiver.sent is not None
-    assert receiver.sent.code == 1007
+    assert receiver.closing.sent is not None
+    assert receiver.closing.sent.code == 1007
 
 
 def begun(limit: float = math.inf) -> tuple[Protocol, Protocol]:
@@ -1179,17 +1179,17 @@ def test_a_stream_that_begins_between_steps_has_its_own_limit(max_size: int) -> 
     receiver, _ = begun()
     receiver.begin_stream(max_size)
     assert set(events(receiver)) <= {BUSY, ENDED}
-    assert receiver.sent is not None
-    assert receiver.sent.code == 1009
+    assert receiver.closing.sent is not None
+    assert receiver.closing.sent.code == 1009
 
 
 @pytest.mark.parametrize("limit", [math.inf, 2 * MIB])
 def test_a_close_between_steps(limit: float) -> None:
     receiver, sender = begun(limit)
-    receiver.close(1000, None)
-    receiver.receive_data(sender.message(True, HUGE) + sender.close(1000, None))
+    receiver.start_close(1000, None)
+    receiver.receive_data(sender.message(True, HUGE) + sender.start_close(1000, None))
     assert events(receiver)[-1] is ENDED
-    assert receiver.error is None
+    assert receiver.closing.error is None
     assert receiver.messages_received == 0
 
 
@@ -1199,10 +1199,12 @@ def test_a_close_within_a_large_frame_that_later_ones_refer_to() -> None:
     data = sender.message(False, text)
     receiver.receive_data(data[:6000])
     assert events(receiver) == []
-    receiver.close(1000, None)
-    receiver.receive_data(data[6000:] + sender.message(False, text) + sender.close(1000, None))
+    receiver.start_close(1000, None)
+    receiver.receive_data(
+        data[6000:] + sender.message(False, text) + sender.start_close(1000, None)
+    )
     assert events(receiver) == [ENDED]
-    assert receiver.error is None
+    assert receiver.closing.error is None
 
 
 async def receive_huge(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawPeer]:

@@ -299,19 +299,19 @@ def test_an_empty_frame_that_lacks_its_mask_fails_the_connection(opcode: int, fa
 def test_a_failed_connection_tells_why() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, frame(TEXT, b"\xff"))
-    assert isinstance(protocol.error, RemoteProtocolError)
-    assert "invalid start byte" in str(protocol.error)
-    assert protocol.sent == CloseReason(1007, str(protocol.error))
-    assert protocol.rcvd is None
-    assert protocol.reason == protocol.sent
-    assert protocol.ended
-    assert not protocol.is_open
+    assert isinstance(protocol.closing.error, RemoteProtocolError)
+    assert "invalid start byte" in str(protocol.closing.error)
+    assert protocol.closing.sent == CloseReason(1007, str(protocol.closing.error))
+    assert protocol.closing.rcvd is None
+    assert protocol.closing.reason == protocol.closing.sent
+    assert protocol.closing.ended
+    assert not protocol.closing.is_open
 
 
 def test_the_close_frame_of_a_failed_connection_says_what_the_error_says() -> None:
     protocol = open_protocol(SERVER)
     received(protocol, frame(0x3, key=KEY))
-    assert sent_close(protocol.take_final_bytes(), SERVER) == (1002, str(protocol.error))
+    assert sent_close(protocol.take_final_bytes(), SERVER) == (1002, str(protocol.closing.error))
 
 
 def test_invalid_text_is_refused_before_its_frame_is_whole() -> None:
@@ -395,7 +395,7 @@ def test_a_length_that_is_written_too_long_counts_for_more_than_the_limit(width:
     protocol = open_protocol(CLIENT, max_message_size=10)
     assert received(protocol, frame(BINARY, length=100, width=width)) == [ENDED]
     assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1002
-    assert "limit" not in str(protocol.error)
+    assert "limit" not in str(protocol.closing.error)
 
 
 @pytest.mark.parametrize("last", [b"", b"x"])
@@ -430,7 +430,7 @@ def test_of_200_000_empty_frames_no_more_are_taken_than_allowed() -> None:
     while protocol.next_event() is PROGRESS:
         taken += 1
     assert taken == 1000
-    assert protocol.ended
+    assert protocol.closing.ended
     assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1009
 
 
@@ -478,9 +478,9 @@ def test_what_precedes_an_oversize_message_is_delivered() -> None:
 
 def test_a_new_connection_is_open() -> None:
     protocol = open_protocol(CLIENT)
-    assert protocol.is_open
-    assert not protocol.ended
-    assert protocol.reason is None
+    assert protocol.closing.is_open
+    assert not protocol.closing.ended
+    assert protocol.closing.reason is None
     assert protocol.take_final_bytes() == b""
 
 
@@ -493,10 +493,15 @@ def test_a_close_from_the_peer_is_answered_with_the_same(side: ConnectionType, c
     protocol = open_protocol(side)
     data = close_frame(code, "grüß".encode(), key=key_to(side))
     assert received(protocol, data + frame(PING, key=key_to(side))) == [ENDED]
-    assert protocol.rcvd == protocol.sent == protocol.reason == CloseReason(code, "grüß")
-    assert protocol.error is None
-    assert protocol.ended
-    assert not protocol.is_open
+    assert (
+        protocol.closing.rcvd
+        == protocol.closing.sent
+        == protocol.closing.reason
+        == CloseReason(code, "grüß")
+    )
+    assert protocol.closing.error is None
+    assert protocol.closing.ended
+    assert not protocol.closing.is_open
     farewell = protocol.take_final_bytes()
     if side is SERVER:
         assert farewell == close_frame(code, "grüß".encode())
@@ -508,14 +513,14 @@ def test_a_close_from_the_peer_is_answered_with_the_same(side: ConnectionType, c
 def test_a_close_without_a_code_is_answered_without_one(side: ConnectionType) -> None:
     protocol = open_protocol(side)
     assert received(protocol, frame(CLOSE, key=key_to(side))) == [ENDED]
-    assert protocol.rcvd == protocol.sent == CloseReason(1005, None)
+    assert protocol.closing.rcvd == protocol.closing.sent == CloseReason(1005, None)
     assert sent_close(protocol.take_final_bytes(), side) == (1005, "")
 
 
 def test_a_close_without_a_text_has_none() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, close_frame(1000))
-    assert protocol.rcvd == CloseReason(1000, None)
+    assert protocol.closing.rcvd == CloseReason(1000, None)
 
 
 @both_sides
@@ -525,7 +530,7 @@ def test_code_1014_is_taken(side: ConnectionType, fast: bool, cut: int) -> None:
     protocol = open_protocol(side, fast=fast)
     data = close_frame(1014, b"upstream", key=key_to(side))
     assert received(protocol, data[:cut], data[cut:]) == [ENDED]
-    assert protocol.rcvd == CloseReason(1014, "upstream")
+    assert protocol.closing.rcvd == CloseReason(1014, "upstream")
 
 
 def test_the_bytes_of_code_1014_are_any_bytes_elsewhere() -> None:
@@ -533,14 +538,14 @@ def test_the_bytes_of_code_1014_are_any_bytes_elsewhere() -> None:
     code = close_payload(1014)
     data = frame(BINARY, code) + frame(PING, code) + close_frame(1014, b"in it: \x03")
     assert received(protocol, data) == [code, ("ping", code), ENDED]
-    assert protocol.rcvd == CloseReason(1014, "in it: \x03")
+    assert protocol.closing.rcvd == CloseReason(1014, "in it: \x03")
 
 
 def test_code_1014_comes_in_answer_to_a_close() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.close(1000, None)
+    protocol.start_close(1000, None)
     assert received(protocol, close_frame(1014)) == [ENDED]
-    assert protocol.rcvd == CloseReason(1014, None)
+    assert protocol.closing.rcvd == CloseReason(1014, None)
 
 
 @both_sides
@@ -557,38 +562,38 @@ def test_our_close_says_code_and_text(
     side: ConnectionType, code: int, reason: str | None, said: tuple[int, str]
 ) -> None:
     protocol = open_protocol(side)
-    assert sent_close(protocol.close(code, reason), side) == said
-    assert protocol.sent == protocol.reason == CloseReason(code, reason)
-    assert protocol.rcvd is None
-    assert not protocol.is_open
-    assert not protocol.ended
+    assert sent_close(protocol.start_close(code, reason), side) == said
+    assert protocol.closing.sent == protocol.closing.reason == CloseReason(code, reason)
+    assert protocol.closing.rcvd is None
+    assert not protocol.closing.is_open
+    assert not protocol.closing.ended
 
 
 def test_code_1014_may_be_sent() -> None:
-    assert open_protocol(SERVER).close(1014, "upstream") == close_frame(1014, b"upstream")
+    assert open_protocol(SERVER).start_close(1014, "upstream") == close_frame(1014, b"upstream")
 
 
 def test_the_peers_answer_ends_the_connection_that_we_close() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.close(4001, "bye")
+    protocol.start_close(4001, "bye")
     assert received(protocol, close_frame(4001, b"bye")) == [ENDED]
     assert protocol.take_final_bytes() == b""
-    assert protocol.error is None
+    assert protocol.closing.error is None
 
 
 def test_when_closes_cross_each_side_keeps_its_own_reason() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.close(4001, "ours")
+    protocol.start_close(4001, "ours")
     assert received(protocol, close_frame(4002, b"theirs")) == [ENDED]
-    assert protocol.reason == protocol.sent == CloseReason(4001, "ours")
-    assert protocol.rcvd == CloseReason(4002, "theirs")
+    assert protocol.closing.reason == protocol.closing.sent == CloseReason(4001, "ours")
+    assert protocol.closing.rcvd == CloseReason(4002, "theirs")
     assert protocol.take_final_bytes() == b""
 
 
 @both_paths
 def test_after_our_close_only_pongs_are_events(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast)
-    protocol.close(1000, None)
+    protocol.start_close(1000, None)
     data = (
         frame(TEXT, b"late")
         + frame(PING, b"1")
@@ -604,31 +609,31 @@ def test_after_our_close_only_pongs_are_events(fast: bool) -> None:
 def test_a_message_that_our_close_came_into_is_dropped() -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, frame(TEXT, b"a", fin=False)) == [NEED_DATA]
-    protocol.close(1000, None)
+    protocol.start_close(1000, None)
     assert received(protocol, frame(CONTINUATION, b"b") + close_frame(1000)) == [ENDED]
-    assert protocol.rcvd == CloseReason(1000, None)
+    assert protocol.closing.rcvd == CloseReason(1000, None)
 
 
 @both_paths
 def test_an_oversize_message_while_closing_is_dropped(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10, max_fragments=2)
-    protocol.close(1000, None)
+    protocol.start_close(1000, None)
     fragments = frame(TEXT, b"x", fin=False) + frame(CONTINUATION, fin=False) * 5
     data = frame(BINARY, bytes(2000)) + fragments + frame(CONTINUATION, bytes(200))
     assert received(protocol, data, close_frame(1000)) == [ENDED]
-    assert protocol.rcvd == CloseReason(1000, None)
-    assert protocol.error is None
+    assert protocol.closing.rcvd == CloseReason(1000, None)
+    assert protocol.closing.error is None
 
 
 @both_paths
 def test_a_bad_frame_while_closing_ends_the_connection(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast)
-    protocol.close(1000, "bye")
+    protocol.start_close(1000, "bye")
     assert received(protocol, frame(TEXT, b"\xff")) == [ENDED]
     assert protocol.take_final_bytes() == b""
-    assert protocol.sent == protocol.reason == CloseReason(1000, "bye")
-    assert protocol.rcvd is None
-    assert isinstance(protocol.error, RemoteProtocolError)
+    assert protocol.closing.sent == protocol.closing.reason == CloseReason(1000, "bye")
+    assert protocol.closing.rcvd is None
+    assert isinstance(protocol.closing.error, RemoteProtocolError)
 
 
 def test_the_farewell_is_given_once() -> None:
@@ -648,10 +653,10 @@ def test_the_end_of_the_stream_ends_the_connection(data: bytes) -> None:
     protocol.receive_eof()
     assert protocol.has_eof
     assert protocol.next_event() is ENDED
-    assert protocol.reason == CloseReason(
+    assert protocol.closing.reason == CloseReason(
         1006, "the peer ended the connection without a Close frame"
     )
-    assert isinstance(protocol.error, EOFError)
+    assert isinstance(protocol.closing.error, EOFError)
     assert protocol.take_final_bytes() == b""
 
 
@@ -659,7 +664,7 @@ def test_what_was_received_is_decoded_before_the_end_of_the_stream() -> None:
     protocol = open_protocol(CLIENT)
     protocol.receive_data(frame(TEXT, b"last") + frame(PING, b"1"))
     protocol.receive_eof()
-    assert not protocol.ended
+    assert not protocol.closing.ended
     assert list(events_of(protocol)) == ["last", ("ping", b"1"), ENDED]
 
 
@@ -668,8 +673,8 @@ def test_a_close_before_the_end_of_the_stream_counts() -> None:
     protocol.receive_data(close_frame(1001))
     protocol.receive_eof()
     assert protocol.next_event() is ENDED
-    assert protocol.error is None
-    assert protocol.reason == CloseReason(1001, None)
+    assert protocol.closing.error is None
+    assert protocol.closing.reason == CloseReason(1001, None)
 
 
 def test_a_stream_that_fails_is_the_error() -> None:
@@ -677,8 +682,8 @@ def test_a_stream_that_fails_is_the_error() -> None:
     cause = ConnectionResetError(104, "Connection reset by peer")
     protocol.receive_eof(cause)
     assert protocol.next_event() is ENDED
-    assert protocol.error is cause
-    assert protocol.reason == CloseReason(1006, str(cause))
+    assert protocol.closing.error is cause
+    assert protocol.closing.reason == CloseReason(1006, str(cause))
 
 
 def test_the_error_of_a_write_says_more_than_the_end_of_the_stream() -> None:
@@ -687,7 +692,7 @@ def test_the_error_of_a_write_says_more_than_the_end_of_the_stream() -> None:
     protocol.note_write_error(error)
     protocol.receive_eof()
     assert protocol.next_event() is ENDED
-    assert protocol.error is error
+    assert protocol.closing.error is error
 
 
 def test_the_error_of_a_read_counts_for_more_than_that_of_a_write() -> None:
@@ -696,47 +701,47 @@ def test_the_error_of_a_read_counts_for_more_than_that_of_a_write() -> None:
     cause = ConnectionResetError("reset")
     protocol.receive_eof(cause)
     assert protocol.next_event() is ENDED
-    assert protocol.error is cause
+    assert protocol.closing.error is cause
 
 
 def test_an_error_without_a_text_is_told_by_its_name() -> None:
     protocol = open_protocol(CLIENT)
     protocol.receive_eof(ConnectionResetError())
     protocol.next_event()
-    assert protocol.reason == CloseReason(1006, "ConnectionResetError")
+    assert protocol.closing.reason == CloseReason(1006, "ConnectionResetError")
 
 
 def test_the_end_of_the_stream_after_our_close_is_an_error() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.close(1000, None)
+    protocol.start_close(1000, None)
     protocol.receive_eof()
     assert protocol.next_event() is ENDED
-    assert isinstance(protocol.error, EOFError)
-    assert protocol.reason == CloseReason(1000, None)
+    assert isinstance(protocol.closing.error, EOFError)
+    assert protocol.closing.reason == CloseReason(1000, None)
 
 
 def test_a_connection_that_is_lost_has_ended_whatever_was_received() -> None:
     protocol = open_protocol(CLIENT)
     protocol.receive_data(frame(TEXT, b"late"))
     cause = ConnectionAbortedError("gone")
-    protocol.lose(cause)
+    protocol.closing.lose(cause)
     assert protocol.next_event() is ENDED
-    assert protocol.error is cause
-    assert protocol.reason == CloseReason(1006, "gone")
+    assert protocol.closing.error is cause
+    assert protocol.closing.reason == CloseReason(1006, "gone")
 
 
 def test_a_connection_that_has_ended_can_not_be_lost() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, close_frame(1000))
-    protocol.lose(ConnectionAbortedError("gone"))
-    assert protocol.error is None
+    protocol.closing.lose(ConnectionAbortedError("gone"))
+    assert protocol.closing.error is None
 
 
 def test_the_exception_of_a_closed_connection_tells_all() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.close(4001, "ours")
+    protocol.start_close(4001, "ours")
     received(protocol, close_frame(4002, b"theirs"))
-    exc = protocol.closed_error()
+    exc = protocol.closing.closed_error()
     assert isinstance(exc, ConnectionClosed)
     assert exc.reason == exc.sent == CloseReason(4001, "ours")
     assert exc.rcvd == CloseReason(4002, "theirs")
@@ -746,8 +751,8 @@ def test_the_exception_of_a_closed_connection_tells_all() -> None:
 def test_the_exception_of_a_lost_connection_has_its_cause() -> None:
     protocol = open_protocol(CLIENT)
     cause = ConnectionAbortedError("gone")
-    protocol.lose(cause)
-    assert protocol.closed_error().__cause__ is cause
+    protocol.closing.lose(cause)
+    assert protocol.closing.closed_error().__cause__ is cause
 
 
 # Sending
@@ -918,7 +923,7 @@ def test_a_large_frame_that_comes_after_our_close_is_thrown_away() -> None:
     data = frame(BINARY, bytes(10_000))
     protocol.receive_data(data[:5000])
     assert protocol.next_event() is NEED_DATA
-    protocol.close(1000, None)
+    protocol.start_close(1000, None)
     assert received(protocol, data[5000:], close_frame(1000)) == [ENDED]
     assert protocol.messages_received == 0
 
@@ -941,7 +946,7 @@ def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
 def test_what_follows_a_close_without_a_code_is_not_its_code() -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, frame(CLOSE) + (1014).to_bytes(2, "big")) == [ENDED]
-    assert protocol.rcvd == CloseReason(1005, None)
+    assert protocol.closing.rcvd == CloseReason(1005, None)
 
 
 @both_paths
@@ -949,7 +954,7 @@ def test_what_follows_a_close_without_a_code_is_not_its_code() -> None:
 @pytest.mark.parametrize("fin", [True, False], ids=["whole", "fragmented"])
 def test_what_comes_after_our_close_is_not_counted(fast: bool, payload: bytes, fin: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast)
-    protocol.close(1000, None)
+    protocol.start_close(1000, None)
     data = frame(BINARY, payload, fin=fin) + (b"" if fin else frame(CONTINUATION))
     assert received(protocol, data) == [NEED_DATA]
     assert (protocol.messages_received, protocol.bytes_received) == (0, 0)
@@ -981,8 +986,8 @@ def test_no_more_messages_are_decoded_than_are_asked_for() -> None:
 @pytest.mark.parametrize(
     "prepare",
     [
-        lambda protocol: protocol.close(1000, None),
-        lambda protocol: protocol.lose(OSError()),
+        lambda protocol: protocol.start_close(1000, None),
+        lambda protocol: protocol.closing.lose(OSError()),
         lambda protocol: protocol.begin_stream(),
     ],
     ids=["closed", "lost", "streaming"],

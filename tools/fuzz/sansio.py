@@ -287,12 +287,18 @@ class _Run:
         farewell, torn = frames_of(protocol.take_final_bytes(), masked=self._is_client)
         expect(not torn and len(farewell) <= 1, "a bad farewell", farewell, torn)
         expect(not protocol.take_final_bytes(), "a second farewell")
-        expect(protocol.ended and not protocol.is_open, "no end")
+        expect(protocol.closing.ended and not protocol.closing.is_open, "no end")
         expect(protocol.next_event() is ENDED, "an event after the end")
-        expect(protocol.closed_error().reason is not None, "no reason")
-        result.sent, result.rcvd = _said(protocol.sent), _said(protocol.rcvd)
-        if protocol.error is not None:
-            result.error = type(protocol.error), _without_place(str(protocol.error))
+        expect(protocol.closing.closed_error().reason is not None, "no reason")
+        result.sent, result.rcvd = (
+            _said(protocol.closing.sent),
+            _said(protocol.closing.rcvd),
+        )
+        if protocol.closing.error is not None:
+            result.error = (
+                type(protocol.closing.error),
+                _without_place(str(protocol.closing.error)),
+            )
         if farewell:
             expect(farewell[0].opcode == CLOSE, "a farewell that is no Close", farewell)
             result.farewell = close_code(farewell[0].payload)
@@ -327,8 +333,8 @@ class _Run:
 
     def _close_if_due(self) -> None:
         is_due = self._close_after is not None and len(self._result.events) >= self._close_after
-        if is_due and self._protocol.is_open:
-            self._protocol.close(4000, "enough")
+        if is_due and self._protocol.closing.is_open:
+            self._protocol.start_close(4000, "enough")
             self._result.has_closed = True
 
 

@@ -26,7 +26,6 @@ from .._sansio.extensions import DeflateParameters
 from .._sansio.frames import check_reason
 from .._sansio.handshake import ExtraHeaders, HandshakeResult
 from .._sansio.options import OptionKeywords, Options, check_number, with_option_signature
-from .._sansio.protocol import NOT_OPENED
 from .fragments import Message, encoded, send_fragments
 from .lifecycle import Lifecycle
 from .message_stream import MessageStream
@@ -93,9 +92,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         side = sides[ws_connection.client]
         opened = HandshakeResult(side, path, subprotocol=None, headers=(), trailing=b"")
         transport = Transport(stream, bounds.receive_buffer_size)
-        lifecycle = Lifecycle(transport, opened, bounds, next(self.CONNECTION_ID))
-        lifecycle.protocol.lose(NOT_OPENED)
-        _set_lifecycle(self, lifecycle)
+        number = next(self.CONNECTION_ID)
+        _set_lifecycle(self, Lifecycle(transport, opened, bounds, number))
 
     def __str__(self) -> str:
         return self._lifecycle.name
@@ -108,7 +106,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
         It is None, too, for a connection that was only constructed.
         """
-        return self._lifecycle.protocol.reason
+        return self._lifecycle.protocol.closing.reason
 
     @property
     def is_client(self) -> bool:

@@ -33,6 +33,7 @@ from .._io.cancel import cancel
 from .._io.pacing import CheckpointBudget
 from .._io.sync import LazyEvent
 from .._io.transport import LINGER, Transport
+from .._sansio.closing import State
 from .._sansio.errors import DisconnectionTimeout, describe
 from .._sansio.handshake import HandshakeResult
 from .._sansio.options import Options
@@ -58,11 +59,11 @@ class Lifecycle:
     """The parts of a connection, and its end."""
 
     __slots__ = (
-        "_is_started",
         "_keep_alive",
         "_queue",
         "_scope",
         "closed",
+        "closing",
         "handshake",
         "is_closed_here",
         "number",
@@ -87,7 +88,11 @@ class Lifecycle:
         self.number = number
         self.handshake = handshake
         self.transport = transport
-        self.protocol = Protocol(handshake.side, options, handshake.extension)
+        self.protocol = Protocol(
+            handshake.side, options, handshake.extension, state=State.CONNECTING
+        )
+        #: The state, and how the connection ended.
+        self.closing = self.protocol.closing
         #: Set when the stream is closed.
         self.closed = LazyEvent()
         budget = CheckpointBudget()
@@ -107,7 +112,6 @@ class Lifecycle:
         self.is_closed_here: bool = False
         self._scope = trio.CancelScope()  # of the connection's task
         self._keep_alive: KeepAlive | None = None
-        self._is_started = False
 
     @property
     def name(self) -> str:
@@ -156,7 +160,7 @@ class Lifecycle:
             if options.ping_interval is not None:
                 self._keep_alive = KeepAlive(self, options.ping_interval, options.ping_timeout)
                 nursery.start_soon(self._keep_alive.run)
-            self._is_started = True
+            self.closing.open()
             self._queue.start(nursery, response)
             self.protocol.receive_data(self.handshake.trailing)
             self.receiver.start()
@@ -176,7 +180,7 @@ class Lifecycle:
                 if self._queue.unsent[1]:
                     with trio.move_on_after(self.options.disconnect_timeout):
                         await self._queue.flush()
-                await self.transport.half_close_and_drain(peer_may_send=self.protocol.rcvd is None)
+                await self.transport.half_close_and_drain(peer_may_send=self.closing.rcvd is None)
             except trio.Cancelled:
                 await self._send_going_away()
                 raise
@@ -200,7 +204,7 @@ class Lifecycle:
         if self.can_send:
             self.is_closed_here = True
             try:
-                self.sender.append_control(self.protocol.close(code, reason))
+                self.sender.append_control(self.protocol.start_close(code, reason))
                 self.receiver.discard()
                 self.receiver.tend()
             except Exception as exc:
@@ -214,7 +218,7 @@ class Lifecycle:
         :raises DisconnectionTimeout: The peer did not answer within ``disconnect_timeout``.
         """
         self.is_closed_here = True
-        if not self._is_started:
+        if self.closing.state is State.CONNECTING:  # only constructed
             await self.transport.close_now()
             self.closed.set()
             return
@@ -226,7 +230,7 @@ class Lifecycle:
                 await self.closed.wait()
         finally:
             if not self.closed.is_set:
-                is_unanswered = not self.protocol.ended
+                is_unanswered = not self.closing.ended
                 await self.abort()
         if is_unanswered:
             raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")
@@ -249,13 +253,13 @@ class Lifecycle:
 
     async def wait_closed(self) -> None:
         """Wait until the stream is closed. If cancelled, nothing has happened."""
-        if not (self._is_started or self.closed.is_set):
-            self.protocol.raise_closed()
+        if self.closing.state is State.CONNECTING and not self.closed.is_set:
+            self.closing.raise_closed()
         await self.closed.wait()
 
     def fail(self, code: int, text: str, cause: Exception) -> None:
         """Fail the connection: send a Close frame, and don't wait for the peer."""
-        self.protocol.give_up(code, text, cause)
+        self.protocol.fail(code, text, cause)
         self.on_ended()
         cancel(self._scope, text)
 
@@ -266,7 +270,7 @@ class Lifecycle:
     def end_block(self) -> None:
         """Note that the connection is closed because its block, or its handler, has ended."""
         if self.can_send:
-            self.protocol.note_end_of_block()
+            self.closing.note_end_of_block()
 
     def _end_within(self, seconds: float) -> None:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + seconds)
@@ -275,7 +279,7 @@ class Lifecycle:
         if self.can_send:
             self.is_closed_here = True
             with contextlib.suppress(Exception):
-                self.sender.append_control(self.protocol.close(1001, None))
+                self.sender.append_control(self.protocol.start_close(1001, None))
         with trio.move_on_after(_GOING_AWAY) as scope:
             scope.shield = True
             await self._queue.flush()
@@ -284,9 +288,9 @@ class Lifecycle:
         """Close the stream, whatever happens, and let everyone know that it is closed."""
         with contextlib.suppress(Exception):
             self._queue.stop()
-            if not self.protocol.ended:
+            if not self.closing.ended:
                 cause = self._queue.broken
-                self.protocol.lose(cause or ConnectionAbortedError("closed from here"))
+                self.closing.lose(cause or ConnectionAbortedError("closed from here"))
                 self.on_ended()
             self.receiver.stop()
             if self._keep_alive is not None:
@@ -297,7 +301,7 @@ class Lifecycle:
         # A filter of the application may raise.
         with contextlib.suppress(Exception):
             if logger.isEnabledFor(logging.DEBUG):
-                peer, reason = self.transport.peer, self.protocol.reason
+                peer, reason = self.transport.peer, self.closing.reason
                 logger.debug("%s with %s is closed: %r", self.name, peer, reason)
 
     # -- events
@@ -326,7 +330,7 @@ class Lifecycle:
         with contextlib.suppress(Exception):
             logger.error("%s failed: %s", self.name, describe(exc), exc_info=exc)
         exc.__traceback__ = None  # its frames would keep the connection; the log record has it
-        self.protocol.fail(exc)
+        self.protocol.fail(1011, "internal error", exc)
         with contextlib.suppress(Exception):
             self._end_within(LINGER)  # the task may wait for data from the peer
             self.on_ended()
@@ -363,7 +367,7 @@ class Lifecycle:
             pings.forget(payload, ping)
         if ping.round_trip is None:
             await trio.lowlevel.checkpoint_if_cancelled()
-            self.protocol.raise_closed()
+            self.closing.raise_closed()
         return ping.round_trip
 
     def send_ping(self, payload: bytes) -> PendingPing:

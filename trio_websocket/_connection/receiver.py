@@ -171,10 +171,10 @@ class Receiver:
     async def _next(self, raw: bool = False) -> str | bytes | MessageChunk:
         """Wait until there is something in the queue; what it is."""
         while not self.messages:
-            if not self._protocol.is_open:
+            if not self._protocol.closing.is_open:
                 # If what cancelled us has closed the connection first, that says more.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                self._protocol.raise_closed()
+                self._protocol.closing.raise_closed()
             if self._decode(is_awaited=True, raw=raw):
                 if not self.messages:
                     await self._take_turn()  # a flood of control frames
@@ -236,7 +236,7 @@ class Receiver:
             elif max_size is not None and (size := _size(self.messages[0])) > max_size:
                 self.discard()
                 self._protocol.refuse_message(size, max_size)
-            if self._protocol.ended and self._owner is not None:  # by what was done here
+            if self._protocol.closing.ended and self._owner is not None:  # by what was done here
                 self._owner.on_ended()
             return await self.next_chunk()
         except BaseException:
@@ -311,7 +311,7 @@ class Receiver:
 
     async def run(self) -> None:
         """The connection's task: reads and decodes when it falls to it, until the end."""
-        while not self._protocol.ended:
+        while not self._protocol.closing.ended:
             if self._is_tended and self._decode(is_awaited=False):
                 await self._take_turn()
             # Here all is decoded that can be: nothing waits behind a read that may take for ever.

@@ -21,6 +21,7 @@ import trio
 
 from .._io.pacing import CheckpointBudget, run_in_thread
 from .._io.sync import FairLock, LazyEvent
+from .._sansio.closing import State
 from .._sansio.errors import CloseReason, ConnectionClosed, describe
 from .._sansio.frame_writer import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS
 from .._sansio.protocol import Protocol
@@ -60,6 +61,7 @@ class Delivery(enum.Enum):
     CLOSED = enum.auto()
 
 
+_OPEN = State.OPEN
 _SENT, _BUSY, _CLOSED = Delivery.SENT, Delivery.BUSY, Delivery.CLOSED
 
 
@@ -93,7 +95,7 @@ class Sender:
     @property
     def can_send(self) -> bool:
         """True if a frame that is queued now can reach the peer."""
-        return self._protocol.is_open and self._queue.broken is None
+        return self._protocol.closing.is_open and self._queue.broken is None
 
     @property
     def tasks_waiting(self) -> int:
@@ -108,8 +110,8 @@ class Sender:
     def closed_error(self) -> ConnectionClosed:
         """Return the reason why nothing can be sent, as far as it is known by now."""
         broken = self._queue.broken
-        if broken is None or not self._protocol.is_open:
-            return self._protocol.closed_error()
+        if broken is None or not self._protocol.closing.is_open:
+            return self._protocol.closing.closed_error()
         exc = ConnectionClosed(CloseReason(_ABNORMAL, describe(broken)))
         exc.__cause__ = broken
         return exc
@@ -121,10 +123,10 @@ class Sender:
         """
         if self._queue.broken is not None:
             await self._closed.wait()  # what the peer sent before it left is still being read
-        if not self._protocol.is_open:
+        if not self._protocol.closing.is_open:
             # If a cancellation has closed the connection, it goes before ConnectionClosed.
             await trio.lowlevel.checkpoint_if_cancelled()
-            self._protocol.raise_closed()
+            self._protocol.closing.raise_closed()
 
     # -- whole messages
 
@@ -157,7 +159,7 @@ class Sender:
         ):
             return self._send_in_turn(is_text, payload, compress)
         # As in `can_send`, without its calls.
-        if queue.broken is not None or protocol.sent is not None or protocol.error is not None:
+        if queue.broken is not None or protocol.closing.state is not _OPEN:
             return self.check_open()
         if unread and not queue.is_corked:
             queue.cork()
@@ -252,7 +254,7 @@ class Sender:
         if (
             key is not None
             and is_free
-            and protocol.is_open
+            and protocol.closing.state is _OPEN
             and queue.try_write_now(message.frames[key])
         ):
             protocol.count_message(message.size)

@@ -18,7 +18,6 @@ from .frames import (
     PING,
     PONG,
     TEXT,
-    cut_reason,
     long_head,
     new_key,
 )
@@ -47,7 +46,6 @@ class FrameWriter:
         "_is_client",
         "bytes_sent",
         "messages_sent",
-        "sent",
         "threshold",
     )
 
@@ -70,8 +68,6 @@ class FrameWriter:
             and extension.codec.can_deflate
         ):
             self.threshold = options.compression.threshold
-        #: The Close frame that was sent.
-        self.sent: CloseReason | None = None
         #: Whole messages that were sent, and bytes of their payload.
         self.messages_sent: int = 0
         self.bytes_sent: int = 0
@@ -170,13 +166,11 @@ class FrameWriter:
         """The frame of a Pong."""
         return self._frame(FINAL | PONG, payload)
 
-    def close(self, code: int, reason: str | None) -> bytes:
-        """The frame that begins or completes the closing handshake; code 1005 stands for none."""
-        reason = None if reason is None else cut_reason(reason)
-        self.sent = CloseReason(code, reason)
+    def close(self, reason: CloseReason) -> bytes:
+        """Return a Close frame. Code 1005 stands for none."""
         payload = b""
-        if code != _NO_STATUS:
-            payload = code.to_bytes(2, "big") + (reason or "").encode()
+        if reason.code != _NO_STATUS:
+            payload = reason.code.to_bytes(2, "big") + (reason.reason or "").encode()
         return self._frame(FINAL | CLOSE, payload)
 
     def _frame(self, first: int, payload: bytes) -> bytes:

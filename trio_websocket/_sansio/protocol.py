@@ -3,9 +3,6 @@
 wsproto is the judge. It gets the bytes of one frame at a time, so that between two frames every
 byte that is not decoded yet is still here. There, a message of one frame, compressed or not, is
 decoded on a fast path when the frame is whole; wsproto would take most of the time of a message.
-
-States are told by facts: the connection is open until a Close frame was sent or received, or an
-error came; it has ended when Close frames went both ways, or an error came.
 """
 
 from __future__ import annotations
@@ -15,15 +12,16 @@ import enum
 import io
 import math
 import sys
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
 from . import codec
+from .closing import ClosingHandshake, State
 from .deflate import DecompressedTooLarge, InvalidData
-from .errors import CloseReason, ConnectionClosed, describe
+from .errors import CloseReason
 from .frame_writer import FrameWriter
 from .frames import (
     BINARY,
@@ -39,6 +37,7 @@ from .frames import (
     TEXT,
     LargeFrame,
     check_utf8,
+    cut_reason,
     is_shortest,
     sizes,
 )
@@ -65,6 +64,7 @@ class Signal(enum.Enum):
     ENDED = enum.auto()
 
 
+_OPEN = State.OPEN
 NEED_DATA = Signal.NEED_DATA
 PROGRESS = Signal.PROGRESS
 BUSY = Signal.BUSY
@@ -84,10 +84,8 @@ Event: TypeAlias = "str | bytes | MessageChunk | Ping | Pong | Signal"
 _COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
 _PROTOCOL_ERROR = 1002
-_ABNORMAL = 1006
 _INVALID_DATA = 1007
 _TOO_BIG = 1009
-_INTERNAL_ERROR = 1011
 # The registered code that wsproto does not know, and one that it does.
 _UNKNOWN_TO_WSPROTO, _STAND_IN = 1014, 1013
 # What inflates to more than a limit may not be decoded before somebody says what becomes of it; and
@@ -100,11 +98,6 @@ _PORTION, _SMALL_PORTION = 3 * 2**10, 2**9
 # not become more than the default limit, is inflated in one step, whatever it is.
 _STEP = 2**18 + 1
 _SHORT, _MOST_OF_SHORT = 2**14, 2**20
-#: The error of a `WebSocketConnection` that was only constructed.
-NOT_OPENED = RuntimeError(
-    "this WebSocketConnection was only constructed, so it is not open: get connections from "
-    "open_websocket_url(), wrap_client_stream(), or WebSocketRequest.accept()"
-)
 # Bytes that are decoded and stay in memory while the connection waits for more: to free so few
 # would take longer than it is worth.
 _MOST_DECODED_KEPT = 2**12
@@ -118,7 +111,6 @@ class Protocol(FrameWriter):
     __slots__ = (
         "_at",
         "_binary",
-        "_block_has_ended",
         "_buffer",
         "_code_behind_stand_in",
         "_eof",
@@ -128,7 +120,6 @@ class Protocol(FrameWriter):
         "_fragments",
         "_frame_left",
         "_inflating",
-        "_is_closed_by_peer",
         "_is_compressed",
         "_is_skipping",
         "_is_streaming",
@@ -143,10 +134,9 @@ class Protocol(FrameWriter):
         "_write_error",
         "_wsproto",
         "bytes_received",
+        "closing",
         "decoded",
-        "error",
         "messages_received",
-        "rcvd",
         "wire_bytes_received",
     )
 
@@ -157,12 +147,14 @@ class Protocol(FrameWriter):
         extension: DeflateExtension | None = None,
         *,
         fast: bool = True,
+        state: State = State.OPEN,
     ) -> None:
         """
         :param side: Which side it is.
         :param options: The bounds.
         :param extension: What was agreed on about compression.
         :param fast: Whether to take the fast path; without it wsproto decodes every frame.
+        :param state: The first state.
         """
         super().__init__(side, options, extension)
         self._side = side
@@ -176,15 +168,10 @@ class Protocol(FrameWriter):
         self._max_message_size = _at_most(options.max_message_size)
         self._max_fragments = options.max_fragments
         self._expected_mask = 0 if self._is_client else MASKED
-        #: The Close frame that was received, after which one has been sent, too; the error that
-        #: ended the connection.
-        self.rcvd: CloseReason | None = None
-        self.error: Exception | None = None
+        #: The state, and how the connection ended.
+        self.closing = ClosingHandshake(state)
         # The error of a write, which says more than the end of the stream that follows.
         self._write_error: Exception | None = None
-        self._is_closed_by_peer = False
-        # True if the connection is closed because its block, or its handler, has ended.
-        self._block_has_ended = False
         #: Whole messages that were received, and bytes of their payload.
         self.messages_received: int = 0
         self.bytes_received: int = 0
@@ -217,16 +204,6 @@ class Protocol(FrameWriter):
     # -- facts
 
     @property
-    def is_open(self) -> bool:
-        """Whether messages may be sent."""
-        return self.sent is None and self.error is None
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will be sent or received."""
-        return self.error is not None or self.rcvd is not None
-
-    @property
     def undecoded(self) -> int:
         """How many bytes were received and not decoded."""
         return len(self._buffer) - self._at + (0 if self._large is None else self._large.received)
@@ -245,38 +222,6 @@ class Protocol(FrameWriter):
     def has_eof(self) -> bool:
         """Whether the end of the stream was received."""
         return self._eof is not None
-
-    @property
-    def reason(self) -> CloseReason | None:
-        """Why the connection is closed, or None while it is open, or was never opened.
-
-        A reply echoes the peer's Close frame, so `sent` also holds the original reason.
-        """
-        if self.error is NOT_OPENED:
-            return None  # as in 0.12
-        if self.error is not None and self.sent is None:
-            return CloseReason(_ABNORMAL, describe(self.error))
-        return self.sent
-
-    def closed_error(self) -> ConnectionClosed:
-        """The exception for whoever uses the connection now."""
-        exc = ConnectionClosed(self.reason, rcvd=self.rcvd, sent=self.sent, closer=self._closer())
-        exc.__cause__ = self.error
-        return exc
-
-    def raise_closed(self) -> NoReturn:
-        """Raise the exception for a call on a connection that is closed."""
-        if self.error is NOT_OPENED:
-            raise RuntimeError(*NOT_OPENED.args)
-        raise self.closed_error()
-
-    def _closer(self) -> str:
-        """Return words for who has closed the connection, if an error did not."""
-        if self.error is not None:
-            return ""
-        if self._is_closed_by_peer:
-            return "closed by the peer"
-        return "closed by this side" + (": the block has ended" if self._block_has_ended else "")
 
     # -- receiving
 
@@ -309,27 +254,19 @@ class Protocol(FrameWriter):
         """Note the error of a write, as the reason for the end of the stream that follows."""
         self._write_error = exc
 
-    def note_end_of_block(self) -> None:
-        """Note that the connection is closed because its block, or its handler, has ended."""
-        self._block_has_ended = True
+    def start_close(self, code: int, reason: str | None) -> bytes:
+        """Start the closing handshake (RFC 6455, 7.1.2); return the Close frame."""
+        sent = _close_reason(code, reason)
+        self.closing.start(sent)
+        return self.close(sent)
 
-    def give_up(self, code: int, text: str, cause: Exception) -> None:
-        """End a connection that is open with a Close that nobody is expected to answer."""
-        self._final_bytes = self.close(code, text)
-        self.error = cause
-
-    def fail(self, cause: Exception) -> None:
-        """End the connection because of an error of this side, such as a MemoryError."""
-        if self.is_open:
-            # The error may strike again.
+    def fail(self, code: int, text: str, cause: Exception) -> None:
+        """Fail the connection (RFC 6455, 7.1.7). `take_final_bytes` has the Close frame."""
+        sent = _close_reason(code, text)
+        if self.closing.fail(cause, sent):
+            # A MemoryError may strike again.
             with contextlib.suppress(Exception):
-                self._final_bytes = self.close(_INTERNAL_ERROR, "internal error")
-        self.lose(cause)
-
-    def lose(self, cause: Exception) -> None:
-        """The connection is gone, whatever was received."""
-        if not self.ended:
-            self.error = cause
+                self._final_bytes = self.close(sent)
 
     def begin_stream(self, max_size: float | None = None) -> None:
         """Give the next message, or the rest of the one under way, in chunks.
@@ -366,7 +303,7 @@ class Protocol(FrameWriter):
         :param is_wanted: Whether somebody waits for a message. Otherwise one that is over its limit
             is left for whoever will.
         """
-        if self.ended:
+        if self.closing.ended:
             return ENDED
         event = self._without_wsproto(raw, is_wanted)
         if event is not None:
@@ -394,13 +331,13 @@ class Protocol(FrameWriter):
             message = self._inflated(*self._inflating, b"", raw)
         else:
             message = self._whole_frame(raw, is_wanted)
-        if self.ended:
+        if self.closing.ended:
             return ENDED
         if message is None:
             return NEED_DATA if self._begins_large_frame() else None
         if isinstance(message, Signal):
             return message
-        if self.sent is not None:
+        if self.closing.sent is not None:
             return PROGRESS
         if not self._is_streaming:
             return message
@@ -419,7 +356,7 @@ class Protocol(FrameWriter):
             return []
         if self._inflating is not None:
             return []
-        if self.sent is not None or self.error is not None:
+        if self.closing.state is not _OPEN:
             return []
         messages, self._at, size = codec.messages(
             self._buffer, self._at, self._expected_mask, self._limit, most, raw
@@ -429,11 +366,11 @@ class Protocol(FrameWriter):
         return messages
 
     def _need_data(self) -> Event:
-        if self.ended:
+        if self.closing.ended:
             return ENDED
         if self._eof is None:
             return NEED_DATA
-        self.error = self._eof
+        self.closing.lose(self._eof)
         return ENDED
 
     def take_final_bytes(self) -> bytes:
@@ -449,14 +386,14 @@ class Protocol(FrameWriter):
         if not messages:
             return self._compressed_frame(raw, is_wanted)
         self._at = end
-        if self.sent is None:
+        if self.closing.sent is None:
             self.messages_received += 1
             self.bytes_received += size
         return messages[0]
 
     def _compressed_frame(self, raw: bool, is_wanted: bool) -> str | bytes | Signal | None:
         """Decode a compressed message of one frame, if that is whole, and likely to be valid."""
-        if self._extension is None or self._is_streaming or self.sent is not None:
+        if self._extension is None or self._is_streaming or self.closing.sent is not None:
             return None
         head = self._buffer[self._at : self._at + 14]
         if len(head) < 2 or head[0] not in _COMPRESSED or not self._begins_well(head):
@@ -487,7 +424,7 @@ class Protocol(FrameWriter):
             return False
         if head_size + size <= self.undecoded or self._eof is not None:
             return False
-        if self._is_streaming or self.sent is not None:
+        if self._is_streaming or self.closing.sent is not None:
             return False
         self._large = LargeFrame(head[:head_size], size)
         self._large.add(self._buffer[self._at + head_size :])
@@ -497,7 +434,7 @@ class Protocol(FrameWriter):
 
     def _large_message(self, large: LargeFrame, raw: bool, is_wanted: bool) -> str | bytes | Signal:
         """The message of a large frame that is whole now."""
-        if self.sent is not None:
+        if self.closing.sent is not None:
             self._large = None
             if large.head[0] & COMPRESSED:
                 self._take_apart(large)  # what follows may refer to it
@@ -561,7 +498,7 @@ class Protocol(FrameWriter):
                     self._inflating = opcode, parts
                     return BUSY
                 payload = parts.getvalue()  # it is not copied
-            if self.sent is not None:
+            if self.closing.sent is not None:
                 return b""  # nobody will get it
             decoded: str | bytes = payload
             if opcode == COMPRESSED | TEXT and raw:
@@ -581,7 +518,7 @@ class Protocol(FrameWriter):
         """Add a part to a message that may be large; whether there may be more."""
         assert self._extension is not None
         codec = self._extension.codec
-        if self.sent is not None:
+        if self.closing.sent is not None:
             parts.seek(0)
         left = self._limit - parts.tell()
         if left < 0:
@@ -651,7 +588,7 @@ class Protocol(FrameWriter):
     @property
     def _is_kept(self) -> bool:
         """Whether the message under way is for the application."""
-        return self.sent is None and not self._is_skipping
+        return self.closing.sent is None and not self._is_skipping
 
     def _refuse(self, is_wanted: bool, size: int) -> int | None:
         if not is_wanted:
@@ -699,7 +636,7 @@ class Protocol(FrameWriter):
         self._fail(_TOO_BIG, f"message of {size} bytes exceeds max_size={max_size}")
 
     def _refuse_message(self, size: int) -> None:
-        if not self.ended:
+        if not self.closing.ended:
             if size > self._limit:
                 text = f"message of {size} bytes exceeds {self._size_limit}"
             else:
@@ -742,7 +679,7 @@ class Protocol(FrameWriter):
             elif isinstance(event, CloseConnection):
                 self._receive_close(event, self._wsproto.state)
                 return ENDED
-            elif isinstance(event, Pong) or self.sent is None:
+            elif isinstance(event, Pong) or self.closing.sent is None:
                 assert isinstance(event, (Ping, Pong))
                 return event
         return PROGRESS
@@ -751,11 +688,11 @@ class Protocol(FrameWriter):
         self.decoded += len(event.data)
         size = self._size_so_far
         is_last = event.message_finished
-        is_read = self.sent is None and not self._is_skipping
+        is_read = self.closing.sent is None and not self._is_skipping
         if is_last:
             self._fragments = self._size = 0
             self._is_skipping = False
-        if self.sent is None and is_last:
+        if self.closing.sent is None and is_last:
             self.messages_received += 1
             self.bytes_received += size
         if not is_read:
@@ -790,11 +727,10 @@ class Protocol(FrameWriter):
             # No Close frame, but wsproto's verdict: it leaves its state as it was.
             self._fail(int(event.code), self._explained(event))
             return
-        code = self._code_behind_stand_in or int(event.code)
-        self.rcvd = CloseReason(code, event.reason or None)
-        if self.sent is None:
-            self._is_closed_by_peer = True
-            self._final_bytes = self.close(code, event.reason or None)
+        rcvd = CloseReason(self._code_behind_stand_in or int(event.code), event.reason or None)
+        answer = _close_reason(rcvd.code, rcvd.reason)
+        if self.closing.receive(rcvd, answer):
+            self._final_bytes = self.close(answer)
 
     def _explained(self, event: CloseConnection) -> str:
         """Return why wsproto closes the connection."""
@@ -807,10 +743,12 @@ class Protocol(FrameWriter):
         return "a message is compressed in a wrong way"
 
     def _fail(self, code: int, text: str) -> None:
-        """Fail the connection (RFC 6455, 7.1.7)."""
-        if self.sent is None:
-            self._final_bytes = self.close(code, text)
-        self.error = RemoteProtocolError(text)
+        """Fail the connection because the peer violated the protocol, or a limit."""
+        self.fail(code, text, RemoteProtocolError(text))
+
+
+def _close_reason(code: int, text: str | None) -> CloseReason:
+    return CloseReason(code, None if text is None else cut_reason(text))
 
 
 def _at_most(limit: float) -> int:

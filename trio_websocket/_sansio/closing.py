@@ -1,0 +1,216 @@
+"""The state of a connection, and how it ended (RFC 6455, 4 and 7).
+
+The states are the RFC's. `TRANSITIONS` is the whole state machine: what is not in it can't happen,
+or changes nothing. The diagram in the manual is drawn from it.
+
+Each side sends one Close frame. In CLOSING, this side has sent its own and waits for the peer's.
+If the peer's comes first, this side answers at once, so there is no state between OPEN and CLOSED
+for that. CLOSED means that nothing more will be received, and nothing sent except the last Close
+frame. The stream is closed later.
+
+Two events end a connection without the closing handshake. FAIL is the decision of this side, which
+still sends a Close frame ("Fail the WebSocket Connection", 7.1.7). LOSE is the end or an error of
+the stream.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Mapping, NoReturn
+
+from .errors import CloseReason, ConnectionClosed, describe
+
+_ABNORMAL = 1006
+
+
+class State(enum.Enum):
+    """The state of a connection."""
+
+    #: The opening handshake is not complete.
+    CONNECTING = "CONNECTING"
+    #: Messages can be sent and received.
+    OPEN = "OPEN"
+    #: This side has sent a Close frame, and waits for the peer's.
+    CLOSING = "CLOSING"
+    #: Close frames were sent and received, or the connection failed or was lost.
+    CLOSED = "CLOSED"
+
+
+class Event(enum.Enum):
+    """What changes the state of a connection."""
+
+    #: The opening handshake is complete.
+    OPEN = "the handshake is complete"
+    #: This side starts the closing handshake.
+    SEND_CLOSE = "send Close"
+    #: The peer's Close frame was received, and answered if it was the first.
+    RECEIVE_CLOSE = "receive Close"
+    #: This side fails the connection: the peer violated the protocol, or does not answer.
+    FAIL = "fail"
+    #: The stream has ended.
+    LOSE = "lose the stream"
+
+
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    State.CONNECTING: {Event.OPEN: State.OPEN},
+    State.OPEN: {
+        Event.SEND_CLOSE: State.CLOSING,
+        Event.RECEIVE_CLOSE: State.CLOSED,
+        Event.FAIL: State.CLOSED,
+        Event.LOSE: State.CLOSED,
+    },
+    State.CLOSING: {
+        Event.RECEIVE_CLOSE: State.CLOSED,
+        Event.FAIL: State.CLOSED,
+        Event.LOSE: State.CLOSED,
+    },
+    State.CLOSED: {},
+}
+
+_OPEN, _CLOSED = State.OPEN, State.CLOSED
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a connection ended: by Close frames both ways, or by an error."""
+
+    #: The peer's Close frame. If it is set, `error` is None.
+    rcvd: CloseReason | None = None
+    #: The error that ended the connection.
+    error: Exception | None = None
+
+
+_NONE_YET = Outcome()
+
+
+class ClosingHandshake:
+    """The state of one connection.
+
+    `state` is a plain attribute that is compared by `is`, because each message looks at it. Only
+    `_move` sets it. `sent` is set in CLOSING, and in CLOSED unless the connection was lost.
+    `outcome` has a value in CLOSED only.
+    """
+
+    __slots__ = ("_closer", "_is_block_over", "outcome", "sent", "state")
+
+    def __init__(self, state: State = State.OPEN) -> None:
+        """:param state: The first state: CONNECTING or OPEN."""
+        #: The state.
+        self.state = state
+        #: The Close frame that this side sent, or None.
+        self.sent: CloseReason | None = None
+        #: How the connection ended.
+        self.outcome = _NONE_YET
+        self._closer = ""
+        self._is_block_over = False
+
+    def _move(self, event: Event) -> bool:
+        """Make a transition; return False if the event changes nothing."""
+        state = TRANSITIONS[self.state].get(event)
+        if state is None:
+            return False
+        self.state = state
+        return True
+
+    # -- events
+
+    def open(self) -> None:
+        """Note that the opening handshake is complete."""
+        self._move(Event.OPEN)
+
+    def start(self, sent: CloseReason) -> None:
+        """Note that this side sends the first Close frame."""
+        assert self.state is _OPEN
+        self._closer = "closed by this side" + (": the block has ended" * self._is_block_over)
+        self.sent = sent
+        self._move(Event.SEND_CLOSE)
+
+    def receive(self, rcvd: CloseReason, answer: CloseReason) -> bool:
+        """Note the peer's Close frame; return True if the answer is to be sent.
+
+        :param answer: What this side sends, unless it has sent a Close frame before.
+        """
+        must_answer = self.sent is None
+        if must_answer:
+            self._closer = "closed by the peer"
+            self.sent = answer
+        self.outcome = Outcome(rcvd=rcvd)
+        self._move(Event.RECEIVE_CLOSE)
+        return must_answer
+
+    def fail(self, error: Exception, sent: CloseReason) -> bool:
+        """Fail the connection; return True if the Close frame is to be sent.
+
+        :param sent: What this side sends, unless it has sent a Close frame before.
+        """
+        must_send = self.sent is None
+        if not self._move(Event.FAIL):
+            return False
+        if must_send:
+            self.sent = sent
+        self.outcome = Outcome(error=error)
+        return must_send
+
+    def lose(self, error: Exception) -> None:
+        """Note that the stream has ended, which ends the connection if nothing else has."""
+        if self._move(Event.LOSE):
+            self.outcome = Outcome(error=error)
+
+    def note_end_of_block(self) -> None:
+        """Note that the connection will be closed because its block, or its handler, has ended."""
+        self._is_block_over = True
+
+    # -- what follows from the state
+
+    @property
+    def is_open(self) -> bool:
+        """True if messages may be sent."""
+        return self.state is _OPEN
+
+    @property
+    def ended(self) -> bool:
+        """True if nothing more will be sent or received."""
+        return self.state is _CLOSED
+
+    @property
+    def rcvd(self) -> CloseReason | None:
+        """The peer's Close frame that ended the connection, or None."""
+        return self.outcome.rcvd
+
+    @property
+    def error(self) -> Exception | None:
+        """The error that ended the connection, or None."""
+        return self.outcome.error
+
+    @property
+    def reason(self) -> CloseReason | None:
+        """The reason why the connection is closed, or None before.
+
+        A reply echoes the peer's Close frame, so `sent` also holds the original reason.
+        """
+        error = self.outcome.error
+        if error is not None and self.sent is None:
+            return CloseReason(_ABNORMAL, describe(error))
+        return self.sent
+
+    def closed_error(self) -> ConnectionClosed:
+        """Return the exception for a call on a connection that is closed, or closing."""
+        error = _not_opened() if self.state is State.CONNECTING else self.error
+        closer = self._closer if error is None else ""
+        exc = ConnectionClosed(self.reason, rcvd=self.rcvd, sent=self.sent, closer=closer)
+        exc.__cause__ = error
+        return exc
+
+    def raise_closed(self) -> NoReturn:
+        """Raise the exception for a call on a connection that is not open."""
+        if self.state is State.CONNECTING:
+            raise _not_opened()
+        raise self.closed_error()
+
+
+def _not_opened() -> RuntimeError:
+    return RuntimeError(
+        "this WebSocketConnection was only constructed, so it is not open: get connections from "
+        "open_websocket_url(), wrap_client_stream(), or WebSocketRequest.accept()"
+    )
