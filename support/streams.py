@@ -17,7 +17,6 @@ from typing import (
 import trio
 import trio.testing
 import trustme
-
 from trio_websocket._io.tls import TlsStream
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from support.tls_peer import (
     contexts,
 )
 from trio_websocket import WebSocketConnection, wrap_server_stream
-from trio_websocket._io.tls import TlsStream
+from trio_websocket._io.tls_stream import TlsStream
 from trio_websocket._io.transport import Transport
 
 VERSIONS = pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=["1.2", "1.3"])

@@ -23,7 +23,7 @@ from support.streams import (
 )
 from support.tasks import Call
 from trio_websocket import Endpoint
-from trio_websocket._io.tls import TlsStream
+from trio_websocket._io.tls_stream import TlsStream
 from trio_websocket._io.transport import LINGER, Transport, unwrap_network_error
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from trio_websocket import (
     wrap_client_stream,
     wrap_server_stream,
 )
-from trio_websocket._io.tls import TlsStream
+from trio_websocket._io.tls_stream import TlsStream
 
 if TYPE_CHECKING:
     from trio.abc import Stream

@@ -7,7 +7,7 @@ import ssl
 import trio
 
 from .._io.groups import UnwrappingGroups
-from .._io.tls import TlsStream
+from .._io.tls_stream import TlsStream
 from .._io.transport import close_now
 from .failures import connection_failed
 

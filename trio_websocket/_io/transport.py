@@ -13,7 +13,7 @@ from .._sansio.errors import printable, safe_repr
 from .cancel import cancel
 from .interrupt import raise_interrupt
 from .sockets import Address, EndName, address, end_names, is_direct, shut_down
-from .tls import TlsStream, remaining_after
+from .tls_stream import TlsStream, remaining_after
 
 # A peer that has been told that the connection is over gets this many seconds to end its side.
 # It takes the peer one round trip; closing earlier may reset the connection, and a reset may

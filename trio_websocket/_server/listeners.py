@@ -14,7 +14,7 @@ import trio
 
 from .._io.pacing import FAIRNESS
 from .._io.sockets import Address, Borrowed, address, end_name, is_direct
-from .._io.tls import TlsStream
+from .._io.tls_stream import TlsStream
 from .._sansio.options import check_ssl_context
 from .._sansio.url import check_port
 
