@@ -17,7 +17,8 @@ from typing import (
 import trio
 import trio.testing
 import trustme
-from trio_websocket._io.tls import TlsStream
+
+from trio_websocket._io.tls_stream import TlsStream
 
 if TYPE_CHECKING:
     from trio.abc import Stream
