@@ -9,9 +9,10 @@ import time
 
 from benchmarks import load, wire
 from benchmarks.task import Task
+from support.frames import BINARY
 
 DONE_SIZE = wire.frame_size(len(wire.DONE), masked=False)
-REQUEST = wire.frame(b"go", wire.BINARY, masked=True)
+REQUEST = wire.frame(b"go", BINARY, masked=True)
 
 
 class Crowd:

@@ -35,6 +35,7 @@ from benchmarks.environments import ROOT, InstallError, environment
 from benchmarks.load import Line
 from benchmarks.process import Process
 from benchmarks.task import Task
+from support.frames import BINARY
 
 NAMES = ("raw", "ours", "0.12.2", "websockets.trio")
 BURST = 64
@@ -67,8 +68,8 @@ class Case:
     at_once: bool = False
 
 
-MESSAGE = wire.frame(bytes(32), wire.BINARY, masked=True)
-LARGE = wire.frame(bytes(2**16), wire.BINARY, masked=True)
+MESSAGE = wire.frame(bytes(32), BINARY, masked=True)
+LARGE = wire.frame(bytes(2**16), BINARY, masked=True)
 PING = b"\x89\x80" + wire.MASK
 FIRST_FRAGMENT = b"\x02\x80" + wire.MASK
 FRAGMENT = b"\x00\x80" + wire.MASK

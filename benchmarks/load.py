@@ -19,6 +19,7 @@ from typing import Callable, Dict, Union
 from benchmarks import wire
 from benchmarks.process import Process
 from benchmarks.task import HOST, Task
+from support.frames import CLOSE
 
 Socket = Union[socket.socket, ssl.SSLSocket]
 Sample = Dict[str, float]  # "wall" and "cpu" for each message or connection, in s; or "memory" in B
@@ -194,7 +195,7 @@ class Line:
         if is_raw:
             self.sock.shutdown(socket.SHUT_WR)
         else:
-            self.sock.sendall(wire.frame(NORMAL_CLOSURE, wire.CLOSE, masked=True))
+            self.sock.sendall(wire.frame(NORMAL_CLOSURE, CLOSE, masked=True))
         while self.read_some():
             pass
         self.sock.close()
@@ -203,7 +204,7 @@ class Line:
         """A server that sees the connection being closed, and ends it."""
         self.read_some()
         if not is_raw:
-            self.sock.sendall(wire.frame(NORMAL_CLOSURE, wire.CLOSE, masked=False))
+            self.sock.sendall(wire.frame(NORMAL_CLOSURE, CLOSE, masked=False))
         self.sock.close()
 
     def close(self) -> None:

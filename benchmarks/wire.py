@@ -7,7 +7,9 @@ import random
 import zlib
 from typing import Iterator
 
-TEXT, BINARY, CLOSE = 1, 2, 8
+from support import frames
+from support.frames import BINARY, TEXT
+
 MASK = b"\x37\xfa\x21\x3d"
 DONE = b"done"  # what answers a flood
 WINDOW_BITS, LEVEL, MEM_LEVEL = 12, 1, 8  # what aiohttp can't be told otherwise, and all have
@@ -23,26 +25,12 @@ DEFLATE = (
 
 
 def frame(payload: bytes, opcode: int, *, masked: bool, compressed: bool = False) -> bytes:
-    """A whole frame; all that are masked have the same key."""
-    bit, size = masked << 7, len(payload)
-    if size < 126:
-        head = bytes([bit | size])
-    elif size < 2**16:
-        head = bytes([bit | 126]) + size.to_bytes(2, "big")
-    else:
-        head = bytes([bit | 127]) + size.to_bytes(8, "big")
-    first = bytes([0x80 | compressed << 6 | opcode])
-    return first + head + (MASK + xor(payload) if masked else payload)
+    """Return a whole frame; all masked ones have the same key."""
+    return frames.frame(opcode, payload, rsv=4 * compressed, key=MASK if masked else None)
 
 
 def frame_size(size: int, *, masked: bool) -> int:
     return size + (2 if size < 126 else 4 if size < 2**16 else 10) + 4 * masked
-
-
-def xor(payload: bytes) -> bytes:
-    size = len(payload)
-    key = (MASK * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
 
 
 def messages(size: int, *, text: bool, compressible: bool) -> list[str | bytes]:

@@ -11,14 +11,13 @@ from unittest import mock
 
 import pytest
 
+from support import frames
 from trio_websocket._sansio import codec as _codec
 
+# First bytes of whole frames.
 FINAL, TEXT, BINARY, PING = 0x80, 0x81, 0x82, 0x89
-
 MASKED = 0x80
-
 KEY = b"\x12\xab\x00\xff"
-
 UNBOUNDED = 2**62
 
 
@@ -45,18 +44,15 @@ except ImportError:
 needs_c = pytest.mark.skipif(IN_C is None, reason="the C extension is not built")
 
 
-def xor(payload: bytes, key: bytes) -> bytes:
-    """RFC 6455, 5.3, word by word."""
-    return bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
-
-
 def frame(
     payload: bytes, *, first: int = BINARY, key: bytes = KEY, width: int | None = None
 ) -> bytes:
-    """A frame whose length is written in that many bytes, or in as few as can be."""
-    size = len(payload)
-    if width is None:
-        width = 0 if size < 126 else 2 if size < 0x10000 else 8
-    second = {0: size, 2: 126, 8: 127}[width] | (MASKED if key else 0)
-    head = bytes((first, second)) + (size.to_bytes(width, "big") if width else b"")
-    return head + key + (xor(payload, key) if key else payload)
+    """Return a frame with this first byte, and an unmasked one if the key is empty."""
+    return frames.frame(
+        first & 0xF,
+        payload,
+        fin=first >= FINAL,
+        rsv=first >> 4 & 7,
+        key=key or None,
+        width=width,
+    )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import (
-    NamedTuple,
-)
+from typing import NamedTuple
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -47,9 +45,10 @@ def frame(
     length = len(payload) if length is None else length
     if width is None:
         width = 0 if length < 126 else 2 if length < 2**16 else 8
-    short = {0: length, 2: 126, 8: 127}[width]
+    short = {0: length & 0x7F, 2: 126, 8: 127}[width]
     head = bytes([fin << 7 | rsv << 4 | opcode, (key is not None) << 7 | short])
-    head += length.to_bytes(width, "big") if width else b""
+    if width:
+        head += (length % 256**width).to_bytes(width, "big")
     return head + payload if key is None else head + key + xor(payload, key)
 
 
@@ -79,6 +78,7 @@ def parse_frame(data: bytes) -> tuple[Frame, bool, int] | None:
 
 
 def xor(payload: bytes, key: bytes) -> bytes:
+    """Mask or unmask a payload (RFC 6455, 5.3)."""
     size = len(payload)
     keys = (key * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")).to_bytes(size, "big")

@@ -8,6 +8,7 @@ import trio
 
 from benchmarks import wire
 from benchmarks.task import HOST, Task
+from support.frames import BINARY
 
 CHUNK = 2**16
 
@@ -67,7 +68,7 @@ async def exchange(task: Task, stream: trio.abc.Stream) -> None:
 async def sink(task: Task, stream: trio.abc.Stream) -> None:
     is_server = task.side == "server"
     expected = task.batch * wire.frame_size(task.size, masked=is_server)
-    answer = wire.frame(wire.DONE, wire.BINARY, masked=not is_server)
+    answer = wire.frame(wire.DONE, BINARY, masked=not is_server)
     while True:
         await receive(stream, expected)
         await stream.send_all(answer)

@@ -26,8 +26,8 @@ from support.codecs import (
     frame,
     load,
     needs_c,
-    xor,
 )
+from support.frames import xor
 from trio_websocket._sansio import codec as _codec
 
 # Where lengths are written differently, words end, and one way of masking takes over from another.

@@ -7,9 +7,10 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from support.frames import BINARY, TEXT, xor
 from trio_websocket._sansio.codec import _frame, _masked, _messages, _unmasked
 
-from .frames import BINARY, TEXT, frame, frames, mask
+from .frames import frame, frames
 from .model import expect
 from .mutation import cuts, maybe_mutated, some_bytes
 
@@ -75,7 +76,7 @@ def _check_messages(data: bytes, rng: Random) -> None:
 def _check_masking(data: bytes, rng: Random) -> None:
     key = some_bytes(rng, 4)
     payload = data[rng.randrange(len(data) + 1) :]
-    wanted = mask(payload, key)
+    wanted = xor(payload, key)
     expect(_same("masked", payload, key) == wanted, "not masked")
     chunks = cuts(rng, payload, rng.choice((0, 1, 5, 30)))
     expect(_same("unmasked", chunks, key) == wanted, "not unmasked")

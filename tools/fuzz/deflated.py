@@ -8,9 +8,10 @@ from __future__ import annotations
 import zlib
 from random import Random
 
+from support.frames import BINARY, CONTINUATION, PING, TEXT
 from trio_websocket import DeflateParameters
 
-from .frames import BAD_UTF8, BINARY, CONTINUATION, PING, TEXT, TEXTS, frame, frames
+from .frames import BAD_UTF8, TEXTS, frame, frames
 from .mutation import cuts, maybe_mutated, some_bytes
 
 _RSV1 = 4

@@ -17,11 +17,11 @@ import trio
 import trio.testing
 
 from support import streams
+from support.frames import PONG
 from trio_websocket._io.transport import LINGER
 from trio_websocket._sansio.options import Options
 
 from . import grammar
-from .frames import PONG
 from .model import Frame, Verdict, close_code, expect, judge
 from .mutation import chunks
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from random import Random
 
-from .mutation import cuts, some_bytes
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame as build
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+from .mutation import cuts, some_bytes
 
 # At each of these the encoding changes, or a limit of the targets is met.
 _SIZES = (0, 1, 2, 3, 4, 9, 10, 11, 50, 100, 123, 124, 125, 126, 127, 128, 200, 999, 1000, 1001)
@@ -42,28 +42,20 @@ def frame(
     announced: int | None = None,
     width: int | None = None,
 ) -> bytes:
-    """A frame (RFC 6455, 5.2), right or wrong.
+    """Return the bytes of a frame with a random key.
 
     :param announced: The length in its head, if not that of the payload.
     :param width: How many bytes the length has, if not the fewest.
     """
-    length = len(payload) if announced is None else announced
-    if width is None:
-        width = 0 if length < 126 else 2 if length < 2**16 else 8
-    short = {0: length & 0x7F, 2: 126, 8: 127}[width]
-    head = bytes((fin << 7 | rsv << 4 | opcode, masked << 7 | short))
-    if width:
-        head += (length % 256**width).to_bytes(width, "big")
-    if not masked:
-        return head + payload
-    key = rng.choice((*_KEYS, some_bytes(rng, 4)))
-    return head + key + mask(payload, key)
-
-
-def mask(payload: bytes, key: bytes) -> bytes:
-    size = len(payload)
-    keys = (key * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")).to_bytes(size, "big")
+    return build(
+        opcode,
+        payload,
+        fin=fin,
+        rsv=rsv,
+        key=rng.choice((*_KEYS, some_bytes(rng, 4))) if masked else None,
+        length=announced,
+        width=width,
+    )
 
 
 def frames(rng: Random, *, masked: bool) -> bytes:

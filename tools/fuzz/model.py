@@ -14,7 +14,7 @@ import math
 import re
 from typing import NamedTuple, Tuple, Union
 
-from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, mask
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, xor
 
 #: A message, ("ping", payload) or ("pong", payload).
 Event = Union[str, bytes, Tuple[str, bytes]]
@@ -161,7 +161,7 @@ class _Judge:
         start = self._at + head.size
         payload = self._data[start : start + head.length]
         if self._masked:
-            payload = mask(payload, self._data[start - 4 : start])
+            payload = xor(payload, self._data[start - 4 : start])
         is_whole = len(payload) == head.length
         self._at = start + head.length
         if is_data:
@@ -249,7 +249,7 @@ def frames_of(data: bytes, *, masked: bool) -> tuple[list[Frame], bytes]:
             break
         payload = data[start : start + length]
         if masked:
-            payload = mask(payload, data[head:start])
+            payload = xor(payload, data[head:start])
         if opcode == TEXT:
             payload.decode()
         elif opcode == CLOSE:

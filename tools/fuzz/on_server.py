@@ -9,6 +9,7 @@ from typing import Any, AsyncIterator, Sequence
 import trio
 
 from support import streams
+from support.frames import BINARY, PONG, TEXT
 from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,
@@ -19,7 +20,6 @@ from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
 
 from .edge import REAL, Attack, Attacker, Setting, check_close, check_pongs
-from .frames import BINARY, PONG, TEXT
 from .model import (
     Frame,
     Verdict,

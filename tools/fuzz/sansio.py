@@ -15,6 +15,7 @@ from wsproto.connection import ConnectionType
 from wsproto.events import Ping, Pong
 from wsproto.utilities import RemoteProtocolError
 
+from support.frames import CLOSE, PONG
 from trio_websocket import (
     CloseReason,
     ConnectionRejected,
@@ -30,7 +31,6 @@ from trio_websocket._sansio.protocol import BUSY, ENDED, NEED_DATA, PROGRESS, Pr
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
 
 from . import deflated, handshakes
-from .frames import CLOSE, PONG
 from .model import (
     Event,
     Verdict,
