@@ -19,14 +19,14 @@ from .handshake import (
     HandshakeResult,
     HeaderLimit,
     Headers,
-    by_name,
     check_elements,
-    lower_tokens,
-    merged,
+    group_headers,
+    header_values,
+    merge_headers,
     next_event,
-    tokens,
-    truncate,
-    values,
+    split_tokens,
+    split_tokens_lower,
+    text_of_h11,
 )
 from .options import Options
 
@@ -98,7 +98,7 @@ class ClientHandshake:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
         try:
             request = h11.Request(
-                method="GET", target=resource, headers=merged(headers, extra_headers)
+                method="GET", target=resource, headers=merge_headers(headers, extra_headers)
             )
             #: The bytes of the request.
             self.request: bytes = b"".join(
@@ -108,8 +108,8 @@ class ClientHandshake:
             raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
         self._head = HeaderLimit(options.max_header_size)
         self._path = resource
-        self._key = values(request.headers, b"sec-websocket-key")[0]
-        offers = tokens(values(request.headers, b"sec-websocket-protocol"))
+        self._key = header_values(request.headers, b"sec-websocket-key")[0]
+        offers = split_tokens(header_values(request.headers, b"sec-websocket-protocol"))
         self._offered = [offer for offer in offers if offer.isascii()]
         self._max_body = options.max_rejection_body
         #: Words for the likely mistake if the server does not answer in HTTP.
@@ -198,7 +198,7 @@ class ClientHandshake:
             return self.rejected()  # its body is cut off; what it says still counts
         if exc.error_status_hint == 431:
             return self._too_long()
-        return HandshakeError(f"the server did not answer in HTTP: {truncate(exc)}{self.hint}")
+        return HandshakeError(f"the server did not answer in HTTP: {text_of_h11(exc)}{self.hint}")
 
     def rejected(self) -> ConnectionRejected:
         """The error for an answer with another status than 101, as far as it is there."""
@@ -236,20 +236,20 @@ class ClientHandshake:
         # RFC 6455, 4.1, the client's checks of the response
         headers = list(response.headers)
         try:
-            check_elements(by_name(headers))
+            check_elements(group_headers(headers))
         except ValueError as exc:
             raise HandshakeError(f"the server's response is too large: {exc}") from exc
         if response.http_version < b"1.1":
             raise HandshakeError("the server answered 101 in HTTP/1.0")
-        if lower_tokens(values(headers, b"upgrade")) != [b"websocket"]:
+        if split_tokens_lower(header_values(headers, b"upgrade")) != [b"websocket"]:
             raise HandshakeError("the server's response lacks 'Upgrade: websocket'")
-        if b"upgrade" not in lower_tokens(values(headers, b"connection")):
+        if b"upgrade" not in split_tokens_lower(header_values(headers, b"connection")):
             raise HandshakeError("the server's response lacks 'Connection: Upgrade'")
-        if values(headers, b"sec-websocket-accept") != [
+        if header_values(headers, b"sec-websocket-accept") != [
             wsproto.utilities.generate_accept_token(self._key)
         ]:
             raise HandshakeError("the server's Sec-WebSocket-Accept does not match our key")
-        chosen = values(headers, b"sec-websocket-protocol")
+        chosen = header_values(headers, b"sec-websocket-protocol")
         if chosen and (len(chosen) > 1 or chosen[0] not in self._offered):
             names = b", ".join(chosen).decode("latin-1")[:200]
             raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
@@ -264,9 +264,9 @@ class ClientHandshake:
         )
 
     def _extension(self, headers: Headers) -> DeflateExtension | None:
-        answers = values(headers, b"sec-websocket-extensions")
+        answers = header_values(headers, b"sec-websocket-extensions")
         if self._compression is None:
-            if any(tokens(answers)):
+            if any(split_tokens(answers)):
                 raise HandshakeError("the server chose an extension that was not offered")
             return None
         try:

@@ -64,7 +64,7 @@ def next_event(http: h11.Connection) -> object:
         raise h11.RemoteProtocolError("bad Content-Length") from exc
 
 
-def truncate(exc: Exception) -> str:
+def text_of_h11(exc: Exception) -> str:
     """The message of h11, which may repeat all that the peer sent."""
     return printable(str(exc))
 
@@ -96,7 +96,7 @@ class HeaderLimit:
         return f"max_header_size={self._limit} bytes, or more than {MAX_FIELDS} lines"
 
 
-def merged(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
+def merge_headers(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
     """Our headers and the user's, which take the place of ours: HTTP has one Host.
 
     :raises TypeError: What is to be a header is none.
@@ -138,12 +138,12 @@ def header_bytes(text: bytes | str) -> bytes:
     raise TypeError(f"the name and value of a header must be bytes or str, not {text!r:.100}")
 
 
-def values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """The values of the headers of that name, which is in lower case."""
     return [value for key, value in headers if key == name]
 
 
-def by_name(headers: Headers) -> dict[bytes, list[bytes]]:
+def group_headers(headers: Headers) -> dict[bytes, list[bytes]]:
     """The values of all headers."""
     fields: dict[bytes, list[bytes]] = {}
     for name, value in headers:
@@ -165,12 +165,12 @@ def check_elements(fields: Mapping[bytes, list[bytes]]) -> None:
             raise ValueError(f"the header {name.decode()} has more than {MAX_ELEMENTS} elements")
 
 
-def tokens(values: Iterable[bytes]) -> list[bytes]:
+def split_tokens(values: Iterable[bytes]) -> list[bytes]:
     """The elements of a list, which may stand in several lines, and be empty (RFC 9110, 5.6.1)."""
     pieces = b",".join(values).split(b",")
     return [piece.strip() for piece in pieces if piece.strip()]
 
 
-def lower_tokens(values: Iterable[bytes]) -> list[bytes]:
+def split_tokens_lower(values: Iterable[bytes]) -> list[bytes]:
     """The same in lower case, where case does not matter."""
-    return [token.lower() for token in tokens(values)]
+    return [token.lower() for token in split_tokens(values)]

@@ -20,16 +20,16 @@ from .handshake import (
     HandshakeResult,
     HeaderLimit,
     Headers,
-    by_name,
     check_elements,
     check_headers,
+    group_headers,
     header_bytes,
-    lower_tokens,
-    merged,
+    header_values,
+    merge_headers,
     next_event,
-    tokens,
-    truncate,
-    values,
+    split_tokens,
+    split_tokens_lower,
+    text_of_h11,
 )
 from .options import Options
 from .url import request_target
@@ -134,7 +134,7 @@ class ServerHandshake:
         self._method = request.method
         self._trailing = request.trailing
         self.headers = request.headers
-        self._fields = by_name(self.headers)
+        self._fields = group_headers(self.headers)
         absolute = _ABSOLUTE.match(request.target)
         self.path = request.target
         if absolute:
@@ -154,7 +154,7 @@ class ServerHandshake:
             event = next_event(http)
         except h11.RemoteProtocolError as exc:
             status = exc.error_status_hint
-            text = f"this is no HTTP request: {truncate(exc)}"
+            text = f"this is no HTTP request: {text_of_h11(exc)}"
             raise (self._too_long() if status == 431 else self._refuse(status, text)) from exc
         if event is h11.NEED_DATA:
             if not self._head.fits(0, 0):  # with the empty lines before it, which h11 has not seen
@@ -185,10 +185,10 @@ class ServerHandshake:
             raise self._refuse(431, str(exc)) from exc
         if b"transfer-encoding" in fields or any(map(int, fields.get(b"content-length", ()))):
             raise self._refuse(400, "a WebSocket handshake has no body")
-        if b"websocket" not in lower_tokens(fields.get(b"upgrade", ())):
+        if b"websocket" not in split_tokens_lower(fields.get(b"upgrade", ())):
             text = "this is a WebSocket server, and the request lacks 'Upgrade: websocket'"
             raise self._refuse(426, text)
-        if b"upgrade" not in lower_tokens(fields.get(b"connection", ())):
+        if b"upgrade" not in split_tokens_lower(fields.get(b"connection", ())):
             raise self._refuse(400, "the request lacks 'Connection: Upgrade'")
         versions = fields.get(b"sec-websocket-version")
         if versions != [VERSION]:
@@ -201,7 +201,7 @@ class ServerHandshake:
         hosts = fields.get(b"host", ())
         if len(hosts) != 1 or not hosts[0].isascii():
             raise self._refuse(400, "a request has one Host header, in ASCII")
-        offers = tokens(fields.get(b"sec-websocket-protocol", ()))
+        offers = split_tokens(fields.get(b"sec-websocket-protocol", ()))
         self.proposed_subprotocols = tuple(offer.decode("latin-1") for offer in offers)
         if not all(TOKEN.fullmatch(offer) for offer in self.proposed_subprotocols):
             raise self._refuse(400, "the name of a subprotocol has other characters than a token")
@@ -235,12 +235,14 @@ class ServerHandshake:
             extension = DeflateExtension(DeflateCodec(agreed, self._compression, is_client=False))
         chosen = subprotocol
         if extra:
-            headers = merged(headers, extra)
+            headers = merge_headers(headers, extra)
             try:
                 checked = h11.InformationalResponse(status_code=101, headers=headers)
             except h11.LocalProtocolError as exc:
                 raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
-            names = values(checked.headers, b"sec-websocket-protocol")  # it may be an extra one
+            names = header_values(
+                checked.headers, b"sec-websocket-protocol"
+            )  # it may be an extra one
             chosen = names[0].decode("latin-1") if names else None
         opened = HandshakeResult(
             side=wsproto.ConnectionType.SERVER,
@@ -267,7 +269,7 @@ class ServerHandshake:
         body = b"" if body is None else body
         if not isinstance(body, (bytes, bytearray, memoryview)):
             raise TypeError(f"body must be bytes or None, not {body!r:.100}")
-        headers = merged([(b"Connection", b"close")], extra_headers)
+        headers = merge_headers([(b"Connection", b"close")], extra_headers)
         has_no_body = status_code in (204, 304)  # RFC 9110, 6.4.1; no length either: 8.6
         if body and has_no_body:
             raise ValueError(f"a body can't be sent with status {status_code}")
