@@ -56,125 +56,65 @@ def _check_compression(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a PerMessageDeflate or None, not {value!r:.100}")
 
 
-def _option(default: Any, check: _Check, *, unit: str, reason: str, exceeded: str = "") -> Any:
-    """Declare an option.
-
-    :param default: The default.
-    :param check: Raises a TypeError or ValueError if a value is not allowed.
-    :param unit: What the value counts.
-    :param reason: Why the option exists, or why its default is what it is.
-    :param exceeded: What happens when the limit is exceeded.
-    """
-    texts = {"unit": unit, "reason": reason, "exceeded": exceeded}
-    return dataclasses.field(default=default, metadata={"check": check, **texts})
+def _option(default: Any, check: _Check) -> Any:
+    """Declare an option, with its default and the function that checks its values."""
+    return dataclasses.field(default=default, metadata={"check": check})
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """The options of a connection, or of all connections of a server.
 
-    To add one, declare it here, in `OptionKeywords` for type checkers, and in docs/limits.md. Tests
-    compare the three. ``math.inf`` means no limit, except for options that must be an int.
+    The text below each option is its row in docs/limits.md: the unit, the reason, and what happens
+    when the limit is exceeded. To add an option, declare it here, in `OptionKeywords`, and in
+    docs/limits.md; tests compare the three. ``math.inf`` means no limit, unless it must be an int.
     """
 
-    message_queue_size: float = _option(
-        1,
-        check_number,
-        unit="received messages that are not read yet; there may be one more",
-        reason="a small queue limits memory and shows early that the reader is slow",
-        exceeded="nothing more is read; TCP stops the peer",
-    )
-    max_message_size: float = _option(
-        2**20,
-        check_number,
-        unit="bytes of payload of one received message",
-        reason="1 MiB is enough for most applications",
-        exceeded="the peer gets Close 1009, and `get_message` raises `ConnectionClosed` with code "
-        "1009",
-    )
-    receive_buffer_size: int | None = _option(
-        4096,
-        _check_read_size,
-        unit="bytes requested by one read",
-        reason="a hint, kept from 0.12; with the default or `None` the library chooses",
-    )
-    message_queue_bytes: float = _option(
-        2**24,
-        check_number,
-        unit="bytes of memory of those messages",
-        reason="limits the memory of a long queue",
-        exceeded="nothing more is read; TCP stops the peer",
-    )
-    compression: PerMessageDeflate | None = _option(  # noqa: RUF009 # it returns a field
-        None,
-        _check_compression,
-        unit="a `PerMessageDeflate`, or `None`",
-        reason="compression costs memory and time; it is worth it for large texts only",
-        exceeded="`max_message_size` limits the decompressed size, during decompression",
-    )
-    max_fragments: float = _option(
-        2**17,
-        check_number,
-        unit="frames of one received message",
-        reason="each frame costs time, even an empty one",
-        exceeded="the same as for `max_message_size`",
-    )
-    max_header_size: int = _option(
-        2**16,
-        _check_int,
-        unit="bytes of the head of an HTTP request or response",
-        reason="the head is stored before the peer has proved that it speaks WebSocket",
-        exceeded="a client gets status 431; a server's response raises `HandshakeError`",
-    )
-    max_rejection_body: int = _option(
-        2**16,
-        _check_int,
-        unit="bytes of the body in `ConnectionRejected`",
-        reason="64 KiB is enough for an error page",
-        exceeded="the rest is not read",
-    )
-    max_unsent_bytes: float = _option(
-        2**16,
-        check_number,
-        unit="bytes in the send queue",
-        reason="enough to keep a fast network busy; a peer that does not read costs at most this "
-        "plus one message",
-        exceeded="`send_message` waits",
-    )
-    max_unanswered_pings: float = _option(
-        2**10,
-        _check_positive,  # with 0, `ping` would wait for ever
-        unit="your pings that have no answer yet",
-        reason="limits the memory if a peer never answers",
-        exceeded="`ping` waits before it sends",
-    )
-    ping_interval: float | None = _option(
-        None,
-        _check_interval,
-        unit="seconds from one answer to the next keep-alive ping",
-        reason="proxies drop idle connections; `None`, as in 0.12, sends no pings",
-    )
-    ping_timeout: float = _option(
-        20,
-        _check_positive,  # with 0, no Pong could arrive in time
-        unit="seconds for the answer to a keep-alive ping, measured from the last byte received",
-        reason="detects a peer that vanished",
-        exceeded="Close 1011; `ConnectionClosed` with code 1011",
-    )
-    connect_timeout: float = _option(
-        60,
-        check_number,
-        unit="seconds until the connection is open",
-        reason="slow networks need some of it",
-        exceeded="`ConnectionTimeout`; a server closes the connection",
-    )
-    disconnect_timeout: float = _option(
-        60,
-        check_number,
-        unit="seconds for the closing handshake",
-        reason="a peer that vanished never answers",
-        exceeded="`DisconnectionTimeout`; the stream is closed",
-    )
+    message_queue_size: float = _option(1, check_number)
+    """received messages that are not read yet; there may be one more | a small queue limits
+    memory and shows early that the reader is slow | nothing more is read; TCP stops the peer"""
+    max_message_size: float = _option(2**20, check_number)
+    """bytes of payload of one received message | 1 MiB is enough for most applications | the
+    peer gets Close 1009, and `get_message` raises `ConnectionClosed` with code 1009"""
+    receive_buffer_size: int | None = _option(4096, _check_read_size)
+    """bytes requested by one read | a hint, kept from 0.12; with the default or `None` the
+    library chooses"""
+    message_queue_bytes: float = _option(2**24, check_number)
+    """bytes of memory of those messages | limits the memory of a long queue | nothing more is
+    read; TCP stops the peer"""
+    compression: PerMessageDeflate | None = _option(None, _check_compression)  # noqa: RUF009 # a field
+    """a `PerMessageDeflate`, or `None` | compression costs memory and time; it is worth it for
+    large texts only | `max_message_size` limits the decompressed size, during decompression"""
+    max_fragments: float = _option(2**17, check_number)
+    """frames of one received message | each frame costs time, even an empty one | the same as
+    for `max_message_size`"""
+    max_header_size: int = _option(2**16, _check_int)
+    """bytes of the head of an HTTP request or response | the head is stored before the peer has
+    proved that it speaks WebSocket | a client gets status 431; a server's response raises
+    `HandshakeError`"""
+    max_rejection_body: int = _option(2**16, _check_int)
+    """bytes of the body in `ConnectionRejected` | 64 KiB is enough for an error page | the rest
+    is not read"""
+    max_unsent_bytes: float = _option(2**16, check_number)
+    """bytes in the send queue | enough to keep a fast network busy; a peer that does not read
+    costs at most this plus one message | `send_message` waits"""
+    # With 0, `ping` would wait for ever.
+    max_unanswered_pings: float = _option(2**10, _check_positive)
+    """your pings that have no answer yet | limits the memory if a peer never answers | `ping`
+    waits before it sends"""
+    ping_interval: float | None = _option(None, _check_interval)
+    """seconds from one answer to the next keep-alive ping | proxies drop idle connections;
+    `None`, as in 0.12, sends no pings"""
+    # With 0, no Pong could arrive in time.
+    ping_timeout: float = _option(20, _check_positive)
+    """seconds for the answer to a keep-alive ping, measured from the last byte received |
+    detects a peer that vanished | Close 1011; `ConnectionClosed` with code 1011"""
+    connect_timeout: float = _option(60, check_number)
+    """seconds until the connection is open | slow networks need some of it |
+    `ConnectionTimeout`; a server closes the connection"""
+    disconnect_timeout: float = _option(60, check_number)
+    """seconds for the closing handshake | a peer that vanished never answers |
+    `DisconnectionTimeout`; the stream is closed"""
 
     def __post_init__(self) -> None:
         for name, default, check in _CHECKS:
