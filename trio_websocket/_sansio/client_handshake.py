@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Iterable, NamedTuple
+from typing import Iterable, Mapping, NamedTuple
 
 import h11
 import wsproto
 import wsproto.utilities
 
 from .deflate import DeflateCodec, DeflateExtension
-from .errors import ConnectionFailed, ConnectionRejected, HandshakeError
+from .errors import ConnectionFailed, ConnectionRejected, HandshakeError, printable
 from .extensions import check_answer, offer
 from .handshake import (
     TOKEN,
@@ -26,22 +26,21 @@ from .handshake import (
     next_event,
     split_tokens,
     split_tokens_lower,
-    text_of_h11,
 )
 from .options import Options
 
-_MOST_INTERIMS = 10
-# A header about the length of the body, with the lines that continue it.
+_MAX_INTERIM_RESPONSES = 10
+# A header that tells the length of the body, with its continuation lines (RFC 9112, 5.2 and 6).
 _FRAMING = re.compile(
     rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
 )
-_END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 has it
+_END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 finds it
 # The headers of a response that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 
 
 class _Response(NamedTuple):
-    """The head of a response that does not accept the request."""
+    """The head of a response with another status than 101."""
 
     status_code: int
     reason_phrase: str
@@ -49,7 +48,7 @@ class _Response(NamedTuple):
 
     @classmethod
     def of(cls, response: h11.InformationalResponse | h11.Response) -> _Response:
-        """Make one of h11's."""
+        """Return the head of a response that h11 parsed."""
         reason_phrase = bytes(response.reason).decode("latin-1")
         return cls(response.status_code, reason_phrase, tuple(response.headers))
 
@@ -61,7 +60,11 @@ class _Response(NamedTuple):
 
 
 class ClientHandshake:
-    """The client's side: sends ``request``, then takes the response."""
+    """Holds the bytes of the request; takes the bytes of the response.
+
+    Invariants: `_received` holds the bytes after the latest interim response; it stops to grow when
+    a final response was parsed, and `_rejection` is set. `_body` is empty before that.
+    """
 
     def __init__(
         self,
@@ -77,29 +80,15 @@ class ClientHandshake:
         :param host: The value of the Host header.
         :param resource: The request target, with the query.
         :param subprotocols: The subprotocols to offer, the preferred one first.
-        :param extra_headers: Headers that are added, or take the place of those of that name.
-        :param options: The bounds.
+        :param extra_headers: Headers to add. They replace ours of the same name.
+        :param options: The limits, and the compression to offer.
         :param hint: Words for the likely mistake if the server does not answer in HTTP.
         """
-        # each once (RFC 6455, 4.1)
-        offered = list(dict.fromkeys(check_subprotocols(subprotocols) or ()))
-        headers = [
-            (b"Host", host.encode("ascii")),
-            (b"Upgrade", b"websocket"),
-            (b"Connection", b"Upgrade"),
-            (b"Sec-WebSocket-Key", wsproto.utilities.generate_nonce()),
-            (b"Sec-WebSocket-Version", VERSION),
-        ]
-        if offered:
-            headers.append((b"Sec-WebSocket-Protocol", ", ".join(offered).encode("ascii")))
         self._compression = options.compression
-        if self._compression is not None:
-            headers.append((b"Sec-WebSocket-Extensions", offer(self._compression)))
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
+        headers = merge_headers(_request_headers(host, subprotocols, options), extra_headers)
         try:
-            request = h11.Request(
-                method="GET", target=resource, headers=merge_headers(headers, extra_headers)
-            )
+            request = h11.Request(method="GET", target=resource, headers=headers)
             #: The bytes of the request.
             self.request: bytes = b"".join(
                 self._http.send(event) for event in (request, h11.EndOfMessage())
@@ -117,13 +106,13 @@ class ClientHandshake:
         #: The latest interim response (RFC 9110, 15.2).
         self.interim: _Response | None = None
         self._interims = 0
-        self._received = bytearray()  # after the interim responses, until there is a final one
+        self._received = bytearray()
         self._rejection: _Response | None = None
         self._body = b""
 
     @property
     def has_response(self) -> bool:
-        """True if the server has sent a final response with another status than 101."""
+        """True if the server has sent a final response, with another status than 101."""
         return self._rejection is not None
 
     @property
@@ -138,16 +127,16 @@ class ClientHandshake:
                 raise self.interim.error(None)
             text = "the server closed the connection before it answered"
             raise ConnectionFailed(text + self.hint)
-        self._head.received += len(data)
+        self._head.add(len(data))
         if self._rejection is None:
             self._received += data
         self._http.receive_data(data)
 
     def result(self) -> HandshakeResult | None:
-        """The outcome, or None while more data is needed.
+        """Return the outcome, or None if more data is needed.
 
         :raises ConnectionRejected: The server answered with another status than 101.
-        :raises HandshakeError: The answer is no valid one.
+        :raises HandshakeError: The response is not valid.
         """
         while True:
             try:
@@ -155,37 +144,38 @@ class ClientHandshake:
             except h11.RemoteProtocolError as exc:
                 raise self._not_http(exc) from (None if self.has_response else exc)
             if event is h11.NEED_DATA:
-                self._check_undecided()
+                # h11 limits each head, but not an incomplete one together with interim responses.
+                if not self.has_response and not self._head.fits(0, 0):
+                    raise self._too_long()
                 return None
-            if isinstance(
-                event, (h11.InformationalResponse, h11.Response)
-            ) and not self._head.is_allowed(self._http, event):
-                raise self._too_long()
-            if isinstance(event, h11.InformationalResponse):
+            if isinstance(event, (h11.InformationalResponse, h11.Response)):
+                if not self._head.is_allowed(self._http, event):
+                    raise self._too_long()
                 if event.status_code == 101:
                     return self._accepted(event)
-                self._skip_interim(event)
-            elif isinstance(event, h11.Response):
-                self._rejection = _Response.of(event)
+                self._note_response(event)
             elif isinstance(event, h11.Data):
                 self._body += event.data
-            else:
+            else:  # the end of the response
                 raise self.rejected()
             if len(self._body) >= self._max_body and self.has_response:
                 raise self.rejected()
 
-    def _check_undecided(self) -> None:
-        # h11 bounds each head that is not whole, but not the interim ones and that together.
-        if not self.has_response and not self._head.fits(0, 0):
-            raise self._too_long()
+    def _note_response(self, response: h11.InformationalResponse | h11.Response) -> None:
+        if isinstance(response, h11.Response):
+            self._rejection = _Response.of(response)
+        else:
+            self._skip_interim(response)
 
     def _skip_interim(self, response: h11.InformationalResponse) -> None:
         # RFC 9110, 15.2
         self.interim = _Response.of(response)
         self._received[:] = self._http.trailing_data[0]
         self._interims += 1
-        if self._interims > _MOST_INTERIMS:
-            raise HandshakeError(f"the server sent more than {_MOST_INTERIMS} interim responses")
+        if self._interims > _MAX_INTERIM_RESPONSES:
+            raise HandshakeError(
+                f"the server sent more than {_MAX_INTERIM_RESPONSES} interim responses"
+            )
 
     def _too_long(self) -> HandshakeError:
         text = f"the head of the server's response has more than {self._head.bounds}"
@@ -195,20 +185,22 @@ class ClientHandshake:
         if self._rejection is None:
             self._rejection = self._oddly_framed()
         if self._rejection is not None:
-            return self.rejected()  # its body is cut off; what it says still counts
+            return self.rejected()  # with the part of the body that was received
         if exc.error_status_hint == 431:
             return self._too_long()
-        return HandshakeError(f"the server did not answer in HTTP: {text_of_h11(exc)}{self.hint}")
+        return HandshakeError(
+            f"the server did not answer in HTTP: {printable(str(exc))}{self.hint}"
+        )
 
     def rejected(self) -> ConnectionRejected:
-        """The error for an answer with another status than 101, as far as it is there."""
+        """Return the error for a response with another status, with the body received so far."""
         assert self._rejection is not None
         return self._rejection.error(self._body[: self._max_body])
 
     def _oddly_framed(self) -> _Response | None:
-        """Return the rejection that h11 refuses because of how its body is framed.
+        """Return a rejection that h11 refuses because of the headers about its body's length.
 
-        Where such a body ends is unknown, so none of it is kept.
+        The end of such a body is unknown, so the body is dropped.
         """
         end = _END_OF_HEAD.search(self._received)
         if end is None:
@@ -232,28 +224,18 @@ class ClientHandshake:
         rejection = _Response.of(response)
         return rejection._replace(headers=(*rejection.headers, *headers))
 
-    def _accepted(self, response: h11.InformationalResponse) -> HandshakeResult:
-        # RFC 6455, 4.1, the client's checks of the response
+    def _accepted(self, response: h11.InformationalResponse | h11.Response) -> HandshakeResult:
         headers = list(response.headers)
+        fields = group_headers(headers)
         try:
-            check_elements(group_headers(headers))
+            check_elements(fields)
         except ValueError as exc:
             raise HandshakeError(f"the server's response is too large: {exc}") from exc
         if response.http_version < b"1.1":
             raise HandshakeError("the server answered 101 in HTTP/1.0")
-        if split_tokens_lower(header_values(headers, b"upgrade")) != [b"websocket"]:
-            raise HandshakeError("the server's response lacks 'Upgrade: websocket'")
-        if b"upgrade" not in split_tokens_lower(header_values(headers, b"connection")):
-            raise HandshakeError("the server's response lacks 'Connection: Upgrade'")
-        if header_values(headers, b"sec-websocket-accept") != [
-            wsproto.utilities.generate_accept_token(self._key)
-        ]:
-            raise HandshakeError("the server's Sec-WebSocket-Accept does not match our key")
-        chosen = header_values(headers, b"sec-websocket-protocol")
-        if chosen and (len(chosen) > 1 or chosen[0] not in self._offered):
-            names = b", ".join(chosen).decode("latin-1")[:200]
-            raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
-        extension = self._extension(headers)
+        self._check_websocket(fields)
+        extension = self._negotiated(fields.get(b"sec-websocket-extensions", ()))
+        chosen = fields.get(b"sec-websocket-protocol")
         return HandshakeResult(
             side=wsproto.ConnectionType.CLIENT,
             extension=extension,
@@ -263,8 +245,22 @@ class ClientHandshake:
             trailing=bytes(self._http.trailing_data[0]),
         )
 
-    def _extension(self, headers: Headers) -> DeflateExtension | None:
-        answers = header_values(headers, b"sec-websocket-extensions")
+    def _check_websocket(self, fields: Mapping[bytes, list[bytes]]) -> None:
+        # RFC 6455, 4.1, the client's checks of the response, items 2 to 4 and 6
+        if split_tokens_lower(fields.get(b"upgrade", ())) != [b"websocket"]:
+            raise HandshakeError("the server's response lacks 'Upgrade: websocket'")
+        if b"upgrade" not in split_tokens_lower(fields.get(b"connection", ())):
+            raise HandshakeError("the server's response lacks 'Connection: Upgrade'")
+        accept_token = wsproto.utilities.generate_accept_token(self._key)
+        if fields.get(b"sec-websocket-accept") != [accept_token]:
+            raise HandshakeError("the server's Sec-WebSocket-Accept does not match our key")
+        chosen = fields.get(b"sec-websocket-protocol")
+        if chosen and (len(chosen) > 1 or chosen[0] not in self._offered):
+            names = b", ".join(chosen).decode("latin-1")[:200]
+            raise HandshakeError(f"the server chose the subprotocol {names!r}, not offered")
+
+    def _negotiated(self, answers: Iterable[bytes]) -> DeflateExtension | None:
+        # RFC 6455, 4.1, the client's checks of the response, item 5
         if self._compression is None:
             if any(split_tokens(answers)):
                 raise HandshakeError("the server chose an extension that was not offered")
@@ -278,11 +274,28 @@ class ClientHandshake:
         return DeflateExtension(DeflateCodec(agreed, self._compression, is_client=True))
 
 
+def _request_headers(host: str, subprotocols: Iterable[str] | None, options: Options) -> Headers:
+    headers = [
+        (b"Host", host.encode("ascii")),
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Key", wsproto.utilities.generate_nonce()),
+        (b"Sec-WebSocket-Version", VERSION),
+    ]
+    # A name must not be offered twice (RFC 6455, 4.1).
+    offered = dict.fromkeys(check_subprotocols(subprotocols) or ())
+    if offered:
+        headers.append((b"Sec-WebSocket-Protocol", ", ".join(offered).encode("ascii")))
+    if options.compression is not None:
+        headers.append((b"Sec-WebSocket-Extensions", offer(options.compression)))
+    return headers
+
+
 def check_subprotocols(subprotocols: Iterable[str] | None) -> Iterable[str] | None:
-    """Return the subprotocols that a user gave; an iterator is read into a list.
+    """Return the subprotocols that a user passed, as a list if they are an iterator.
 
     :raises TypeError: They are not a list of str.
-    :raises ValueError: A name has characters that can't stand in it.
+    :raises ValueError: A name is not a token.
     """
     if subprotocols is None:
         return None

@@ -1,9 +1,8 @@
-"""What both sides of the opening handshake share: HTTP/1.1, bytes in and out (RFC 6455, 4).
+"""The parts of the opening handshake that both sides share (RFC 6455, 4).
 
-h11, the engine of wsproto's own handshake, parses and writes HTTP. The rules of RFC 6455 are
-checked by us, and not by wsproto, because it takes what it must refuse (a bad key), refuses what it
-must take (a header in two lines), fails on bytes outside ASCII, and can't bound the size of a head.
-What comes out is what an open connection needs.
+h11 parses and writes HTTP. The rules of RFC 6455 are checked here and not by wsproto, for four
+reasons: wsproto accepts invalid requests (a bad key), refuses valid ones (a header in two lines),
+fails on bytes outside ASCII, and has no limit for the size of a head.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ import h11
 import wsproto
 
 from .deflate import DeflateExtension
-from .errors import printable
 
 Headers = List[Tuple[bytes, bytes]]
-#: Headers as users give them. 0.12 took str as well, so we do.
+#: Headers as users pass them: str, too, as in 0.12.
 ExtraHeaders = Iterable[Tuple[Union[bytes, str], Union[bytes, str]]]
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VERSION = b"13"
-# Lines in a head. Without a limit, 64 KiB of short ones would become 2 MiB of header fields.
+# Lines in a head: 64 KiB of short lines would take 2 MiB of memory as header fields.
 MAX_FIELDS = 256
-# Elements of a header that is a list, with their parameters and over all of its lines.
+# Elements of a list header, with their parameters, in all of its lines.
 MAX_ELEMENTS = 100
 _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")
 
@@ -35,7 +33,7 @@ _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-
 class HandshakeResult:
     """The outcome of an opening handshake."""
 
-    #: Which side it is of.
+    #: Our side.
     side: wsproto.ConnectionType
     #: The request target.
     path: str | None
@@ -43,52 +41,52 @@ class HandshakeResult:
     subprotocol: str | None
     #: The headers that the peer sent, with names in lower case.
     headers: tuple[tuple[bytes, bytes], ...]
-    #: What came behind the peer's head: the first frames.
+    #: The bytes that were received after the peer's head: the first frames.
     trailing: bytes
-    #: The compression of messages, if it was agreed on.
+    #: The compression that both sides agreed on, or None.
     extension: DeflateExtension | None = None
 
 
 def next_event(http: h11.Connection) -> object:
-    """The next event.
+    """Return the next event, also for input on which h11 raises other errors.
 
     :raises h11.RemoteProtocolError: The peer does not speak HTTP.
     """
     try:
         return http.next_event()
     except h11.RemoteProtocolError as exc:
-        # A frame of h11's refers to it, so that only the garbage collector would free both.
-        raise exc.with_traceback(None)  # noqa: B904 # it is the same one
+        # A frame of h11's refers to the exception: break the reference cycle through the traceback.
+        raise exc.with_traceback(None)  # noqa: B904 # it is the same exception
     except ValueError as exc:
-        # h11 before 0.15 makes an int of any Content-Length; Python has a limit for their digits.
+        # h11 before 0.15 converts any Content-Length to an int; Python limits the number of digits.
         raise h11.RemoteProtocolError("bad Content-Length") from exc
 
 
-def text_of_h11(exc: Exception) -> str:
-    """The message of h11, which may repeat all that the peer sent."""
-    return printable(str(exc))
-
-
 class HeaderLimit:
-    """How long a head is. h11 looks at those only that are not whole after a read."""
+    """Limits the size of a head. h11 does not check a head that arrives in one read."""
 
     def __init__(self, limit: int) -> None:
+        """:param limit: The option ``max_header_size``, in bytes."""
         self._limit = limit
-        self.received = 0
+        self._received = 0
+
+    def add(self, size: int) -> None:
+        """Count bytes that were received."""
+        self._received += size
 
     def is_allowed(
         self, http: h11.Connection, head: h11.Request | h11.InformationalResponse | h11.Response
     ) -> bool:
-        """True if the head that was parsed just now is within the limits."""
+        """Return True if the head that h11 has just parsed is within the limits."""
         return self.fits(len(http.trailing_data[0]), len(head.headers))
 
     def fits(self, trailing: int, fields: int) -> bool:
-        """True if a head is within the limits.
+        """Return True if a head is within the limits.
 
         :param trailing: Bytes that were received after it.
         :param fields: The number of its header lines.
         """
-        return self.received - trailing <= self._limit and fields <= MAX_FIELDS
+        return self._received - trailing <= self._limit and fields <= MAX_FIELDS
 
     @property
     def bounds(self) -> str:
@@ -97,9 +95,9 @@ class HeaderLimit:
 
 
 def merge_headers(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
-    """Our headers and the user's, which take the place of ours: HTTP has one Host.
+    """Return our headers and the user's. A header of the user's replaces ours of that name.
 
-    :raises TypeError: What is to be a header is none.
+    :raises TypeError: The user's headers are not pairs of name and value.
     """
     pairs = check_headers(extra_headers) or ()
     extra = [(header_bytes(name), header_bytes(value)) for name, value in pairs]
@@ -108,7 +106,7 @@ def merge_headers(headers: Headers, extra_headers: ExtraHeaders | None) -> Heade
 
 
 def check_headers(extra_headers: object) -> ExtraHeaders | None:
-    """Return the headers that a user gave; an iterator is read into a list.
+    """Return the headers that a user passed, as a list if they are an iterator.
 
     :raises TypeError: They are not pairs of name and value.
     :raises ValueError: A name or value that is a str is not ASCII.
@@ -130,7 +128,7 @@ def check_headers(extra_headers: object) -> ExtraHeaders | None:
 
 
 def header_bytes(text: bytes | str) -> bytes:
-    """The name or value of a header that a user gave."""
+    """Return the name or value of a header that a user passed, as bytes."""
     if isinstance(text, str):
         return text.encode("ascii")
     if isinstance(text, bytes):
@@ -139,12 +137,12 @@ def header_bytes(text: bytes | str) -> bytes:
 
 
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """The values of the headers of that name, which is in lower case."""
+    """Return the values of the headers with a name, which must be in lower case."""
     return [value for key, value in headers if key == name]
 
 
 def group_headers(headers: Headers) -> dict[bytes, list[bytes]]:
-    """The values of all headers."""
+    """Return the values of all headers, by name."""
     fields: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         fields.setdefault(name, []).append(value)
@@ -152,25 +150,28 @@ def group_headers(headers: Headers) -> dict[bytes, list[bytes]]:
 
 
 def check_elements(fields: Mapping[bytes, list[bytes]]) -> None:
-    """Raise a ValueError if a header that is a list has too many elements, or parameters of them.
+    """Raise a ValueError if a list header has too many elements, counting their parameters.
 
-    Short elements take much more memory and time than their bytes.
+    Short elements take much more memory and time than their bytes suggest.
     """
     for name in _LISTS:
         lines = fields.get(name)
         if not lines or (len(lines) == 1 and len(lines[0]) < MAX_ELEMENTS):
-            continue  # most are so short
+            continue  # too short to have so many
         count = sum(1 + line.count(b",") + line.count(b";") for line in lines)
         if count > MAX_ELEMENTS:
             raise ValueError(f"the header {name.decode()} has more than {MAX_ELEMENTS} elements")
 
 
 def split_tokens(values: Iterable[bytes]) -> list[bytes]:
-    """The elements of a list, which may stand in several lines, and be empty (RFC 9110, 5.6.1)."""
-    pieces = b",".join(values).split(b",")
-    return [piece.strip() for piece in pieces if piece.strip()]
+    """Return the elements of a list header that are not empty (RFC 9110, 5.6.1).
+
+    :param values: The values of the header: the list may stand in several lines.
+    """
+    elements = b",".join(values).split(b",")
+    return [element.strip() for element in elements if element.strip()]
 
 
 def split_tokens_lower(values: Iterable[bytes]) -> list[bytes]:
-    """The same in lower case, where case does not matter."""
+    """Return `split_tokens` in lower case, for headers where case does not matter."""
     return [token.lower() for token in split_tokens(values)]
