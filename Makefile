@@ -29,10 +29,14 @@ TOOL_PACKAGES := -e .[test,lint,docs] build twine
 pip = $(1)/bin/python -m pip install $(2) >$(1)/pip.log 2>&1 || { cat $(1)/pip.log >&2; exit 1; }
 build = $(TOOLS)/bin/python -m build $(1) >$(TOOLS)/build.log 2>&1 || { cat $(TOOLS)/build.log >&2; exit 1; }
 
+# Python files that differ from main, or are new.
+changed = git diff --name-only --diff-filter=d $$(git merge-base HEAD main || echo HEAD) -- '*.py'; \
+	git ls-files --others --exclude-standard -- '*.py'
+
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-pure test-all test-minimum newer-pythons lint format docs package autobahn dropin soak \
+.PHONY: help demo check test test-pure test-all test-minimum newer-pythons lint format docs package autobahn dropin soak \
 	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench instructions fuzz sanitize fuzz-atheris clean
 
 help:  ## this list
@@ -41,8 +45,15 @@ help:  ## this list
 demo: $(installed)  ## run the example server and client against each other
 	@$(VENV)/bin/python examples/demo.py
 
-test: $(tested)  ## the suite with coverage; PYTHON=python3.12, ARGS="-k close --no-cov"
-	$(if $(ARGS),,@echo 'About 7,500 tests: 3 to 6 minutes on two quiet cores; ARGS="-m quick" takes 1.')
+check: $(tested) $(TOOLS)/installed  ## in a minute: unit tests, and lint of what changed since main
+	@files=$$($(changed)); [ -z "$$files" ] || { set -ex; \
+		$(TOOLS)/bin/ruff check $$files; \
+		$(TOOLS)/bin/ruff format --check $$files; \
+		$(TOOLS)/bin/mypy $$files; \
+	}
+	$(strip $(VENV)/bin/python -m pytest -q tests/unit $(ARGS))
+
+test: $(tested)  ## all tests, with coverage; ARGS="tests/unit -k close --no-cov", PYTHON=python3.12
 	$(strip $(VENV)/bin/python -m pytest $(COVERAGE) $(ARGS))
 
 test-pure:  ## the suite without the extension in C, and without zlib-ng

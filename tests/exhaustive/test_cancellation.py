@@ -20,7 +20,6 @@ from support.interruptions import FAULTS, Interruption
 from support.peer import accepting, read_head
 from support.scenarios import SCENARIOS
 from support.strict_peer import Violation
-from tools import soak_cancel
 from trio_websocket import WebSocketConnection
 
 # What both roles do the same way is told by one of them over each transport.
@@ -223,23 +222,3 @@ async def say(stage: Stage, data: bytes) -> None:
     await ours.send_all(accepting(request) + data)
     await ours.aclose()
     stage.has_opened = True
-
-
-# -- at random
-
-
-def test_a_soak(capsys: pytest.CaptureFixture[str]) -> None:
-    assert soak_cancel.main(["--seed", "1", "--seconds", "0.5"]) == 0
-    assert capsys.readouterr().out.endswith(" 0 violations\n")
-
-
-def test_a_soak_tells_how_to_replay_a_violation(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def play_round(seed: int, number: int, tally: soak_cancel.Tally) -> None:
-        if number == 3:
-            raise Violation("here it is")
-
-    monkeypatch.setattr(soak_cancel, "play_round", play_round)
-    assert soak_cancel.main(["--seed", "7"]) == 1
-    assert "--seed 7 --round 3\nhere it is\n" in capsys.readouterr().out

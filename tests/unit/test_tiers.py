@@ -1,7 +1,8 @@
-"""What unit tests may use, read from their source.
+"""What tests may use, read from their source.
 
-Unit tests run without I/O or over streams in memory, so that they take seconds. Tests that need
-sockets belong in tests/integration, and tests of arbitrary data in tests/exhaustive.
+Unit tests do no I/O, or use streams in memory, so that they take seconds. Tests that need sockets
+belong in tests/integration, and tests of arbitrary data in tests/exhaustive. Tests and tools don't
+import each other; support/ has what both need.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parent
-FILES = sorted({*UNIT.glob("*.py")} - {Path(__file__)})
+ROOT = Path(__file__).resolve().parents[2]
+UNIT = ROOT / "tests" / "unit"
+FILES = sorted({*UNIT.glob("*.py")} - {UNIT / "test_tiers.py"})
 
 SLOW_MODULES = {"hypothesis", "multiprocessing", "socket", "subprocess"}
 SOCKETS = {
-    # Keys of support.peer.PAIRS.
+    # Keys of support.streams.PAIRS.
     *("tcp", "tls", "own-tls", "socketpair"),
-    # Functions of support, Trio and the library.
+    # Functions of support and Trio.
     *("tcp_pair", "tls_pair", "own_tls_pair", "socket_pair", "start_raw_server"),
     *("open_tcp_stream", "open_tcp_listeners", "open_unix_socket", "serve_tcp"),
 }
@@ -60,3 +62,17 @@ def test_unit_tests_use_no_sockets_processes_or_arbitrary_data(path: Path) -> No
     tree = ast.parse(path.read_text("utf-8"))
     assert not imports(tree) & SLOW_MODULES
     assert not names(tree) & SOCKETS
+
+
+@pytest.mark.parametrize(
+    ("folder", "others"),
+    [
+        ("tests", {"benchmarks", "tools"}),
+        ("support", {"benchmarks", "tests", "tools"}),
+        ("tools", {"benchmarks", "tests"}),
+        ("benchmarks", {"tests"}),
+    ],
+)
+def test_tests_and_tools_do_not_import_each_other(folder: str, others: set[str]) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not imports(ast.parse(path.read_text("utf-8"))) & others, path

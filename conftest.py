@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib
 import inspect
+import os
 import signal
+import threading
+import time
 from typing import Any, Awaitable, Callable, Iterator
 
 import pytest
@@ -13,33 +17,51 @@ import trio
 from support.streams import close_sockets, in_memory
 from trio_websocket._sansio import deflate
 
-# Seconds after which a test that hangs fails, and shows where. A busy machine takes ten times as
-# long as a quiet one. With the clock that jumps it takes no time.
+# Seconds after which a test that hangs fails and shows where. A busy machine can take ten times as
+# long as an idle one. With `autojump_clock` these are virtual seconds.
 _LIMIT, _LIMIT_OF_JUMPING_CLOCK = 100, 1000
 
-# What `-m quick` runs: mostly without sockets, and what differs between versions of Python.
-_QUICK_FILES = {
-    *("channel", "client", "codec", "connection", "deflate", "errors", "extensions", "frames"),
-    *(
-        "handshake",
-        "impl",
-        "receiver",
-        "keep_alive",
-        "sync",
-        "options",
-        "send_queue",
-        "pacing",
-        "pings",
-    ),
-    *("protocol", "server", "statistics", "tls", "tls_stream", "transport", "url"),
+# How long the tests of each folder take on two idle cores, without coverage.
+_SECONDS = {
+    "tests/unit": 20,
+    "tests/integration": 60,
+    "tests/exhaustive": 65,
+    "tests/slow": 45,
+    "tools/tests": 20,
+    "benchmarks/tests": 5,
 }
 
 
-class _FailuresAtOnce:
-    """Print the name of each test that fails when it fails; pytest does so at the end."""
+class _Progress:
+    """Print the expected duration, failures when they happen, and tests that take seconds.
+
+    pytest prints failures at the end, and nothing while a test runs.
+    """
 
     def __init__(self, reporter: pytest.TerminalReporter) -> None:
         self._reporter = reporter
+        self._stdout = os.dup(1)  # while a test runs, pytest captures what is written to 1
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        root = session.config.rootpath
+        folders = {item.path.parent.relative_to(root).as_posix() for item in session.items}
+        seconds = sum(_SECONDS.get(folder, 0) for folder in folders)
+        if len(session.items) > 1000 and not session.config.option.collectonly:
+            self._reporter.write_line(
+                f"Expected duration on two idle cores: {seconds} s, {2 * seconds} s with coverage"
+            )
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        start = time.monotonic()
+
+        def show() -> None:
+            line = f"\n{time.monotonic() - start:.0f} s: {item.nodeid} "
+            os.write(self._stdout, line.encode())
+
+        # Unit tests are short, and one of them forks, which needs a process with one thread.
+        with contextlib.nullcontext() if "unit" in item.path.parts else _every(5, show):
+            yield
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -47,11 +69,29 @@ class _FailuresAtOnce:
             self._reporter.write_line(f"FAILED {report.nodeid} ({report.when})", red=True)
 
 
+@contextlib.contextmanager
+def _every(seconds: float, function: Callable[[], object]) -> Iterator[None]:
+    """Call a function in a thread at intervals until the block ends."""
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.wait(seconds):
+            function()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 @pytest.hookimpl(trylast=True)  # pytest makes its reporter in this hook, too
 def pytest_configure(config: pytest.Config) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        config.pluginmanager.register(_FailuresAtOnce(reporter))
+        config.pluginmanager.register(_Progress(reporter))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -67,8 +107,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem[len("test_") :] in _QUICK_FILES:
-            item.add_marker("quick")
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             is_jumping = "autojump_clock" in item.fixturenames
             item.obj = _limited(item.obj, _LIMIT_OF_JUMPING_CLOCK if is_jumping else _LIMIT)
