@@ -19,7 +19,8 @@ project = "trio-websocket"
 release = version = __version__
 html_title = f"{project} {release}"
 html_theme = "furo"
-exclude_patterns = ["_build", "performance-table.md"]  # which performance.md includes
+# Other pages include the two files.
+exclude_patterns = ["_build", "modules.md", "performance-table.md"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 3

@@ -1,8 +1,14 @@
-"""The modules of the package, and which of them each one imports, read from the source."""
+"""The modules of the package, and which of them each one imports, read from the source.
+
+    python -m support.imports        # prints the order of the modules, and forbidden imports
+
+It needs nothing but Python, so that a commit hook can run it.
+"""
 
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 from typing import Tuple
 
@@ -67,7 +73,37 @@ def levels(folder: str) -> list[list[Module]]:
     while left:
         lowest = {module for module in left if not IMPORTS[module] & left}
         if not lowest:
-            raise ValueError(f"{sorted(left)} import one another")
+            names = ", ".join("/".join(module) for module in sorted(left))
+            raise ValueError(f"these modules import one another: {names}")
         found.append(sorted(lowest))
         left -= lowest
     return found
+
+
+def upward(module: Module) -> set[Module]:
+    """Return the imports of a module that are forbidden: neither its folder nor one below it."""
+    folder = module[0]
+    others = {other for other in IMPORTS[module] if other[0] not in {folder, *BELOW[folder]}}
+    # Every module may know the version.
+    return others - {("", "_version")}
+
+
+def main() -> int:
+    status = 0
+    for module in MODULES:
+        for other in sorted(upward(module)):
+            print(f"{'/'.join(module)} must not import {'/'.join(other)}", file=sys.stderr)
+            status = 1
+    for folder in BELOW:
+        print(f"{folder or 'trio_websocket'}:")
+        try:
+            for number, level in enumerate(levels(folder), 1):
+                print(f"  {number}  {', '.join(name for _, name in level)}")
+        except ValueError as exc:
+            print(exc, file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

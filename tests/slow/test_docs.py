@@ -47,7 +47,8 @@ from trio_websocket._sansio.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "autobahn/README.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    ROOT / "autobahn/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -430,3 +431,10 @@ def functions_of(path: Path) -> frozenset[str]:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     tree = ast.parse(path.read_text("utf-8"))
     return frozenset(node.name for node in tree.body if isinstance(node, functions))
+
+
+def test_commit_hooks_use_the_ruff_of_make_lint() -> None:
+    hooks, project = (
+        (ROOT / name).read_text("utf-8") for name in (".pre-commit-config.yaml", "pyproject.toml")
+    )
+    assert set(re.findall(r"ruff==[\d.]+", hooks)) == set(re.findall(r"ruff==[\d.]+", project))
