@@ -340,8 +340,10 @@ def test_commands_name_what_exists(page: Path) -> None:
     shell = "".join(block.text for block in blocks_of(page) if block.language == "sh")
     named = re.findall(r"^make ([\w-]+)", shell, re.MULTILINE) + re.findall(r"`make ([\w-]+)", text)
     assert set(named) <= set(targets)
-    for path in re.findall(r"\b(?:autobahn|examples|tests|tools)/[\w/.-]*\w", text):
+    for path in re.findall(r"\b(?:autobahn|examples|support|tests|tools)/[\w/.-]*\w", text):
         assert (ROOT / path).exists(), path
+    for path in re.findall(r"(?<![\w/])_[a-z]+/\w+\.(?:py|c)\b", text):
+        assert (ROOT / "trio_websocket" / path).exists(), path
 
 
 @each_page
