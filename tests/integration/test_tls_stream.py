@@ -35,6 +35,7 @@ from support.tls_peer import (
 from trio_websocket import WebSocketConnection, wrap_server_stream
 from trio_websocket._io.tls_stream import TlsStream
 from trio_websocket._io.transport import Transport
+from trio_websocket._sansio.tls_engine import TlsEngine
 
 VERSIONS = pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=["1.2", "1.3"])
 SIDES = pytest.mark.parametrize("side", ["client", "server"])
@@ -193,19 +194,19 @@ async def test_data_may_be_of_any_kind_and_size(kind: Callable[[bytes], Any]) ->
 async def test_16_megabytes_are_encrypted_in_one_call(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     data = bytes(16 * MEGABYTE)
-    assert peer.decrypt(ours.encrypt(data)) == data
+    assert peer.decrypt(ours.engine.encrypt(data)) == data
 
 
-def count_encrypted(ours: TlsStream, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of what is encrypted from now on."""
+def count_encrypted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what our streams encrypt from now on."""
 
-    def counted(data: bytes) -> bytes:
+    def counted(engine: TlsEngine, data: bytes) -> bytes:
         sizes.append(len(data))
-        return encrypt(data)
+        return encrypt(engine, data)
 
     sizes: list[int] = []
-    encrypt = ours.encrypt
-    monkeypatch.setattr(ours, "encrypt", counted)
+    encrypt = TlsEngine.encrypt
+    monkeypatch.setattr(TlsEngine, "encrypt", counted)
     return sizes
 
 
@@ -214,9 +215,11 @@ async def test_little_is_encrypted_of_what_the_socket_does_not_take(
 ) -> None:
     ours, _ = await open_streams("client")
     await fill(ours.transport_stream)
-    encrypted = count_encrypted(ours, monkeypatch)
+    encrypted = count_encrypted(monkeypatch)
     rest = ours.send_now([b"head", bytes(MEGABYTE)])
-    assert b"".join(rest) == b"head" + bytes(MEGABYTE)
+    assert rest is not None
+    assert rest.begun == sum(encrypted)
+    assert b"".join(rest.chunks) == (b"head" + bytes(MEGABYTE))[rest.begun :]
     assert sum(encrypted) <= 4 * 2**15
 
 
@@ -224,22 +227,23 @@ async def test_of_what_is_very_large_a_part_is_left_in_any_case(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours, _ = await open_streams("client")
-    encrypted = count_encrypted(ours, monkeypatch)
+    encrypted = count_encrypted(monkeypatch)
     monkeypatch.setattr(os, "writev", lambda _, chunks: sum(map(len, chunks)))
     rest = ours.send_now([bytes(4 * MEGABYTE)])
-    assert sum(encrypted) == 4 * MEGABYTE - sum(map(len, rest))
+    assert rest is not None
+    assert rest.begun == 0
+    assert sum(encrypted) == 4 * MEGABYTE - sum(map(len, rest.chunks))
     assert MEGABYTE < sum(encrypted) < 3 * MEGABYTE
-    while rest:
-        rest = ours.send_now([bytes(chunk) for chunk in rest])
+    while rest is not None:
+        rest = ours.send_now([bytes(chunk) for chunk in rest.chunks])
     assert sum(encrypted) == 4 * MEGABYTE
 
 
 async def test_what_is_encrypted_is_written_by_the_caller(keys: Path) -> None:
     ours, peer = await open_with_peer("client", keys)
-    assert (
-        peer.decrypt(ours.encrypt(b"one") + ours.encrypt(b"") + ours.encrypt(b"two")) == b"onetwo"
-    )
-    assert ours.encrypt(b"") == b""
+    encrypted = [ours.engine.encrypt(data) for data in (b"one", b"", b"two")]
+    assert peer.decrypt(b"".join(encrypted)) == b"onetwo"
+    assert ours.engine.encrypt(b"") == b""
 
 
 async def test_a_blocking_socket_of_the_standard_library_is_served() -> None:
@@ -279,7 +283,7 @@ async def test_the_first_use_does_the_handshake(side: str, first: str) -> None:
 async def test_nothing_is_encrypted_before_the_handshake() -> None:
     ours, _ = await with_raw("client")
     with pytest.raises(AssertionError):
-        ours.encrypt(b"x")
+        ours.engine.encrypt(b"x")
 
 
 async def test_data_is_sent_while_another_task_waits_for_some(nursery: trio.Nursery) -> None:
@@ -301,7 +305,7 @@ async def test_records_may_be_cut_anywhere(keys: Path, version: ssl.TLSVersion) 
     ours, peer = await open_with_peer("server", keys, version)
     data = b"".join(peer.encrypt(text) for text in (b"one", b"two", b"x" * 100))
     for size in (1, 2, 3, 7, 50):
-        pieces = [ours.decrypt(data[i : i + size]) for i in range(0, len(data), size)]
+        pieces = [ours.engine.decrypt(data[i : i + size]) for i in range(0, len(data), size)]
         assert b"".join(pieces) == b"onetwo" + b"x" * 100
         data = b"".join(peer.encrypt(text) for text in (b"one", b"two", b"x" * 100))
 
@@ -316,7 +320,7 @@ async def test_a_handshake_may_come_byte_by_byte(keys: Path) -> None:
     ours, peer = await with_peer("server", keys)
     peer.stream = Slow(peer.stream)
     await both(ours.do_handshake, peer.do_handshake)
-    assert ours.decrypt(peer.encrypt(b"hello")) == b"hello"
+    assert ours.engine.decrypt(peer.encrypt(b"hello")) == b"hello"
 
 
 async def test_several_records_that_came_together_are_one_piece(keys: Path) -> None:
@@ -421,23 +425,23 @@ async def test_the_context_is_obeyed(version: ssl.TLSVersion, is_named: bool) ->
 @SIDES
 async def test_new_keys_are_answered_with_the_next_data(side: str, keys: Path) -> None:
     ours, peer = await open_with_peer(side, keys)
-    assert peer.decrypt(ours.encrypt(b"")) == b""  # tickets
-    usual = ours.encrypt(b"hello")
+    assert peer.decrypt(ours.engine.encrypt(b"")) == b""  # tickets
+    usual = ours.engine.encrypt(b"hello")
     assert peer.decrypt(usual) == b"hello"
     for _ in range(3):
         update = peer.key_update(is_requested=True)
-        assert ours.decrypt(update + peer.record(DATA, b"x")) == b"x"
-        data = ours.encrypt(b"hello")
+        assert ours.engine.decrypt(update + peer.record(DATA, b"x")) == b"x"
+        data = ours.engine.encrypt(b"hello")
         assert len(data) > len(usual)
         assert peer.decrypt(data) == b"hello"
 
 
 async def test_new_keys_that_want_no_answer_have_none(keys: Path) -> None:
     ours, peer = await open_with_peer("client", keys)
-    assert ours.decrypt(peer.key_update(is_requested=False)) == b""
+    assert ours.engine.decrypt(peer.key_update(is_requested=False)) == b""
     data = peer.record(DATA, b"x")
-    assert ours.decrypt(data) == b"x"
-    answer = ours.encrypt(b"x")
+    assert ours.engine.decrypt(data) == b"x"
+    answer = ours.engine.encrypt(b"x")
     assert len(answer) == len(data)
     assert peer.decrypt(answer) == b"x"
 
@@ -447,10 +451,10 @@ async def test_a_flood_of_requests_for_new_keys_ends_the_connection(side: str, k
     ours, peer = await open_with_peer(side, keys)
     with pytest.raises(ssl.SSLError, match="too many requests") as caught:
         for _ in range(10_000):
-            ours.decrypt(peer.key_update(is_requested=True))
+            ours.engine.decrypt(peer.key_update(is_requested=True))
     assert caught.value.reason == "too many requests for new TLS keys"
     with pytest.raises(ssl.SSLError, match="too many requests"):
-        ours.encrypt(b"x")
+        ours.engine.encrypt(b"x")
 
 
 async def test_decrypt_of_a_request_for_our_certificate_sends_the_answer_at_once(
@@ -493,15 +497,15 @@ async def test_decrypt_with_a_full_socket_asks_that_the_answer_is_sent(
     ours, peer = await open_with_peer(side, keys)
     asked: list[str] = []
     ours.on_unsent = lambda: asked.append("asked")
-    ours.decrypt(updates(peer))
+    ours.feed(updates(peer))
     await ours.send_all(b"one")
     await receive_up_to(b"one")
     assert asked == []  # the socket has taken the answer
     left = await fill(ours.transport_stream)
-    ours.decrypt(updates(peer))
-    ours.decrypt(updates(peer))
+    ours.feed(updates(peer))
+    ours.feed(updates(peer))
     assert asked == ["asked"]
-    assert ours.send_now([b"two"]) == [b"two"]  # the answer goes first
+    assert ours.send_now([b"two"]) == (0, [b"two"])  # the answer goes first
     while left:
         left -= len(await peer.stream.receive_some(left))
     await ours.send_all(b"two")
@@ -513,7 +517,7 @@ async def test_feed_with_many_records_decrypts_a_bounded_number_of_them(keys: Pa
     updates = b"".join(peer.key_update(is_requested=False) for _ in range(1000))
     small = b"".join(peer.record(DATA, b"x") for _ in range(1000))
     fed = [ours.feed(updates + small)]
-    while ours.has_more:
+    while ours.engine.has_more:
         fed.append(ours.feed_again())
     assert len(fed) == 8  # 256 records each
     assert [len(plain or b"") for plain in fed] == [0, 0, 0, 24, 256, 256, 256, 208]
@@ -602,11 +606,11 @@ async def test_send_all_while_the_engine_answers_writes_the_answer_too(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ours.send_all, data)
         await wait_all_tasks_blocked()
-        ours.decrypt(updates(peer))
+        ours.feed(updates(peer))
         while len(plain) < len(data):
             plain += peer.decrypt(bytes(await peer.stream.receive_some()))
     assert plain == data
-    assert ours.encrypt(b"") == b""
+    assert ours.engine.encrypt(b"") == b""
 
 
 @pytest.mark.parametrize("name", [HOST, HOST + ".", HOST + "%zone"])
@@ -627,7 +631,7 @@ async def test_feed_with_a_record_cut_anywhere_keeps_its_beginning(keys: Path, r
     ours, peer = await open_with_peer("client", keys)
     records = peer.record(DATA, b"one") + peer.record(DATA, b"two")
     assert ours.feed(records[:-rest]) == b"one"
-    assert not ours.has_more
+    assert not ours.engine.has_more
     assert ours.feed(records[-rest:]) == b"two"
     assert ours.is_drained
 
@@ -671,7 +675,7 @@ async def test_close_notify_is_the_end_and_stays_so(side: str, version: ssl.TLSV
     await theirs.send_all(b"x")
     await theirs.aclose()
     assert await receive_all(ours) == b"x"
-    assert ours.is_ended
+    assert ours.engine.is_ended
     for _ in range(3):
         assert await ours.receive_some() == b""
     await ours.aclose()
@@ -684,7 +688,7 @@ async def test_data_behind_close_notify_is_ignored(keys: Path, version: ssl.TLSV
     await peer.send(b"".join(peer.record(kind, payload) for kind, payload in records))
     assert await receive_all(ours) == b"x"
     assert await ours.receive_some() == b""
-    assert peer.decrypt(ours.encrypt(b"our side goes on")) == b"our side goes on"
+    assert peer.decrypt(ours.engine.encrypt(b"our side goes on")) == b"our side goes on"
 
 
 @VERSIONS
@@ -716,7 +720,7 @@ async def test_send_eof_ends_our_side_alone(side: str, version: ssl.TLSVersion) 
         await ours.send_eof()
     assert await theirs.receive_some() == b""
     with pytest.raises(ssl.SSLError):
-        ours.encrypt(b"x")
+        ours.engine.encrypt(b"x")
     await theirs.send_all(b"one")
     await theirs.send_all(b"two")
     await theirs.aclose()
@@ -877,9 +881,9 @@ async def test_data_before_garbage_is_received(keys: Path, version: ssl.TLSVersi
 async def test_garbage_behind_much_data_takes_none_of_it(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     data = peer.encrypt(b"x" * 200_000) + b"garbage" * 10_000
-    assert ours.decrypt(data) == b"x" * 200_000
+    assert ours.engine.decrypt(data) == b"x" * 200_000
     with pytest.raises(ssl.SSLError):
-        ours.decrypt(data)
+        ours.engine.decrypt(data)
 
 
 @VERSIONS
@@ -896,7 +900,7 @@ async def test_no_bytes_raise_anything_but_errors_of_tls(
         received = b""
         with contextlib.suppress(ssl.SSLError):
             for i in range(0, len(data), 30):
-                received += ours.decrypt(bytes(data[i : i + 30]))
+                received += ours.engine.decrypt(bytes(data[i : i + 30]))
         assert (b"x" * 50 + b"y" * 50).startswith(received)
         await ours.aclose()
         await peer.stream.aclose()
@@ -1150,7 +1154,7 @@ async def test_an_end_behind_data_is_told_when_asked_again(side: str) -> None:
             break
         plain += ours.feed(data) or b""
     assert plain == b"data"
-    assert ours.is_ended
+    assert ours.engine.is_ended
     assert ours.feed_again() == b""
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, Sequence
 import trio
 
 from .._io.cancel import cancel
-from .._io.chunks import first_bytes, join_small
+from .._io.chunks import Unwritten, first_bytes, join_small
 from .._io.sync import LazyParkingLot
 from .._io.transport import Transport, unwrap_network_error
 from .._sansio.frame_writer import LONG
@@ -71,8 +71,9 @@ _DIRECT, _TASK, _OVER = Writer.DIRECT, Writer.TASK, Writer.OVER
 class _Partial(NamedTuple):
     """What is left of the frames that the stream has taken a part of."""
 
+    begun: int = 0  # bytes before the chunks, which TLS has encrypted: see `Unwritten`
     chunks: Sequence[bytes | memoryview] = ()
-    frames: int = 0  # that end in the chunks
+    frames: int = 0  # that end in these bytes
 
 
 _NOTHING = _Partial()
@@ -239,7 +240,7 @@ class SendQueue:
         try:
             rest = self._transport.write_now(parts)
             self.written += sum(map(len, parts))
-            if rest:
+            if rest is not None:
                 self._keep_rest(rest, [parts])
         except Exception as exc:  # the stream may have taken a part of the frame
             self._break(unwrap_network_error(exc))
@@ -306,30 +307,30 @@ class SendQueue:
         frames, chunks = self._take_batch()
         rest = self._transport.write_now(chunks)
         self.written += sum(map(len, chunks))
-        if rest:
+        if rest is not None:
             self._keep_rest(rest, frames)
 
-    def _keep_rest(self, rest: Sequence[bytes | memoryview], frames: Sequence[Frame]) -> None:
+    def _keep_rest(self, rest: Unwritten, frames: Sequence[Frame]) -> None:
         """Keep what the socket did not take of the frames, and let the task write it.
 
         Frames that the socket took nothing of return to the queue, except the first: the task waits
         for the socket with it.
         """
-        size = sum(map(len, rest))
+        begun, chunks = rest
+        size = begun + sum(map(len, chunks))
         self.written -= size
         self._size += size
         kept = list(frames)
-        committed = self._transport.committed
-        while len(kept) > 1 and size - _frame_size(kept[-1]) >= committed:
+        while len(kept) > 1 and size - _frame_size(kept[-1]) >= begun:
             size -= _frame_size(kept.pop())
         if len(kept) < len(frames):
             self._frames[:0] = frames[len(kept) :]
-            rest = first_bytes(rest, size)
+            chunks = first_bytes(chunks, size - begun)
         count = 0
         while size > 0:
             count += 1
             size -= _frame_size(kept.pop())
-        self._partial = _Partial(rest, count)
+        self._partial = _Partial(begun, chunks, count) if begun or chunks else _NOTHING
         if self._writer is _DIRECT:
             self._start_task()
 
@@ -356,14 +357,14 @@ class SendQueue:
     @property
     def _has_work(self) -> bool:
         """True if something waits. It may have no bytes: see `_write_tls_answer`."""
-        return bool(self._frames or self._partial.chunks)
+        return bool(self._frames) or self._partial is not _NOTHING
 
     async def _write_some(self) -> None:
         """Write a part of the queue, or wait until there is a frame."""
         if not self._has_work:
             await self._idle.park()
             return
-        if not self._partial.chunks:
+        if self._partial is _NOTHING:
             if self._transport.is_direct:
                 self._write_batch()
                 self._progress.unpark_all()
@@ -371,15 +372,20 @@ class SendQueue:
                 return
             frames, batch = self._take_batch()
             self._size += sum(map(len, batch))
-            self._partial = _Partial(batch, len(frames))
-        chunk, *chunks = self._partial.chunks
-        count = await self._transport.write_some(chunk)
+            self._partial = _Partial(0, batch, len(frames))
+        begun, chunks, frame_count = self._partial
+        if begun:
+            await self._transport.finish_begun()
+            written = begun
+        else:
+            chunk, *chunks = chunks
+            written = await self._transport.write_some(chunk)
+            if written < len(chunk):
+                chunks = [memoryview(chunk)[written:], *chunks]
         if self._writer is _TASK:  # not stopped meanwhile
-            self.written += count
-            self._size -= count
-            if count < len(chunk):
-                chunks = [memoryview(chunk)[count:], *chunks]
-            self._partial = _Partial(chunks, self._partial.frames) if chunks else _NOTHING
+            self.written += written
+            self._size -= written
+            self._partial = _Partial(0, chunks, frame_count) if chunks else _NOTHING
         self._progress.unpark_all()
 
     def _write_tls_answer(self) -> None:

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from typing import Iterable, Sequence
+from typing import Iterable, NamedTuple, Sequence
+
+
+class Unwritten(NamedTuple):
+    """What a write without blocking has left."""
+
+    #: Bytes of the data that TLS has encrypted and the socket has not taken. They precede the
+    #: chunks, and must be written: no frame that they are a part of can be dropped any more.
+    begun: int
+    #: The data after them.
+    chunks: Sequence[bytes | memoryview]
 
 
 def join_small(parts: Iterable[bytes], limit: int) -> list[bytes]:
@@ -24,3 +34,13 @@ def first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes |
         first.append(memoryview(chunk)[: max(0, size)])
         size -= len(chunk)
     return [chunk for chunk in first if chunk]
+
+
+def remaining_after(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
+    """Return what remains of the chunks after their first `size` bytes, without a copy."""
+    rest: list[bytes | memoryview] = []
+    for chunk in chunks:
+        if size < len(chunk):
+            rest.append(memoryview(chunk)[size:])
+        size = max(0, size - len(chunk))
+    return rest

@@ -11,9 +11,10 @@ import trio
 
 from .._sansio.errors import printable, safe_repr
 from .cancel import cancel
+from .chunks import Unwritten, remaining_after
 from .interrupt import raise_interrupt
 from .sockets import Address, EndName, address, end_names, is_direct, shut_down
-from .tls_stream import TlsStream, remaining_after
+from .tls_stream import TlsStream
 
 # A peer that has been told that the connection is over gets this many seconds to end its side.
 # It takes the peer one round trip; closing earlier may reset the connection, and a reset may
@@ -87,19 +88,15 @@ class Transport:
         return address(name, is_ssl=isinstance(self.stream, (TlsStream, trio.SSLStream)))
 
     @property
-    def committed(self) -> int:
-        """How many bytes of what `write_now` has left must be written, as TLS has begun to."""
-        return 0 if self._tls is None else self._tls.committed
-
-    @property
     def is_closed(self) -> bool:
         """True if the stream is known to be closed: only a direct one can be asked."""
         return self.is_direct and self.socket.fileno() == -1
 
-    def write_now(self, chunks: Sequence[bytes]) -> Sequence[bytes | memoryview]:
+    def write_now(self, chunks: Sequence[bytes]) -> Unwritten | None:
         """Write what the socket takes without blocking. If direct only.
 
-        :returns: What is left, for `write`.
+        :returns: The rest: call `finish_begun` if some of it is begun, and then `write_some`. None
+            if all was written.
         """
         if self._tls is not None:
             return self._tls.send_now(chunks)
@@ -109,10 +106,16 @@ class Transport:
             else:
                 written = os.write(self.socket.fileno(), chunks[0])
                 if written == len(chunks[0]):
-                    return ()
+                    return None
         except BlockingIOError:
-            return chunks
-        return remaining_after(chunks, written)
+            return Unwritten(0, chunks)
+        rest = remaining_after(chunks, written)
+        return Unwritten(0, rest) if rest else None
+
+    async def finish_begun(self) -> None:
+        """Write what TLS has encrypted. A cancelled write leaves the stream useless."""
+        assert self._tls is not None
+        await self._tls.flush()
 
     def on_unsent(self, callback: Callable[[], object] | None) -> None:
         """Set what is called when TLS has to send something by itself: see `TlsStream`."""
@@ -160,7 +163,7 @@ class Transport:
     @property
     def has_more(self) -> bool:
         """True if `read_now` has work left: let other tasks run, and call it again."""
-        return self._tls is not None and self._tls.has_more
+        return self._tls is not None and self._tls.engine.has_more
 
     def wait_readable(self) -> Awaitable[None]:
         """Wait until the socket is. If direct only."""
@@ -168,7 +171,7 @@ class Transport:
 
     def read_now(self, awaited: int = 0) -> bytes | None:
         """Read what is there; ``b""`` is the end, None means that it is nothing. If direct only."""
-        if self._tls is not None and self._tls.has_more:
+        if self._tls is not None and self._tls.engine.has_more:
             return self._tls.feed_again()
         size = self._receive_size
         if awaited > size:
