@@ -7,9 +7,8 @@ fails on bytes outside ASCII, and has no limit for the size of a head.
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from typing import Iterable, List, Mapping, Tuple, Union
+from typing import Iterable, List, Mapping, NamedTuple, Tuple, Union
 
 import h11
 import wsproto
@@ -29,8 +28,7 @@ MAX_ELEMENTS = 100
 _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")
 
 
-@dataclasses.dataclass(frozen=True)
-class HandshakeResult:
+class HandshakeResult(NamedTuple):
     """The outcome of an opening handshake."""
 
     #: Our side.
@@ -168,10 +166,9 @@ def split_tokens(values: Iterable[bytes]) -> list[bytes]:
 
     :param values: The values of the header: the list may stand in several lines.
     """
-    elements = b",".join(values).split(b",")
-    return [element.strip() for element in elements if element.strip()]
+    return list(filter(None, map(bytes.strip, b",".join(values).split(b","))))
 
 
 def split_tokens_lower(values: Iterable[bytes]) -> list[bytes]:
     """Return `split_tokens` in lower case, for headers where case does not matter."""
-    return [token.lower() for token in split_tokens(values)]
+    return split_tokens(map(bytes.lower, values))
