@@ -10,10 +10,13 @@ from typing import Any
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from trio_websocket._version import __version__
+
+PACKAGE = Path(__file__).resolve().parent.parent / "trio_websocket"
 
 project = "trio-websocket"
 release = version = __version__
@@ -52,5 +55,22 @@ def resolve_public_name(
     )
 
 
+def find_comments_of_attributes() -> None:
+    """Show Sphinx the `#:` comments of all modules of the package as those of the public one.
+
+    It looks for them in the `__module__` of a class, which is the public module.
+    """
+    public = ModuleAnalyzer.for_module("trio_websocket")
+    public.analyze()
+    for path in sorted(PACKAGE.glob("*/*.py")):
+        private = ModuleAnalyzer.for_module(f"trio_websocket.{path.parent.name}.{path.stem}")
+        private.analyze()
+        start = len(public.tagorder)
+        public.tagorder.update({key: start + at for key, at in private.tagorder.items()})
+        public.attr_docs.update(private.attr_docs)
+        public.annotations.update(private.annotations)
+
+
 def setup(app: Sphinx) -> None:
+    find_comments_of_attributes()
     app.connect("missing-reference", resolve_public_name)

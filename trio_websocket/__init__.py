@@ -1,5 +1,6 @@
 """A WebSocket library for Trio: client and server (RFC 6455), over wsproto."""
 
+from . import _metadata
 from ._impl import (
     HAS_SPEEDUPS as HAS_SPEEDUPS,
     Address as Address,
@@ -29,3 +30,5 @@ from ._impl import (
     wrap_server_stream as wrap_server_stream,
 )
 from ._version import __version__ as __version__
+
+_metadata.set_public_module(__name__, vars())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import ssl
+from types import FunctionType
 from typing import Any
 from unittest import mock
 
@@ -12,6 +14,8 @@ import trio
 
 import trio_websocket
 from trio_websocket import (
+    CloseReason,
+    ConnectionClosed,
     ConnectionFailed,
     ConnectionRejected,
     _impl,
@@ -53,6 +57,35 @@ NOTHING_SPECIAL = {"use_ssl": False, "subprotocols": None, "extra_headers": None
 )
 def test_the_old_path_has_the_name(name: str) -> None:
     assert getattr(_impl, name) is getattr(trio_websocket, name)
+
+
+PUBLIC = {
+    name: value
+    for name, value in vars(trio_websocket).items()
+    if not name.startswith("_") and isinstance(value, (type, FunctionType))
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_class_or_function_is_of_the_public_module(name: str) -> None:
+    assert PUBLIC[name].__module__ == "trio_websocket"
+    assert PUBLIC[name].__qualname__ == name
+    assert pickle.dumps(PUBLIC[name], 0).startswith(f"ctrio_websocket\n{name}\n".encode())
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_pickle_that_names_impl_loads(name: str) -> None:
+    assert pickle.loads(f"ctrio_websocket._impl\n{name}\n.".encode()) is PUBLIC[name]
+
+
+def test_pickle_of_an_exception_of_0_12_loads() -> None:
+    pickled = (
+        b"ctrio_websocket._impl\nConnectionClosed\n"
+        b"(ctrio_websocket._impl\nCloseReason\n(I1000\nVbye\ntRtR."
+    )
+    error = pickle.loads(pickled)
+    assert isinstance(error, ConnectionClosed)
+    assert error.reason == CloseReason(1000, "bye")
 
 
 def test_impl_has_the_private_names_of_0_12() -> None:

@@ -1,0 +1,25 @@
+"""The module that public classes and functions are of, as `repr()` and pickle show it."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import typing
+from typing import Any, Mapping
+
+
+def set_public_module(name: str, namespace: Mapping[str, Any]) -> None:
+    """Set the ``__module__`` of the classes and functions in a public module.
+
+    :param name: The public module.
+    :param namespace: Its names. Those that begin with an underscore are left out.
+    """
+    for key, value in namespace.items():
+        if key.startswith("_") or not isinstance(value, (type, types.FunctionType)):
+            continue
+        if isinstance(value, type) and "__annotations__" in vars(value):
+            # get_type_hints() looks up names in the class's module, so do it before. It fails
+            # where Python is too old for `X | Y`.
+            with contextlib.suppress(TypeError):
+                value.__annotations__ = typing.get_type_hints(value)
+        value.__module__ = name
