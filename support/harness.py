@@ -64,7 +64,8 @@ from trio_websocket import (
 )
 from trio_websocket._io.groups import flatten_group
 
-from .interruptions import CountedStream, FaultyStream, Interruption, Lines, Steps, Trigger
+from .faults import Fault, FaultyStream
+from .interruptions import CountedStream, Interruption, Lines, Steps, Trigger
 from .strict_peer import Gone, Message, StrictPeer, Violation
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ HANG = 4 * PATIENCE  # after which a performance hangs
 # peer is struck, it does not matter.
 JUMP = {"memory": 0, "tcp": 0.25, "tls": 0.25}
 JUMP_WHEN_HURRYING = 0.0005
+
+# What a fault of the network is on a stream in memory.
+FAULT = {"reset": Fault.reset(), "eof": Fault.end(), "silence": Fault.stall()}
 
 TOKEN = "token"
 
@@ -272,7 +276,7 @@ class Stage:
         self.is_struck = True
         self.clock.autojump_threshold = min(self.clock.autojump_threshold, JUMP_WHEN_HURRYING)
         if isinstance(self._near, FaultyStream):
-            self._near.strike(self.interruption.kind)
+            self._near.strike(FAULT[self.interruption.kind])
         elif self.far_ends:
             self.far_ends[0].strike(self.interruption.kind)
 
@@ -307,9 +311,9 @@ class Stage:
         if self.transport == "memory":
             ours, theirs = await (lockstep_pair() if lockstep else memory_pair())
             if self.interruption.is_fault and self._near is None:
-                ours = FaultyStream(ours, self.operation)
+                ours = FaultyStream(CountedStream(ours, self.operation))
                 if self.is_struck:
-                    ours.strike(self.interruption.kind)
+                    ours.strike(FAULT[self.interruption.kind])
             self._near = self._near or ours
             return ours, theirs
         client, server = await tcp_pair()

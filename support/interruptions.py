@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
 
 import trio
 
@@ -157,40 +157,3 @@ class CountedStream(WrappedStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         self._on_operation()
         return await super().receive_some(max_bytes)
-
-
-class FaultyStream(CountedStream):
-    """From some moment on it fails, or ends, or never returns."""
-
-    def __init__(self, stream: Stream, on_operation: Callable[[], object]) -> None:
-        super().__init__(stream, on_operation)
-        self.fault: str | None = None
-        self._waiting: list[trio.CancelScope] = []
-
-    def strike(self, fault: str) -> None:
-        self.fault = fault
-        for scope in self._waiting:
-            scope.cancel()
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._unless_struck(super().send_all, data)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        received: bytes | bytearray
-        received = await self._unless_struck(super().receive_some, max_bytes)
-        return received
-
-    async def _unless_struck(self, operation: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        if self.fault is None:
-            with trio.CancelScope() as scope:
-                self._waiting.append(scope)
-                try:
-                    return await operation(*args)
-                finally:
-                    self._waiting.remove(scope)
-        if self.fault == "silence":
-            await trio.sleep_forever()
-        await trio.lowlevel.checkpoint()
-        if self.fault == "eof":
-            return b""
-        raise trio.BrokenResourceError from ConnectionResetError("as the harness wants it")

@@ -12,8 +12,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from support.connections import open_client
+from support.faults import Fault, FaultyStream
 from support.frames import CLOSE, PING
-from support.streams import WrappedStream, memory_pair, socket_pair
+from support.streams import memory_pair, socket_pair
 from support.tasks import Call
 from trio_websocket import (
     ConnectionClosed,
@@ -62,23 +63,7 @@ def failing_once(error: Exception, function: Callable[..., Any]) -> Callable[...
     return fail_or_call
 
 
-class FaultyStream(WrappedStream):
-    """From the time that an error is set, each call raises it."""
-
-    read_error: Exception | None = None
-    write_error: Exception | None = None
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.write_error is not None:
-            raise self.write_error
-        await super().send_all(data)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await super().receive_some(max_bytes)
-        if self.read_error is not None:
-            raise self.read_error
-        return data
-
+class UnprintableStream(FaultyStream):
     def __repr__(self) -> str:
         raise ValueError("no text")
 
@@ -100,15 +85,15 @@ async def test_get_message_read_raises_is_the_cause(
 ) -> None:
     error = kind()
     ours, theirs = await memory_pair()
-    stream = FaultyStream(ours)
+    stream = UnprintableStream(ours)
     client, peer = await open_client(nursery, streams=(stream, theirs))
     getting = Call(nursery, client.get_message)
-    stream.read_error = error
+    stream.faults.append(Fault.fail(error, direction="receive"))
     await peer.send(peer.texts("x"))
     with pytest.raises(ConnectionClosed, match=kind.__name__) as caught:
         await getting.result()
     assert caught.value.__cause__ is error
-    assert client.remote == "<FaultyStream whose repr() failed>"
+    assert client.remote == "<UnprintableStream whose repr() failed>"
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -117,9 +102,9 @@ async def test_send_message_write_raises_is_the_cause(
 ) -> None:
     error = kind()
     ours, theirs = await memory_pair()
-    stream = FaultyStream(ours)
+    stream = UnprintableStream(ours)
     client, _ = await open_client(nursery, streams=(stream, theirs))
-    stream.write_error = error
+    stream.faults.append(Fault.fail(error, direction="send"))
     await client.send_message("x")
     await client.wait_closed()
     with pytest.raises(ConnectionClosed, match=kind.__name__) as caught:
@@ -302,8 +287,8 @@ async def test_wrap_server_stream_read_raises_is_the_cause(
 ) -> None:
     error = kind()
     ours, theirs = await memory_pair()
-    stream = FaultyStream(ours)
-    stream.read_error = error
+    stream = UnprintableStream(ours)
+    stream.faults.append(Fault.fail(error, direction="receive"))
     await theirs.send_all(b"GET")
     with pytest.raises(ConnectionFailed, match=kind.__name__) as caught:
         await wrap_server_stream(nursery, stream)

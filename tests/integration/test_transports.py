@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from support.connections import open_client, open_pair, open_server
+from support.faults import Fault, FaultyStream
 from support.frames import CLOSE, PING, PONG, TEXT, close_payload, frame
 from support.peer import REQUEST
 from support.servers import echo
@@ -219,12 +220,10 @@ async def test_all_that_is_replayed_may_come_at_once(nursery: trio.Nursery) -> N
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 async def test_the_bytes_may_come_in_pieces_of_any_size(nursery: trio.Nursery, size: int) -> None:
-    class Dribble(PlainStream):
-        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-            return await super().receive_some(size)
-
     ours, theirs = await memory_pair()
-    client, server = await open_pair(nursery, streams=(Dribble(ours), Dribble(theirs)))
+    dribble = Fault.split(size, direction="receive")
+    streams = FaultyStream(ours, dribble), FaultyStream(theirs, dribble)
+    client, server = await open_pair(nursery, streams=streams)
     await client.send_message("hello")
     assert await server.get_message() == "hello"
     with trio.fail_after(30):
@@ -374,20 +373,11 @@ async def test_a_closed_stream_can_not_be_opened(nursery: trio.Nursery) -> None:
 async def test_a_stream_that_fails_in_its_own_way_is_a_lost_connection(
     nursery: trio.Nursery,
 ) -> None:
-    class Failing(PlainStream):
-        is_broken = False
-
-        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-            data = await super().receive_some(max_bytes)
-            if self.is_broken:
-                raise error
-            return data
-
     error = LookupError("odd")
     ours, theirs = await memory_pair()
-    failing = Failing(ours)
+    failing = FaultyStream(ours)
     ws, peer = await open_client(nursery, streams=(failing, theirs))
-    failing.is_broken = True
+    failing.faults.append(Fault.fail(error, direction="receive"))
     await peer.send_frame(TEXT, b"hello")
     with pytest.raises(ConnectionClosed) as caught:
         await ws.get_message()
@@ -398,13 +388,10 @@ async def test_a_stream_that_fails_in_its_own_way_is_a_lost_connection(
 async def test_an_opening_on_a_stream_that_fails_in_its_own_way_is_a_failure(
     nursery: trio.Nursery,
 ) -> None:
-    class Failing(PlainStream):
-        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-            raise LookupError("odd")
-
     ours, _ = await memory_pair()
+    failing = FaultyStream(ours, Fault.fail(LookupError("odd"), direction="receive"))
     with pytest.raises(ConnectionFailed, match="odd"):
-        await wrap_client_stream(nursery, Failing(ours), "example.org", "/")
+        await wrap_client_stream(nursery, failing, "example.org", "/")
 
 
 @pytest.mark.parametrize("pair", [lockstep_pair, stapled_pair, plain_pair])

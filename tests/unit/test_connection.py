@@ -9,9 +9,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.utilities import RemoteProtocolError
 
 from support.connections import closed_error, open_client, open_pair, open_server
+from support.faults import Fault, FaultyStream
 from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close_payload
 from support.peer import RawPeer
-from support.streams import PAIRS, PROMPT, PUSHING_BACK, WrappedStream, memory_pair
+from support.streams import PAIRS, PROMPT, PUSHING_BACK, memory_pair
 from support.tasks import Call
 from trio_websocket import (
     CloseReason,
@@ -24,17 +25,7 @@ from trio_websocket._connection.send_queue import HIGH_WATER
 from trio_websocket._io.transport import LINGER
 
 LARGE = bytes(range(256)) * 2**13  # 2 MiB, more than any socket takes
-
-
-class FaultyStream(WrappedStream):
-    """From the time that ``fault`` is set each write fails with it."""
-
-    fault: Exception | None = None
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.fault is not None:
-            raise self.fault
-        await super().send_all(data)
+OUT_OF_ORDER = OSError("out of order")
 
 
 async def open_faulty(
@@ -49,7 +40,7 @@ async def open_faulty(
 async def open_broken(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawPeer]:
     """A client a write of which has failed, while the peer says nothing."""
     client, peer, stream = await open_faulty(nursery)
-    stream.fault = OSError("out of order")
+    stream.faults.append(Fault.fail(OUT_OF_ORDER, direction="send"))
     await client.send_message("lost")
     await wait_all_tasks_blocked()
     return client, peer
@@ -1121,9 +1112,9 @@ async def test_a_ping_whose_write_fails_tells_of_it(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, _, stream = await open_faulty(nursery)
-    stream.fault = OSError("out of order")
+    stream.faults.append(Fault.fail(OUT_OF_ORDER, direction="send"))
     error = await closed_error(client.ping())
-    assert error.__cause__ is stream.fault
+    assert error.__cause__ is OUT_OF_ORDER
 
 
 async def test_aclose_after_a_failed_write_does_not_say_that_a_close_was_sent(
