@@ -1,17 +1,17 @@
-"""Every code block in the README and the docs is run here, as printed.
+"""Run every code block of the README and the docs, as printed, and check tables, names and links.
 
-A Python block stands under a comment that says how: `<!-- test: KIND [ARGUMENT] -->`.
+A comment above a Python block says how to run it: `<!-- test: KIND [ARGUMENT] -->`.
 
-    program PEER    a whole program, run by its own interpreter against PEER until it ends; when the
-                    next block of the page is in the language "text", that is the output wanted
-    server [PATH]   a whole program that serves until killed; must echo at PATH, the path of a URL
-                    or, without a slash, of a Unix-domain socket
-    fragment PEER   run inside a function; `trio` is there, `nursery`, and `ws`, if used, a
-                    connection to PEER
+    program PEER    a whole program: run it with its own interpreter against PEER until it ends. If
+                    the next block of the page has the language "text", that is the expected output
+    server [PATH]   a whole program that serves until it is killed. It must echo at PATH: the path
+                    of a URL, or, without a slash, of a Unix-domain socket
+    fragment PEER   run inside a function. The names `trio` and `nursery` are defined; `ws`, if it
+                    is used, is a connection to PEER
     handler         defines `handler(request)`, which must echo
-    request         run inside a handler; `request` is there
+    request         run inside a handler. The name `request` is defined
 
-Port 8000 in a block is replaced by the port of the peer. PEER names a function of `PEERS`.
+The port 8000 in a block is replaced by the port of the peer. PEER is a key of `PEERS`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Block(NamedTuple):
         return re.sub(r"\b8000\b", str(port), self.text)
 
     def code(self, port: int) -> Any:
-        """Compiled so that a traceback shows the page and its line."""
+        """Compile the block so that a traceback shows the page and its line."""
         source = "\n" * (self.line - 1) + self.on_port(port)
         return compile(source, str(self.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
@@ -100,7 +100,7 @@ def blocks_of(page: Path) -> list[Block]:
 PYTHON = [block for page in PAGES for block in blocks_of(page) if block.language == "python"]
 
 
-# Peers: what answers at the port that replaces 8000.
+# Peers: the servers at the port that replaces 8000.
 
 
 async def echo(request: WebSocketRequest) -> None:
@@ -111,7 +111,7 @@ async def echo(request: WebSocketRequest) -> None:
 
 
 async def feed(request: WebSocketRequest) -> None:
-    """Takes one message, sends three, then closes."""
+    """Take one message, send three, and close."""
     ws = await request.accept()
     await ws.get_message()
     for number in range(1, 4):
@@ -119,14 +119,14 @@ async def feed(request: WebSocketRequest) -> None:
 
 
 async def leave(request: WebSocketRequest) -> None:
-    """Takes one message, then closes with a reason."""
+    """Take one message, and close with a reason."""
     ws = await request.accept()
     await ws.get_message()
     await ws.aclose(4001, "out of credit")
 
 
 async def flood(request: WebSocketRequest) -> None:
-    """Sends a message of 1 MiB."""
+    """Send a message of 1 MiB."""
     ws = await request.accept()
     await ws.send_message(bytes(2**20))
 
@@ -136,7 +136,7 @@ async def refuse(request: WebSocketRequest) -> None:
 
 
 def certificates(folder: Path) -> ssl.SSLContext:
-    """Leave ca.pem, server.pem, server.key and client.pem in the folder."""
+    """Write ca.pem, server.pem, server.key and client.pem to the folder."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     server = authority.issue_cert("localhost", "127.0.0.1")
@@ -175,7 +175,7 @@ async def nobody() -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def silence() -> AsyncIterator[int]:
-    """Takes the connection and says nothing."""
+    """Accept the connection and send nothing."""
     with trio.socket.socket() as listener:
         await listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -184,7 +184,7 @@ async def silence() -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def unix() -> AsyncIterator[int]:
-    """The echo server on the Unix-domain socket chat.sock; no port."""
+    """Run the echo server on the Unix-domain socket chat.sock, without a port."""
     with trio.socket.socket(trio.socket.AF_UNIX) as listener:
         await listener.bind("chat.sock")
         listener.listen()
@@ -406,7 +406,7 @@ def test_tables_of_what_a_peer_can_do_show_every_bound_and_its_default() -> None
 
 
 def first_cells(text: str) -> list[str]:
-    """Return the first cell of each row, without heads and without rows that continue another."""
+    """Return the first cell of each row of the tables, except heads and empty cells."""
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     rows = [row for table in tables for row in table.splitlines()[2:]]
     return [cell for cell in (row.split("|")[1].strip() for row in rows) if cell]
