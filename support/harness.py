@@ -42,6 +42,7 @@ import trio.testing
 from trio._core._run import _r as scheduler  # what shuffles the tasks that can run
 
 from support.frames import CLOSE, PING, close_payload
+from support.listeners import MemoryListener
 from support.streams import (
     close_sockets,
     lockstep_pair,
@@ -110,30 +111,6 @@ class Scenario(NamedTuple):
 
 
 # -- the stage
-
-
-class MemoryListener(trio.abc.Listener["Stream"]):
-    """Gives a server ends of streams."""
-
-    def __init__(self) -> None:
-        self._ends, self._waiting = trio.open_memory_channel[Any](10)
-
-    def connect(self, stream: Stream) -> None:
-        try:
-            self._ends.send_nowait(stream)
-        except trio.ClosedResourceError as exc:
-            raise ConnectionRefusedError from exc
-
-    async def accept(self) -> Stream:
-        stream: Stream = await self._waiting.receive()
-        return stream
-
-    async def aclose(self) -> None:
-        self._ends.close()
-        with trio.CancelScope(shield=True):
-            async for stream in self._waiting:
-                await trio.aclose_forcefully(stream)
-        await trio.lowlevel.checkpoint()
 
 
 class Stage:

@@ -82,25 +82,6 @@ async def serve_while(
     raise error
 
 
-class FailingListener(trio.abc.Listener["Stream"]):
-    """Fails with each of the errors in turn, and then gives out each of the streams."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
-        self.streams: list[Stream] = []
-
-    async def accept(self) -> Stream:
-        await trio.lowlevel.checkpoint()
-        if self.errors:
-            raise self.errors.pop(0)
-        if not self.streams:
-            await trio.sleep_forever()
-        return self.streams.pop(0)
-
-    async def aclose(self) -> None:
-        pass
-
-
 # -- their clients
 
 

@@ -14,9 +14,9 @@ import trio
 import trio.testing
 
 from support.frames import TEXT, close_payload
+from support.listeners import MemoryListener
 from support.peer import REQUEST, RawPeer
 from support.servers import (
-    FailingListener,
     Handler,
     ask,
     be_good,
@@ -434,7 +434,7 @@ async def test_an_on_handler_error_that_exits_ends_the_server() -> None:
 @pytest.mark.parametrize("wrong", ["log", True, b""])
 async def test_what_can_not_be_called_is_refused_at_once(wrong: Any) -> None:
     with pytest.raises(TypeError, match="on_handler_error"):
-        WebSocketServer(echo, [FailingListener()], on_handler_error=wrong)
+        WebSocketServer(echo, [MemoryListener()], on_handler_error=wrong)
     with trio.fail_after(30), pytest.raises(TypeError, match="on_handler_error"):
         await serve_websocket(echo, "127.0.0.1", 0, None, on_handler_error=wrong)
 

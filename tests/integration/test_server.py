@@ -16,9 +16,9 @@ import trio.testing
 
 from support.connections import open_server
 from support.frames import BINARY, CLOSE, TEXT, close_payload, frame
+from support.listeners import MemoryListener
 from support.peer import REQUEST, RawPeer, read_head
 from support.servers import (
-    FailingListener,
     Handler,
     ask,
     assert_serves,
@@ -142,7 +142,7 @@ async def test_a_listener_that_fails_ends_the_server_with_its_error_alone(
     error: Exception,
 ) -> None:
     with trio.fail_after(30), pytest.raises(type(error)) as caught:
-        await WebSocketServer(echo, [FailingListener(error)]).run()
+        await WebSocketServer(echo, [MemoryListener(error)]).run()
     assert caught.value is error
 
 
@@ -150,9 +150,9 @@ async def test_a_listener_that_fails_ends_the_server_with_its_error_alone(
 async def test_a_server_that_is_out_of_resources_says_so_and_goes_on_after_a_while(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    listener = FailingListener(OSError(number, "too many open files"))
+    listener = MemoryListener(OSError(number, "too many open files"))
     ours, theirs = await memory_pair()
-    listener.streams.append(theirs)
+    listener.connect(theirs)
     async with trio.open_nursery() as nursery:
         await nursery.start(WebSocketServer(echo, [listener]).run)
         await ours.send_all(REQUEST)
@@ -223,7 +223,7 @@ async def test_serve_websocket_handler_is_coroutine_raises_at_the_call() -> None
         with pytest.raises(TypeError, match=r"; pass no_handler itself, without calling it$"):
             await serve_websocket(called, "127.0.0.1", 0, None)
         with pytest.raises(TypeError, match=r"^handler must be an async function"):
-            WebSocketServer(called, [FailingListener()])
+            WebSocketServer(called, [MemoryListener()])
 
 
 async def no_handler() -> None: ...
@@ -239,7 +239,7 @@ async def test_serve_websocket_handler_nursery_of_wrong_type_raises_at_the_call(
     ("value", "text"),
     [
         (8000, "listeners must be a list of Trio listeners, not 8000"),
-        (FailingListener(), "listeners must be a list of Trio listeners, not <"),
+        (MemoryListener(), "listeners must be a list of Trio listeners, not <"),
         ([8000], "each of listeners must be a Trio listener, not 8000"),
         ("listener", "each of listeners must be a Trio listener, not 'l'"),
         ([socket.socket], "each of listeners must be a Trio listener, not <class 'socket.socket'>"),
@@ -917,8 +917,8 @@ async def test_a_stream_that_fails_in_its_own_way_does_not_end_the_server(
     request_: bytes,
 ) -> None:
     stream = OddStream(request_)
-    listener = FailingListener()
-    listener.streams.append(stream)
+    listener = MemoryListener()
+    listener.connect(stream)
     async with trio.open_nursery() as nursery:
         await nursery.start(WebSocketServer(reject, [listener]).run)
         with trio.fail_after(30):

@@ -9,9 +9,9 @@ import trio
 import trio.testing
 
 from support.frames import CLOSE, TEXT, close_payload
+from support.listeners import MemoryListener
 from support.peer import REQUEST, RawPeer, read_head
 from support.servers import (
-    FailingListener,
     Handler,
     connect,
     echo,
@@ -140,7 +140,7 @@ async def test_a_server_that_waits_for_descriptors_can_be_closed(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     errors = [OSError(24, "too many open files") for _ in range(1000)]
-    server = WebSocketServer(echo, [FailingListener(*errors)])
+    server = WebSocketServer(echo, [MemoryListener(*errors)])
     await nursery.start(server.run)
     await trio.sleep(0.5)
     await server.aclose()
@@ -821,7 +821,7 @@ async def test_a_server_that_is_closed_as_it_starts_ends(nursery: trio.Nursery) 
 async def test_a_server_without_connections_is_closed_at_once(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    server = WebSocketServer(echo, [FailingListener()])
+    server = WebSocketServer(echo, [MemoryListener()])
     await nursery.start(server.run)
     await server.aclose()
     assert trio.current_time() == 0
@@ -877,7 +877,7 @@ WRONG: list[tuple[Any, type[Exception]]] = [
 @pytest.mark.parametrize(("value", "error"), WRONG)
 async def test_a_wrong_shutdown_timeout_is_refused(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="shutdown_timeout"):
-        WebSocketServer(echo, [FailingListener()], shutdown_timeout=value)
+        WebSocketServer(echo, [MemoryListener()], shutdown_timeout=value)
     with pytest.raises(error, match="shutdown_timeout"):
         await serve_websocket(echo, "no such host", 0, None, shutdown_timeout=value)
 

@@ -12,6 +12,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from support.connections import open_pair, open_server
+from support.listeners import MemoryListener
 from support.streams import PAIRS, tls_contexts
 from trio_websocket import (
     ConnectionFailed,
@@ -142,7 +143,7 @@ class VirtualNetwork(trio.abc.SocketFactory, trio.abc.HostnameResolver):
 
         async def connect(address: object) -> None:
             await self._nursery.start(
-                WebSocketServer(echo, [OneStreamListener(theirs)], **self._options).run
+                WebSocketServer(echo, [MemoryListener(theirs)], **self._options).run
             )
 
         sock.connect = connect  # type: ignore[method-assign]
@@ -154,21 +155,6 @@ class VirtualNetwork(trio.abc.SocketFactory, trio.abc.HostnameResolver):
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
         raise NotImplementedError
-
-
-class OneStreamListener(trio.abc.Listener["trio.StapledStream[Any, Any]"]):
-    def __init__(self, stream: trio.StapledStream[Any, Any]) -> None:
-        self._stream: trio.StapledStream[Any, Any] | None = stream
-
-    async def accept(self) -> trio.StapledStream[Any, Any]:
-        stream, self._stream = self._stream, None
-        if stream is None:
-            await trio.sleep_forever()
-            raise AssertionError
-        return stream
-
-    async def aclose(self) -> None:
-        pass
 
 
 async def test_open_websocket_with_a_socket_factory_and_a_resolver_uses_them(

@@ -14,6 +14,7 @@ import trustme
 
 from support.connections import open_client, open_pair
 from support.frames import CLOSE, close_payload
+from support.listeners import MemoryListener
 from support.peer import REQUEST, RawPeer, read_head, start_raw_server
 from support.servers import Handler, assert_fails, echo, serve
 from support.streams import memory_pair, over_tls, reset, tcp_pair, tls_contexts
@@ -416,19 +417,6 @@ async def test_the_end_of_tls_without_notice_says_why(nursery: trio.Nursery) -> 
     assert isinstance(caught.value.__cause__, (ssl.SSLError, EOFError))  # as OpenSSL sees it
 
 
-class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
-    """Gives out streams that the test brings."""
-
-    def __init__(self) -> None:
-        self.bring, self._streams = trio.open_memory_channel[trio.abc.Stream](10)
-
-    async def accept(self) -> trio.abc.Stream:
-        return await self._streams.receive()
-
-    async def aclose(self) -> None:
-        self._streams.close()
-
-
 async def test_a_tls_listener_may_be_on_another_kind_of_listener(nursery: trio.Nursery) -> None:
     client_context, server_context = tls_contexts()
     listener = MemoryListener()
@@ -438,7 +426,7 @@ async def test_a_tls_listener_may_be_on_another_kind_of_listener(nursery: trio.N
     with pytest.raises(RuntimeError, match="no port"):
         _ = server.port
     ours, theirs = await memory_pair()
-    await listener.bring.send(theirs)
+    listener.connect(theirs)
     stream = trio.SSLStream(ours, client_context, server_hostname="example.org")
     async with trio.open_nursery() as own:
         ws = await wrap_client_stream(own, stream, "example.org", "/")
@@ -455,7 +443,7 @@ async def test_a_server_on_another_kind_of_tls_listener_says_1001_when_cancelled
     async with trio.open_nursery() as serving:
         tls_listener = trio.SSLListener(listener, server_context)
         await serving.start(WebSocketServer(echo, [tls_listener]).run)
-        await listener.bring.send(theirs)
+        listener.connect(theirs)
         await stream.send_all(REQUEST)
         _, rest = await read_head(stream)
         await trio.testing.wait_all_tasks_blocked()

@@ -10,6 +10,7 @@ import trio
 
 from support import streams
 from support.frames import BINARY, PONG, TEXT
+from support.listeners import MemoryListener
 from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,
@@ -68,7 +69,7 @@ class _Server:
     def __init__(self, setting: Setting, handlers: trio.Nursery) -> None:
         self.setting = setting
         self._handlers = handlers
-        self._memory = _MemoryListener()
+        self._memory = MemoryListener()
         self._port = 0
         #: What came out of handlers that were to raise nothing.
         self.errors: list[Exception] = []
@@ -95,7 +96,7 @@ class _Server:
     async def connect(self, *, tls: bool = True) -> trio.abc.Stream:
         if self.setting.kind not in REAL:
             theirs, ours = await streams.PAIRS[self.setting.kind]()
-            self._memory.add(ours)
+            self._memory.connect(ours)
             return theirs
         stream = await trio.open_tcp_stream("127.0.0.1", self._port)
         if self.setting.kind == "tcp" or not tls:
@@ -139,20 +140,6 @@ class _Server:
         with trio.fail_after(self.setting.limit):
             await ws.send_message("are you there?")
             expect(await ws.get_message() == "are you there?", "not echoed")
-
-
-class _MemoryListener(trio.abc.Listener[trio.abc.Stream]):
-    def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[trio.abc.Stream](math.inf)
-
-    def add(self, stream: trio.abc.Stream) -> None:
-        self._send.send_nowait(stream)
-
-    async def accept(self) -> trio.abc.Stream:
-        return await self._receive.receive()
-
-    async def aclose(self) -> None:
-        await self._receive.aclose()
 
 
 async def _attack(server: _Server, attack: Attack) -> None:
