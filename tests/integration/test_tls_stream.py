@@ -496,7 +496,7 @@ async def test_decrypt_with_a_full_socket_asks_that_the_answer_is_sent(
 
     ours, peer = await open_with_peer(side, keys)
     asked: list[str] = []
-    ours.on_unsent = lambda: asked.append("asked")
+    ours.on_unsent(lambda: asked.append("asked"))
     ours.feed(updates(peer))
     await ours.send_all(b"one")
     await receive_up_to(b"one")

@@ -1,4 +1,4 @@
-"""Cancel scopes are cancelled with a reason, where Trio takes one."""
+"""Cancel a scope with a reason, if this version of Trio takes one."""
 
 from __future__ import annotations
 

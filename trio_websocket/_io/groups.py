@@ -14,36 +14,40 @@ if sys.version_info < (3, 11):  # pragma: no cover # coverage is measured on a n
 
 
 def group_members(exc: BaseException) -> Sequence[BaseException]:
-    """The exceptions in a group; or the one that is no group."""
+    """Return the exceptions in a group, or ``exc`` itself if it isn't a group."""
     return exc.exceptions if isinstance(exc, BaseExceptionGroup) else (exc,)
 
 
 def flatten_group(exc: BaseException) -> list[BaseException]:
-    """The exceptions in a group and in the groups in it; or the one that is no group."""
+    """Return the exceptions in a group and its subgroups, or ``exc`` itself if it isn't a group."""
     if not isinstance(exc, BaseExceptionGroup):
         return [exc]
     return [leaf for member in exc.exceptions for leaf in flatten_group(member)]
 
 
 def exception_to_raise(error: BaseException | None, later: BaseException) -> BaseException:
-    """What is to be raised of what a block has raised, if anything, and what closing raised then.
+    """Pick the exception to raise: the block's own, unless closing raised KeyboardInterrupt.
 
-    It is the first, but Ctrl-C gets through.
+    :param error: The exception that the block raised, if any.
+    :param later: The exception that closing raised after it.
     """
     return later if error is None or isinstance(later, KeyboardInterrupt) else error
 
 
 def strip_closed(exc: BaseException) -> BaseException | None:
-    """What is left of ``exc``, or of the group it is, without the news of a lost connection."""
+    """Return ``exc`` without `ConnectionClosed` and `DisconnectionTimeout`.
+
+    :returns: None if nothing is left, and a smaller group if something of a group is left.
+    """
     lost = (ConnectionClosed, DisconnectionTimeout)
     if isinstance(exc, BaseExceptionGroup):
-        news, rest = exc.split(lost)
-        return exc if news is None else rest
+        dropped, rest = exc.split(lost)
+        return exc if dropped is None else rest
     return None if isinstance(exc, lost) else exc
 
 
 def split_exceptions(exc: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """What in ``exc`` is an error, and what in it is not: a cancellation, an exit."""
+    """Split ``exc`` into its errors and the rest, such as a cancellation or SystemExit."""
     if isinstance(exc, Exception):
         return exc, None
     if isinstance(exc, BaseExceptionGroup):
@@ -52,13 +56,16 @@ def split_exceptions(exc: BaseException) -> tuple[Exception | None, BaseExceptio
 
 
 def unwrap_single(exc: BaseException) -> BaseException:
-    """Unwrap a nursery's exception group if it holds exactly one real error."""
+    """Return the only real error in a nursery's exception group, or else ``exc`` itself.
+
+    `trio.Cancelled` doesn't count as a real error.
+    """
     errors = [error for error in group_members(exc) if not isinstance(error, trio.Cancelled)]
     return errors[0] if len(errors) == 1 else exc
 
 
 class UnwrappingGroups:
-    """A block out of which a nursery's exception group comes unwrapped."""
+    """A block that raises the only real error of a nursery's exception group without the group."""
 
     def __enter__(self) -> None:
         pass

@@ -1,8 +1,8 @@
 """KeyboardInterrupt as a cancellation.
 
-The library's functions are protected: Trio raises KeyboardInterrupt only where they wait, which is
-where they can be cancelled, too. So it never comes between two lines that belong together. Code of
-the application that they call is not protected.
+The library's functions are protected. Trio raises KeyboardInterrupt only where a protected function
+waits, which is where it can be cancelled, too. So it never comes between two lines that belong
+together. The application's functions are called without protection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 @trio.lowlevel.disable_ki_protection
 async def call_unprotected(function: Callable[..., Awaitable[_T]], *args: Any, **kwargs: Any) -> _T:
-    """Call a function of the application, where a KeyboardInterrupt may come at any line."""
+    """Call a function of the application. A KeyboardInterrupt may come at any line of it."""
     return await function(*args, **kwargs)
 
 
@@ -24,10 +24,11 @@ def raise_error(error: BaseException | None, *, handled: BaseException | None = 
     """Raise an error, if there is one, without making a reference cycle.
 
     An exception refers to the frames that it passed. If a variable of such a frame refers to the
-    exception, only the garbage collector frees both. So call this with the result of a call.
+    exception, only the garbage collector frees both. So pass the result of a call directly, and
+    keep it in no variable.
 
     :param handled: The exception that the caller's `__aexit__` was called with. It is not raised
-        again, as Python does that.
+        here, because Python raises it again.
     """
     try:
         if error is not None and error is not handled:
@@ -39,7 +40,7 @@ def raise_error(error: BaseException | None, *, handled: BaseException | None = 
 def raise_interrupt(exc: BaseException, handled: BaseException | None) -> None:
     """Raise the KeyboardInterrupt that was being handled when ``exc`` was raised, if any.
 
-    :param handled: The exception that was being handled already before.
+    :param handled: The exception that was being handled before. It and its context don't count.
     """
     found: BaseException | None = exc
     while found is not None and found is not handled:

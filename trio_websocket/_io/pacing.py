@@ -1,4 +1,4 @@
-"""When a task that need not wait lets the others run, and what runs in other threads."""
+"""When calls that do not block yield to the scheduler, and what runs in other threads."""
 
 from __future__ import annotations
 
@@ -18,37 +18,51 @@ FAIRNESS = 32
 
 
 class CheckpointBudget:
-    """Checkpoints of the calls of a connection, which mostly have nothing to wait for."""
+    """A connection's budget of work between two turns of Trio's scheduler.
+
+    The methods of a connection mostly have nothing to wait for. `remaining` is what they may still
+    cost, in rough microseconds, until other tasks must run. It may become negative: a call that
+    costs more than what remains is not refused. The next checkpoint lets the other tasks run.
+    """
 
     __slots__ = ("remaining",)
 
     def __init__(self) -> None:
-        #: How much may be done until the others are to run.
+        #: The cost that remains. At most `TURN`. If not positive, it is time for other tasks.
         self.remaining: int = TURN
 
     def checkpoint(self, cost: int = 1) -> Awaitable[None]:
-        """Raise if cancelled, each time; let other tasks run, when it is time to.
+        """Raise if cancelled, each time; let other tasks run, if it is time to.
 
-        :param cost: What follows, in microseconds or so. It may be more than is left: the next
-            checkpoint lets the others run.
+        :param cost: The cost of what follows.
         """
         if self.remaining > 0:
             self.remaining -= cost
-            return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 # by the caller
+            return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 # the caller awaits
         self.remaining = TURN - cost
-        return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # likewise
+        return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # the caller awaits
 
     def spend(self, cost: int) -> None:
         """Count work that was done since the last checkpoint."""
         self.remaining -= cost
 
+    def renew(self) -> None:
+        """Start again, because other tasks have run."""
+        self.remaining = TURN
+
+    def exhaust(self) -> None:
+        """Let other tasks run at the next checkpoint."""
+        self.remaining = 0
+
 
 async def run_in_thread(function: Callable[..., _T], *args: object) -> _T:
     """Call a function that takes long, such as one that compresses, in another thread.
 
-    It has a limiter of its own: threads of the application that wait for the connection may hold
-    all tokens of Trio's default limiter. If cancelled while it waits for a thread, the function is
-    not called; later, cancellation waits for the function.
+    If cancelled while it waits for a thread, the function is not called. Later, cancellation waits
+    for the function to return.
+
+    It uses a limiter of its own. Threads of the application that wait for the connection may hold
+    all tokens of Trio's default limiter.
     """
     try:
         limiter = _limiter.get()

@@ -1,4 +1,4 @@
-"""Trio's sockets without awaiting: non-blocking calls, shutdown, addresses."""
+"""Sockets below Trio: calls that never wait, shutdown, and addresses."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import trio
 
 from .._sansio.url import Endpoint
 
-#: The address of one end: an :class:`Endpoint` for TCP. For other streams a text: the path of a
-#: Unix socket, the ``repr()`` of another socket address, or the ``repr()`` of the stream.
+#: The address of one end: an :class:`Endpoint` for TCP, or a text for other streams. The text is
+#: the path of a Unix socket, the ``repr()`` of another socket address, or that of the stream.
 Address = Union[Endpoint, str]
-#: What an `Address` is made of: a host and a port, or a text.
+#: A name from which `address` makes an `Address`: a host and a port, or a text.
 EndName = Union[Tuple[str, int], str]
 
 _WITH_PORT = (socket.AF_INET, socket.AF_INET6)
 
 
 def is_kernel_socket(sock: trio.socket.SocketType) -> bool:
-    """True if Trio itself has made the socket.
+    """Return True if Trio itself made the socket.
 
-    One from a `trio.abc.SocketFactory` need not have a file descriptor.
+    A socket from a `trio.abc.SocketFactory` need not have a file descriptor.
     """
     return type(sock) is _kernel_socket()
 
 
 def is_direct(sock: trio.socket.SocketType) -> bool:
-    """True if reads and writes of the file descriptor may bypass Trio."""
+    """Return True if the file descriptor can be read and written without Trio."""
     return is_kernel_socket(sock) and os.name == "posix"
 
 
@@ -41,13 +41,13 @@ def _kernel_socket() -> type[trio.socket.SocketType]:
 
 
 class Borrowed:
-    """Use a socket without awaiting: its methods raise BlockingIOError where they would block."""
+    """A block with a socket that never waits: its methods raise BlockingIOError instead."""
 
     def __init__(self, sock: trio.socket.SocketType) -> None:
         """:param sock: The socket, which stays open after the block."""
-        kind = sock.family, sock.type, sock.proto  # so that they need not be looked up
+        kind = sock.family, sock.type, sock.proto  # or else three system calls find them out
         self._sock = socket.socket(*kind, fileno=sock.fileno())
-        self._sock.setblocking(False)  # it has got socket.getdefaulttimeout()
+        self._sock.setblocking(False)  # it began with socket.getdefaulttimeout()
 
     def __enter__(self) -> socket.socket:
         return self._sock
@@ -57,9 +57,9 @@ class Borrowed:
 
 
 def shut_down(stream: object) -> None:
-    """End both directions of the socket of a stream, if it is on one. Never raises.
+    """Shut down both directions of a stream's socket, if it has one. Never raises.
 
-    Closing alone does not end a connection while a forked child holds the socket, too.
+    If a forked child has the socket, too, closing it does not end the connection.
     """
     while isinstance(stream, trio.SSLStream):  # TLS may be in TLS
         stream = stream.transport_stream
@@ -68,12 +68,12 @@ def shut_down(stream: object) -> None:
     try:
         stream.socket.shutdown(socket.SHUT_RDWR)
     except (OSError, trio.ClosedResourceError):
-        pass  # the peer has ended it, or it is closed
+        pass  # the peer has ended the connection, or the socket is closed
 
 
 def end_names(sock: trio.socket.SocketType) -> tuple[EndName | None, EndName | None]:
-    """Return the names of our end of a socket and of the peer's, or None where one is gone."""
-    family = sock.family  # which takes long to look up
+    """Return the names of both ends of a socket, ours first, with None for one that is gone."""
+    family = sock.family  # slow: it makes an enum member each time
     names: list[EndName | None] = []
     for get_name in (sock.getsockname, sock.getpeername):
         try:
@@ -84,7 +84,7 @@ def end_names(sock: trio.socket.SocketType) -> tuple[EndName | None, EndName | N
 
 
 def end_name(family: int, name: Any) -> EndName:
-    """Return the address and port of an end of a socket, or what else names it.
+    """Return the host and port of an end of a socket, or another name for it.
 
     :param family: The address family of the socket.
     :param name: What ``getsockname()`` or ``getpeername()`` returned.
@@ -99,7 +99,7 @@ def end_name(family: int, name: Any) -> EndName:
 
 
 def address(name: EndName, *, is_ssl: bool) -> Address:
-    """The address for a name from `end_name`."""
+    """Return the address for a name from `end_name`."""
     if isinstance(name, str):
         return name
     return Endpoint(name[0].partition("%")[0], name[1], is_ssl)

@@ -1,4 +1,10 @@
-"""Where tasks wait for one another."""
+"""Synchronization primitives that use no memory until a task waits.
+
+A connection has about ten of them. In most connections most of the time nobody waits, so a
+`trio.lowlevel.ParkingLot`, which is an ordered dictionary, is made only when somebody does.
+
+None of them makes a checkpoint if it need not wait, except `LazyEvent.wait`.
+"""
 
 from __future__ import annotations
 
@@ -8,59 +14,58 @@ import trio
 
 
 class LazyParkingLot:
-    """A `trio.lowlevel.ParkingLot` that takes memory, and time, only while somebody is in it."""
+    """A `trio.lowlevel.ParkingLot` that is made when the first task parks."""
 
     __slots__ = ("_lot",)
 
     def __init__(self) -> None:
-        self._lot: trio.lowlevel.ParkingLot | None = None
+        self._lot: trio.lowlevel.ParkingLot | None = None  # None or empty: nobody waits
 
     def __len__(self) -> int:
-        """How many tasks are in it."""
+        """Return the number of tasks that wait."""
         return 0 if self._lot is None else len(self._lot)
 
     def park(self) -> Awaitable[None]:
-        """Wait to be woken, once it is awaited, which is to be at once.
-
-        If cancelled, nothing has happened.
-        """
+        """Wait to be woken. Await the result at once. If cancelled, nothing has happened."""
         if self._lot is None:
             self._lot = trio.lowlevel.ParkingLot()
         return self._lot.park()
 
     def unpark(self) -> None:
-        """Wake the task that has waited longest."""
+        """Wake the task that has waited longest, if any."""
         if self._lot is not None:
             self._lot.unpark()
 
     def unpark_all(self) -> None:
-        """Wake all of them."""
+        """Wake all tasks that wait."""
         if self._lot is not None:
             self._lot.unpark_all()
             self._lot = None
 
 
 class FairLock(LazyParkingLot):
-    """What one task has at a time; in it are those that wait for it.
+    """A FIFO lock; ``len()`` is the number of waiters.
 
-    Unlike with a `trio.StrictFIFOLock`, no time is spent where nobody else has it.
+    `pass_on` hands it to the first waiter, and `is_taken` stays True until that task runs. So no
+    task that asks later can get ahead. Unlike `trio.StrictFIFOLock`, it doesn't know its owner, and
+    costs nothing if no other task has it.
     """
 
     __slots__ = ("is_taken",)
 
     def __init__(self) -> None:
         super().__init__()
-        #: Whether some task has it.
+        #: True if a task has the lock, or is about to get it. If False, nobody waits.
         self.is_taken: bool = False
 
     async def take(self) -> None:
-        """Wait for it. If cancelled, nothing has happened."""
+        """Wait for the lock. If cancelled, nothing has happened."""
         if self.is_taken:
-            await self.park()  # until it is passed on
+            await self.park()  # until pass_on() in the task that has it
         self.is_taken = True
 
     def pass_on(self) -> None:
-        """Give it to the task that has waited longest, if any."""
+        """Release the lock: the task that has waited longest gets it."""
         if self:
             self.unpark()
         else:
@@ -74,22 +79,22 @@ class FairLock(LazyParkingLot):
 
 
 class LazyEvent(LazyParkingLot):
-    """A `trio.Event` that takes memory only while somebody waits for it."""
+    """A `trio.Event` that uses no memory until a task waits for it."""
 
     __slots__ = ("is_set",)
 
     def __init__(self) -> None:
         super().__init__()
-        #: Whether it is set, which stays so.
+        #: True once the event is set, for ever. If True, nobody waits.
         self.is_set: bool = False
 
     def set(self) -> None:
-        """Set it, and wake all who wait for it."""
+        """Set the event, and wake all tasks that wait for it."""
         self.is_set = True
         self.unpark_all()
 
     async def wait(self) -> None:
-        """Wait until it is set. If cancelled, nothing has happened."""
+        """Wait until the event is set. If cancelled, nothing has happened."""
         if self.is_set:
             await trio.lowlevel.checkpoint()
         else:

@@ -63,14 +63,19 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self.engine = TlsEngine(context, server_hostname, server_side=server_side)
         #: True if the handshake is over, and the last message of it is written.
         self.is_open = False
-        #: Called when the socket did not take an answer of TLS. `flush` sends it; without a
-        #: callback, it precedes the next data.
-        self.on_unsent: Callable[[], object] | None = None
-
         # Ciphertext that the socket has not taken. If `_is_writing`, a task waits for the socket,
         # `_unsent` is out of date, and only that task may write.
         self._unsent = b""
         self._is_writing = False
+        self._on_unsent: Callable[[], object] | None = None
+
+    def on_unsent(self, callback: Callable[[], object] | None) -> None:
+        """Set what is called when the socket did not take an answer of TLS.
+
+        The callback sees to it that `send_all`, perhaps of ``b""``, is called. Without a callback,
+        the answer precedes the next data.
+        """
+        self._on_unsent = callback
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
@@ -146,8 +151,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         # If there are unsent bytes, or a task writes, the answer follows them.
         if not self._unsent and not self._is_writing:
             self._write_now()
-            if self._unsent and self.on_unsent is not None:
-                self.on_unsent()
+            if self._unsent and self._on_unsent is not None:
+                self._on_unsent()
 
     def send_now(self, chunks: Sequence[bytes]) -> Unwritten | None:
         """Write what the socket takes without blocking, after the handshake, on POSIX.

@@ -1,4 +1,20 @@
-"""What the library needs of a Trio stream."""
+"""A Trio stream as the library uses it: written and read with and without waiting, and closed.
+
+A stream is *direct* if it is a kernel socket on POSIX, with or without `TlsStream` on it. Then the
+library reads and writes the file descriptor itself, and awaits only what the kernel does not do at
+once:
+
+- A small message costs one system call, and no checkpoint of Trio.
+- A read waits for the socket to be readable, and reads after that. Cancelled while it waits, it has
+  taken nothing from the socket, so it loses nothing.
+- A write without waiting takes what the socket takes. The rest waits in the send queue.
+
+Any other stream is used through `trio.abc.Stream`: it is written by a task that nothing cancels but
+the end of the connection, and a cancelled read loses nothing if the stream keeps that promise.
+
+If a direct stream has TLS, bytes from the socket go through `TlsStream.feed`, and one read may give
+several steps of work: see `Transport.has_more`.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +32,9 @@ from .interrupt import raise_interrupt
 from .sockets import Address, EndName, address, end_names, is_direct, shut_down
 from .tls_stream import TlsStream
 
-# A peer that has been told that the connection is over gets this many seconds to end its side.
-# It takes the peer one round trip; closing earlier may reset the connection, and a reset may
-# overtake our last frame (RFC 6455, 7.1.1).
+# Seconds that a peer has for closing its side after we have closed ours. It needs one round trip.
+# If we closed the socket earlier, the kernel could send a reset, and a reset may overtake our last
+# frame (RFC 6455, 7.1.1).
 LINGER = 2.0
 
 # What one read asks for by default: usually, which is 64 KiB and the head of their frame, and at
@@ -47,39 +63,40 @@ class Transport:
 
     def __init__(self, stream: trio.abc.Stream, receive_size: int | None) -> None:
         """
-        :param stream: The stream; from now on nobody else uses it.
-        :param receive_size: How many bytes to read at a time; by default, we choose.
+        :param stream: The stream. From now on nobody else uses it.
+        :param receive_size: The number of bytes to read at a time. None, or the option's default,
+            stands for a number that depends on what is known to come.
         """
         self.stream: trio.abc.Stream = stream
-        # The two ends, kept for when the socket is closed.
+        # A closed socket can't be asked for its addresses.
         self._local_name, self._remote_name = _end_names(stream)
         self._receive_size, self._most = receive_size or 0, receive_size or 0
         if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
             self._receive_size, self._most = _RECEIVE_SIZE, _MOST_RECEIVE_SIZE
         self._tls = stream if isinstance(stream, TlsStream) else None
         wire = stream if self._tls is None else self._tls.transport_stream
-        #: Whether a read can be cancelled and loses nothing, and `write_now` works: a socket, with
-        #: or without TLS of ours.
+        #: True if the stream is a kernel socket on POSIX, with or without `TlsStream`. Only then
+        #: `socket` is set, and `write_now`, `wait_readable` and `read_now` work.
         self.is_direct: bool = type(wire) is trio.SocketStream and is_direct(wire.socket)
         if self.is_direct:
             assert isinstance(wire, trio.SocketStream)
-            #: The socket, if direct. Ask for its number each time: if it was closed, the number may
-            #: be another socket's by now.
+            #: The socket. Call its `fileno()` for each operation: after a close, the same number
+            #: may belong to another socket.
             self.socket: trio.socket.SocketType = wire.socket
 
     @property
     def local(self) -> Address:
-        """Our end."""
+        """The address of our end."""
         return self._address(self._local_name)
 
     @property
     def remote(self) -> Address:
-        """The peer's end."""
+        """The address of the peer's end."""
         return self._address(self._remote_name)
 
     @property
     def peer(self) -> str:
-        """The peer's end, as log records name it."""
+        """The address of the peer for log records."""
         return printable(str(self.remote))
 
     def _address(self, name: EndName | None) -> Address:
@@ -89,7 +106,7 @@ class Transport:
 
     @property
     def is_closed(self) -> bool:
-        """True if the stream is known to be closed: only a direct one can be asked."""
+        """True if the stream is direct and closed. Other streams can't be asked."""
         return self.is_direct and self.socket.fileno() == -1
 
     def write_now(self, chunks: Sequence[bytes]) -> Unwritten | None:
@@ -118,16 +135,16 @@ class Transport:
         await self._tls.flush()
 
     def on_unsent(self, callback: Callable[[], object] | None) -> None:
-        """Set what is called when TLS has to send something by itself: see `TlsStream`."""
+        """Set what is called when TLS itself has something to send: see `TlsStream.on_unsent`."""
         if self._tls is not None:
-            self._tls.on_unsent = callback
+            self._tls.on_unsent(callback)
 
     async def write(self, data: bytes | memoryview) -> None:
-        """Write all of it. A cancelled write leaves the stream useless."""
+        """Write all of the data. A cancelled write leaves the stream useless."""
         await self.stream.send_all(data)
 
     async def write_some(self, data: bytes | memoryview) -> int:
-        """Write the beginning of the data, so that the caller sees the progress.
+        """Write the beginning of the data. The caller sees progress, and calls it again.
 
         A cancelled write leaves the stream useless.
 
@@ -145,9 +162,11 @@ class Transport:
         return len(data)
 
     async def read(self, awaited: int = 0) -> bytes:
-        """Read some bytes, once there are any; ``b""`` is the end. Lets other tasks run.
+        """Wait for bytes, and read them; ``b""`` is the end. Lets other tasks run.
 
-        :param awaited: How many are known to come.
+        If cancelled, a direct stream has lost nothing.
+
+        :param awaited: The number of bytes that are known to come.
         """
         if not self.is_direct or (self._tls is not None and not self._tls.is_drained):
             return bytes(await self.stream.receive_some(self._receive_size))
@@ -162,15 +181,22 @@ class Transport:
 
     @property
     def has_more(self) -> bool:
-        """True if `read_now` has work left: let other tasks run, and call it again."""
+        """True if `read_now` has work to do that needs no bytes from the socket.
+
+        A step of TLS decrypts a bounded number of records. Let other tasks run before the next one.
+        """
         return self._tls is not None and self._tls.engine.has_more
 
     def wait_readable(self) -> Awaitable[None]:
-        """Wait until the socket is. If direct only."""
-        return trio.lowlevel.wait_readable(self.socket.fileno())  # noqa: ASYNC105 # by the caller
+        """Wait until the socket is readable. If direct only. Cancelling it loses nothing."""
+        return trio.lowlevel.wait_readable(self.socket.fileno())  # noqa: ASYNC105 # the caller awaits
 
     def read_now(self, awaited: int = 0) -> bytes | None:
-        """Read what is there; ``b""`` is the end, None means that it is nothing. If direct only."""
+        """Read what has arrived. If direct only.
+
+        :param awaited: The number of bytes that are known to come.
+        :returns: ``b""`` at the end, and None if nothing has arrived.
+        """
         if self._tls is not None and self._tls.engine.has_more:
             return self._tls.feed_again()
         size = self._receive_size
@@ -183,10 +209,12 @@ class Transport:
         return data if self._tls is None else self._tls.feed(data)
 
     async def half_close_and_drain(self, *, peer_may_send: bool) -> None:
-        """End our side, wait a short while for the peer to end its own, and close.
+        """Close our side, wait a short while for the peer to close its own, and close the stream.
 
-        A stream that can't end one side waits only where the peer may not know of the end yet.
         Never raises because of the peer. If cancelled, it closes at once.
+
+        :param peer_may_send: True if the peer may not know yet that the connection is over. A
+            stream that can't close one side waits only in that case.
         """
         try:
             with trio.move_on_after(LINGER), IgnoringErrors():
@@ -197,14 +225,14 @@ class Transport:
                     await self.stream.send_eof()
                     peer_may_send = True
                 while peer_may_send and await self.read():
-                    pass  # what still comes is nobody's any more
+                    pass  # nobody wants what still comes
                 if not self.is_direct:
                     await self.stream.aclose()
         finally:
             await self.close_now()
 
     async def close_now(self) -> None:
-        """Close without waiting for anything, and without an error."""
+        """Close the stream without waiting, and without an error."""
         if not self.is_direct:
             await close_now(self.stream)
             return
@@ -217,8 +245,8 @@ class Transport:
 
 
 async def close_now(stream: trio.abc.AsyncResource) -> None:
-    """Close without waiting for anything, and without an error."""
-    # Not trio.aclose_forcefully(): the shield keeps an outer cancellation from coming out.
+    """Close a stream without waiting, and without an error."""
+    # Not trio.aclose_forcefully(): without the shield, an outer cancellation would be raised here.
     with trio.CancelScope(shield=True) as scope, IgnoringErrors():
         cancel(scope, "the stream is closed without waiting")
         shut_down(stream)
@@ -226,26 +254,27 @@ async def close_now(stream: trio.abc.AsyncResource) -> None:
         try:
             await stream.aclose()
         except trio.Cancelled as exc:
-            # A stream of two halves was interrupted in the first, and cancelled in the second.
+            # A stapled stream closes both halves: the first raised KeyboardInterrupt, and the
+            # second Cancelled.
             raise_interrupt(exc, handled)
             raise
 
 
 def unwrap_network_error(exc: Exception) -> Exception:
-    """The network's error behind the one that Trio makes of it.
+    """Return the network's error that caused one of Trio's, or else the error itself.
 
-    It has no traceback: nobody asks where a reset came from, and the frames in it would keep the
-    connection, and refer to the error, so that only the garbage collector would free both.
+    It loses its traceback. The frames in it would keep the connection and refer to the error, so
+    that only the garbage collector could free both. Where a reset was noticed helps nobody.
     """
     if isinstance(exc, trio.BrokenResourceError) and isinstance(exc.__cause__, Exception):
         exc = exc.__cause__
     if isinstance(exc, (OSError, trio.BrokenResourceError, trio.ClosedResourceError)):
-        exc.__traceback__ = None
+        exc.with_traceback(None)
     return exc
 
 
 class IgnoringErrors:
-    """A block where a stream of any kind may raise whatever it likes: nobody could act on it."""
+    """Suppress exceptions from closing a stream, whatever its kind: nobody could act on them."""
 
     def __enter__(self) -> None:
         pass
@@ -253,12 +282,12 @@ class IgnoringErrors:
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
         if not isinstance(exc, Exception):
             return False
-        unwrap_network_error(exc)  # lets go of its traceback
+        unwrap_network_error(exc)  # for its traceback
         return True
 
 
 def _end_names(stream: trio.abc.AsyncResource) -> tuple[EndName | None, EndName | None]:
-    """Return the names of our end of a stream and of the peer's, or None where one has none."""
+    """Return the names of both ends of a stream, ours first, with None where there is none."""
     transport: Any = stream
     while isinstance(transport, (TlsStream, trio.SSLStream)):  # TLS may be in TLS
         transport = transport.transport_stream
