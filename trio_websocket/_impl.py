@@ -48,7 +48,7 @@ from ._server.request import (
 )
 from ._server.server import WebSocketServer as WebSocketServer, serve_websocket as serve_websocket
 
-# Names that only 0.12 used; programs import them.
+# Names that 0.12 used, and that programs import.
 CONN_TIMEOUT = Options.connect_timeout
 MESSAGE_QUEUE_SIZE = Options.message_queue_size
 MAX_MESSAGE_SIZE = Options.max_message_size
@@ -57,7 +57,7 @@ logger = logging.getLogger("trio-websocket")
 
 
 class TrioWebsocketInternalError(Exception):
-    """An error that 0.12 raised when it could not unwrap an exception group. Never raised now."""
+    """The error that 0.12 raised if it could not unwrap an exception group. Never raised now."""
 
 
 # The options of 0.12, whose functions passed them on with their defaults. A stand-in in a test may
@@ -81,13 +81,13 @@ def open_websocket(
     extra_headers: ExtraHeaders | None = None,
     **options: Unpack[OptionKeywords],
 ) -> AbstractAsyncContextManager[WebSocketConnection]:
-    """Open a connection for the time of an ``async with`` block.
+    """Open a connection for an ``async with`` block.
 
-    At the end of the block the connection is closed with code 1000, or 1011 if the block raised;
-    the exception comes out as it is. If the block was cancelled, the peer is sent code 1001, and
-    nobody waits.
+    At the end of the block the connection is closed with code 1000, or with code 1011 if the block
+    raised. The block's exception is raised unchanged. If the block was cancelled, this sends code
+    1001 and does not wait for the answer.
 
-    If cancelled while it opens, nothing is left behind.
+    If cancelled while the connection is being opened, no task and no socket is left.
 
     :param host: A host name or an IP address.
     :param port: A TCP port.
@@ -95,15 +95,15 @@ def open_websocket(
     :param use_ssl: False for ``ws:``; True for ``wss:`` with the system's certificates; or the
         SSL context to use.
     :param subprotocols: Names of subprotocols to offer, the preferred one first.
-    :param extra_headers: Pairs of name and value. They take the place of headers of that name
-        which the handshake would send.
+    :param extra_headers: Pairs of name and value. They replace headers of the same name that the
+        handshake would send.
     :param options: See :ref:`options`.
-    :raises ConnectionFailed: The network prevented it.
-    :raises ConnectionTimeout: It took longer than ``connect_timeout``.
-    :raises ConnectionRejected: The server answered with another HTTP status.
-    :raises HandshakeError: The server's answer is no valid one.
-    :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close within
-        ``disconnect_timeout``.
+    :raises ConnectionFailed: The network prevented the connection.
+    :raises ConnectionTimeout: Opening took longer than ``connect_timeout``.
+    :raises ConnectionRejected: The server answered with another HTTP status than 101.
+    :raises HandshakeError: The server's response is not valid.
+    :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close frame
+        within ``disconnect_timeout``.
     """
     checked = Options.of_call(open_websocket, options)
     target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
@@ -123,9 +123,10 @@ async def connect_websocket(
     extra_headers: ExtraHeaders | None = None,
     **options: Unpack[OptionKeywords],
 ) -> WebSocketConnection:
-    """Open a connection whose background work runs in a nursery of the caller.
+    """Open a connection whose tasks run in the caller's nursery.
 
-    The caller closes it; the nursery stays open until then. If cancelled, nothing is left behind.
+    The caller must close the connection; the nursery stays open until then. If cancelled, no task
+    and no socket is left.
 
     :param nursery: The nursery.
     :param host: A host name or an IP address.
@@ -135,7 +136,7 @@ async def connect_websocket(
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
     :param options: See :ref:`options`.
-    :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
+    :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
     checked = Options.of_call(connect_websocket, options)
     target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
@@ -151,11 +152,12 @@ def open_websocket_url(
     extra_headers: ExtraHeaders | None = None,
     **options: Unpack[OptionKeywords],
 ) -> AbstractAsyncContextManager[WebSocketConnection]:
-    """Open a connection to a URL for the time of an ``async with`` block.
+    """Open a connection to a URL for an ``async with`` block. See :func:`open_websocket`.
 
     :param url: A ``ws:`` or ``wss:`` URL, or an object whose ``str()`` is one. A user name and
-        password in it become an ``Authorization: Basic`` header.
-    :param ssl_context: The SSL context for ``wss:``; by default, the system's certificates count.
+        password in the URL become an ``Authorization: Basic`` header.
+    :param ssl_context: The SSL context for ``wss:``; by default, one with the system's
+        certificates.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
     :param options: See :ref:`options`.
@@ -185,9 +187,10 @@ async def connect_websocket_url(
     extra_headers: ExtraHeaders | None = None,
     **options: Unpack[OptionKeywords],
 ) -> WebSocketConnection:
-    """Open a connection to a URL, with background work in a nursery of the caller.
+    """Open a connection to a URL, whose tasks run in the caller's nursery.
 
-    The caller closes it; the nursery stays open until then. If cancelled, nothing is left behind.
+    The caller must close the connection; the nursery stays open until then. If cancelled, no task
+    and no socket is left.
 
     :param nursery: The nursery.
     :param url: As in :func:`open_websocket_url`.
@@ -196,7 +199,7 @@ async def connect_websocket_url(
     :param extra_headers: As in :func:`open_websocket`.
     :param options: See :ref:`options`.
     :raises ValueError: As in :func:`open_websocket_url`.
-    :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
+    :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
     check_option_names(connect_websocket_url, options)
     target = parse_target(url, ssl_context, extra_headers)

@@ -45,22 +45,22 @@ async def wrap_client_stream(
 ) -> WebSocketConnection:
     """Open a connection over a stream that exists already.
 
-    The caller closes it; the nursery stays open until then. If the handshake fails, or is
+    The caller must close the connection; the nursery stays open until then. If this fails or is
     cancelled, the stream is closed.
 
-    :param nursery: The nursery for background work.
+    :param nursery: The nursery for the connection's tasks.
     :param stream: The stream. The connection closes it.
     :param host: The value of the Host header.
     :param resource: The path and the query.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
     :param options: See :ref:`options`.
-    :raises HandshakeError: And its subclasses, as in :func:`open_websocket`.
+    :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
-    bounds = Options.of_call(wrap_client_stream, options)
+    checked = Options.of_call(wrap_client_stream, options)
     handshake = ClientHandshake(
-        ascii_host(host), request_target(resource), subprotocols, extra_headers, bounds
+        ascii_host(host), request_target(resource), subprotocols, extra_headers, checked
     )
-    with trio.move_on_after(bounds.connect_timeout):
-        return await shake_hands(nursery, stream, handshake, bounds)
-    raise timed_out(handshake, f"no answer from {host} within {bounds.connect_timeout} s")
+    with trio.move_on_after(checked.connect_timeout):
+        return await shake_hands(nursery, stream, handshake, checked)
+    raise timed_out(handshake, f"no answer from {host} within {checked.connect_timeout} s")

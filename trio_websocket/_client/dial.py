@@ -11,13 +11,19 @@ from .._io.tls_stream import TlsStream
 from .._io.transport import close_now
 from .failures import connection_failed
 
-# What OpenSSL says of an answer that is not TLS.
+# The reasons that OpenSSL gives if the server's first bytes are not TLS.
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 
 
 async def open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> trio.abc.Stream:
+    """Open a TCP stream to a server, and TLS over it unless `use_ssl` is False.
+
+    If cancelled, no socket is left.
+
+    :raises ConnectionFailed: The network, or TLS, prevented it.
+    """
     try:
-        with UnwrappingGroups():  # Trio makes one of a KeyboardInterrupt
+        with UnwrappingGroups():  # in case of a KeyboardInterrupt, which Trio puts into a group
             stream = await trio.open_tcp_stream(host, port)
     except OSError as exc:
         raise connection_failed(f"can't connect to {host}, port {port}", exc)  # noqa: B904 # has its cause

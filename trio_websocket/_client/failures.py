@@ -11,8 +11,13 @@ from .._sansio.errors import ConnectionFailed, describe
 
 
 def connection_failed(what: str, exc: Exception, hint: str = "") -> ConnectionFailed:
-    """Return our error for one of the network, with its cause, in words that name the reason."""
-    # Trio has an OSError of its own for several attempts, with theirs as its cause.
+    """Return the error to raise for an error of the network, which becomes its cause.
+
+    :param what: The beginning of the message; the reason and the hint follow.
+    :param exc: The error of the network.
+    :param hint: The likely mistake.
+    """
+    # If several attempts failed, Trio raises an OSError whose cause is a group of their errors.
     group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
     causes = [
         unwrap_network_error(leaf)
@@ -29,7 +34,7 @@ def connection_failed(what: str, exc: Exception, hint: str = "") -> ConnectionFa
 
 
 def _errno(exc: Exception) -> int | None:
-    # the number that an SSLError has is no errno
+    # The number in an SSLError is not an errno.
     return exc.errno if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) else None
 
 
@@ -37,8 +42,8 @@ def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {exc.verify_message}"
     errno = _errno(exc)
-    if errno is not None and errno > 0:  # those of name look-up are negative
-        return os.strerror(errno)  # Trio's text repeats the address
+    if errno is not None and errno > 0:  # errors of name look-up have negative numbers
+        return os.strerror(errno)  # not Trio's text, which repeats the address
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     return describe(exc)

@@ -18,33 +18,38 @@ async def shake_hands(
     handshake: ClientHandshake,
     options: Options,
 ) -> WebSocketConnection:
+    """Send the request, receive the response, and start the connection.
+
+    If this raises, or is cancelled, the stream is closed.
+    """
     transport = Transport(stream, options.receive_buffer_size)
     try:
         broken: Exception | None = None
         try:
             await transport.write(handshake.request)
         except Exception as exc:
-            broken = exc  # the server may have answered before it left: that counts for more
-        opened = None
-        while opened is None:
+            broken = exc  # the server may have sent a response first, which says more
+        result = None
+        while result is None:
             try:
                 data = await transport.read()
-            except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
+            except Exception as exc:  # a stream of the application's may raise anything
                 cause = unwrap_network_error(broken or exc)
                 if not handshake.has_answer:
                     what = "the connection was lost before the server answered"
                     raise connection_failed(what, cause, handshake.hint)  # noqa: B904 # has its cause
                 data = b""
             handshake.receive_data(data)
-            opened = handshake.result()
-        return start_connection(nursery, transport, opened, options)
+            result = handshake.result()
+        return start_connection(nursery, transport, result, options)
     except BaseException:
         await transport.close_now()
         raise
 
 
 def timed_out(handshake: ClientHandshake, text: str) -> HandshakeError:
-    # A server that stops in the middle of its refusal has refused all the same.
+    """Return the error for a handshake that took too long. The text says so."""
+    # A server that stops in the middle of a rejection has rejected the request.
     if handshake.has_response:
         return handshake.rejected()
     if handshake.interim is not None:

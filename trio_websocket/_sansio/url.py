@@ -17,11 +17,11 @@ _SCHEMES = {
     "http": "; use ws: in place of http:",
     "https": "; use wss: in place of https:",
 }
-# Other dots count as one in a name that is not ASCII (UTS 46, 2.3).
+# Characters that count as a dot in a name with characters outside ASCII (UTS 46, 2.3).
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _MAX_LABEL = 63  # bytes (RFC 1035, 2.3.4)
 _PORT = re.compile(r":[0-9]*\Z")
-_CREDENTIALS = re.compile(r"//[^/?#]*@")  # which errors don't show
+_CREDENTIALS = re.compile(r"//[^/?#]*@")  # error messages don't show these
 _NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]")
 
 
@@ -32,13 +32,13 @@ class Endpoint:
         """
         :param address: An IP address, as :func:`ipaddress.ip_address` takes it.
         :param port: The port number.
-        :param is_ssl: Whether the connection uses TLS.
+        :param is_ssl: True if the connection uses TLS.
         """
         #: The address, an :class:`ipaddress.IPv4Address` or :class:`ipaddress.IPv6Address`.
         self.address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address)
         #: The port number.
         self.port = port
-        #: Whether the connection uses TLS.
+        #: True if the connection uses TLS.
         self.is_ssl = is_ssl
 
     @property
@@ -67,7 +67,7 @@ class Endpoint:
 
 
 class URL(NamedTuple):
-    """The parts of a WebSocket URL that are needed to open a connection."""
+    """The parts of a WebSocket URL that opening a connection needs."""
 
     host: str
     port: int
@@ -77,9 +77,12 @@ class URL(NamedTuple):
 
 
 def parse_url(url: object) -> URL:
-    """Take a ``ws:`` or ``wss:`` URL apart; any object whose ``str()`` is one will do.
+    """Parse a ``ws:`` or ``wss:`` URL, or an object whose ``str()`` is one.
 
-    The fragment is dropped, as it means nothing here (RFC 6455, 3).
+    The fragment is dropped: it has no meaning in a WebSocket URL (RFC 6455, 3).
+
+    :raises TypeError: The URL has the wrong type.
+    :raises ValueError: It is not a WebSocket URL.
     """
     if url is None or isinstance(url, (bytes, bytearray, memoryview, numbers.Number)):
         raise TypeError(f"url must be a str or an object whose str() is a URL, not {url!r:.100}")
@@ -103,7 +106,7 @@ def parse_url(url: object) -> URL:
         raise ValueError(f"the URL {shown} has a host with a colon")
     is_secure = parts.scheme == "wss"
     resource = parts.path or "/"
-    if "?" in text.partition("#")[0]:  # urlsplit() does not tell an empty query from none
+    if "?" in text.partition("#")[0]:  # urlsplit() drops the ? of an empty query
         resource += "?" + parts.query
     credentials = None
     if parts.username or parts.password:
@@ -120,11 +123,11 @@ def parse_url(url: object) -> URL:
 
 
 def ascii_host(host: object) -> str:
-    """Return the form of a host that DNS, TLS and HTTP take.
+    """Return a host in the form that DNS, TLS and HTTP need.
 
     Labels with characters outside ASCII are encoded by IDNA 2008 with the mapping of UTS 46, as
     browsers do. Labels in ASCII stay as they are, so names with an underscore and IP addresses
-    work. A name may end in a dot, and a port may follow it.
+    work. A name may end with a dot, and a port may follow it.
 
     :raises TypeError: The host is not a str.
     :raises ValueError: The name has no ASCII form.
@@ -147,7 +150,7 @@ def _ascii_host(host: str) -> str:
 
 
 def ascii_host_not_url(host: object) -> str:
-    """Return `ascii_host`, unless the caller mistook the host for a URL.
+    """Return `ascii_host(host)`, unless the caller passed a URL.
 
     :raises ValueError: The host is a URL.
     """
@@ -170,7 +173,7 @@ def _check_labels(name: str) -> None:
 
 
 def check_port(port: object) -> None:
-    """Raise if it is not a TCP port. Port 0 counts as one, as in 0.12: connecting to it fails."""
+    """Raise unless the value is a TCP port. Port 0 is one: for a server, it means a free port."""
     if not isinstance(port, int):
         raise TypeError(f"port must be an int, not {port!r:.100}")
     if not 0 <= port < 65536:
@@ -178,13 +181,15 @@ def check_port(port: object) -> None:
 
 
 def request_target(resource: str) -> str:
-    """The request target (RFC 9112, 3.2.1): what can't stand in one is percent-encoded."""
+    """Return a request target (RFC 9112, 3.2.1). Other characters are percent-encoded."""
     encoded = _NOT_IN_TARGET.sub(lambda m: b"%%%02X" % ord(m[0]), resource.encode())
     target = encoded.decode("ascii")
     return target if target.startswith("/") else "/" + target
 
 
 def host_header(host: str, port: int, is_secure: bool) -> str:
-    """The value of the Host header: the port only where it is not the scheme's default."""
-    name = f"[{host.partition('%')[0]}]" if ":" in host else host  # no zone: it is our own
+    """Return the value of the Host header, with the port unless it is the scheme's default."""
+    name = (
+        f"[{host.partition('%')[0]}]" if ":" in host else host
+    )  # the zone has a meaning on this machine only
     return name if port == _DEFAULT_PORTS[is_secure] else f"{name}:{port}"

@@ -1,4 +1,10 @@
-"""`WebSocketServer` and `serve_websocket`: where clients come in, and how a server is closed."""
+"""`WebSocketServer` and `serve_websocket`: accept clients, and close the server.
+
+Each listener has a task that accepts clients. Each client has a `ClientTask`, or gets status 503
+from `TurnAway` if there is no room for it. To close the server, `aclose` starts to close all
+connections, without waiting; finishes that for all at the same time; waits until the handlers end;
+and cancels those that take too long.
+"""
 
 from __future__ import annotations
 
@@ -53,29 +59,30 @@ async def serve_websocket(
     task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[OptionKeywords],
 ) -> None:
-    """Serve WebSocket connections over TCP until cancelled, or closed.
+    """Serve WebSocket connections over TCP until cancelled or closed.
 
-    When it is cancelled, each client is sent code 1001, and nobody waits. ``nursery.start()`` of
-    it returns the :class:`WebSocketServer` once it listens.
+    If cancelled, this sends close code 1001 to each client and does not wait for the answer.
+    ``await nursery.start(serve_websocket, ...)`` returns the :class:`WebSocketServer` as soon as it
+    listens.
 
     :param handler: An async function that is called with each :class:`WebSocketRequest`. When it
-        returns, its connection is closed with code 1000; if it raises, with 1011, and the
-        exception comes out of here. A :exc:`ConnectionClosed` that comes out of it is the news of
-        a lost connection, and no error.
-    :param host: The address to listen on; None for all.
-    :param port: The port to listen on; 0 for a free one.
+        returns, its connection is closed with code 1000. If it raises, its connection is closed
+        with code 1011, and this function raises the exception. A :exc:`ConnectionClosed` means that
+        the connection was lost; it is not treated as an error.
+    :param host: The address to listen on, or None for all addresses.
+    :param port: The port to listen on, or 0 for a free port.
     :param ssl_context: The SSL context for ``wss:``, or None.
-    :param handler_nursery: Where the handlers run; by default, in here.
+    :param handler_nursery: The nursery for the handlers; by default, a nursery of this function.
     :param on_handler_error: A function, async or not, that is called with the request and the
-        exception when a handler has raised. The exception is logged with its traceback, stays in
-        that connection, and the server goes on. None: the exception comes out of here.
-    :param max_connections: How many connections are served at the same time. Further clients get
-        status 503. By default, as many as the process may have descriptors: while it has no more,
-        none are accepted.
+        exception when a handler raises. The exception is logged with its traceback and ends only
+        that connection. None: this function raises the exception.
+    :param max_connections: The number of connections that are served at the same time. Further
+        clients get status 503. By default, only the number of file descriptors limits it: while
+        the process has none left, it accepts no clients.
     :param shutdown_timeout: Seconds that :meth:`WebSocketServer.aclose` gives the handlers.
     :param task_status: For ``nursery.start()``.
     :param options: See :ref:`options`.
-    :raises OSError: It is not possible to listen there. The message names the host and the port.
+    :raises OSError: The address is not available. The message names the host and the port.
     """
     Options.of_call(serve_websocket, options)  # raises before anything is opened
     _check_arguments(handler, handler_nursery, on_handler_error, max_connections, shutdown_timeout)
@@ -136,7 +143,7 @@ class WebSocketServer:
     def port(self) -> int:
         """The port of the listener.
 
-        :raises RuntimeError: There is more than one listener, or it has no port.
+        :raises RuntimeError: There is more than one listener, or the listener has no port.
         """
         if len(self._listeners) > 1:
             raise RuntimeError("there is more than one listener: see WebSocketServer.listeners")
@@ -147,14 +154,14 @@ class WebSocketServer:
 
     @property
     def listeners(self) -> list[Address]:
-        """Their addresses: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
+        """The addresses: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
         return list(self._addresses)
 
     @property
     def connections(self) -> set[WebSocketConnection]:
         """The connections that are open: accepted, and neither closed nor being closed.
 
-        It is a new set each time, which the server does not change.
+        This is a new set each time. The server does not change it later.
         """
         connections = {client.open_connection for client in self._clients}
         return {connection for connection in connections if connection is not None}
@@ -163,7 +170,7 @@ class WebSocketServer:
     async def run(
         self, *, task_status: trio.TaskStatus[WebSocketServer] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until cancelled, or closed; see :func:`serve_websocket`.
+        """Serve until cancelled or closed. See :func:`serve_websocket`.
 
         :param task_status: For ``nursery.start()``.
         """
@@ -183,13 +190,13 @@ class WebSocketServer:
     async def aclose(self, code: int = 1001, reason: str | None = None) -> None:
         """Close the server: stop listening, close every connection, and wait for the handlers.
 
-        A client whose request was not accepted yet gets status 503. Handlers learn of it by
-        :exc:`ConnectionClosed`; those that have not ended within ``shutdown_timeout`` are
-        cancelled. If this is cancelled, they are cancelled at once. A handler that calls it does
-        not wait for itself.
+        A client whose request was not accepted yet gets status 503. In the handlers, calls on the
+        connection raise :exc:`ConnectionClosed`. Handlers that take longer than
+        ``shutdown_timeout`` are cancelled. If this call is cancelled, they are cancelled at once.
+        A handler may call this; the call does not wait for that handler.
 
         :param code: The close code, as in :meth:`WebSocketConnection.aclose`.
-        :param reason: The text beside it.
+        :param reason: The text to send with the code.
         :raises ValueError: The code must not be sent.
         """
         check_close_code(code)
