@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import (
-    TYPE_CHECKING,
     Any,
     Awaitable,
 )
@@ -12,17 +11,14 @@ import pytest
 import trio
 import trio.testing
 
+from support.peer import REQUEST, RawPeer, accepting, read_head
+from support.streams import PAIRS, StreamPair
 from trio_websocket import (
     ConnectionClosed,
     WebSocketConnection,
     wrap_client_stream,
     wrap_server_stream,
 )
-
-if TYPE_CHECKING:
-    pass
-from support.peer import REQUEST, RawPeer, accepting, read_head
-from support.streams import PAIRS, StreamPair
 
 
 async def closed_error(call: Awaitable[object]) -> ConnectionClosed:

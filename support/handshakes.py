@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, List, Tuple
 
+from support import peer
 from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
 
@@ -49,3 +50,10 @@ def outcome(*chunks: bytes, **options: Any) -> object:
         other.receive_data(chunk)
     assert other.has_request()
     return found, response, opened.headers, opened.trailing, other.reject(403, None, b"no")
+
+
+def with_header(line: bytes, request: bytes = peer.REQUEST) -> bytes:
+    """The request with a header in place of the one of its name, or with one more."""
+    name = line.partition(b":")[0].lower()
+    lines = [x for x in request.split(b"\r\n") if x and x.partition(b":")[0].lower() != name]
+    return b"\r\n".join([*lines, line, b"", b""])

@@ -14,10 +14,19 @@ from typing import (
 import trio
 import trio.testing
 
+from support.frames import (
+    CLOSE,
+    CONTINUATION,
+    TEXT,
+    Frame,
+    close_payload,
+    frame,
+    parse_frame,
+)
+from support.streams import tls_contexts
+
 if TYPE_CHECKING:
     from trio.abc import Stream
-from support.frames import CLOSE, CONTINUATION, TEXT, Frame, close_payload, frame, parse_frame
-from support.streams import tls_contexts
 
 REQUEST = (
     b"GET / HTTP/1.1\r\n"
@@ -147,3 +156,14 @@ async def start_raw_server(
         ]
     await nursery.start(trio.serve_listeners, handler, listeners)
     return port
+
+
+async def frames_to_end(peer: RawPeer) -> list[Frame]:
+    async with peer.stream:
+        with trio.fail_after(30):
+            return await peer.receive_all()
+
+
+def codes(frames: list[Frame]) -> list[int]:
+    """The codes of the Close frames."""
+    return [int.from_bytes(f.payload[:2], "big") for f in frames if f.opcode == CLOSE]

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable, NoReturn
 
 import pytest
 import trio
+import trio.testing
 
-from support.frames import CLOSE
+from support.frames import (
+    CLOSE,
+)
 from support.peer import REQUEST, RawPeer, accepting, read_head, start_raw_server
 from trio_websocket import (
     ConnectionFailed,
@@ -189,3 +192,19 @@ class Names(trio.abc.HostnameResolver):
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> NoReturn:
         raise NotImplementedError
+
+
+async def raw_server(nursery: trio.Nursery, script: Script, *headers: bytes) -> str:
+    """A server that accepts, and then does what the script says; the URL."""
+    return f"ws://127.0.0.1:{await start_accepting(nursery, script, *headers)}/"
+
+
+async def answering(nursery: trio.Nursery, answer: bytes) -> str:
+    """A server that gives one answer to every request, and leaves; the URL."""
+
+    async def run(stream: Stream) -> None:
+        async with stream:
+            await read_head(stream)
+            await stream.send_all(answer)
+
+    return f"ws://127.0.0.1:{await start_raw_server(nursery, run)}/"

@@ -13,13 +13,34 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
 
 from support.connections import open_client
-from support.frames import BINARY, CLOSE, TEXT, close_payload
-from support.peer import RawPeer, read_head, start_raw_server
-from support.servers import Names, Script, assert_fails, start, start_accepting, url
+from support.frames import (
+    BINARY,
+    CLOSE,
+    TEXT,
+    close_payload,
+)
+from support.peer import (
+    RawPeer,
+    read_head,
+    start_raw_server,
+)
+from support.servers import (
+    Names,
+    Script,
+    answering,
+    assert_fails,
+    raw_server,
+    receive_to_end,
+    start,
+    start_accepting,
+    url,
+)
 from support.streams import memory_pair, reset
 from trio_websocket import (
+    CloseReason,
     ConnectionClosed,
     ConnectionFailed,
     ConnectionRejected,
@@ -913,3 +934,88 @@ def test_ctrl_c_while_a_block_opens_gets_through() -> None:
         await open_in_block(target)
 
     assert_interrupted(block)
+
+
+async def test_the_end_of_tcp_before_the_response_ends_connect_websocket(
+    nursery: trio.Nursery,
+) -> None:
+    url = await answering(nursery, b"")
+    with trio.fail_after(30), pytest.raises(ConnectionFailed, match="closed the connection"):
+        await connect_websocket_url(nursery, url)
+
+
+async def test_a_certificate_that_does_not_verify_is_named(nursery: trio.Nursery) -> None:
+    port = await start_raw_server(nursery, ignore_errors, use_tls=True)
+    with trio.fail_after(30), pytest.raises(ConnectionFailed, match="certificate verify failed"):
+        async with open_websocket("127.0.0.1", port, "/", use_ssl=True):
+            pytest.fail("it has opened")
+
+
+async def ignore_errors(stream: Stream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        await stream.receive_some()
+
+
+async def test_a_cancelled_connect_leaves_no_task_in_the_nursery_of_the_caller(
+    nursery: trio.Nursery,
+) -> None:
+    async def cancel_and_wait_for_end(stream: Stream) -> None:
+        await read_head(stream)
+        scope.cancel()
+        with contextlib.suppress(trio.BrokenResourceError):
+            await receive_to_end(stream)
+        ended.set()
+
+    ended = trio.Event()
+    scope = trio.CancelScope()
+    port = await start_raw_server(nursery, cancel_and_wait_for_end)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as own:
+            with scope:
+                await connect_websocket(own, "127.0.0.1", port, "/", use_ssl=False)
+            assert not own.child_tasks
+        await ended.wait()
+
+
+async def test_a_rejection_comes_out_of_connect_websocket_and_closes_the_stream(
+    nursery: trio.Nursery,
+) -> None:
+    async def reject(stream: Stream) -> None:
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+        with contextlib.suppress(trio.BrokenResourceError):
+            assert await stream.receive_some() == b""
+        ended.set()
+
+    ended = trio.Event()
+    port = await start_raw_server(nursery, reject)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as own:
+            with pytest.raises(ConnectionRejected) as caught:
+                await connect_websocket(own, "127.0.0.1", port, "/", use_ssl=False)
+            assert not own.child_tasks
+        assert (caught.value.status_code, caught.value.body) == (403, b"no")
+        await ended.wait()
+
+
+async def test_leaving_the_block_after_the_server_closed_has_a_bound(
+    nursery: trio.Nursery,
+) -> None:
+    async def close_and_stay(peer: RawPeer) -> None:
+        await peer.send_close(1000)
+        await trio.sleep_forever()
+
+    url = await raw_server(nursery, close_and_stay)
+    with trio.fail_after(30), contextlib.suppress(DisconnectionTimeout):
+        async with open_websocket_url(url, disconnect_timeout=0.2) as ws:
+            with pytest.raises(ConnectionClosed):
+                await ws.get_message()
+    assert ws.closed == CloseReason(1000, None)
+
+
+async def test_subprotocols_that_are_one_string_are_refused(nursery: trio.Nursery) -> None:
+    with pytest.raises(TypeError, match="chat"):
+        await connect_websocket_url(nursery, "ws://example.org/", subprotocols="chat")
+    with pytest.raises(TypeError, match="chat"):
+        async with open_websocket_url("ws://example.org/", subprotocols="chat"):
+            pytest.fail("it has opened")

@@ -6,14 +6,37 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from support.connections import closed_error, open_client, open_pair, open_server
-from support.frames import CLOSE, Frame, close_payload
-from support.peer import REQUEST
-from support.streams import PAIRS, reset
+from support.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    close_payload,
+)
+from support.peer import (
+    REQUEST,
+    codes,
+    frames_to_end,
+)
+from support.servers import (
+    connect,
+    start,
+)
+from support.streams import PAIRS, over_tls, reset, tcp_pair
 from support.tasks import Call
 from trio_websocket import (
+    CloseReason,
+    ConnectionClosed,
+    DisconnectionTimeout,
+    Endpoint,
+    WebSocketConnection,
+    WebSocketRequest,
     wrap_server_stream,
 )
 
@@ -88,3 +111,238 @@ async def test_a_reset_is_told(nursery: trio.Nursery) -> None:
     assert error.reason is not None
     assert error.reason.code == 1006
     assert isinstance(error.__cause__, ConnectionResetError)
+
+
+async def test_aclose_after_the_close_of_the_peer_closes_the_stream(
+    nursery: trio.Nursery,
+) -> None:
+    ws, peer = await open_client(nursery, "tcp")
+    await peer.send_close(1000)
+    with pytest.raises(ConnectionClosed):
+        await ws.get_message()
+    async with trio.open_nursery() as both:
+        both.start_soon(ws.aclose)
+        assert codes(await frames_to_end(peer)) == [1000]
+    assert ws.closed == CloseReason(1000, None)
+
+
+async def test_aclose_in_a_handler_obeys_disconnect_timeout(nursery: trio.Nursery) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        with pytest.raises(DisconnectionTimeout):
+            await ws.aclose()
+        done.set()
+
+    done = trio.Event()
+    port = await start(nursery, handler, disconnect_timeout=0.1)
+    peer = await connect(port)
+    with trio.fail_after(30):
+        await done.wait()
+    assert codes(await frames_to_end(peer)) == [1000]
+
+
+async def test_a_second_aclose_at_the_same_time_waits_for_the_end_as_well(
+    nursery: trio.Nursery,
+) -> None:
+    async def close() -> None:
+        await ws.aclose()
+        closed.append(True)
+
+    closed: list[bool] = []
+    ws, peer = await open_client(nursery, "tcp")
+    async with trio.open_nursery() as both:
+        both.start_soon(close)
+        both.start_soon(close)
+        await peer.receive_frame()
+        await trio.testing.wait_all_tasks_blocked()
+        assert closed == []
+        await peer.send_close(1000)
+        assert await frames_to_end(peer) == []
+    assert closed == [True, True]
+
+
+@pytest.mark.parametrize("ending", ["reset", "eof", "close", "aclose", "bad frame"])
+async def test_a_ping_wakes_when_the_connection_ends(nursery: trio.Nursery, ending: str) -> None:
+    async def ping() -> None:
+        with pytest.raises(ConnectionClosed):
+            await ws.ping()
+        woken.set()
+
+    woken = trio.Event()
+    ws, peer = await open_client(nursery, "tcp")
+    with trio.fail_after(30):
+        async with peer.stream, trio.open_nursery() as pinging:
+            pinging.start_soon(ping)
+            received = await peer.receive_frame()
+            assert received.opcode == PING
+            if ending == "reset":
+                reset(peer.stream)
+            elif ending == "eof":
+                await peer.stream.aclose()
+            elif ending == "close":
+                await peer.send_close(1000)
+                await peer.stream.aclose()
+            elif ending == "bad frame":
+                await peer.send(b"\x83\x00")
+                await peer.stream.aclose()
+            else:
+                pinging.start_soon(ws.aclose)
+                await peer.receive()
+                await peer.send_close(1000)
+                await peer.stream.aclose()
+            await woken.wait()
+
+
+async def test_the_payload_of_a_cancelled_ping_may_be_used_again(nursery: trio.Nursery) -> None:
+    ws, peer = await open_client(nursery, "tcp")
+    async with peer.stream:
+        async with trio.open_nursery() as pinging:
+            pinging.start_soon(ws.ping, b"again")
+            assert await peer.receive() == (PING, b"again", True, 0)
+            pinging.cancel_scope.cancel()
+        assert pinging.cancel_scope.cancelled_caught
+        async with trio.open_nursery() as pinging:
+            pinging.start_soon(ws.ping, b"again")
+            assert await peer.receive() == (PING, b"again", True, 0)
+            await peer.send_frame(PONG, b"again")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+async def test_two_peers_that_ping_while_both_send_bulk_data_do_not_deadlock(
+    nursery: trio.Nursery, kind: str
+) -> None:
+    async def send(ws: WebSocketConnection) -> None:
+        for _ in range(5):
+            await ws.send_message(bytes(2**20))
+
+    async def receive(ws: WebSocketConnection) -> None:
+        for _ in range(5):
+            assert await ws.get_message() == bytes(2**20)
+
+    async def ping(ws: WebSocketConnection) -> None:
+        for _ in range(5):
+            await ws.ping()
+
+    with trio.fail_after(30):
+        client, server = await open_pair(nursery, kind)
+        async with trio.open_nursery() as busy:
+            for ws in (client, server):
+                for job in (send, receive, ping):
+                    busy.start_soon(job, ws)
+        async with trio.open_nursery() as closing:
+            closing.start_soon(client.aclose)
+            closing.start_soon(server.aclose)
+
+
+async def test_a_cancelled_send_tears_no_frame(nursery: trio.Nursery) -> None:
+    ws, peer = await open_client(nursery, "tcp")
+    with trio.move_on_after(0.1) as scope:
+        while True:
+            await ws.send_message(bytes(2**20))
+    assert scope.cancelled_caught
+    async with peer.stream, trio.open_nursery() as sending:
+        sending.start_soon(ws.send_message, "after")
+        with trio.fail_after(30):
+            received = await peer.receive()
+            while received is not None and received.opcode == BINARY:
+                assert received == (BINARY, bytes(2**20), True, 0)
+                received = await peer.receive()
+    assert received == (TEXT, b"after", True, 0)
+
+
+@pytest.mark.parametrize("answer", [4001, 1000])
+async def test_aclose_with_a_code_of_the_application_is_reported_with_it(
+    nursery: trio.Nursery, answer: int
+) -> None:
+    ws, peer = await open_client(nursery, "tcp")
+    async with trio.open_nursery() as closing:
+        closing.start_soon(ws.aclose, 4001, "enough")
+        assert await peer.receive() == (CLOSE, close_payload(4001, "enough"), True, 0)
+        await peer.send_close(answer)
+        assert await frames_to_end(peer) == []
+    assert ws.closed == CloseReason(4001, "enough")
+
+
+@pytest.mark.parametrize(("code", "reason"), [(4001, "enough"), (1014, None)])
+async def test_the_peer_of_an_aclose_with_a_code_sees_it(
+    nursery: trio.Nursery, code: int, reason: str | None
+) -> None:
+    client, server = await open_pair(nursery, "tcp")
+    await client.aclose(code, reason)
+    with pytest.raises(ConnectionClosed) as caught:
+        await server.get_message()
+    assert caught.value.reason == CloseReason(code, reason)
+
+
+@pytest.mark.parametrize("code", [-1, 0, 999, 1004, 1016, 2999, 5000, 70000])
+async def test_a_close_code_that_must_not_be_sent_is_refused(
+    nursery: trio.Nursery, code: int
+) -> None:
+    ws, peer = await open_client(nursery, "tcp")
+    async with peer.stream:
+        with pytest.raises(ValueError, match=str(code)):
+            await ws.aclose(code)
+        await ws.send_message("it still works")
+        assert await peer.receive() == (TEXT, b"it still works", True, 0)
+
+
+async def test_1006_says_that_the_connection_was_reset(nursery: trio.Nursery) -> None:
+    ws, peer = await open_client(nursery, "tcp")
+    reset(peer.stream)
+    with pytest.raises(ConnectionClosed, match=r"1006.*reset") as caught:
+        await ws.get_message()
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
+async def test_1006_says_that_the_stream_ended(nursery: trio.Nursery) -> None:
+    ws, peer = await open_client(nursery, "tcp")
+    await peer.aclose()
+    with pytest.raises(ConnectionClosed, match=r"1006.*without a Close") as caught:
+        await ws.get_message()
+    assert isinstance(caught.value.__cause__, EOFError)
+
+
+async def test_1006_says_that_tls_ended(nursery: trio.Nursery) -> None:
+    ours, theirs = await tcp_pair()
+    ws, _ = await open_client(nursery, streams=await over_tls(ours, theirs))
+    reset(theirs)
+    with pytest.raises(ConnectionClosed, match=r"1006.*reset") as caught:
+        await ws.get_message()
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
+async def test_1006_says_why_while_messages_wait_to_be_read(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    ws, peer = await open_client(nursery, "socketpair")
+    for _ in range(5):
+        await peer.send_frame(TEXT, b"nobody reads this")
+    await trio.sleep(1)  # until the connection has read what it has room for
+    reset(peer.stream)
+    with pytest.raises(ConnectionClosed) as caught:
+        while True:
+            await ws.send_message("into the void")
+    assert caught.value.reason is not None
+    assert caught.value.reason.code == 1006
+    assert caught.value.sent is None
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_the_ends_of_a_tcp_connection_are_known_after_closing(
+    nursery: trio.Nursery,
+) -> None:
+    client, server = await open_pair(nursery, "tcp")
+    ends = (client.local, client.remote)
+    await client.aclose()
+    assert (client.local, client.remote) == ends == (server.remote, server.local)
+    assert all(isinstance(end, Endpoint) for end in ends)
+
+
+async def test_tls_over_another_transport_works(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery, "tls-memory")
+    await client.send_message("hello")
+    assert await server.get_message() == "hello"
+    for ws in (client, server):
+        assert isinstance(ws.local, str)
+        assert isinstance(ws.remote, str)
+    await client.aclose()

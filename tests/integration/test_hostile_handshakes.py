@@ -10,8 +10,27 @@ import pytest
 import trio
 import trio.testing
 
-from support.frames import CLOSE, PING, TEXT, Frame, frame
-from support.peer import REQUEST, RawPeer, accepting, read_head, start_raw_server
+from support.frames import (
+    CLOSE,
+    PING,
+    TEXT,
+    Frame,
+    frame,
+)
+from support.memory import (
+    peak_memory,
+)
+from support.peer import (
+    REQUEST,
+    RawPeer,
+    accepting,
+    read_head,
+    start_raw_server,
+)
+from support.servers import (
+    answering,
+    raw_server,
+)
 from support.streams import socket_pair, tls_contexts
 from support.tasks import Call
 from trio_websocket import (
@@ -21,6 +40,8 @@ from trio_websocket import (
     HandshakeError,
     WebSocketRequest,
     WebSocketServer,
+    connect_websocket,
+    connect_websocket_url,
     open_websocket,
     serve_websocket,
     wrap_client_stream,
@@ -275,3 +296,68 @@ async def test_a_frame_before_the_101_is_a_handshake_error(nursery: trio.Nursery
         async with open_websocket("127.0.0.1", port, "/", use_ssl=False):
             pass
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 403 Forbidden\r\n\r\n",
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 200000000\r\n\r\n",
+        b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\nbebc200\r\n",
+    ],
+)
+async def test_a_rejection_body_is_kept_up_to_its_limit(nursery: trio.Nursery, head: bytes) -> None:
+    async def flood(stream: Stream) -> None:
+        await read_head(stream)
+        await stream.send_all(head)
+        with contextlib.suppress(trio.BrokenResourceError):
+            for _ in range(200):
+                await stream.send_all(b"x" * 10**6)
+
+    port = await start_raw_server(nursery, flood)
+    with trio.fail_after(30):
+        async with peak_memory() as peak:
+            with pytest.raises(ConnectionRejected) as caught:
+                await connect_websocket(nursery, "127.0.0.1", port, "/", use_ssl=False)
+            grown = peak()
+    assert caught.value.body == b"x" * 2**16
+    assert grown < 5e6
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xff\xfe\xfd\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: \xff\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: \xff\r\nConnection: Upgrade\r\n\r\n",
+        accepting(REQUEST).replace(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", b"\xff"),
+        b"HTTP/1.1 101 X\r\nbad header\r\n\r\n",
+    ],
+)
+async def test_connect_websocket_url_bad_response_is_a_handshake_error(
+    nursery: trio.Nursery, answer: bytes
+) -> None:
+    url = await answering(nursery, answer)
+    with trio.fail_after(30), pytest.raises(HandshakeError) as caught:
+        await connect_websocket_url(nursery, url)
+    assert type(caught.value) is HandshakeError
+
+
+@pytest.mark.parametrize("name", [b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions"])
+async def test_a_choice_outside_ascii_is_a_handshake_error(
+    nursery: trio.Nursery, name: bytes
+) -> None:
+    url = await raw_server(nursery, RawPeer.receive_all, name + b": \xff")
+    with trio.fail_after(30), pytest.raises(HandshakeError):
+        await connect_websocket_url(nursery, url, subprotocols=["chat"])
+
+
+async def test_repeated_connection_and_upgrade_headers_of_a_server_are_accepted(
+    nursery: trio.Nursery,
+) -> None:
+    url = await raw_server(nursery, RawPeer.receive_all, b"Connection: keep-alive")
+    async with trio.open_nursery() as own:
+        await connect_websocket_url(own, url)
+        own.cancel_scope.cancel()

@@ -15,9 +15,24 @@ import trio
 import trio.testing
 
 from support.connections import open_server
-from support.frames import BINARY, CLOSE, TEXT, close_payload, frame
+from support.frames import (
+    BINARY,
+    CLOSE,
+    TEXT,
+    close_payload,
+    frame,
+)
+from support.handshakes import (
+    with_header,
+)
 from support.listeners import MemoryListener
-from support.peer import REQUEST, RawPeer, read_head
+from support.peer import (
+    REQUEST,
+    RawPeer,
+    codes,
+    frames_to_end,
+    read_head,
+)
 from support.servers import (
     Handler,
     ask,
@@ -48,9 +63,13 @@ from trio_websocket import (
     connect_websocket_url,
     open_websocket_url,
     serve_websocket,
+    wrap_client_stream,
     wrap_server_stream,
 )
 from trio_websocket._io.groups import flatten_group
+
+if TYPE_CHECKING:
+    from trio.abc import Stream
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -1065,3 +1084,106 @@ async def test_all_that_were_accepted_are_closed_if_the_handlers_nursery_is() ->
         for client in clients:
             with contextlib.suppress(trio.BrokenResourceError):
                 assert await client.receive_some() == b""
+
+
+async def test_a_reset_before_accept_is_a_lost_connection_and_the_server_lives(
+    nursery: trio.Nursery,
+) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        if request.path == "/echo":
+            await echo(request)
+        await gone.wait()
+        ws = await request.accept()
+        with pytest.raises(ConnectionClosed) as caught:
+            await ws.get_message()
+        errors.append(caught.value)
+        assert ws.remote == request.remote
+        assert isinstance(ws.remote, Endpoint)
+        done.set()
+        await ws.send_message("into the void")
+
+    errors: list[ConnectionClosed] = []
+    gone, done = trio.Event(), trio.Event()
+    port = await start(nursery, handler)
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(REQUEST)
+    await trio.testing.wait_all_tasks_blocked()
+    reset(stream)
+    gone.set()
+    with trio.fail_after(30):
+        await done.wait()
+    (error,) = errors
+    assert error.reason is not None
+    assert error.reason.code == 1006
+    assert isinstance(error.__cause__, OSError)
+    await assert_serves(port)
+
+
+async def test_connection_closed_that_escapes_a_handler_leaves_the_server_alive(
+    nursery: trio.Nursery,
+) -> None:
+    port = await start(nursery)
+    reset((await connect(port)).stream)
+    peer = await connect(port)
+    await peer.send_close(1001)
+    assert codes(await frames_to_end(peer)) == [1001]
+    await assert_serves(port)
+
+
+async def test_a_request_and_its_connection_have_all_headers(nursery: trio.Nursery) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        found.append([tuple(header) for header in request.headers])
+        found.append(list(ws.handshake_headers))
+
+    found: list[Any] = []
+    port = await start(nursery, handler)
+    request = with_header(b"Sec-WebSocket-Protocol: chat")
+    request = with_header(b"Sec-WebSocket-Extensions: permessage-deflate", request)
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        await stream.send_all(request)
+        await read_head(stream)
+    expected = {
+        (b"host", b"example.org"),
+        (b"sec-websocket-protocol", b"chat"),
+        (b"sec-websocket-extensions", b"permessage-deflate"),
+    }
+    for headers in found:
+        assert expected <= set(headers)
+    assert len(found) == 2
+
+
+async def test_a_server_on_a_unix_domain_listener_runs_and_its_ends_have_names(
+    nursery: trio.Nursery, tmp_path: Any
+) -> None:
+    async def handler(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        names.extend([request.local, request.remote, ws.local, ws.remote])
+        await ws.aclose()
+        names.extend([request.local, request.remote, ws.local, ws.remote])
+
+    names: list[object] = []
+    sock = trio.socket.socket(socket.AF_UNIX)
+    await sock.bind(str(tmp_path / "socket"))
+    sock.listen()
+    server = WebSocketServer(handler, [trio.SocketListener(sock)])
+    await nursery.start(server.run)
+    stream = await trio.open_unix_socket(str(tmp_path / "socket"))
+    async with trio.open_nursery() as own:
+        ws = await wrap_client_stream(own, stream, "localhost", "/")
+        names.extend([ws.local, ws.remote])
+        await ws.aclose()
+        names.extend([ws.local, ws.remote])
+    assert len(names) == 12
+    assert all(isinstance(name, str) for name in names)
+
+
+async def test_reject_leaves_the_headers_of_the_caller_alone(nursery: trio.Nursery) -> None:
+    theirs, ours = await memory_pair()
+    await theirs.send_all(REQUEST)
+    request = await wrap_server_stream(nursery, ours)
+    await theirs.aclose()
+    headers = [(b"X-Why", b"because")]
+    await request.reject(403, extra_headers=headers, body=b"no")
+    assert headers == [(b"X-Why", b"because")]
