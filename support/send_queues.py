@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Callable, Iterator
 
 import trio
 
-from trio_websocket._connection.send_queue import HIGH_WATER, SendQueue
+from trio_websocket._connection.send_queue import SendQueue
 from trio_websocket._io.transport import Transport
+from trio_websocket._sansio.costs import WRITE_BATCH_BYTES
 
 if TYPE_CHECKING:
     from trio.abc import Stream
@@ -23,7 +24,7 @@ def running(
     stream: Stream,
     on_broken: Callable[[], object] = int,
     *,
-    max_unsent: float = HIGH_WATER,
+    max_unsent: float = WRITE_BATCH_BYTES,
 ) -> Iterator[SendQueue]:
     """An outbox at work."""
     outbox = SendQueue(Transport(stream, None), on_broken, max_unsent=max_unsent)

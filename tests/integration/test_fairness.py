@@ -24,7 +24,7 @@ from trio_websocket import (
     WebSocketConnection,
     wrap_client_stream,
 )
-from trio_websocket._io.pacing import FAIRNESS, TURN
+from trio_websocket._sansio.costs import COST_PER_TURN, STEPS_PER_TURN
 
 KIB, MIB = 2**10, 2**20
 BITS = 12  # of the window that a client of ours asks for
@@ -78,19 +78,22 @@ async def close(connection: WebSocketConnection) -> None:
 
 
 FLOODS: dict[str, tuple[Flood, Callable[[WebSocketConnection], Awaitable[None]]]] = {
-    "messages of 8 bytes": (many(frame(TEXT, bytes(8)), 20_000, TURN + 64), get_messages),
-    "messages of 1 KiB": (many(frame(TEXT, bytes(KIB)), 2_000, TURN), get_messages),
+    "messages of 8 bytes": (many(frame(TEXT, bytes(8)), 20_000, COST_PER_TURN + 64), get_messages),
+    "messages of 1 KiB": (many(frame(TEXT, bytes(KIB)), 2_000, COST_PER_TURN), get_messages),
     "messages of 64 KiB": (many(frame(BINARY, bytes(64 * KIB)), 30, 5), get_messages),
     "messages of 1 MiB": (many(frame(BINARY, bytes(MIB)), 4, 1.5), get_messages),
     "a message of 1 MiB in pieces": (
-        Flood(frame(BINARY, bytes(MIB)) * 2, TURN * KIB + READ),
+        Flood(frame(BINARY, bytes(MIB)) * 2, COST_PER_TURN * KIB + READ),
         get_pieces,
     ),
-    "fragments of 1 byte": (fragments(1, 1_000, 2 * FAIRNESS), get_messages),
-    "fragments of 1 byte in pieces": (fragments(1, 1_000, FAIRNESS), get_pieces),
+    "fragments of 1 byte": (fragments(1, 1_000, 2 * STEPS_PER_TURN), get_messages),
+    "fragments of 1 byte in pieces": (fragments(1, 1_000, STEPS_PER_TURN), get_pieces),
     "fragments of 64 KiB": (fragments(64 * KIB, 16, 6), get_messages),
-    "pings": (many(frame(PING, bytes(125)), 2_000, 2 * FAIRNESS), get_messages),
-    "pings while nobody receives": (many(frame(PING, bytes(125)), 2_000, FAIRNESS), stay_away),
+    "pings": (many(frame(PING, bytes(125)), 2_000, 2 * STEPS_PER_TURN), get_messages),
+    "pings while nobody receives": (
+        many(frame(PING, bytes(125)), 2_000, STEPS_PER_TURN),
+        stay_away,
+    ),
     "messages that inflate to 1 MiB": (many(bomb(), 20, 1), get_messages),
     "messages that inflate to 1 MiB in pieces": (many(bomb(), 20, 1.5), get_pieces),
     "messages that inflate to 1 MiB after our Close": (many(bomb(), 20, 1), close),
@@ -186,14 +189,14 @@ async def test_others_have_their_turns_while_a_message_is_read_little_by_little(
             await trio.lowlevel.checkpoint()
             turns += 1
         assert await getting.result() == bytes(size)
-    assert turns >= size / 10 / TURN
+    assert turns >= size / 10 / COST_PER_TURN
 
 
 @pytest.mark.parametrize("kind", ["TCP", "TLS"])
 @pytest.mark.parametrize(
     ("size", "is_compressed", "most"),
     [
-        (8, False, TURN),
+        (8, False, COST_PER_TURN),
         (60 * KIB, False, 9),
         (8 * KIB, True, 4),
         (60 * KIB, True, 1),
@@ -204,7 +207,7 @@ async def test_others_have_their_turns_while_a_task_sends(
     kind: str, size: int, is_compressed: bool, most: int
 ) -> None:
     sent = 0
-    count = 4 * TURN if size == 8 else 20
+    count = 4 * COST_PER_TURN if size == 8 else 20
 
     async def send() -> None:
         nonlocal sent

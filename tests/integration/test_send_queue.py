@@ -16,8 +16,8 @@ from support.send_queues import (
 )
 from support.streams import receive_exactly, reset, socket_pair, tcp_pair
 from support.tasks import system_tasks
-from trio_websocket._connection.send_queue import HIGH_WATER, SendQueue
-from trio_websocket._io.pacing import FAIRNESS
+from trio_websocket._connection.send_queue import SendQueue
+from trio_websocket._sansio.costs import STEPS_PER_TURN, WRITE_BATCH_BYTES
 
 if TYPE_CHECKING:
     from support.streams import StreamPair
@@ -159,11 +159,14 @@ async def test_no_more_is_kept_back_than_the_high_water_mark(nursery: trio.Nurse
     ours, theirs = await tcp_pair()
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")
-        outbox.append_message(bytes(HIGH_WATER))
-        assert outbox.unsent == (1, HIGH_WATER)
+        outbox.append_message(bytes(WRITE_BATCH_BYTES))
+        assert outbox.unsent == (1, WRITE_BATCH_BYTES)
         outbox.append_message(b"2")
-        assert outbox.unsent[1] < HIGH_WATER
-        assert await receive_exactly(theirs, HIGH_WATER + 2) == b"1" + bytes(HIGH_WATER) + b"2"
+        assert outbox.unsent[1] < WRITE_BATCH_BYTES
+        assert (
+            await receive_exactly(theirs, WRITE_BATCH_BYTES + 2)
+            == b"1" + bytes(WRITE_BATCH_BYTES) + b"2"
+        )
 
 
 @pytest.mark.parametrize("size", [11, 60])
@@ -182,13 +185,16 @@ async def test_however_much_may_wait_no_more_is_kept_back_than_leaves_in_one_wri
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await tcp_pair()
-    with running(nursery, ours, max_unsent=10 * HIGH_WATER) as outbox:
+    with running(nursery, ours, max_unsent=10 * WRITE_BATCH_BYTES) as outbox:
         outbox.append_message(b"1")
-        outbox.append_message(bytes(HIGH_WATER))
-        assert outbox.unsent == (1, HIGH_WATER)
+        outbox.append_message(bytes(WRITE_BATCH_BYTES))
+        assert outbox.unsent == (1, WRITE_BATCH_BYTES)
         outbox.append_message(b"2")
-        assert outbox.unsent[1] < HIGH_WATER
-        assert await receive_exactly(theirs, HIGH_WATER + 2) == b"1" + bytes(HIGH_WATER) + b"2"
+        assert outbox.unsent[1] < WRITE_BATCH_BYTES
+        assert (
+            await receive_exactly(theirs, WRITE_BATCH_BYTES + 2)
+            == b"1" + bytes(WRITE_BATCH_BYTES) + b"2"
+        )
 
 
 async def test_what_follows_in_the_turn_what_was_written_now_is_kept_back(
@@ -222,7 +228,7 @@ async def test_what_is_too_much_for_one_write_follows_what_was_kept_back(
     nursery: trio.Nursery, count: int
 ) -> None:
     ours, theirs = await socket_pair()
-    pieces = [bytes([number]) * (HIGH_WATER - 1) for number in range(count)]
+    pieces = [bytes([number]) * (WRITE_BATCH_BYTES - 1) for number in range(count)]
     expected = b"".join([b"12", *pieces])
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")
@@ -234,7 +240,7 @@ async def test_what_is_too_much_for_one_write_follows_what_was_kept_back(
 async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks(
     nursery: trio.Nursery,
 ) -> None:
-    pairs = [await socket_pair() for _ in range(4 * FAIRNESS)]
+    pairs = [await socket_pair() for _ in range(4 * STEPS_PER_TURN)]
     with contextlib.ExitStack() as stack:
         outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
         for _ in range(2):
@@ -262,7 +268,7 @@ async def test_one_task_writes_what_all_outboxes_keep_back(nursery: trio.Nursery
 
 
 async def test_what_another_outbox_keeps_back_meanwhile_is_written(nursery: trio.Nursery) -> None:
-    pairs = [await socket_pair() for _ in range(FAIRNESS + 1)]
+    pairs = [await socket_pair() for _ in range(STEPS_PER_TURN + 1)]
     ours, theirs = await socket_pair()
     with contextlib.ExitStack() as stack:
         outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
@@ -280,7 +286,7 @@ async def test_what_another_outbox_keeps_back_meanwhile_is_written(nursery: trio
 def test_what_is_kept_back_while_a_run_ends_is_written() -> None:
     async def work_on(is_at_work: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
-            pairs = [await socket_pair() for _ in range(FAIRNESS + 2)]
+            pairs = [await socket_pair() for _ in range(STEPS_PER_TURN + 2)]
             with contextlib.ExitStack() as stack:
                 outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
                 keep_back(*outboxes)

@@ -21,8 +21,8 @@ from trio_websocket import (
     WebSocketConnection,
     broadcast,
 )
-from trio_websocket._connection.send_queue import HIGH_WATER
 from trio_websocket._io.transport import LINGER
+from trio_websocket._sansio.costs import WRITE_BATCH_BYTES
 
 LARGE = bytes(range(256)) * 2**13  # 2 MiB, more than any socket takes
 OUT_OF_ORDER = OSError("out of order")
@@ -197,7 +197,7 @@ async def test_send_message_waits_for_a_peer_that_does_not_read(
 
 async def test_send_message_waits_only_above_64_kib(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, "lockstep")
-    message = bytes(HIGH_WATER - 14)
+    message = bytes(WRITE_BATCH_BYTES - 14)
     await client.send_message(message)
     sending = Call(nursery, client.send_message, b"over")
     await wait_all_tasks_blocked()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import trio
 
-from trio_websocket._io.pacing import TURN, CheckpointBudget
+from trio_websocket._io.pacing import CheckpointBudget
+from trio_websocket._sansio.costs import COST_PER_TURN
 
 
 async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nursery) -> None:
@@ -16,14 +17,14 @@ async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nurs
 
     nursery.start_soon(other)
     pacer = CheckpointBudget()
-    for _ in range(10 * (TURN + 1)):
+    for _ in range(10 * (COST_PER_TURN + 1)):
         await pacer.checkpoint()
     assert 9 <= turns <= 11
 
 
 async def test_every_checkpoint_raises_if_cancelled() -> None:
     pacer = CheckpointBudget()
-    for _ in range(2 * TURN):
+    for _ in range(2 * COST_PER_TURN):
         with trio.CancelScope() as scope:
             await pacer.checkpoint()
             scope.cancel()

@@ -13,7 +13,7 @@ from support.peer import RawPeer
 from support.streams import PAIRS, PROMPT, PUSHING_BACK
 from support.tasks import Call, system_tasks
 from trio_websocket import ConnectionClosed
-from trio_websocket._io.pacing import FAIRNESS, TURN
+from trio_websocket._sansio.costs import COST_PER_TURN, STEPS_PER_TURN
 
 
 async def is_answered(peer: RawPeer, payload: bytes) -> bool:
@@ -118,7 +118,7 @@ async def test_get_message_cancelled_before_it_began_takes_nothing(
 
 async def test_get_message_cancelled_while_it_decodes_loses_nothing(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
-    await peer.send(peer.frame(PING) * 10 * FAIRNESS, peer.texts("message"))
+    await peer.send(peer.frame(PING) * 10 * STEPS_PER_TURN, peer.texts("message"))
     getting = Call(nursery, client.get_message)
     while (await peer.receive()) != Frame(PONG):
         pass
@@ -327,7 +327,7 @@ async def test_a_flood_does_not_hold_up_other_tasks(
         await trio.lowlevel.checkpoint()
         turns += 1
         assert turns < 10 * FLOOD, "the last pong does not come"
-    assert turns > FLOOD / TURN / 2
+    assert turns > FLOOD / COST_PER_TURN / 2
 
 
 # -- the end

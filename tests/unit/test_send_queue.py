@@ -13,7 +13,8 @@ from support.send_queues import (
 )
 from support.streams import PAIRS, WrappedStream, lockstep_pair, memory_pair, receive_exactly
 from support.tasks import Call
-from trio_websocket._connection.send_queue import HIGH_WATER, SendQueue
+from trio_websocket._connection.send_queue import SendQueue
+from trio_websocket._sansio.costs import WRITE_BATCH_BYTES
 
 if TYPE_CHECKING:
     from trio.abc import Stream
@@ -62,7 +63,7 @@ async def test_what_is_appended_is_written_in_order(nursery: trio.Nursery, kind:
 
 
 async def test_small_frames_leave_in_one_write_and_large_ones_alone(nursery: trio.Nursery) -> None:
-    large = bytes(HIGH_WATER)
+    large = bytes(WRITE_BATCH_BYTES)
     async with held(nursery, b"first") as (outbox, stream):
         for data in (b"a", b"b", large, b"c", b"d"):
             outbox.append(data)
@@ -87,7 +88,9 @@ async def test_a_cancelled_nursery_does_not_end_a_write(kind: str) -> None:
 # -- waiting
 
 
-@pytest.mark.parametrize(("size", "is_full"), [(HIGH_WATER, False), (HIGH_WATER + 1, True)])
+@pytest.mark.parametrize(
+    ("size", "is_full"), [(WRITE_BATCH_BYTES, False), (WRITE_BATCH_BYTES + 1, True)]
+)
 async def test_it_is_full_above_the_high_water_mark(
     nursery: trio.Nursery, size: int, is_full: bool
 ) -> None:
@@ -99,13 +102,13 @@ async def test_it_is_full_above_the_high_water_mark(
 async def test_wait_room_waits_until_it_is_not_full(nursery: trio.Nursery) -> None:
     ours, theirs = await lockstep_pair()
     with running(nursery, ours) as outbox:
-        outbox.append(bytes(HIGH_WATER))
+        outbox.append(bytes(WRITE_BATCH_BYTES))
         await outbox.wait_room()
         outbox.append(b"x")
         waiting = Call(nursery, outbox.wait_room)
         await wait_all_tasks_blocked()
         assert not waiting.is_over
-        await receive_exactly(theirs, HIGH_WATER)
+        await receive_exactly(theirs, WRITE_BATCH_BYTES)
         await waiting.result()
 
 
@@ -113,13 +116,13 @@ async def test_wait_room_waits_on_while_it_is_still_full(nursery: trio.Nursery) 
     ours, theirs = await lockstep_pair()
     with running(nursery, ours) as outbox:
         for _ in range(3):
-            outbox.append(bytes(HIGH_WATER))
+            outbox.append(bytes(WRITE_BATCH_BYTES))
         waiting = Call(nursery, outbox.wait_room)
-        await receive_exactly(theirs, HIGH_WATER)
+        await receive_exactly(theirs, WRITE_BATCH_BYTES)
         await wait_all_tasks_blocked()
         assert outbox.is_full
         assert not waiting.is_over
-        await receive_exactly(theirs, HIGH_WATER)
+        await receive_exactly(theirs, WRITE_BATCH_BYTES)
         await waiting.result()
 
 
@@ -186,7 +189,7 @@ async def test_pongs_that_wait_for_a_peer_that_does_not_read_take_no_room(
 async def test_a_pong_does_not_wait_behind_all_that_waits(nursery: trio.Nursery) -> None:
     async with held(nursery, b"first") as (outbox, stream):
         for _ in range(3):
-            outbox.append(bytes(HIGH_WATER))
+            outbox.append(bytes(WRITE_BATCH_BYTES))
         outbox.append_pong(b"pong")
         stream.gate.set()
         await outbox.flush()
@@ -196,7 +199,7 @@ async def test_a_pong_does_not_wait_behind_all_that_waits(nursery: trio.Nursery)
 async def test_a_pong_that_had_to_wait_is_written_once(nursery: trio.Nursery) -> None:
     async with held(nursery, b"first") as (outbox, stream):
         for _ in range(3):
-            outbox.append(bytes(HIGH_WATER - 1))
+            outbox.append(bytes(WRITE_BATCH_BYTES - 1))
         outbox.append_pong(b"pong")
         stream.gate.set()
         await outbox.flush()
@@ -304,7 +307,7 @@ async def test_what_may_wait_for_another_answer_is_written_without_one(
 
 
 async def test_a_pong_never_comes_between_the_parts_of_a_frame(nursery: trio.Nursery) -> None:
-    large = bytes(HIGH_WATER)
+    large = bytes(WRITE_BATCH_BYTES)
     async with held(nursery, b"first") as (outbox, stream):
         outbox.append(b"head", large)
         outbox.append_pong(b"pong")

@@ -8,7 +8,12 @@ from typing import Awaitable, Callable, Iterable, Literal, Mapping
 import trio
 
 from .._io.groups import flatten_group
-from .._io.pacing import TURN
+from .._sansio.costs import (
+    BROADCAST_ALONE_BYTES_PER_COST,
+    BROADCAST_BYTES_PER_COST,
+    BROADCAST_COST,
+    COST_PER_TURN,
+)
 from .._sansio.errors import ConnectionClosed, MessageTypeError
 from .._sansio.options import check_number
 from .connection import WebSocketConnection, lifecycle_of
@@ -17,9 +22,6 @@ from .sender import Delivery, SharedMessage
 
 _SENT, _BUSY = Delivery.SENT, Delivery.BUSY
 _POLICIES = ("skip", "close")
-# What it costs to send a message, in microseconds or so, and how many bytes of it cost one more:
-# to write them, or to compress or mask them, too.
-_MESSAGE, _BYTES, _BYTES_ALONE = 8, 2**12, 2**5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +104,12 @@ class _Broadcast:
         waiting = []
         message, sent = self._message, self._sent
         size, compress, frames = message.size, message.compress, message.frames
-        cost, cost_alone = _MESSAGE + size // _BYTES, _MESSAGE + size // _BYTES_ALONE
-        left = TURN
+        cost = BROADCAST_COST + size // BROADCAST_BYTES_PER_COST
+        cost_alone = BROADCAST_COST + size // BROADCAST_ALONE_BYTES_PER_COST
+        left = COST_PER_TURN
         for connection in connections:
             if left <= 0:
-                left = TURN
+                left = COST_PER_TURN
                 await trio.lowlevel.checkpoint()
             sender = lifecycle_of(connection).sender
             key = sender.share_key(size, compress)

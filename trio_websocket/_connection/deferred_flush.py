@@ -8,8 +8,8 @@ from typing import Protocol
 
 import trio
 
-from .._io.pacing import FAIRNESS
 from .._io.sync import LazyParkingLot
+from .._sansio.costs import STEPS_PER_TURN
 
 logger = logging.getLogger("trio-websocket")
 
@@ -54,7 +54,7 @@ class DeferredFlush:
     async def _run(self) -> None:
         try:
             while True:
-                self._uncork(FAIRNESS)
+                self._uncork(STEPS_PER_TURN)
                 if self._queues:
                     await trio.lowlevel.checkpoint()
                 else:

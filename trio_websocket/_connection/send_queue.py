@@ -32,14 +32,11 @@ from .._io.cancel import cancel
 from .._io.chunks import Unwritten, first_bytes, join_small
 from .._io.sync import LazyParkingLot
 from .._io.transport import Transport, unwrap_network_error
-from .._sansio.frame_writer import LONG
+from .._sansio.costs import SCATTER_WRITE_BYTES, WRITE_BATCH_BYTES
 from .deferred_flush import DeferredFlush
 
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
-
-# Bytes that leave in one write, unless one frame is larger, and by default as many may wait.
-HIGH_WATER = 2**16
 
 
 class ControlFrame(bytes):
@@ -107,7 +104,7 @@ class SendQueue:
         transport: Transport,
         on_broken: Callable[[], object],
         *,
-        max_unsent: float = HIGH_WATER,
+        max_unsent: float = WRITE_BATCH_BYTES,
     ) -> None:
         """
         :param transport: The stream to write to.
@@ -132,7 +129,7 @@ class SendQueue:
         self._size = 0
         #: True while small frames are collected. Only in state DIRECT.
         self.is_corked: bool = False
-        self._most_corked = min(max_unsent, HIGH_WATER)
+        self._most_corked = min(max_unsent, WRITE_BATCH_BYTES)
 
         self._idle = LazyParkingLot()  # the writer task, while the queue is empty
         self._progress = LazyParkingLot()  # the tasks that wait for room
@@ -403,13 +400,13 @@ class SendQueue:
         """
         frames = self._frames
         size = self._size
-        if size <= HIGH_WATER:
+        if size <= WRITE_BATCH_BYTES:
             self._frames = []
             self._size = 0
         else:
             count, size = 0, 0
             for frame in frames:
-                if count and size >= HIGH_WATER:
+                if count and size >= WRITE_BATCH_BYTES:
                     break
                 count += 1
                 size += _frame_size(frame)
@@ -418,12 +415,14 @@ class SendQueue:
             self._size -= size
         if self._pong is not None:
             # A large frame takes long to write, so the Pong precedes it.
-            at = len(frames) - (_frame_size(frames[-1]) >= LONG)
+            at = len(frames) - (_frame_size(frames[-1]) >= SCATTER_WRITE_BYTES)
             frames.insert(at, self._pong)
             self._pong = None
-        if size < LONG:  # so that none of them has a large payload
+        if size < SCATTER_WRITE_BYTES:  # so that none of them has a large payload
             return frames, [b"".join(frames)]  # type: ignore[arg-type] # each is bytes
-        return frames, join_small((part for frame in frames for part in _parts(frame)), LONG)
+        return frames, join_small(
+            (part for frame in frames for part in _parts(frame)), SCATTER_WRITE_BYTES
+        )
 
     # -- the end
 

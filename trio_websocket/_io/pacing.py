@@ -7,14 +7,11 @@ from typing import Awaitable, Callable, TypeVar
 
 import trio
 
+from .._sansio.costs import COST_PER_TURN, STEPS_PER_TURN
+
 _T = TypeVar("_T")
 
-# A full turn of the scheduler costs as much as several small messages. Work for so long, roughly
-# counted in microseconds, and then a turn, keeps a task that always has something to do from
-# holding up the others for longer than a millisecond or so.
-TURN = 256
-# Steps that take some ten microseconds each, in a row.
-FAIRNESS = 32
+TURN, FAIRNESS = COST_PER_TURN, STEPS_PER_TURN  # as the receiver names them
 
 
 class CheckpointBudget:
@@ -28,8 +25,8 @@ class CheckpointBudget:
     __slots__ = ("remaining",)
 
     def __init__(self) -> None:
-        #: The cost that remains. At most `TURN`. If not positive, it is time for other tasks.
-        self.remaining: int = TURN
+        #: What remains, at most `COST_PER_TURN`. If it isn't positive, it is time for other tasks.
+        self.remaining: int = COST_PER_TURN
 
     def checkpoint(self, cost: int = 1) -> Awaitable[None]:
         """Raise if cancelled, each time; let other tasks run, if it is time to.
@@ -39,7 +36,7 @@ class CheckpointBudget:
         if self.remaining > 0:
             self.remaining -= cost
             return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 # the caller awaits
-        self.remaining = TURN - cost
+        self.remaining = COST_PER_TURN - cost
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # the caller awaits
 
     def spend(self, cost: int) -> None:
@@ -48,7 +45,7 @@ class CheckpointBudget:
 
     def renew(self) -> None:
         """Start again, because other tasks have run."""
-        self.remaining = TURN
+        self.remaining = COST_PER_TURN
 
     def exhaust(self) -> None:
         """Let other tasks run at the next checkpoint."""

@@ -25,6 +25,7 @@ from typing import Any, Awaitable, Callable, Sequence
 
 import trio
 
+from .._sansio.costs import MAX_READ_BYTES, READ_BYTES, STREAM_WRITE_BYTES
 from .._sansio.errors import printable, safe_repr
 from .cancel import cancel
 from .chunks import Unwritten, remaining_after
@@ -37,14 +38,7 @@ from .tls_stream import TlsStream
 # frame (RFC 6455, 7.1.1).
 LINGER = 2.0
 
-# What one read asks for by default: usually, which is 64 KiB and the head of their frame, and at
-# most, when more of a frame is known to come. For more, the system maps pages anew, which takes as
-# long as many small messages. While a connection waits, it has no buffer at all.
-_RECEIVE_SIZE, _MOST_RECEIVE_SIZE = 2**16 + 2**10, 2**19
-# Bytes that `write_some` gives to a stream at a time. Each of these writes costs some ten
-# microseconds, less than it takes to encrypt or copy as much.
-_MOST_WRITTEN = 2**16
-_DEFAULT_RECEIVE_SIZE = 4096  # of the option: leaves it to us
+_DEFAULT_RECEIVE_SIZE = 4096  # of the option `receive_buffer_size`; it stands for our choice
 
 
 class Transport:
@@ -72,7 +66,7 @@ class Transport:
         self._local_name, self._remote_name = _end_names(stream)
         self._receive_size, self._most = receive_size or 0, receive_size or 0
         if receive_size in (None, _DEFAULT_RECEIVE_SIZE):
-            self._receive_size, self._most = _RECEIVE_SIZE, _MOST_RECEIVE_SIZE
+            self._receive_size, self._most = READ_BYTES, MAX_READ_BYTES
         self._tls = stream if isinstance(stream, TlsStream) else None
         wire = stream if self._tls is None else self._tls.transport_stream
         #: True if the stream is a kernel socket on POSIX, with or without `TlsStream`. Only then
@@ -156,8 +150,8 @@ class Transport:
                 return os.write(self.socket.fileno(), data)
             except BlockingIOError:
                 return 0
-        if len(data) > _MOST_WRITTEN:
-            data = memoryview(data)[:_MOST_WRITTEN]
+        if len(data) > STREAM_WRITE_BYTES:
+            data = memoryview(data)[:STREAM_WRITE_BYTES]
         await self.stream.send_all(data)
         return len(data)
 

@@ -12,9 +12,9 @@ from typing import Iterable, Sequence
 
 import trio
 
-from .._io.pacing import FAIRNESS
 from .._io.sockets import Address, Borrowed, address, end_name, is_direct
 from .._io.tls_stream import TlsStream
+from .._sansio.costs import STEPS_PER_TURN
 from .._sansio.options import check_ssl_context
 from .._sansio.url import check_port
 
@@ -114,7 +114,7 @@ def _accept_now(listening: trio.socket.SocketType) -> list[trio.abc.Stream]:
     accepted: list[trio.abc.Stream] = []
     # OSError: no more clients are waiting, or listener.accept() raises the error, too.
     with contextlib.suppress(OSError), Borrowed(listening) as sock:
-        while len(accepted) < FAIRNESS:
+        while len(accepted) < STEPS_PER_TURN:
             client, _ = sock.accept()
             accepted.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
     return accepted[::-1]
