@@ -97,11 +97,11 @@ class ClosingHandshake:
     def __init__(self, state: State = State.OPEN) -> None:
         """:param state: The first state: CONNECTING or OPEN."""
         #: The state.
-        self.state = state
+        self.state: State = state
         #: The Close frame that this side sent, or None.
         self.sent: CloseReason | None = None
         #: How the connection ended.
-        self.outcome = _NONE_YET
+        self.outcome: Outcome = _NONE_YET
         self._closer = ""
         self._is_block_over = False
 

@@ -169,7 +169,7 @@ class Protocol(FrameWriter):
         self._max_fragments = options.max_fragments
         self._expected_mask = 0 if self._is_client else MASKED
         #: The state, and how the connection ended.
-        self.closing = ClosingHandshake(state)
+        self.closing: ClosingHandshake = ClosingHandshake(state)
         # The error of a write, which says more than the end of the stream that follows.
         self._write_error: Exception | None = None
         #: Whole messages that were received, and bytes of their payload.
