@@ -11,14 +11,14 @@ import functools
 import logging
 import os
 
+from .costs import TRANSLATE_MASK_BYTES
+
 _logger = logging.getLogger("trio-websocket")
 _from_bytes = int.from_bytes  # looking it up takes as long as the call
 
 _TEXT, _BINARY = 0x81, 0x82  # the first byte of a whole message: FIN, and the opcode
 _MASKED = 0x80  # in the second byte
 
-# From this size on, translating every fourth byte masks faster than one long integer operation.
-_LARGE = 700
 # By the size of a payload: what a key, as a number, is to be multiplied with to repeat it over a
 # payload that follows the key, and the size of both in whole words. Least significant byte first.
 _REPEATED = [
@@ -40,7 +40,7 @@ def _masked(payload: bytes, key: bytes, /) -> bytes:
     :param key: The 4 bytes of the key.
     """
     size = len(payload)
-    if size >= _LARGE:
+    if size >= TRANSLATE_MASK_BYTES:
         return _translated(bytearray(payload), key)
     keys = (key * (size // 4 + 1))[:size]
     number = _from_bytes(payload, "little") ^ _from_bytes(keys, "little")

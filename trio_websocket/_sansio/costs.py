@@ -116,7 +116,8 @@ STREAM_WRITE_BYTES = 2**16
 #: Bytes from which another thread compresses a message. Handing off to a thread costs 0.2
 #: milliseconds; compressing this much inline would block other tasks for 1 millisecond.
 COMPRESS_IN_THREAD_BYTES = 2**17
-#: Masking keys that are made from one call of os.urandom(), which is a system call.
+#: Masking keys that are made from one call of os.urandom(), which takes longer than masking a small
+#: frame.
 MASK_KEYS_PER_CALL = 256
 #: Bytes of payload from which bytes.translate() on every fourth byte masks faster than an operation
 #: on one long integer does. Without the compiled part only.

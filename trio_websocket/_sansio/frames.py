@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from . import codec
+from .costs import JOIN_PARTS_BYTES, MASK_KEYS_PER_CALL
 
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
 CLOSE, PING, PONG = 0x8, 0x9, 0xA
@@ -15,10 +16,7 @@ MASKED = 0x80  # in the second byte
 
 # Bytes of payload from which on it pays to wait until a frame is whole, and decode it in one step.
 LARGE = 2**12
-_KEYS = 256
 _MAX_REASON = 123  # a control frame has up to 125 bytes (RFC 6455, 5.5), and the code has two
-# Parts of a frame that are shorter are joined: many short ones take many times their size.
-_SHORT = 2**12
 
 
 class LargeFrame:
@@ -44,7 +42,7 @@ class LargeFrame:
             data, rest = data[: self.left], data[self.left :]
         self.left -= len(data)
         self.received += len(data)
-        if self.parts and len(self.parts[-1]) + len(data) <= _SHORT:
+        if self.parts and len(self.parts[-1]) + len(data) <= JOIN_PARTS_BYTES:
             self.parts[-1] += data
         else:
             self.parts.append(data)
@@ -64,7 +62,7 @@ def new_key() -> bytes:
         return _keys.pop()
     except IndexError:
         # Many at a time: to ask the system takes longer than to mask a small frame.
-        random = os.urandom(4 * _KEYS)
+        random = os.urandom(4 * MASK_KEYS_PER_CALL)
         key, *others = [random[at : at + 4] for at in range(0, len(random), 4)]
         _keys.extend(others)
         return key
