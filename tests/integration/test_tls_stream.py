@@ -524,6 +524,18 @@ async def test_feed_with_many_records_decrypts_a_bounded_number_of_them(keys: Pa
     assert ours.is_drained
 
 
+async def test_feed_again_with_a_request_for_new_keys_sends_the_answer(keys: Path) -> None:
+    ours, peer = await open_with_peer("client", keys)
+    many = b"".join(peer.key_update(is_requested=False) for _ in range(300))
+    assert ours.feed(many + updates(peer)) is None
+    while ours.engine.has_more:
+        assert ours.feed_again() is None
+    answer = bytes(await peer.stream.receive_some())  # though nothing was sent
+    assert peer.decrypt(answer) == b""
+    await ours.send_all(b"x")
+    assert peer.decrypt(bytes(await peer.stream.receive_some())) == b"x"
+
+
 async def test_receive_some_with_many_records_lets_other_tasks_run(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     updates = b"".join(peer.key_update(is_requested=False) for _ in range(2000))
