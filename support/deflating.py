@@ -20,9 +20,7 @@ from trio_websocket._sansio.deflate import (
     DeflateExtension,
 )
 from trio_websocket._sansio.options import Options
-from trio_websocket._sansio.protocol import (
-    Protocol,
-)
+from trio_websocket._sansio.protocol import Protocol
 
 TAIL = b"\x00\x00\xff\xff"  # which senders leave out (RFC 7692, 7.2.1)
 WIDE = PerMessageDeflate(window_bits=15)
@@ -78,8 +76,7 @@ def connection(
     max_size: float = math.inf, agreed: DeflateParameters = AGREED, *, is_client: bool = False
 ) -> Connection:
     extension = DeflateExtension(DeflateCodec(agreed, WIDE, is_client=is_client))
-    assert extension.max_size == math.inf
-    extension.max_size = max_size
+    extension.set_limit(max_size)
     side = ConnectionType.CLIENT if is_client else ConnectionType.SERVER
     return Connection(side, extensions=[extension])
 

@@ -9,15 +9,13 @@ import pytest
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, Pong
 
+from trio_websocket._sansio.events import MessageChunk, Status
 from trio_websocket._sansio.options import Options
-from trio_websocket._sansio.protocol import (
-    ENDED,
-    NEED_DATA,
-    PROGRESS,
-    MessageChunk,
-    Protocol,
-    Signal,
-)
+from trio_websocket._sansio.protocol import Protocol
+
+ENDED = Status.ENDED
+NEED_DATA = Status.NEED_DATA
+PARTIAL = Status.PARTIAL
 
 CLIENT, SERVER = ConnectionType.CLIENT, ConnectionType.SERVER
 
@@ -37,31 +35,31 @@ def open_protocol(side: ConnectionType, *, fast: bool = True, **options: Any) ->
     return Protocol(side, Options(**options), fast=fast)
 
 
-def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Signal]:
-    """Every event but `PROGRESS`; the last one is `NEED_DATA` or `ENDED`.
+def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Status]:
+    """Every event but `PARTIAL`; the last one is `NEED_DATA` or `ENDED`.
 
     :param several: How many messages are asked for before each event.
     """
     while True:
         if several:
-            yield from protocol.messages(several)
+            yield from protocol.reader.messages(several)
         event = protocol.next_event()
         if isinstance(event, Ping):
             yield "ping", bytes(event.payload)
         elif isinstance(event, Pong):
             yield "pong", bytes(event.payload)
-        elif event is not PROGRESS:
+        elif event is not PARTIAL:
             assert not isinstance(event, MessageChunk)
             yield event
         if event in (NEED_DATA, ENDED):
             return
 
 
-def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event | Signal]:
+def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event | Status]:
     """What comes of the bytes. `NEED_DATA` is left out but for the last."""
-    events: list[Event | Signal] = [NEED_DATA]
+    events: list[Event | Status] = [NEED_DATA]
     for chunk in chunks:
-        protocol.receive_data(chunk)
+        protocol.reader.receive_data(chunk)
         events[-1:] = events_of(protocol, several=several)
     return events
 

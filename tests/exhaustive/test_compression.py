@@ -22,14 +22,13 @@ from support.deflating import (
 from trio_websocket import (
     PerMessageDeflate,
 )
-from trio_websocket._sansio.protocol import (
-    ENDED,
-    HELD,
-    NEED_DATA,
-    PROGRESS,
-    MessageChunk,
-    Protocol,
-)
+from trio_websocket._sansio.events import MessageChunk, Status
+from trio_websocket._sansio.protocol import Protocol
+
+ENDED = Status.ENDED
+OVER_LIMIT = Status.OVER_LIMIT
+NEED_DATA = Status.NEED_DATA
+PARTIAL = Status.PARTIAL
 
 deterministic = hypothesis_settings(derandomize=True, deadline=None, database=None, max_examples=20)
 
@@ -53,11 +52,11 @@ class Sent(NamedTuple):
         data = b""
         for number, (part, ping) in enumerate(zip(self.parts, self.pings)):
             if ping is not None:
-                data += sender.ping(ping)
+                data += sender.writer.ping(ping)
             if len(self.parts) == 1:
-                data += sender.message(self.is_text, part, self.compress)
+                data += sender.writer.message(self.is_text, part, self.compress)
             else:
-                data += sender.fragment(
+                data += sender.writer.fragment(
                     self.is_text,
                     part,
                     is_first=number == 0,
@@ -122,19 +121,19 @@ def received(protocol: Protocol, chunks: list[bytes], wanted: list[bool]) -> lis
     turns = Turns(wanted)
     found: list[Any] = []
     for chunk in chunks:
-        protocol.receive_data(chunk)
-        is_wanted = turns.next()
+        protocol.reader.receive_data(chunk)
+        is_awaited = turns.next()
         while True:
-            event = protocol.next_event(is_wanted=is_wanted)
-            is_wanted = turns.next()
-            if event is HELD:
-                is_wanted = True
+            event = protocol.next_event(is_awaited=is_awaited)
+            is_awaited = turns.next()
+            if event is OVER_LIMIT:
+                is_awaited = True
             elif event is NEED_DATA:
                 break
             elif event is ENDED:
                 assert protocol.closing.sent is not None
                 return [*found, protocol.closing.sent.code]
-            elif event is not PROGRESS:
+            elif event is not PARTIAL:
                 found.append(event_of(event))
     return found
 
@@ -170,8 +169,10 @@ def test_any_messages_arrive_as_they_were_sent(
                 )
                 data = b"".join([one.encode(sender) for one in sent])
                 assert received(receiver, in_chunks(data, chunking), turns) == expected
-                assert receiver.messages_received == sender.messages_sent == len(sent)
-                assert receiver.bytes_received == sender.bytes_sent
+                assert (
+                    receiver.assembler.messages_received == sender.writer.messages_sent == len(sent)
+                )
+                assert receiver.assembler.bytes_received == sender.writer.bytes_sent
 
 
 @pytest.mark.parametrize("side", KINDS)
@@ -239,18 +240,18 @@ class Reader:
                 protocol.begin_stream(math.inf if self._turns.next() else None)
                 self._pieces = []
             elif self._pieces == [] and self._turns.next():
-                protocol.end_stream()  # it was cancelled
+                protocol.assembler.end_stream()  # it was cancelled
                 self._pieces = None
             elif self._pieces and self._turns.next():
                 self._leave()
             is_away = self._pieces is None and self._turns.next()
-            event = protocol.next_event(is_wanted=not is_away)
-            if event is HELD:
-                event = protocol.next_event(is_wanted=True)
+            event = protocol.next_event(is_awaited=not is_away)
+            if event is OVER_LIMIT:
+                event = protocol.next_event(is_awaited=True)
             if event is NEED_DATA:
                 return
             assert event is not ENDED
-            assert event is not HELD
+            assert event is not OVER_LIMIT
             if isinstance(event, MessageChunk):
                 assert self._pieces is not None
                 assert len(event.data) <= MIB
@@ -261,14 +262,14 @@ class Reader:
             elif isinstance(event, (str, bytes)):
                 assert self._pieces is None
                 self.found.append((event, True))
-            elif event is not PROGRESS:
+            elif event is not PARTIAL:
                 self.pings.append(event_of(event)[1])
 
     def _leave(self) -> None:
         assert self._pieces
         self.found.append((self._pieces[0][:0].join(self._pieces), False))
         self._pieces = None
-        self._protocol.skip_rest()
+        self._protocol.reader.skip_rest()
 
 
 @pytest.mark.parametrize("side", KINDS)
@@ -294,12 +295,12 @@ def test_streams_that_are_begun_and_left_lose_nothing_else(
     receiver, sender = open_two(side, ALL, (15, 15), resets, fast=fast)
     reader = Reader(receiver, turns)
     for chunk in in_chunks(b"".join([one.encode(sender) for one in sent]), sizes):
-        receiver.receive_data(chunk)
+        receiver.reader.receive_data(chunk)
         reader.read()
     assert len(reader.found) == len(sent)
     for (message, is_whole), one in zip(reader.found, sent):
         assert type(message) is type(one.message)
         assert message == one.message if is_whole else one.message.startswith(message)  # type: ignore[arg-type] # of one type
     assert reader.pings == [ping for one in sent for ping in one.pings if ping is not None]
-    assert receiver.messages_received == len(sent)
-    assert receiver.bytes_received == sender.bytes_sent
+    assert receiver.assembler.messages_received == len(sent)
+    assert receiver.assembler.bytes_received == sender.writer.bytes_sent

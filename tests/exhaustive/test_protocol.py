@@ -20,11 +20,11 @@ from support.protocols import (
     received,
     sent_close,
 )
-from trio_websocket._sansio.protocol import (
-    ENDED,
-    NEED_DATA,
-    Protocol,
-)
+from trio_websocket._sansio.events import Status
+from trio_websocket._sansio.protocol import Protocol
+
+ENDED = Status.ENDED
+NEED_DATA = Status.NEED_DATA
 
 deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
@@ -280,7 +280,7 @@ def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
         protocol.start_close(1000, None)
     events = received(protocol, *pieces(stream, chunking))
     # what is held back is a head, or a control frame
-    assert protocol.closing.ended or protocol.undecoded < 2 + 4 + 125
+    assert protocol.closing.ended or protocol.reader.undecoded < 2 + 4 + 125
     if eof:
         protocol.receive_eof()
         events[-1:] = events_of(protocol)

@@ -42,17 +42,16 @@ from trio_websocket import (
     wrap_server_stream,
 )
 from trio_websocket._sansio.deflate import DeflateCodec, DeflateExtension
+from trio_websocket._sansio.events import MessageChunk, Status
 from trio_websocket._sansio.extensions import offer
 from trio_websocket._sansio.options import Options
-from trio_websocket._sansio.protocol import (
-    BUSY,
-    ENDED,
-    HELD,
-    NEED_DATA,
-    PROGRESS,
-    MessageChunk,
-    Protocol,
-)
+from trio_websocket._sansio.protocol import Protocol
+
+YIELD = Status.YIELD
+ENDED = Status.ENDED
+OVER_LIMIT = Status.OVER_LIMIT
+NEED_DATA = Status.NEED_DATA
+PARTIAL = Status.PARTIAL
 
 RSV1, RSV2, RSV3 = 4, 2, 1
 DEFAULT = PerMessageDeflate()
@@ -682,14 +681,14 @@ async def test_a_message_within_a_compressed_one_is_called_so(nursery: trio.Nurs
 @both_sides
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("content", ["zeros", "random", "text"])
-@pytest.mark.parametrize("is_wanted", [True, False])
+@pytest.mark.parametrize("is_awaited", [True, False])
 async def test_the_size_is_limited_after_decompression(
     nursery: trio.Nursery,
     autojump_clock: MockClock,
     side: str,
     count: int,
     content: str,
-    is_wanted: bool,
+    is_awaited: bool,
 ) -> None:
     limit = 5000
     whole = {"zeros": bytes(limit + 1), "random": random_bytes(limit + 1), "text": b"a" * 5001}
@@ -702,7 +701,7 @@ async def test_the_size_is_limited_after_decompression(
         _, beyond = Codec(), Codec().deflate(random_bytes(limit + 2)[1:])
     for payload in (within, beyond):
         await peer.send(compressed(peer, opcode, *cut(payload, count)))
-        if not is_wanted:
+        if not is_awaited:
             await trio.sleep(3)
         if payload is within:
             message = await ours.get_message(decode=False)
@@ -731,15 +730,15 @@ async def test_no_limit(nursery: trio.Nursery, autojump_clock: MockClock) -> Non
         assert await ours.get_message() == bytes(3 * MIB)
 
 
-@pytest.mark.parametrize("is_wanted", [True, False])
+@pytest.mark.parametrize("is_awaited", [True, False])
 @pytest.mark.parametrize("limit", [20_000, math.inf])
 async def test_a_large_frame_is_decompressed_when_it_is_whole(
-    nursery: trio.Nursery, autojump_clock: MockClock, is_wanted: bool, limit: float
+    nursery: trio.Nursery, autojump_clock: MockClock, is_awaited: bool, limit: float
 ) -> None:
     ours, peer = await open_ours(nursery, "client", max_message_size=limit)
     message = random_bytes(15_000)
     data = compressed(peer, BINARY, Codec().deflate(message))
-    getting = Call(nursery, ours.get_message) if is_wanted else None
+    getting = Call(nursery, ours.get_message) if is_awaited else None
     for part in (data[:6000], data[6000:]):
         await peer.send(part)
         await trio.sleep(1)
@@ -769,16 +768,16 @@ async def test_a_message_that_nobody_wants_yet_is_decompressed(
     assert await ours.get_message() == message
 
 
-@pytest.mark.parametrize("is_wanted", [True, False])
+@pytest.mark.parametrize("is_awaited", [True, False])
 async def test_the_number_of_compressed_fragments_is_limited(
-    nursery: trio.Nursery, autojump_clock: MockClock, is_wanted: bool
+    nursery: trio.Nursery, autojump_clock: MockClock, is_awaited: bool
 ) -> None:
     ours, peer = await open_ours(nursery, "client", max_fragments=3)
     codec = Codec()
     await peer.send(compressed(peer, TEXT, *cut(codec.deflate(b"a" * 500), 3)))
     assert await ours.get_message() == "a" * 500
     await peer.send(compressed(peer, BINARY, *cut(codec.deflate(random_bytes(500)), 4)))
-    if not is_wanted:
+    if not is_awaited:
         await trio.sleep(10)
     assert await refused(ours.get_message()) == 1009
     assert b"fragments" in await peer.expect(CLOSE)
@@ -1006,7 +1005,7 @@ async def test_leaving_a_compressed_stream_early(
 # -- messages that take long to inflate
 
 HUGE = ("grüß dich " * 280_000).encode()  # 3.2 MiB
-IN_STEPS = [BUSY] * 12
+IN_STEPS = [YIELD] * 12
 
 
 def huge_pair(limit: float = math.inf) -> tuple[Protocol, Protocol]:
@@ -1015,38 +1014,43 @@ def huge_pair(limit: float = math.inf) -> tuple[Protocol, Protocol]:
 
 
 def events(protocol: Protocol, **how: bool) -> list[Any]:
-    """Every event but `PROGRESS`, up to `NEED_DATA` or `ENDED`."""
+    """Every event but `PARTIAL`, up to `NEED_DATA` or `ENDED`."""
     found: list[Any] = []
     while (event := protocol.next_event(**how)) not in (NEED_DATA, ENDED):
-        found += [] if event is PROGRESS else [event]
+        found += [] if event is PARTIAL else [event]
     return [*found, ENDED] if event is ENDED else found
 
 
 @pytest.mark.parametrize("size", [10**6, 5000])
 @pytest.mark.parametrize("is_text", [True, False])
 @pytest.mark.parametrize("raw", [True, False])
-@pytest.mark.parametrize("is_wanted", [True, False])
+@pytest.mark.parametrize("is_awaited", [True, False])
 def test_a_huge_message_is_inflated_in_steps(
-    size: int, is_text: bool, raw: bool, is_wanted: bool
+    size: int, is_text: bool, raw: bool, is_awaited: bool
 ) -> None:
     receiver, sender = huge_pair()
-    data = sender.message(is_text, HUGE) + sender.message(is_text, HUGE[:500])
+    data = sender.writer.message(is_text, HUGE) + sender.writer.message(is_text, HUGE[:500])
     found = []
     for chunk in in_chunks(data, [size]):
-        receiver.receive_data(chunk)
-        found += events(receiver, raw=raw, is_wanted=is_wanted)
+        receiver.reader.receive_data(chunk)
+        found += events(receiver, raw=raw, is_awaited=is_awaited)
     messages: list[Any] = [HUGE, HUGE[:500]]
     if is_text and not raw:
         messages = [message.decode() for message in messages]
     assert found == [*IN_STEPS, *messages]
-    assert (receiver.messages_received, receiver.bytes_received) == (2, len(HUGE) + 500)
+    assert (receiver.assembler.messages_received, receiver.assembler.bytes_received) == (
+        2,
+        len(HUGE) + 500,
+    )
 
 
 def test_messages_behind_one_that_is_inflated_in_steps_come_after_it() -> None:
     receiver, sender = huge_pair()
-    receiver.receive_data(sender.message(False, HUGE) + sender.message(False, b"x", compress=False))
-    assert receiver.next_event() is BUSY
-    assert receiver.messages(9) == []
+    receiver.reader.receive_data(
+        sender.writer.message(False, HUGE) + sender.writer.message(False, b"x", compress=False)
+    )
+    assert receiver.next_event() is YIELD
+    assert receiver.reader.messages(9) == []
     assert events(receiver) == [*IN_STEPS[1:], HUGE, b"x"]
 
 
@@ -1055,7 +1059,7 @@ def test_a_compressed_message_that_is_masked_wrongly_is_refused(side: Connection
     receiver, _ = open_two(side, WIDE, (15, 15), (False, False))
     is_masked = side is ConnectionType.CLIENT  # which is wrong
     payload = Codec(bits=15).deflate(b"payload")
-    receiver.receive_data(frame(BINARY, payload, rsv=RSV1, mask=is_masked))
+    receiver.reader.receive_data(frame(BINARY, payload, rsv=RSV1, mask=is_masked))
     assert events(receiver) == [ENDED]
     assert receiver.closing.sent is not None
     assert receiver.closing.sent.code == 1002
@@ -1064,7 +1068,7 @@ def test_a_compressed_message_that_is_masked_wrongly_is_refused(side: Connection
 def test_a_compressed_message_whose_length_is_written_too_long_is_refused() -> None:
     receiver, _ = huge_pair()
     payload = Codec(bits=15).deflate(b"payload")
-    receiver.receive_data(bytes([0xC2, 126]) + len(payload).to_bytes(2, "big") + payload)
+    receiver.reader.receive_data(bytes([0xC2, 126]) + len(payload).to_bytes(2, "big") + payload)
     assert events(receiver) == [ENDED]
     assert receiver.closing.sent is not None
     assert receiver.closing.sent.code == 1002
@@ -1074,7 +1078,9 @@ def test_a_compressed_message_whose_length_is_written_too_long_is_refused() -> N
 def test_after_our_close_a_compressed_message_over_the_limit_does_no_harm(payload: bytes) -> None:
     receiver, sender = huge_pair(1000)
     receiver.start_close(1000, None)
-    receiver.receive_data(sender.message(False, payload) + sender.start_close(1000, None))
+    receiver.reader.receive_data(
+        sender.writer.message(False, payload) + sender.start_close(1000, None)
+    )
     assert events(receiver) == [ENDED]
     assert receiver.closing.error is None
     assert receiver.closing.rcvd == receiver.closing.sent
@@ -1083,11 +1089,11 @@ def test_after_our_close_a_compressed_message_over_the_limit_does_no_harm(payloa
 def test_a_large_compressed_message_that_may_be_over_the_limit_is_left_for_its_reader() -> None:
     receiver, sender = huge_pair(10_000)
     payload = random_bytes(5000) + bytes(50_000)
-    for chunk in cut(sender.message(False, payload), 3):
-        receiver.receive_data(chunk)
-        while (event := receiver.next_event(is_wanted=False)) is PROGRESS:
+    for chunk in cut(sender.writer.message(False, payload), 3):
+        receiver.reader.receive_data(chunk)
+        while (event := receiver.next_event(is_awaited=False)) is PARTIAL:
             pass
-    assert event is HELD
+    assert event is OVER_LIMIT
     assert receiver.closing.is_open
     receiver.begin_stream(len(payload))
     pieces = events(receiver)
@@ -1097,42 +1103,44 @@ def test_a_large_compressed_message_that_may_be_over_the_limit_is_left_for_its_r
 def test_what_is_thrown_away_of_a_compressed_message_may_be_over_the_limit() -> None:
     receiver, sender = huge_pair(1000)
     receiver.begin_stream()
-    receiver.receive_data(
-        sender.fragment(False, b"x" * 10, is_first=True, is_last=False, compress=True)
+    receiver.reader.receive_data(
+        sender.writer.fragment(False, b"x" * 10, is_first=True, is_last=False, compress=True)
     )
     assert b"".join(piece.data for piece in events(receiver)) == b"x" * 10
-    receiver.skip_rest()
-    receiver.receive_data(
-        sender.fragment(False, bytes(5000), is_first=False, is_last=True, compress=True)
+    receiver.reader.skip_rest()
+    receiver.reader.receive_data(
+        sender.writer.fragment(False, bytes(5000), is_first=False, is_last=True, compress=True)
     )
-    receiver.receive_data(sender.message(False, b"next"))
+    receiver.reader.receive_data(sender.writer.message(False, b"next"))
     assert events(receiver) == [b"next"]
 
 
 def test_the_limit_of_a_stream_has_nothing_to_do_with_the_message_before_it() -> None:
     receiver, sender = huge_pair()
     for is_last in (False, True):
-        receiver.receive_data(
-            sender.fragment(False, bytes(100), is_first=not is_last, is_last=is_last, compress=True)
+        receiver.reader.receive_data(
+            sender.writer.fragment(
+                False, bytes(100), is_first=not is_last, is_last=is_last, compress=True
+            )
         )
     assert events(receiver) == [bytes(200)]
     receiver.begin_stream(10)
-    receiver.receive_data(sender.message(False, b"x" * 10))
+    receiver.reader.receive_data(sender.writer.message(False, b"x" * 10))
     assert b"".join(piece.data for piece in events(receiver)) == b"x" * 10
 
 
 def test_a_short_message_of_up_to_the_default_limit_is_inflated_in_one_step() -> None:
     receiver, sender = huge_pair(MIB)
-    receiver.receive_data(sender.message(False, bytes(MIB)))
+    receiver.reader.receive_data(sender.writer.message(False, bytes(MIB)))
     assert events(receiver) == [bytes(MIB)]
-    receiver.receive_data(sender.message(False, bytes(MIB + 1)))
+    receiver.reader.receive_data(sender.writer.message(False, bytes(MIB + 1)))
     assert events(receiver) == [ENDED]
 
 
 @pytest.mark.parametrize("excess", [0, 1])
 def test_the_limit_counts_what_all_steps_inflate(excess: int) -> None:
     receiver, sender = huge_pair(len(HUGE) - excess)
-    receiver.receive_data(sender.message(False, HUGE))
+    receiver.reader.receive_data(sender.writer.message(False, HUGE))
     assert events(receiver) == [*IN_STEPS, ENDED if excess else HUGE]
     assert receiver.closing.is_open is not bool(excess)
     if excess:
@@ -1143,7 +1151,7 @@ def test_the_limit_counts_what_all_steps_inflate(excess: int) -> None:
 def test_a_message_may_end_at_the_limit_together_with_a_step() -> None:
     size = 5 * (2**18 + 1)
     receiver, sender = huge_pair(size)
-    receiver.receive_data(sender.message(False, bytes(size)))
+    receiver.reader.receive_data(sender.writer.message(False, bytes(size)))
     assert events(receiver)[-1] == bytes(size)
 
 
@@ -1152,7 +1160,7 @@ def test_what_is_wrong_at_the_end_is_found_in_the_last_step(is_cut_off: bool) ->
     receiver, _ = huge_pair()
     packed = Codec(bits=15).deflate(HUGE if is_cut_off else HUGE + b"\xff")
     packed = packed[:-1] if is_cut_off else packed
-    receiver.receive_data(bytes([0xC1, 126]) + len(packed).to_bytes(2, "big") + packed)
+    receiver.reader.receive_data(bytes([0xC1, 126]) + len(packed).to_bytes(2, "big") + packed)
     assert events(receiver) == [*IN_STEPS, ENDED]
     assert receiver.closing.sent is not None
     assert receiver.closing.sent.code == 1007
@@ -1161,9 +1169,11 @@ def test_what_is_wrong_at_the_end_is_found_in_the_last_step(is_cut_off: bool) ->
 def begun(limit: float = math.inf) -> tuple[Protocol, Protocol]:
     """A receiver that has taken the first step of a huge message, and who sends."""
     receiver, sender = huge_pair(limit)
-    receiver.receive_data(sender.message(True, HUGE) + sender.message(True, HUGE[:500]))
-    assert receiver.next_event() is BUSY
-    assert receiver.messages(9) == []
+    receiver.reader.receive_data(
+        sender.writer.message(True, HUGE) + sender.writer.message(True, HUGE[:500])
+    )
+    assert receiver.next_event() is YIELD
+    assert receiver.reader.messages(9) == []
     return receiver, sender
 
 
@@ -1178,7 +1188,7 @@ def test_a_stream_that_begins_between_steps_gives_the_message_as_one_piece() -> 
 def test_a_stream_that_begins_between_steps_has_its_own_limit(max_size: int) -> None:
     receiver, _ = begun()
     receiver.begin_stream(max_size)
-    assert set(events(receiver)) <= {BUSY, ENDED}
+    assert set(events(receiver)) <= {YIELD, ENDED}
     assert receiver.closing.sent is not None
     assert receiver.closing.sent.code == 1009
 
@@ -1187,21 +1197,21 @@ def test_a_stream_that_begins_between_steps_has_its_own_limit(max_size: int) -> 
 def test_a_close_between_steps(limit: float) -> None:
     receiver, sender = begun(limit)
     receiver.start_close(1000, None)
-    receiver.receive_data(sender.message(True, HUGE) + sender.start_close(1000, None))
+    receiver.reader.receive_data(sender.writer.message(True, HUGE) + sender.start_close(1000, None))
     assert events(receiver)[-1] is ENDED
     assert receiver.closing.error is None
-    assert receiver.messages_received == 0
+    assert receiver.assembler.messages_received == 0
 
 
 def test_a_close_within_a_large_frame_that_later_ones_refer_to() -> None:
     receiver, sender = huge_pair()
     text = random_bytes(10_000)
-    data = sender.message(False, text)
-    receiver.receive_data(data[:6000])
+    data = sender.writer.message(False, text)
+    receiver.reader.receive_data(data[:6000])
     assert events(receiver) == []
     receiver.start_close(1000, None)
-    receiver.receive_data(
-        data[6000:] + sender.message(False, text) + sender.start_close(1000, None)
+    receiver.reader.receive_data(
+        data[6000:] + sender.writer.message(False, text) + sender.start_close(1000, None)
     )
     assert events(receiver) == [ENDED]
     assert receiver.closing.error is None
@@ -1270,12 +1280,12 @@ def work_of_steps(data: bytes) -> list[int]:
     agreed = DeflateParameters(15, 15, False, False)
     extension = DeflateExtension(DeflateCodec(agreed, DEFAULT, is_client=False))
     protocol = Protocol(ConnectionType.SERVER, Options(compression=DEFAULT), extension)
-    protocol.receive_data(data)
+    protocol.reader.receive_data(data)
     steps = []
     while True:
-        before = protocol.inflating_work
+        before = protocol.reader.inflating_work
         event = protocol.next_event()
-        steps.append(protocol.inflating_work - before)
+        steps.append(protocol.reader.inflating_work - before)
         if event is NEED_DATA or event is ENDED:
             return steps
 

@@ -493,7 +493,7 @@ def test_a_limit_that_was_lowered_below_what_was_decompressed() -> None:
     extension = DeflateExtension(server())
     ws = Connection(ConnectionType.SERVER, extensions=[extension])
     assert received(ws, frame(TEXT, HELLO, fin=False, rsv=RSV1)) == []
-    extension.max_size = 3
+    extension.set_limit(3)
     assert received(ws, frame(CONTINUATION)) == [CloseReason.MESSAGE_TOO_BIG]
 
 

@@ -20,10 +20,13 @@ from support.handshakes import (
 )
 from trio_websocket import ConnectionFailed, ConnectionRejected, HandshakeError
 from trio_websocket._sansio.client_handshake import ClientHandshake
+from trio_websocket._sansio.events import Status
 from trio_websocket._sansio.handshake import ExtraHeaders, HandshakeResult
 from trio_websocket._sansio.options import Options
-from trio_websocket._sansio.protocol import NEED_DATA, Protocol
+from trio_websocket._sansio.protocol import Protocol
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
+
+NEED_DATA = Status.NEED_DATA
 
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
@@ -180,7 +183,7 @@ def test_what_comes_behind_a_request_is_left_for_the_connection() -> None:
 def test_a_server_speaks_websocket_after_it_has_accepted() -> None:
     _, opened = accepted(server())
     protocol = Protocol(opened.side, Options())
-    protocol.receive_data(b"\x81\x82\0\0\0\0hi")
+    protocol.reader.receive_data(b"\x81\x82\0\0\0\0hi")
     assert protocol.next_event() == "hi"
 
 
@@ -857,7 +860,7 @@ def test_what_comes_behind_an_acceptance_is_left_for_the_connection() -> None:
 def test_a_client_speaks_websocket_after_it_was_accepted() -> None:
     handshake = client()
     protocol = Protocol(answered(handshake, acceptance(handshake)).side, Options())
-    protocol.receive_data(b"\x81\x02hi")
+    protocol.reader.receive_data(b"\x81\x02hi")
     assert protocol.next_event() == "hi"
 
 
@@ -1170,7 +1173,7 @@ def test_client_and_server_agree(
     assert (b"x-ask", b"1") in of_server.headers
     assert of_client.headers[0] == (b"x-answer", b"2")
     ours, theirs = Protocol(of_client.side, Options()), Protocol(of_server.side, Options())
-    theirs.receive_data(ours.message(True, "grüß".encode()))
+    theirs.reader.receive_data(ours.writer.message(True, "grüß".encode()))
     assert [theirs.next_event(), theirs.next_event()] == ["grüß", NEED_DATA]
 
 

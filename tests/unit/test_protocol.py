@@ -30,14 +30,13 @@ from support.protocols import (
     sent_close,
 )
 from trio_websocket import CloseReason, ConnectionClosed
+from trio_websocket._sansio.events import MessageChunk, Status
 from trio_websocket._sansio.frames import LARGE
-from trio_websocket._sansio.protocol import (
-    ENDED,
-    NEED_DATA,
-    PROGRESS,
-    MessageChunk,
-    Protocol,
-)
+from trio_websocket._sansio.protocol import Protocol
+
+ENDED = Status.ENDED
+NEED_DATA = Status.NEED_DATA
+PARTIAL = Status.PARTIAL
 
 KEY = b"\x01\x82\x00\xff"
 
@@ -126,23 +125,23 @@ def test_control_frames_come_between_the_frames_of_a_message(
 
 def test_a_part_of_a_message_is_progress() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.receive_data(frame(TEXT, b"a", fin=False))
-    assert [protocol.next_event(), protocol.next_event()] == [PROGRESS, NEED_DATA]
+    protocol.reader.receive_data(frame(TEXT, b"a", fin=False))
+    assert [protocol.next_event(), protocol.next_event()] == [PARTIAL, NEED_DATA]
 
 
 def test_messages_are_decoded_one_at_a_time() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b"))
+    protocol.reader.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b"))
     assert protocol.next_event() == "a"
-    assert protocol.undecoded == len(frame(TEXT, b"b"))
+    assert protocol.reader.undecoded == len(frame(TEXT, b"b"))
     assert protocol.next_event() == "b"
-    assert protocol.undecoded == 0
+    assert protocol.reader.undecoded == 0
 
 
 def test_data_may_come_before_what_was_there_is_decoded() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b")[:1])
-    protocol.receive_data(frame(TEXT, b"b")[1:])
+    protocol.reader.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b")[:1])
+    protocol.reader.receive_data(frame(TEXT, b"b")[1:])
     assert list(events_of(protocol)) == ["a", "b", NEED_DATA]
 
 
@@ -174,7 +173,7 @@ def test_a_whole_frame_takes_the_fast_path(side: ConnectionType, opcode: int, si
 )
 def test_the_slow_path_is_that_of_wsproto(data: bytes) -> None:
     protocol = open_protocol(CLIENT, fast=False)
-    protocol.receive_data(data)
+    protocol.reader.receive_data(data)
     with pytest.raises(AssertionError, match="did not take the fast path"):
         protocol.next_event()
 
@@ -425,9 +424,9 @@ def test_where_no_frame_is_allowed_no_message_is(fast: bool) -> None:
 
 def test_of_200_000_empty_frames_no_more_are_taken_than_allowed() -> None:
     protocol = open_protocol(CLIENT, max_fragments=1000)
-    protocol.receive_data(frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * 200_000)
+    protocol.reader.receive_data(frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * 200_000)
     taken = 0
-    while protocol.next_event() is PROGRESS:
+    while protocol.next_event() is PARTIAL:
         taken += 1
     assert taken == 1000
     assert protocol.closing.ended
@@ -651,7 +650,7 @@ def test_the_end_of_the_stream_ends_the_connection(data: bytes) -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, data) == [NEED_DATA]
     protocol.receive_eof()
-    assert protocol.has_eof
+    assert protocol.reader.eof is not None
     assert protocol.next_event() is ENDED
     assert protocol.closing.reason == CloseReason(
         1006, "the peer ended the connection without a Close frame"
@@ -662,7 +661,7 @@ def test_the_end_of_the_stream_ends_the_connection(data: bytes) -> None:
 
 def test_what_was_received_is_decoded_before_the_end_of_the_stream() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.receive_data(frame(TEXT, b"last") + frame(PING, b"1"))
+    protocol.reader.receive_data(frame(TEXT, b"last") + frame(PING, b"1"))
     protocol.receive_eof()
     assert not protocol.closing.ended
     assert list(events_of(protocol)) == ["last", ("ping", b"1"), ENDED]
@@ -670,7 +669,7 @@ def test_what_was_received_is_decoded_before_the_end_of_the_stream() -> None:
 
 def test_a_close_before_the_end_of_the_stream_counts() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.receive_data(close_frame(1001))
+    protocol.reader.receive_data(close_frame(1001))
     protocol.receive_eof()
     assert protocol.next_event() is ENDED
     assert protocol.closing.error is None
@@ -722,7 +721,7 @@ def test_the_end_of_the_stream_after_our_close_is_an_error() -> None:
 
 def test_a_connection_that_is_lost_has_ended_whatever_was_received() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.receive_data(frame(TEXT, b"late"))
+    protocol.reader.receive_data(frame(TEXT, b"late"))
     cause = ConnectionAbortedError("gone")
     protocol.closing.lose(cause)
     assert protocol.next_event() is ENDED
@@ -764,7 +763,7 @@ SIZES = [0, 1, 125, 126, 1023, 1024, 65535, 65536]
 @pytest.mark.parametrize("size", SIZES)
 def test_a_message_is_sent_in_one_frame(side: ConnectionType, size: int) -> None:
     payload = bytes(range(256)) * (size // 256 + 1)
-    (event,) = parsed(open_protocol(side).message(False, payload[:size]), peer_of(side))
+    (event,) = parsed(open_protocol(side).writer.message(False, payload[:size]), peer_of(side))
     assert isinstance(event, BytesMessage)
     assert event.message_finished
     assert bytes(event.data) == payload[:size]
@@ -772,19 +771,19 @@ def test_a_message_is_sent_in_one_frame(side: ConnectionType, size: int) -> None
 
 @both_sides
 def test_text_is_sent_as_text(side: ConnectionType) -> None:
-    (event,) = parsed(open_protocol(side).message(True, "grüß".encode()), peer_of(side))
+    (event,) = parsed(open_protocol(side).writer.message(True, "grüß".encode()), peer_of(side))
     assert isinstance(event, TextMessage)
     assert (event.data, event.message_finished) == ("grüß", True)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_server_sends_the_shortest_head_and_no_mask(size: int) -> None:
-    assert open_protocol(SERVER).message(False, bytes(size)) == frame(BINARY, bytes(size))
+    assert open_protocol(SERVER).writer.message(False, bytes(size)) == frame(BINARY, bytes(size))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_client_sends_the_shortest_head_and_a_mask(size: int) -> None:
-    data = open_protocol(CLIENT).message(False, bytes(size))
+    data = open_protocol(CLIENT).writer.message(False, bytes(size))
     head_size = len(frame(BINARY, bytes(size))) - size
     key = data[head_size : head_size + 4]
     assert data == frame(BINARY, bytes(size), key=key)
@@ -792,13 +791,13 @@ def test_a_client_sends_the_shortest_head_and_a_mask(size: int) -> None:
 
 def test_every_frame_of_a_client_has_a_mask_of_its_own() -> None:
     protocol = open_protocol(CLIENT)
-    assert len({protocol.message(False, b"same") for _ in range(20)}) == 20
+    assert len({protocol.writer.message(False, b"same") for _ in range(20)}) == 20
 
 
 @both_sides
 @pytest.mark.parametrize("payload", [b"", b"x", b"x" * 125])
 def test_a_ping_is_sent(side: ConnectionType, payload: bytes) -> None:
-    (event,) = parsed(open_protocol(side).ping(payload), peer_of(side))
+    (event,) = parsed(open_protocol(side).writer.ping(payload), peer_of(side))
     assert isinstance(event, Ping)
     assert bytes(event.payload) == payload
 
@@ -806,7 +805,7 @@ def test_a_ping_is_sent(side: ConnectionType, payload: bytes) -> None:
 @both_sides
 @pytest.mark.parametrize("payload", [b"", b"x", b"x" * 125])
 def test_a_pong_is_sent(side: ConnectionType, payload: bytes) -> None:
-    (event,) = parsed(open_protocol(side).pong(payload), peer_of(side))
+    (event,) = parsed(open_protocol(side).writer.pong(payload), peer_of(side))
     assert isinstance(event, Pong)
     assert bytes(event.payload) == payload
 
@@ -844,45 +843,45 @@ def test_a_large_frame_is_decoded_when_it_is_whole(
     data = frame(TEXT, payload[:size], key=key_to(side)) + frame(PING, b"next", key=key_to(side))
     events: list[object] = []
     for start in range(0, len(data), step):
-        protocol.receive_data(data[start : start + step])
+        protocol.reader.receive_data(data[start : start + step])
         events += [protocol.next_event(raw=raw), protocol.next_event(raw=raw)]
     events = [event for event in events if event is not NEED_DATA]
     expected = payload[:size] if raw else payload[:size].decode()
     assert events == [expected, Ping(payload=b"next")]
-    assert (protocol.messages_received, protocol.bytes_received) == (1, size)
+    assert (protocol.assembler.messages_received, protocol.assembler.bytes_received) == (1, size)
 
 
 def test_it_tells_how_much_of_a_large_frame_is_to_come() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
-    protocol.receive_data(data[:3000])
+    protocol.reader.receive_data(data[:3000])
     assert protocol.next_event() is NEED_DATA
-    assert protocol.awaited == len(data) - 3000
-    assert protocol.undecoded == 3000 - 4
-    protocol.receive_data(data[3000:])
-    assert protocol.awaited == 0
+    assert protocol.reader.awaited == len(data) - 3000
+    assert protocol.reader.undecoded == 3000 - 4
+    protocol.reader.receive_data(data[3000:])
+    assert protocol.reader.awaited == 0
 
 
 def test_nothing_behind_a_large_frame_is_lost_if_that_is_not_decoded_yet() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
-    protocol.receive_data(data[:5000])
+    protocol.reader.receive_data(data[:5000])
     assert protocol.next_event() is NEED_DATA
-    protocol.receive_data(data[5000:] + frame(TEXT, b"1"))
-    protocol.receive_data(frame(TEXT, b"2"))
+    protocol.reader.receive_data(data[5000:] + frame(TEXT, b"1"))
+    protocol.reader.receive_data(frame(TEXT, b"2"))
     assert [protocol.next_event() for _ in range(4)] == [bytes(10_000), "1", "2", NEED_DATA]
 
 
 def test_messages_behind_a_large_frame_wait_for_it() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
-    protocol.receive_data(data[:5000])
-    assert protocol.messages(9) == []
+    protocol.reader.receive_data(data[:5000])
+    assert protocol.reader.messages(9) == []
     assert protocol.next_event() is NEED_DATA
-    protocol.receive_data(data[5000:] + frame(TEXT, b"behind"))
-    assert protocol.messages(9) == []
+    protocol.reader.receive_data(data[5000:] + frame(TEXT, b"behind"))
+    assert protocol.reader.messages(9) == []
     assert protocol.next_event() == bytes(10_000)
-    assert protocol.messages(9) == ["behind"]
+    assert protocol.reader.messages(9) == ["behind"]
 
 
 @both_sides
@@ -921,24 +920,24 @@ def test_the_head_of_a_large_frame_may_be_cut_anywhere(
 def test_a_large_frame_that_comes_after_our_close_is_thrown_away() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
-    protocol.receive_data(data[:5000])
+    protocol.reader.receive_data(data[:5000])
     assert protocol.next_event() is NEED_DATA
     protocol.start_close(1000, None)
     assert received(protocol, data[5000:], close_frame(1000)) == [ENDED]
-    assert protocol.messages_received == 0
+    assert protocol.assembler.messages_received == 0
 
 
 def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
     protocol = open_protocol(CLIENT)
     payload = b"0123456789" * 1000
     data = frame(BINARY, payload)
-    protocol.receive_data(data[:5000])
+    protocol.reader.receive_data(data[:5000])
     assert protocol.next_event() is NEED_DATA
     protocol.begin_stream()
     pieces = []
     for chunk in (b"", data[5000:]):
-        protocol.receive_data(chunk)
-        while isinstance(event := protocol.next_event(), MessageChunk) or event is PROGRESS:
+        protocol.reader.receive_data(chunk)
+        while isinstance(event := protocol.next_event(), MessageChunk) or event is PARTIAL:
             pieces.append(event)
     assert b"".join(piece.data for piece in pieces if isinstance(piece, MessageChunk)) == payload  # type: ignore[misc] # bytes, as it is binary
 
@@ -957,7 +956,7 @@ def test_what_comes_after_our_close_is_not_counted(fast: bool, payload: bytes, f
     protocol.start_close(1000, None)
     data = frame(BINARY, payload, fin=fin) + (b"" if fin else frame(CONTINUATION))
     assert received(protocol, data) == [NEED_DATA]
-    assert (protocol.messages_received, protocol.bytes_received) == (0, 0)
+    assert (protocol.assembler.messages_received, protocol.assembler.bytes_received) == (0, 0)
 
 
 # Several messages at once
@@ -968,19 +967,19 @@ def test_messages_are_decoded_up_to_what_wsproto_must_see(side: ConnectionType) 
     protocol = open_protocol(side)
     key = key_to(side)
     data = [frame(TEXT, b"1", key=key), frame(BINARY, b"2", key=key), frame(PING, key=key)]
-    protocol.receive_data(b"".join([*data, frame(TEXT, b"3", key=key)]))
-    assert protocol.messages(9) == ["1", b"2"]
-    assert protocol.messages(9) == []
+    protocol.reader.receive_data(b"".join([*data, frame(TEXT, b"3", key=key)]))
+    assert protocol.reader.messages(9) == ["1", b"2"]
+    assert protocol.reader.messages(9) == []
     assert protocol.next_event() == Ping(payload=b"")
-    assert protocol.messages(9, raw=True) == [b"3"]
-    assert (protocol.messages_received, protocol.bytes_received) == (3, 3)
+    assert protocol.reader.messages(9, raw=True) == [b"3"]
+    assert (protocol.assembler.messages_received, protocol.assembler.bytes_received) == (3, 3)
 
 
 def test_no_more_messages_are_decoded_than_are_asked_for() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.receive_data(frame(TEXT, b"x") * 3)
-    assert protocol.messages(2) == ["x", "x"]
-    assert protocol.messages(2) == ["x"]
+    protocol.reader.receive_data(frame(TEXT, b"x") * 3)
+    assert protocol.reader.messages(2) == ["x", "x"]
+    assert protocol.reader.messages(2) == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -994,15 +993,15 @@ def test_no_more_messages_are_decoded_than_are_asked_for() -> None:
 )
 def test_there_are_no_messages_to_decode(prepare: Callable[[Protocol], object]) -> None:
     protocol = open_protocol(CLIENT)
-    protocol.receive_data(frame(TEXT, b"x"))
+    protocol.reader.receive_data(frame(TEXT, b"x"))
     prepare(protocol)
-    assert protocol.messages(9) == []
+    assert protocol.reader.messages(9) == []
 
 
 def test_where_no_frame_is_allowed_there_are_no_messages() -> None:
     protocol = open_protocol(CLIENT, max_fragments=0)
-    protocol.receive_data(frame(TEXT, b"x"))
-    assert protocol.messages(9) == []
+    protocol.reader.receive_data(frame(TEXT, b"x"))
+    assert protocol.reader.messages(9) == []
     assert protocol.next_event() is ENDED
 
 
@@ -1014,16 +1013,16 @@ def test_where_no_frame_is_allowed_there_are_no_messages() -> None:
 def test_there_are_no_messages_in_a_frame_that_begins_wrongly(head: bytes) -> None:
     protocol = open_protocol(SERVER)  # which takes masked frames only
     assert received(protocol, head) == [NEED_DATA]  # wsproto looks at the mask bit later
-    protocol.receive_data(frame(TEXT, b"a text", key=KEY))
-    assert protocol.messages(9) == []
+    protocol.reader.receive_data(frame(TEXT, b"a text", key=KEY))
+    assert protocol.reader.messages(9) == []
     assert protocol.next_event() is ENDED
 
 
 def test_there_are_no_messages_within_a_message() -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, frame(TEXT, b"x", fin=False)) == [NEED_DATA]
-    protocol.receive_data(frame(TEXT, b"y"))
-    assert protocol.messages(9) == []
+    protocol.reader.receive_data(frame(TEXT, b"y"))
+    assert protocol.reader.messages(9) == []
 
 
 # Masking keys
@@ -1031,20 +1030,35 @@ def test_there_are_no_messages_within_a_message() -> None:
 
 def test_each_frame_of_a_client_has_another_key() -> None:
     protocol = open_protocol(CLIENT)
-    keys = {protocol.message(False, b"")[2:6] for _ in range(1000)}
+    keys = {protocol.writer.message(False, b"")[2:6] for _ in range(1000)}
     assert len(keys) == 1000
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_child_process_has_keys_of_its_own() -> None:
     protocol = open_protocol(CLIENT)
-    protocol.message(False, b"")
+    protocol.writer.message(False, b"")
     reader, writer = os.pipe()
     child = os.fork()
     if not child:  # pragma: no cover # coverage does not follow it
-        os.write(writer, protocol.message(False, b""))
+        os.write(writer, protocol.writer.message(False, b""))
         os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
     with open(reader, "rb") as pipe:
-        assert pipe.read() != protocol.message(False, b"")
+        assert pipe.read() != protocol.writer.message(False, b"")
+
+
+def test_skip_rest_behind_an_invalid_frame_fails_the_connection_all_the_same() -> None:
+    protocol = open_protocol(CLIENT)
+    protocol.begin_stream()
+    protocol.reader.receive_data(frame(TEXT, b"begun", fin=False))
+    assert protocol.next_event() == MessageChunk("begun", is_last=False)
+    another = frame(TEXT, b"another")
+    protocol.reader.receive_data(another[:2])
+    assert protocol.next_event() is PARTIAL
+    protocol.reader.skip_rest()
+    protocol.reader.receive_data(another[2:])
+    assert protocol.next_event() is ENDED
+    assert protocol.closing.sent is not None
+    assert protocol.closing.sent.code == 1002

@@ -26,8 +26,9 @@ from trio_websocket import (
 from trio_websocket._sansio.client_handshake import ClientHandshake
 from trio_websocket._sansio.deflate import DeflateCodec, DeflateExtension
 from trio_websocket._sansio.errors import ConnectionFailed
+from trio_websocket._sansio.events import Status
 from trio_websocket._sansio.options import Options
-from trio_websocket._sansio.protocol import BUSY, ENDED, NEED_DATA, PROGRESS, Protocol
+from trio_websocket._sansio.protocol import Protocol
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
 
 from . import deflated, handshakes
@@ -43,6 +44,11 @@ from .model import (
     response_of,
 )
 from .mutation import cuts
+
+YIELD = Status.YIELD
+ENDED = Status.ENDED
+NEED_DATA = Status.NEED_DATA
+PARTIAL = Status.PARTIAL
 
 Chunks = Sequence[bytes]
 
@@ -276,10 +282,14 @@ class _Run:
         protocol, result = self._protocol, self._result
         self._close_if_due()
         for chunk in chunks:
-            protocol.receive_data(chunk)
+            protocol.reader.receive_data(chunk)
             if self._decode(most=2 * len(chunk) + _MOST_UNDECODED):
                 break
-            expect(protocol.undecoded <= self._most_undecoded, "kept undecoded", protocol.undecoded)
+            expect(
+                protocol.reader.undecoded <= self._most_undecoded,
+                "kept undecoded",
+                protocol.reader.undecoded,
+            )
         else:
             protocol.receive_eof()
             most = 2 * _MOST_UNDECODED + sum(map(len, chunks))
@@ -312,11 +322,11 @@ class _Run:
                 return False
             if event is ENDED:
                 return True
-            if event is PROGRESS or event is BUSY:
+            if event is PARTIAL or event is YIELD:
                 continue
             if isinstance(event, Ping):
                 payload = bytes(event.payload)
-                pong = frames_of(self._protocol.pong(payload), masked=self._is_client)
+                pong = frames_of(self._protocol.writer.pong(payload), masked=self._is_client)
                 expect(pong == ([(PONG, payload)], b""), "not the right Pong", pong, payload)
                 self._result.events.append(("ping", payload))
             elif isinstance(event, Pong):

@@ -24,9 +24,13 @@ from tools.fuzz.targets import EDGE, SANS_IO, TARGETS, EdgeTarget, SansIOTarget,
 from trio_websocket import HandshakeError, PerMessageDeflate, WebSocketConnection
 from trio_websocket._sansio.client_handshake import ClientHandshake
 from trio_websocket._sansio.deflate import DeflateCodec, DeflateExtension
+from trio_websocket._sansio.events import Event, Status
 from trio_websocket._sansio.options import Options
-from trio_websocket._sansio.protocol import NEED_DATA, PROGRESS, Event, Protocol
+from trio_websocket._sansio.protocol import Protocol
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
+
+NEED_DATA = Status.NEED_DATA
+PARTIAL = Status.PARTIAL
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.usefixtures("frozen_heap")]
 
@@ -65,9 +69,9 @@ def test_a_case_is_the_same_whenever_it_is_made(target: Target) -> None:
 
 
 class WithoutPings(Protocol):
-    def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
-        event = super().next_event(raw=raw, is_wanted=is_wanted)
-        return PROGRESS if isinstance(event, Ping) else event
+    def next_event(self, *, raw: bool = False, is_awaited: bool = True) -> Event:
+        event = super().next_event(raw=raw, is_awaited=is_awaited)
+        return PARTIAL if isinstance(event, Ping) else event
 
 
 class WithoutCloseFrame(Protocol):
@@ -76,9 +80,9 @@ class WithoutCloseFrame(Protocol):
 
 
 class WithoutFastEmptyMessages(Protocol):
-    def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
-        event = super().next_event(raw=raw, is_wanted=is_wanted)
-        return PROGRESS if event == "" and self.closing.is_open else event
+    def next_event(self, *, raw: bool = False, is_awaited: bool = True) -> Event:
+        event = super().next_event(raw=raw, is_awaited=is_awaited)
+        return PARTIAL if event == "" and self.closing.is_open else event
 
 
 class WithoutLimit(Protocol):
@@ -94,8 +98,12 @@ class WithoutLimit(Protocol):
 
 
 class Hoarding(Protocol):
-    def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
-        return super().next_event(raw=raw, is_wanted=is_wanted) if self.has_eof else NEED_DATA
+    def next_event(self, *, raw: bool = False, is_awaited: bool = True) -> Event:
+        return (
+            super().next_event(raw=raw, is_awaited=is_awaited)
+            if self.reader.eof is not None
+            else NEED_DATA
+        )
 
 
 class WithoutFastLimit(DeflateCodec):
@@ -211,9 +219,9 @@ def test_what_is_said_on_the_side_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Talking(Protocol):
-        def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
+        def next_event(self, *, raw: bool = False, is_awaited: bool = True) -> Event:
             logging.getLogger("trio-websocket").error("something is wrong")
-            return super().next_event(raw=raw, is_wanted=is_wanted)
+            return super().next_event(raw=raw, is_awaited=is_awaited)
 
     monkeypatch.setattr(sansio, "Protocol", Talking)
     found = Fuzzer("test")
@@ -224,9 +232,9 @@ def test_what_is_said_on_the_side_is_a_finding(
 
 def test_what_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Protocol):
-        def next_event(self, *, raw: bool = False, is_wanted: bool = True) -> Event:
+        def next_event(self, *, raw: bool = False, is_awaited: bool = True) -> Event:
             time.sleep(1)
-            return super().next_event(raw=raw, is_wanted=is_wanted)
+            return super().next_event(raw=raw, is_awaited=is_awaited)
 
     monkeypatch.setattr(sansio, "Protocol", Slow)
     found = Fuzzer("test", limit=0.05)

@@ -356,7 +356,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """
         payload = b"" if payload is None else _control_payload(payload)
         await self._sender.wait_control()
-        self._sender.append_control(self._lifecycle.protocol.pong(payload))
+        self._sender.append_control(self._lifecycle.protocol.writer.pong(payload))
 
     # -- the end
 

@@ -97,7 +97,7 @@ class Lifecycle:
         self.closed = LazyEvent()
         budget = CheckpointBudget()
         self._queue = SendQueue(transport, self.on_write_error, max_unsent=options.max_unsent_bytes)
-        self.sender = Sender(self.protocol, self._queue, budget, self.closed)
+        self.sender = Sender(self.closing, self.protocol.writer, self._queue, budget, self.closed)
         self.receiver = Receiver(
             transport,
             self.protocol,
@@ -130,12 +130,12 @@ class Lifecycle:
         messages_unread, bytes_unread = receiver.unread
         frames_unsent, bytes_unsent = self._queue.unsent
         return ConnectionStatistics(
-            messages_sent=protocol.messages_sent,
-            messages_received=protocol.messages_received,
-            bytes_sent=protocol.bytes_sent,
-            bytes_received=protocol.bytes_received,
+            messages_sent=protocol.writer.messages_sent,
+            messages_received=protocol.assembler.messages_received,
+            bytes_sent=protocol.writer.bytes_sent,
+            bytes_received=protocol.assembler.bytes_received,
             wire_bytes_sent=max(0, self._queue.written),
-            wire_bytes_received=protocol.wire_bytes_received,
+            wire_bytes_received=protocol.reader.wire_bytes_received,
             messages_unread=messages_unread,
             bytes_unread=bytes_unread,
             frames_unsent=frames_unsent,
@@ -162,7 +162,7 @@ class Lifecycle:
                 nursery.start_soon(self._keep_alive.run)
             self.closing.open()
             self._queue.start(nursery, response)
-            self.protocol.receive_data(self.handshake.trailing)
+            self.protocol.reader.receive_data(self.handshake.trailing)
             self.receiver.start()
         except BaseException:  # a MemoryError, for example: nobody else would end the task
             cancel(self._scope, "the connection could not be started")
@@ -310,7 +310,7 @@ class Lifecycle:
         """Answer a Ping, or note a Pong."""
         payload = bytes(event.payload)
         if isinstance(event, Ping):
-            self.sender.append_pong(self.protocol.pong(payload))
+            self.sender.append_pong(self.protocol.writer.pong(payload))
         else:
             self.pings.answer(payload)
 
@@ -373,7 +373,7 @@ class Lifecycle:
     def send_ping(self, payload: bytes) -> PendingPing:
         """Queue a Ping, and read until its Pong arrives."""
         ping = self.pings.add(payload)
-        self.sender.append_control(self.protocol.ping(payload))
+        self.sender.append_control(self.protocol.writer.ping(payload))
         self.receiver.tend()
         return ping
 
@@ -396,4 +396,4 @@ class Lifecycle:
 
         They change while the peer shows that it is there.
         """
-        return self.protocol.wire_bytes_received, min(self._queue.written, limit)
+        return self.protocol.reader.wire_bytes_received, min(self._queue.written, limit)

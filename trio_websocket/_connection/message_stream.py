@@ -10,7 +10,7 @@ import trio
 
 from .._io.cancel import cancel
 from .._sansio.compat import Self
-from .._sansio.protocol import MessageChunk
+from .._sansio.events import MessageChunk
 from .receiver import Receiver
 
 _Chunk_co = TypeVar("_Chunk_co", covariant=True)  # str, bytes, or either

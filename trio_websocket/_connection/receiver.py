@@ -25,9 +25,12 @@ from .._io.pacing import FAIRNESS, TURN, CheckpointBudget
 from .._io.sync import FairLock, LazyParkingLot
 from .._io.transport import Transport, unwrap_network_error
 from .._sansio import protocol
-from .._sansio.protocol import BUSY, ENDED, HELD, NEED_DATA, MessageChunk, Signal
+from .._sansio.events import MessageChunk, Status
 from .idle_monitor import IdleMonitor
 from .send_queue import SendQueue
+
+NEED_DATA, YIELD = Status.NEED_DATA, Status.YIELD
+OVER_LIMIT, ENDED = Status.OVER_LIMIT, Status.ENDED
 
 # Seconds that a message over its limit waits for an application that may allow a larger one, in
 # receive_stream, before it is refused.
@@ -181,7 +184,7 @@ class Receiver:
                 continue
             self._send_queue.uncork()
             self.messages = _NOTHING
-            self._protocol.free_decoded()
+            self._protocol.reader.free_decoded()
             if not self._transport.is_direct or self._is_reading:
                 self._work.unpark_all()
                 await self._arrival.park()
@@ -240,7 +243,7 @@ class Receiver:
                 self._owner.on_ended()
             return await self.next_chunk()
         except BaseException:
-            self._protocol.end_stream()
+            self._protocol.assembler.end_stream()
             self._is_away = False
             self._pass_turn()
             raise
@@ -264,7 +267,7 @@ class Receiver:
         """Let others read. What is left of the message is thrown away."""
         while self.messages and isinstance(self.messages[0], MessageChunk):
             self._drop_first(self.messages[0])
-        self._protocol.skip_rest()
+        self._protocol.reader.skip_rest()
         self._is_away = False
         self._pass_turn()
 
@@ -316,7 +319,7 @@ class Receiver:
                 await self._take_turn()
             # Here all is decoded that can be: nothing waits behind a read that may take for ever.
             elif self._falls_to_connection():
-                self._protocol.free_decoded()
+                self._protocol.reader.free_decoded()
                 await self._read()
                 self._arrival.unpark_all()
             elif self._hold_end is not None:
@@ -325,13 +328,13 @@ class Receiver:
                 if waiting.cancelled_caught and self._hold_end is not None:
                     self._decode(is_awaited=False, is_wanted=True)
             else:
-                self._protocol.free_decoded()
+                self._protocol.reader.free_decoded()
                 await self._work.park()
 
     @property
     def unread(self) -> tuple[int, int]:
         """How many messages wait, and how many bytes they have, with those not decoded yet."""
-        size = sum(map(_length, self.messages)) + self._protocol.undecoded
+        size = sum(map(_length, self.messages)) + self._protocol.reader.undecoded
         return len(self.messages), size
 
     @property
@@ -377,40 +380,42 @@ class Receiver:
         try:
             if is_awaited:
                 # What follows a raw one may be for who wants a text as str.
-                messages = self._protocol.messages(1 if raw else _BATCH, raw=raw)
+                messages = self._protocol.reader.messages(1 if raw else _BATCH, raw=raw)
                 if messages:
                     self._put(messages)
                     return True
             hold_end, self._hold_end = self._hold_end, None
             protocol, budget = self._protocol, self._budget
-            decoded, work = protocol.decoded, protocol.inflating_work
+            decoded, work = protocol.assembler.decoded, protocol.reader.inflating_work
             for _ in range(FAIRNESS):
                 if not is_awaited and not self._has_room:
                     return False
-                event = protocol.next_event(raw=raw, is_wanted=is_awaited or is_wanted)
+                event = protocol.next_event(raw=raw, is_awaited=is_awaited or is_wanted)
                 if isinstance(event, (str, bytes, MessageChunk)):
                     self._put([event])
                     budget.remaining -= _EVENT + _length(event) // _PER_UNIT
-                    budget.remaining -= (protocol.inflating_work - work) // _INFLATED_PER_UNIT
+                    budget.remaining -= (
+                        protocol.reader.inflating_work - work
+                    ) // _INFLATED_PER_UNIT
                     if not is_awaited:
                         self._bytes += _memory(event)
                     return True
                 if event is NEED_DATA:
                     return False
-                if event is HELD:
+                if event is OVER_LIMIT:
                     self._hold_end = hold_end or trio.current_time() + _HOLD
                     return False
                 if event is ENDED:
                     assert self._owner is not None
                     self._owner.on_ended()
                     return True
-                if not isinstance(event, Signal):
+                if not isinstance(event, Status):
                     assert self._owner is not None
                     self._owner.on_control(event)
                 elif (
-                    event is BUSY
-                    or protocol.decoded > decoded + _MOST_DECODED
-                    or protocol.inflating_work > work + _MOST_INFLATING_WORK
+                    event is YIELD
+                    or protocol.assembler.decoded > decoded + _MOST_DECODED
+                    or protocol.reader.inflating_work > work + _MOST_INFLATING_WORK
                 ):
                     break  # it was inflated, and is kept, or thrown away
             return True
@@ -426,7 +431,7 @@ class Receiver:
     def _read_now(self) -> bool:
         """Take what is there; False if nothing is."""
         try:
-            data = self._transport.read_now(self._protocol.awaited)
+            data = self._transport.read_now(self._protocol.reader.awaited)
             if self._transport.has_more:
                 self._budget.remaining = 0
             if data is None:
@@ -439,20 +444,20 @@ class Receiver:
 
     def _receive(self, data: bytes) -> None:
         if data:
-            self._protocol.receive_data(data)
+            self._protocol.reader.receive_data(data)
         else:
             self._protocol.receive_eof()
 
     def _falls_to_connection(self) -> bool:
         """Whether the connection's task is to read, now that nothing is left to decode."""
-        if self._is_reading or self._protocol.has_eof:
+        if self._is_reading or self._protocol.reader.eof is not None:
             return False
         return bool(self._arrival) or (self._is_tended and self._has_room)
 
     async def _read(self) -> None:
         self._is_reading = True
         try:
-            self._receive(await self._transport.read(self._protocol.awaited))
+            self._receive(await self._transport.read(self._protocol.reader.awaited))
             self._budget.remaining = TURN  # the others have run
         except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
             self._protocol.receive_eof(unwrap_network_error(exc))

@@ -21,10 +21,9 @@ import trio
 
 from .._io.pacing import CheckpointBudget, run_in_thread
 from .._io.sync import FairLock, LazyEvent
-from .._sansio.closing import State
+from .._sansio.closing import ClosingHandshake, State
 from .._sansio.errors import CloseReason, ConnectionClosed, describe
-from .._sansio.frame_writer import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS
-from .._sansio.protocol import Protocol
+from .._sansio.frame_writer import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS, FrameWriter
 from .send_queue import ControlFrame, SendQueue
 
 # Bytes that take as long to send as one unit of a `CheckpointBudget`.
@@ -68,22 +67,25 @@ _SENT, _BUSY, _CLOSED = Delivery.SENT, Delivery.BUSY, Delivery.CLOSED
 class Sender:
     """Sends the frames of one connection, in the order of the calls."""
 
-    __slots__ = ("_budget", "_closed", "_protocol", "_queue", "turn")
+    __slots__ = ("_budget", "_closed", "_closing", "_queue", "_writer", "turn")
 
     def __init__(
         self,
-        protocol: Protocol,
+        closing: ClosingHandshake,
+        writer: FrameWriter,
         queue: SendQueue,
         budget: CheckpointBudget,
         closed: LazyEvent,
     ) -> None:
         """
-        :param protocol: Makes the frames.
+        :param closing: The state of the connection.
+        :param writer: Makes the frames.
         :param queue: Writes them.
         :param budget: That of the connection.
         :param closed: Set when the stream is closed.
         """
-        self._protocol = protocol
+        self._closing = closing
+        self._writer = writer
         self._queue = queue
         self._budget = budget
         self._closed = closed
@@ -95,7 +97,7 @@ class Sender:
     @property
     def can_send(self) -> bool:
         """True if a frame that is queued now can reach the peer."""
-        return self._protocol.closing.is_open and self._queue.broken is None
+        return self._closing.is_open and self._queue.broken is None
 
     @property
     def tasks_waiting(self) -> int:
@@ -110,8 +112,8 @@ class Sender:
     def closed_error(self) -> ConnectionClosed:
         """Return the reason why nothing can be sent, as far as it is known by now."""
         broken = self._queue.broken
-        if broken is None or not self._protocol.closing.is_open:
-            return self._protocol.closing.closed_error()
+        if broken is None or not self._closing.is_open:
+            return self._closing.closed_error()
         exc = ConnectionClosed(CloseReason(_ABNORMAL, describe(broken)))
         exc.__cause__ = broken
         return exc
@@ -123,10 +125,10 @@ class Sender:
         """
         if self._queue.broken is not None:
             await self._closed.wait()  # what the peer sent before it left is still being read
-        if not self._protocol.closing.is_open:
+        if not self._closing.is_open:
             # If a cancellation has closed the connection, it goes before ConnectionClosed.
             await trio.lowlevel.checkpoint_if_cancelled()
-            self._protocol.closing.raise_closed()
+            self._closing.raise_closed()
 
     # -- whole messages
 
@@ -135,7 +137,7 @@ class Sender:
 
         :param compress: True if the message is compressed when it is large enough.
         """
-        if compress and size >= self._protocol.threshold:
+        if compress and size >= self._writer.threshold:
             return self._budget.checkpoint(1 + size // COMPRESSED_AT_ONCE)
         return self._budget.checkpoint(1 + size // _PER_UNIT)
 
@@ -149,38 +151,38 @@ class Sender:
         :returns: None if the message is queued and the next one need not wait; otherwise what the
             caller awaits.
         """
-        protocol, queue = self._protocol, self._queue
+        writer, queue = self._writer, self._queue
         size = len(payload)
         if (
             size >= LONG
-            or (compress and size >= protocol.threshold)
+            or (compress and size >= writer.threshold)
             or self.turn.is_taken
             or queue.is_full
         ):
             return self._send_in_turn(is_text, payload, compress)
         # As in `can_send`, without its calls.
-        if queue.broken is not None or protocol.closing.state is not _OPEN:
+        if queue.broken is not None or self._closing.state is not _OPEN:
             return self.check_open()
         if unread and not queue.is_corked:
             queue.cork()
-        if queue.append_message(protocol.message(is_text, payload, compress=False)):
+        if queue.append_message(writer.message(is_text, payload, compress=False)):
             return None
         return self.wait_queued(size)
 
     async def _send_in_turn(self, is_text: bool, payload: bytes, compress: bool) -> None:
         """Send a message that takes time, or has to wait."""
-        size, protocol = len(payload), self._protocol
+        size, writer = len(payload), self._writer
         async with self.turn:
             await self._queue.wait_room()
             await self.check_open()
             if self._takes_long(size, compress):
-                deflated = await run_in_thread(protocol.deflate, payload)
+                deflated = await run_in_thread(writer.deflate, payload)
                 await self.check_open()
-                frame = [protocol.deflated_message(is_text, deflated, size)]
-            elif size < LONG or (compress and size >= protocol.threshold):
-                frame = [protocol.message(is_text, payload, compress)]
+                frame = [writer.deflated_message(is_text, deflated, size)]
+            elif size < LONG or (compress and size >= writer.threshold):
+                frame = [writer.message(is_text, payload, compress)]
             else:
-                frame = protocol.large_message(is_text, payload)
+                frame = writer.large_message(is_text, payload)
             self._queue.append(*frame)
         await self.wait_queued(size)
 
@@ -193,7 +195,7 @@ class Sender:
         queue = self._queue
         await queue.wait_room()
         if queue.broken is not None or queue.has_dropped:
-            self._protocol.discount_message(size)
+            self._writer.discount_message(size)
             await self.check_open()
 
     # -- messages in fragments
@@ -211,14 +213,14 @@ class Sender:
         await self._queue.wait_room()
         await self.check_open()
         make_frame = functools.partial(
-            self._protocol.fragment,
+            self._writer.fragment,
             is_text,
             payload,
             is_first=is_first,
             is_last=is_last,
             compress=compress,
         )
-        is_compressed = compress and self._protocol.threshold < math.inf
+        is_compressed = compress and self._writer.threshold < math.inf
         if is_compressed and len(payload) >= LONG_TO_COMPRESS:
             frame = await run_in_thread(make_frame)
             await self.check_open()
@@ -235,29 +237,29 @@ class Sender:
 
         Connections with equal keys can share the frame. None: it is for this connection alone.
         """
-        return self._protocol.share_key(size, compress)
+        return self._writer.share_key(size, compress)
 
     async def make_shared(self, message: SharedMessage) -> list[bytes]:
         """Return the frame, in parts, for all connections with an equal `share_key`."""
         arguments = message.is_text, message.payload, message.compress
         if self._takes_long(message.size, message.compress):
-            return await run_in_thread(self._protocol.shared_message, *arguments)
-        return self._protocol.shared_message(*arguments)
+            return await run_in_thread(self._writer.shared_message, *arguments)
+        return self._writer.shared_message(*arguments)
 
     def try_broadcast(self, message: SharedMessage, key: object) -> Delivery:
         """Queue a message, unless something is in the way. This is the hot function of broadcast.
 
         :param key: What `share_key` returned.
         """
-        protocol, queue = self._protocol, self._queue
+        writer, queue = self._writer, self._queue
         is_free = not self.turn.is_taken
         if (
             key is not None
             and is_free
-            and protocol.closing.state is _OPEN
+            and self._closing.state is _OPEN
             and queue.try_write_now(message.frames[key])
         ):
-            protocol.count_message(message.size)
+            writer.count_message(message.size)
             return _SENT
         if not self.can_send:
             return _CLOSED
@@ -284,7 +286,7 @@ class Sender:
         try:
             deflated: bytes | None = None
             if key is None and self._takes_long(message.size, message.compress) and self.can_send:
-                deflated = await run_in_thread(self._protocol.deflate, message.payload)
+                deflated = await run_in_thread(self._writer.deflate, message.payload)
             return self._append(message, key, deflated) if self.can_send else _CLOSED
         finally:
             self.turn.pass_on()
@@ -292,23 +294,23 @@ class Sender:
     def _append(
         self, message: SharedMessage, key: object, deflated: bytes | None = None
     ) -> Delivery:
-        protocol, size = self._protocol, message.size
+        writer, size = self._writer, message.size
         if deflated is not None:
-            frame = [protocol.deflated_message(message.is_text, deflated, size)]
+            frame = [writer.deflated_message(message.is_text, deflated, size)]
         elif key is None:
-            frame = [protocol.message(message.is_text, message.payload, message.compress)]
+            frame = [writer.message(message.is_text, message.payload, message.compress)]
         else:
-            protocol.count_message(size)
+            writer.count_message(size)
             frame = message.frames[key]
         self._queue.append(*frame)
         if self._queue.broken is None:
             return _SENT
-        protocol.discount_message(size)
+        writer.discount_message(size)
         return _CLOSED
 
     def _takes_long(self, size: int, compress: bool) -> bool:
         """Return True if a thread should compress the message."""
-        return compress and size >= max(LONG_TO_COMPRESS, self._protocol.threshold)
+        return compress and size >= max(LONG_TO_COMPRESS, self._writer.threshold)
 
     # -- control frames (RFC 6455, 5.5)
 

@@ -290,13 +290,21 @@ class DeflateExtension(Extension):
         """:param codec: That of the connection."""
         #: What compresses and decompresses.
         self.codec = codec
-        #: Bytes that a message may have decompressed, and those that the latest one has so far.
-        self.max_size: float = math.inf
+        self._max_size: float = math.inf  # of a message, decompressed
+        #: Bytes that the latest message has so far, decompressed.
         self.size: int = 0
         # The message under way, and whether the frame under way is a part of it.
         self._in_message = False
         self._is_compressed = False
         self._is_control = False
+
+    def set_limit(self, max_size: float) -> None:
+        """Set the number of bytes that the message may have, decompressed."""
+        self._max_size = max_size
+
+    def begin_message(self) -> None:
+        """Forget the size of the message before."""
+        self.size = 0
 
     def enabled(self) -> bool:
         """Whether wsproto is to use the extension."""
@@ -331,7 +339,7 @@ class DeflateExtension(Extension):
         """Decompress a piece of a frame's payload."""
         if self._is_control or not self._is_compressed:
             return data
-        left = self.max_size - self.size
+        left = self._max_size - self.size
         try:
             output = self.codec.inflate_all(data, max_length=_beyond(left))
         except InvalidData:

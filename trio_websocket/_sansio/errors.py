@@ -6,34 +6,44 @@ as well. An open connection that ends is a :exc:`ConnectionClosed`.
 
 from __future__ import annotations
 
+import enum
 import warnings
 from typing import Any
 
-# RFC 6455, 7.4.1, and the IANA WebSocket Close Code Number Registry.
-_NAMES = {
-    1000: "NORMAL_CLOSURE",
-    1001: "GOING_AWAY",
-    1002: "PROTOCOL_ERROR",
-    1003: "UNSUPPORTED_DATA",
-    1005: "NO_STATUS_RCVD",
-    1006: "ABNORMAL_CLOSURE",
-    1007: "INVALID_FRAME_PAYLOAD_DATA",
-    1008: "POLICY_VIOLATION",
-    1009: "MESSAGE_TOO_BIG",
-    1010: "MANDATORY_EXT",
-    1011: "INTERNAL_ERROR",
-    1012: "SERVICE_RESTART",
-    1013: "TRY_AGAIN_LATER",
-    1014: "BAD_GATEWAY",
-    1015: "TLS_HANDSHAKE_FAILED",
-}
+
+class CloseCode(enum.IntEnum):
+    """The registered close codes (RFC 6455, 7.4.1, and the IANA registry of close codes).
+
+    Applications may also use 3000 to 3999 if registered, and 4000 to 4999 without.
+    """
+
+    NORMAL_CLOSURE = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS_RCVD = 1005
+    ABNORMAL_CLOSURE = 1006
+    INVALID_FRAME_PAYLOAD_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    MANDATORY_EXT = 1010
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    BAD_GATEWAY = 1014
+    TLS_HANDSHAKE_FAILED = 1015
+
+
+_NAMES = {int(code): code.name for code in CloseCode}
 _RANGES = (
     (range(1000, 3000), "RFC_RESERVED"),
     (range(3000, 4000), "IANA_RESERVED"),
     (range(4000, 5000), "PRIVATE_RESERVED"),
 )
 # These describe how a connection ended, and never stand in a frame (RFC 6455, 7.4.1).
-_LOCAL_ONLY = frozenset({1005, 1006, 1015})
+_LOCAL_ONLY = frozenset(
+    {CloseCode.NO_STATUS_RCVD, CloseCode.ABNORMAL_CLOSURE, CloseCode.TLS_HANDSHAKE_FAILED}
+)
 
 
 def printable(text: str, limit: int = 200) -> str:

@@ -1,0 +1,57 @@
+"""What decoding gives: messages, chunks of messages, control frames, and what there is instead."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from wsproto.events import Ping, Pong
+
+from .errors import CloseReason
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+
+class Status(enum.Enum):
+    """What there may be instead of an event."""
+
+    #: All that was received is decoded.
+    NEED_DATA = enum.auto()
+    #: A part of a message was decoded. There may be more.
+    PARTIAL = enum.auto()
+    #: Like PARTIAL, but expensive: checkpoint before the next step.
+    YIELD = enum.auto()
+    #: The next message exceeds its limit. A reader decides what becomes of it.
+    OVER_LIMIT = enum.auto()
+    #: The connection has ended. `Protocol.take_final_bytes` has the last bytes to send.
+    ENDED = enum.auto()
+
+
+class MessageChunk(NamedTuple):
+    """A part of a message."""
+
+    data: str | bytes
+    is_last: bool
+
+
+class CloseReceived(NamedTuple):
+    """The peer's Close frame."""
+
+    reason: CloseReason
+
+
+class ViolationError(Exception):
+    """The peer violated the protocol, or a limit: fail the connection (RFC 6455, 7.1.7)."""
+
+    def __init__(self, code: int, text: str) -> None:
+        """
+        :param code: The close code.
+        :param text: The text of the Close frame.
+        """
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+Event: TypeAlias = "str | bytes | MessageChunk | Ping | Pong | Status"

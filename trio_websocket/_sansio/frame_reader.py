@@ -1,0 +1,471 @@
+"""From bytes to frames: whose turn it is to decode what comes next.
+
+The reader parses the head of each frame itself, and so knows where the frame ends. It decodes what
+is frequent, a whole message in one frame, without wsproto, which would take most of the time of a
+message. Everything else goes to wsproto: control frames as a whole, messages of several frames
+part by part, and every head that is not valid, because wsproto is the judge of what is wrong.
+
+`_stage` says what the next bytes belong to:
+
+- `_BETWEEN`: a frame begins, and no message is under way. This is the stage of the fast paths:
+  `messages` decodes many small messages in one call, and `_decode_whole` one.
+- A `LargeFrame`: a long message in one frame, most of which is still to come. It is decoded when
+  it is whole, in one step.
+- An `Inflation`: a compressed message in one frame, which is inflated in steps.
+- A `PartialMessage`: a message of which wsproto has a part. Control frames may come between its
+  frames.
+- `_INVALID`: wsproto gets all bytes, and will say what is wrong.
+
+A new fast path is a new stage, or a further case in the stage `_BETWEEN` or `PartialMessage`.
+
+Invariants: in stage `LargeFrame`, `_at` is 0 and the buffer holds what follows the frame. wsproto
+has a part of a frame only in the stages `PartialMessage` (if `frame_left` is not 0) and
+`_INVALID`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsproto.connection import ConnectionType
+from wsproto.events import Ping, Pong
+
+from . import codec
+from .assembler import MessageAssembler, PartialMessage
+from .closing import ClosingHandshake, State
+from .costs import KEEP_DECODED_BYTES, WAIT_FOR_WHOLE_FRAME_BYTES
+from .deflate import DecompressedTooLarge, InvalidData
+from .errors import CloseCode
+from .events import CloseReceived, Event, MessageChunk, Status, ViolationError
+from .frames import (
+    BINARY,
+    CLOSE,
+    COMPRESSED,
+    CONTINUATION,
+    CONTROL,
+    FINAL,
+    MASKED,
+    PING,
+    PONG,
+    TEXT,
+    LargeFrame,
+    check_utf8,
+    is_shortest,
+    sizes,
+)
+from .inflation import Inflation
+from .wsproto_reader import WsprotoReader
+
+if TYPE_CHECKING:
+    from .deflate import DeflateExtension
+
+_OPEN = State.OPEN
+NEED_DATA, PARTIAL, YIELD, OVER_LIMIT = (
+    Status.NEED_DATA,
+    Status.PARTIAL,
+    Status.YIELD,
+    Status.OVER_LIMIT,
+)
+_COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
+_FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
+# DEFLATE makes at most 1032 bytes of one. A message that may exceed its limit is not inflated
+# before a reader decides what becomes of it. In a stream, or thrown away, it takes little memory.
+_MOST_INFLATED = 1032
+
+
+class _Between:
+    """No message is under way."""
+
+
+class _Invalid:
+    """The bytes are not a valid frame."""
+
+
+_BETWEEN, _INVALID = _Between(), _Invalid()
+
+
+class FrameReader:
+    """Decodes what one side receives."""
+
+    __slots__ = (
+        "_assembler",
+        "_at",
+        "_buffer",
+        "_closing",
+        "_expected_mask",
+        "_extension",
+        "_is_fast",
+        "_openings",
+        "_stage",
+        "_wsproto",
+        "eof",
+        "wire_bytes_received",
+    )
+
+    def __init__(
+        self,
+        side: ConnectionType,
+        extension: DeflateExtension | None,
+        closing: ClosingHandshake,
+        assembler: MessageAssembler,
+        *,
+        is_fast: bool,
+    ) -> None:
+        """
+        :param side: The side that receives.
+        :param extension: The outcome of the negotiation about compression.
+        :param closing: The state of the connection.
+        :param assembler: Makes messages.
+        :param is_fast: False if wsproto decodes every frame.
+        """
+        self._closing = closing
+        self._assembler = assembler
+        self._extension = extension
+        self._wsproto = WsprotoReader(side, extension)
+        self._is_fast = is_fast
+        self._expected_mask = 0 if side is ConnectionType.CLIENT else MASKED
+        # The first bytes of data frames, without FIN.
+        self._openings = frozenset({TEXT, BINARY})
+        if extension is not None:
+            self._openings |= {COMPRESSED | TEXT, COMPRESSED | BINARY}
+
+        self._buffer = b""
+        self._at = 0  # what precedes it in the buffer is decoded
+        self._stage: _Between | _Invalid | LargeFrame | Inflation | PartialMessage = _BETWEEN
+        #: The end of the stream, or its failure, which comes after what was received.
+        self.eof: Exception | None = None
+        #: The number of bytes from the peer.
+        self.wire_bytes_received: int = 0
+
+    # -- bytes
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        self.wire_bytes_received += len(data)
+        if isinstance(self._stage, LargeFrame):
+            self._buffer += self._stage.add(data)
+        elif self._at < len(self._buffer):
+            self._buffer = self._buffer[self._at :] + data
+        else:
+            self._buffer = data
+        self._at = 0
+
+    def receive_eof(self, cause: Exception) -> None:
+        """Take the end of the stream.
+
+        :param cause: The reason, which ends the connection when all is decoded.
+        """
+        self.eof = cause
+
+    def free_decoded(self) -> None:
+        """Free the memory of what is decoded. Call it before a wait that may be long."""
+        if self._at > KEEP_DECODED_BYTES:
+            self._buffer = self._buffer[self._at :]
+            self._at = 0
+
+    @property
+    def undecoded(self) -> int:
+        """The number of bytes that were received and not decoded."""
+        large = self._stage.received if isinstance(self._stage, LargeFrame) else 0
+        return len(self._buffer) - self._at + large
+
+    @property
+    def awaited(self) -> int:
+        """The number of bytes of a large frame that are still to come."""
+        return self._stage.left if isinstance(self._stage, LargeFrame) else 0
+
+    @property
+    def inflating_work(self) -> int:
+        """The cost of decompressing so far: see `DeflateCodec.work`."""
+        return 0 if self._extension is None else self._extension.codec.work
+
+    # -- messages
+
+    def begin_stream(self, max_size: float | None) -> None:
+        """Give out the next message, or the rest of the one under way, in chunks.
+
+        :param max_size: The limit on its size, instead of that of the options.
+        :raises ViolationError: What was received of the message exceeds its limits.
+        """
+        stage = self._stage
+        if isinstance(stage, LargeFrame):
+            self._return_to_buffer(stage)
+        partial = stage if isinstance(stage, PartialMessage) else None
+        self._assembler.begin_stream(max_size, partial)
+
+    def skip_rest(self) -> None:
+        """Throw away what is left of the message that is given out in chunks, if anything is."""
+        if self._assembler.is_streaming:
+            if isinstance(self._stage, PartialMessage):
+                self._stage.skip()
+            self._assembler.end_stream()
+
+    def messages(self, most: int, *, raw: bool = False) -> list[str | bytes]:
+        """Decode small messages that come next. This is the hot function of receiving.
+
+        An empty list means that nothing was decoded; call `next_event`.
+
+        :param most: The number of messages to decode at most.
+        :param raw: True if a text may be given as its UTF-8, which is quicker.
+        """
+        if (
+            self._stage is not _BETWEEN
+            or self._at == len(self._buffer)
+            or self._closing.state is not _OPEN
+            or not self._is_fast
+            or self._assembler.is_streaming
+        ):
+            return []
+        messages, self._at, size = codec.messages(
+            self._buffer, self._at, self._expected_mask, self._assembler.limit, most, raw
+        )
+        if messages:
+            self._assembler.count(len(messages), size)
+        return messages
+
+    def next_event(self, *, raw: bool, is_awaited: bool) -> Event | CloseReceived:
+        """Decode one message, a chunk of one, or a control frame.
+
+        After our Close, the only events are Pongs and the end.
+
+        :param raw: True if a text may be given as its UTF-8, which is quicker.
+        :param is_awaited: True if a task waits for a message. Otherwise a message that exceeds its
+            limit is left for a reader.
+        :raises ViolationError: The peer violated the protocol.
+        """
+        stage = self._stage
+        if isinstance(stage, LargeFrame):
+            if not stage.left:
+                return self._decode_large(stage, raw, is_awaited)
+            if self.eof is None:
+                return NEED_DATA
+            self._return_to_buffer(stage)
+        if isinstance(stage, Inflation):
+            return self._inflate(stage, b"", raw)
+        if self._stage is _BETWEEN and self._is_fast:
+            event = self._decode_whole(raw, is_awaited)
+            if event is not None:
+                return event
+        return self._decode_part(is_awaited)
+
+    # -- messages of one frame
+
+    def _decode_whole(self, raw: bool, is_awaited: bool) -> Event | None:
+        """Decode a message of one frame that is valid; return None if wsproto must look."""
+        messages, end, size = codec.messages(
+            self._buffer, self._at, self._expected_mask, self._assembler.limit, 1, raw
+        )
+        if messages:
+            self._at = end
+            return self._assembler.whole(messages[0], size)
+        head = self._buffer[self._at : self._at + 14]
+        if len(head) < 2 or head[0] ^ FINAL not in self._openings or not self._is_valid_head(head):
+            return None
+        head_size, length = sizes(head)
+        if length is None or length > self._assembler.limit or not is_shortest(head, length):
+            return None
+        if self._assembler.is_streaming or self._closing.sent is not None:
+            return None
+        if head_size + length <= self.undecoded:
+            return self._decode_compressed(head, head_size, length, raw, is_awaited)
+        return self._begin_large(head, head_size, length)
+
+    def _decode_compressed(
+        self, head: bytes, head_size: int, length: int, raw: bool, is_awaited: bool
+    ) -> Event | None:
+        """Inflate a message of one frame, which is whole."""
+        if head[0] not in _COMPRESSED or (not is_awaited and self._may_be_too_large(length)):
+            return None
+        assert self._extension is not None
+        start = self._at + head_size
+        payload = self._buffer[start : start + length]
+        if self._expected_mask:
+            payload = codec.masked(payload, head[head_size - 4 : head_size])
+        self._at = start + length
+        is_text = head[0] & 0x0F == TEXT
+        return self._inflate(Inflation(self._extension.codec, is_text=is_text), payload, raw)
+
+    def _begin_large(self, head: bytes, head_size: int, length: int) -> Event | None:
+        """Wait for the rest of a frame, if that is long, before anything of it is decoded."""
+        if length < WAIT_FOR_WHOLE_FRAME_BYTES or len(head) < head_size or self.eof is not None:
+            return None
+        large = LargeFrame(head[:head_size], length)
+        large.add(self._buffer[self._at + head_size :])
+        self._buffer = b""
+        self._at = 0
+        self._stage = large
+        return NEED_DATA
+
+    def _decode_large(self, large: LargeFrame, raw: bool, is_awaited: bool) -> Event:
+        """Decode a large frame, which is whole now."""
+        self._stage = _BETWEEN
+        opcode = large.head[0] & 0x0F
+        is_compressed = bool(large.head[0] & COMPRESSED)
+        if self._closing.sent is not None:
+            if is_compressed:
+                self._return_to_buffer(large)  # what follows may refer to it
+            return PARTIAL
+        if is_compressed:
+            if not is_awaited and self._may_be_too_large(large.received):
+                self._return_to_buffer(large)
+                return PARTIAL
+            assert self._extension is not None
+            inflation = Inflation(self._extension.codec, is_text=opcode == TEXT)
+            return self._inflate(inflation, large.payload(), raw)
+        payload = large.payload()
+        try:
+            return self._assembler.whole(_text_or_bytes(payload, opcode == TEXT, raw), len(payload))
+        except UnicodeDecodeError:
+            self._return_to_buffer(large)  # wsproto says where it is not UTF-8
+            return PARTIAL
+
+    def _return_to_buffer(self, large: LargeFrame) -> None:
+        """Let the frame be decoded as it comes."""
+        self._stage = _BETWEEN
+        self._buffer = large.head + b"".join(large.parts) + self._buffer
+
+    def _may_be_too_large(self, compressed_size: int) -> bool:
+        return compressed_size * _MOST_INFLATED > self._assembler.limit
+
+    def _inflate(self, inflation: Inflation, data: bytes, raw: bool) -> Event:
+        """Take a step of inflating a message, mostly the only one."""
+        self._stage = _BETWEEN
+        is_discarded = self._closing.sent is not None
+        try:
+            payload = inflation.step(data, self._assembler.limit, is_discarded=is_discarded)
+            if payload is None:
+                self._stage = inflation
+                return YIELD
+            if is_discarded:
+                return PARTIAL
+            message = _text_or_bytes(payload, inflation.is_text, raw)
+            return self._assembler.whole(message, len(payload))
+        except DecompressedTooLarge:
+            raise self._assembler.inflated_violation() from None
+        except (InvalidData, UnicodeDecodeError) as exc:
+            raise ViolationError(CloseCode.INVALID_FRAME_PAYLOAD_DATA, str(exc)) from None
+
+    # -- control frames, and messages of several frames
+
+    def _decode_part(self, is_awaited: bool) -> Event | CloseReceived:
+        """Decode a control frame, or a part of a data frame."""
+        stage = self._stage
+        if isinstance(stage, PartialMessage):
+            if self._assembler.is_streaming and stage.has_data:
+                return MessageChunk(stage.take(), is_last=False)
+            if stage.frame_left:
+                return self._continue_frame(stage, is_awaited)
+        if stage is _INVALID:
+            return self._feed(self.undecoded)
+        head = self._buffer[self._at : self._at + 14]
+        if len(head) < 2:
+            return NEED_DATA
+        is_continuation = head[0] & 0x0F == CONTINUATION
+        is_control = bool(head[0] & CONTROL)
+        is_in_order = is_control or is_continuation == isinstance(stage, PartialMessage)
+        if not self._is_valid_head(head) or not is_in_order:
+            self._stage = _INVALID
+            return self._feed(self.undecoded)
+        head_size, length = sizes(head)
+        if length is None:
+            return NEED_DATA
+        if is_control:
+            return self._decode_control(head, head_size + length, head_size)
+        return self._begin_frame(stage, head, head_size, length, is_awaited)
+
+    def _decode_control(self, head: bytes, size: int, head_size: int) -> Event | CloseReceived:
+        """Decode a control frame, when it is whole."""
+        if self.undecoded < size:
+            return NEED_DATA
+        if head[0] & 0x0F != CLOSE or size < head_size + 2:
+            return self._feed(size)
+        frame = self._buffer[self._at : self._at + size]
+        self._at += size
+        return self._event(self._wsproto.with_known_code(frame, head_size))
+
+    def _begin_frame(
+        self, stage: object, head: bytes, head_size: int, length: int, is_awaited: bool
+    ) -> Event | CloseReceived:
+        """Begin to decode a data frame."""
+        if isinstance(stage, PartialMessage):
+            partial = stage
+        else:
+            partial = PartialMessage(is_compressed=bool(head[0] & COMPRESSED))
+            self._wsproto.begin_message()
+        # The size of a compressed message is known when it is inflated.
+        size = 0 if partial.is_compressed else partial.size + length
+        is_allowed = self._assembler.is_within_limits(size, partial.fragments + 1)
+        if self._assembler.is_wanted(partial) and not is_allowed:
+            if is_awaited and head[1] & 0x7F > 125:
+                # wsproto may find that the length is not in its shortest form, which goes first.
+                self._feed(min(head_size, self.undecoded))
+            return self._over_limit(size, is_awaited)
+        partial.begin_frame(head_size, length)
+        self._stage = partial
+        return self._continue_frame(partial, is_awaited)
+
+    def _continue_frame(self, partial: PartialMessage, is_awaited: bool) -> Event | CloseReceived:
+        """Decode the next part of a data frame."""
+        size = min(partial.frame_left, self.undecoded)
+        if not size:
+            return NEED_DATA
+        is_allowed = self._assembler.is_within_limits(partial.size, 0)
+        if not is_allowed and self._assembler.is_wanted(partial):
+            # It was begun for a stream that allowed more, and was not taken.
+            return self._over_limit(partial.size, is_awaited)
+        if partial.is_compressed:
+            size = self._wsproto.portion(partial, self._assembler, size, is_awaited=is_awaited)
+            if not size:
+                return OVER_LIMIT
+        partial.advance(size)
+        return self._feed(size)
+
+    def _over_limit(self, size: int, is_awaited: bool) -> Event:
+        if not is_awaited:
+            return OVER_LIMIT
+        raise self._assembler.violation(size)
+
+    def _feed(self, size: int) -> Event | CloseReceived:
+        """Give wsproto the next bytes."""
+        if not size:
+            return NEED_DATA
+        data = self._buffer[self._at : self._at + size]
+        self._at += size
+        return self._event(data)
+
+    def _event(self, data: bytes) -> Event | CloseReceived:
+        """Return what wsproto makes of the data."""
+        event = self._wsproto.feed(data, self._assembler.size_limit)
+        if event is None:
+            return PARTIAL
+        if isinstance(event, CloseReceived):
+            return event
+        if isinstance(event, (Ping, Pong)):
+            is_answered = isinstance(event, Pong) or self._closing.sent is None
+            return event if is_answered else PARTIAL
+        partial = self._stage
+        assert isinstance(partial, PartialMessage)
+        is_last = event.message_finished
+        if is_last:
+            self._stage = _BETWEEN
+        inflated = self._wsproto.inflated
+        given = self._assembler.add(partial, event.data, inflated, is_last=is_last)
+        return PARTIAL if given is None else given
+
+    def _is_valid_head(self, head: bytes) -> bool:
+        """Return True if a frame may begin with these two bytes (RFC 6455, 5.2)."""
+        if head[1] & MASKED != self._expected_mask:
+            return False
+        if head[0] & 0x7F == CONTINUATION or head[0] & 0x7F in self._openings:
+            return True
+        return head[0] in _FINAL_CONTROL and head[1] & 0x7F <= 125
+
+
+def _text_or_bytes(payload: bytes, is_text: bool, raw: bool) -> str | bytes:
+    """Return a message of the right type; a text that is not UTF-8 raises UnicodeDecodeError."""
+    if not is_text:
+        return payload
+    if raw:
+        check_utf8(payload)
+        return payload
+    return payload.decode()

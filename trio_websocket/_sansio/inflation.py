@@ -1,0 +1,57 @@
+"""A compressed message of one frame, which is inflated in steps without wsproto."""
+
+from __future__ import annotations
+
+import io
+
+from .costs import INFLATE_AT_ONCE_BYTES, INFLATE_AT_ONCE_OUTPUT_BYTES, INFLATE_STEP_BYTES
+from .deflate import DecompressedTooLarge, DeflateCodec
+
+
+class Inflation:
+    """A message that is being inflated."""
+
+    __slots__ = ("_codec", "_parts", "is_text")
+
+    def __init__(self, codec: DeflateCodec, *, is_text: bool) -> None:
+        """
+        :param codec: That of the connection.
+        :param is_text: True for a text message.
+        """
+        self._codec = codec
+        self._parts: io.BytesIO | None = None  # after the first step
+        self.is_text = is_text
+
+    def step(self, data: bytes, limit: int, *, is_discarded: bool) -> bytes | None:
+        """Inflate a part of the message.
+
+        :param data: The payload of the frame in the first step; nothing in the others.
+        :param limit: Bytes that the message may have.
+        :param is_discarded: True if only the decompressor's window matters.
+        :returns: The message, or None if there may be more.
+        :raises DecompressedTooLarge: The message exceeds the limit.
+        :raises InvalidData: The payload is not a compressed message.
+        """
+        codec = self._codec
+        if self._parts is None:
+            if len(data) <= INFLATE_AT_ONCE_BYTES and limit <= INFLATE_AT_ONCE_OUTPUT_BYTES:
+                payload = codec.inflate_chunk(data, is_last=True, max_length=limit + 1)
+                if len(payload) > limit:
+                    raise DecompressedTooLarge
+                if not codec.has_more:
+                    return payload
+                self._parts = io.BytesIO()
+                self._parts.write(payload)
+                return None
+            self._parts = io.BytesIO()
+        parts = self._parts
+        if is_discarded:
+            parts.seek(0)
+        left = limit - parts.tell()
+        if left < 0:
+            raise DecompressedTooLarge
+        part = codec.inflate_chunk(data, is_last=True, max_length=min(left + 1, INFLATE_STEP_BYTES))
+        if len(part) > left:
+            raise DecompressedTooLarge
+        parts.write(part)
+        return None if codec.has_more else parts.getvalue()  # which does not copy

@@ -1,0 +1,129 @@
+"""wsproto, which decodes the frames that need no speed, and is the judge of all that is invalid.
+
+It gets bytes of one frame at a time, so it gives one event at most. Its errors become ours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+
+from . import codec
+from .costs import (
+    INFLATE_AT_ONCE_OUTPUT_BYTES,
+    WSPROTO_COMPRESSED_BYTES,
+    WSPROTO_COMPRESSED_BYTES_SMALL,
+)
+from .errors import CloseCode, CloseReason
+from .events import CloseReceived, ViolationError
+from .frames import MASKED
+
+if TYPE_CHECKING:
+    from .assembler import MessageAssembler, PartialMessage
+    from .deflate import DeflateExtension
+
+# The registered code that wsproto does not know, and one that it does.
+_UNKNOWN, _STAND_IN = CloseCode.BAD_GATEWAY, CloseCode.TRY_AGAIN_LATER
+# The text of wsproto for every error that our extension finds.
+_ERROR_IN_EXTENSION = "error in extension"
+# DEFLATE makes at most 1032 bytes of one.
+_MOST_INFLATED = 1032
+
+
+class WsprotoReader:
+    """Decodes a part of a frame, or a whole control frame."""
+
+    __slots__ = ("_code", "_extension", "_side", "_wsproto")
+
+    def __init__(self, side: ConnectionType, extension: DeflateExtension | None) -> None:
+        """
+        :param side: The side that receives.
+        :param extension: The outcome of the negotiation about compression.
+        """
+        self._side = side
+        self._extension = extension
+        # It takes memory, and a connection that receives only messages in order needs none.
+        self._wsproto: Connection | None = None
+        self._code: int | None = None  # the one behind `_STAND_IN`
+
+    @property
+    def inflated(self) -> int:
+        """Bytes of payload of the latest compressed message so far."""
+        return 0 if self._extension is None else self._extension.size
+
+    def begin_message(self) -> None:
+        """Forget the size of the message before."""
+        if self._extension is not None:
+            self._extension.begin_message()
+
+    def portion(
+        self, partial: PartialMessage, assembler: MessageAssembler, size: int, *, is_awaited: bool
+    ) -> int:
+        """Return how many of the next bytes of a compressed message to feed now.
+
+        The limit is passed on to the extension.
+        """
+        assert self._extension is not None
+        if not assembler.is_wanted(partial):
+            self._extension.set_limit(math.inf)
+            return min(size, WSPROTO_COMPRESSED_BYTES_SMALL)
+        self._extension.set_limit(assembler.limit)
+        left = assembler.limit - self._extension.size
+        if not assembler.is_streaming and not is_awaited:
+            return int(min(size, WSPROTO_COMPRESSED_BYTES, left / _MOST_INFLATED))
+        is_small = assembler.is_streaming and left > INFLATE_AT_ONCE_OUTPUT_BYTES
+        return min(size, WSPROTO_COMPRESSED_BYTES_SMALL if is_small else WSPROTO_COMPRESSED_BYTES)
+
+    def with_known_code(self, frame: bytes, head_size: int) -> bytes:
+        """Return a Close frame with a code that wsproto knows.
+
+        Code 1014 was registered after wsproto was written.
+        """
+        code = frame[head_size : head_size + 2]
+        if frame[1] & MASKED:
+            code = codec.masked(code, frame[head_size - 4 : head_size])
+        if int.from_bytes(code, "big") != _UNKNOWN:
+            return frame
+        self._code = _UNKNOWN
+        known = bytearray(frame)
+        known[head_size + 1] ^= _UNKNOWN ^ _STAND_IN  # masked or not
+        return bytes(known)
+
+    def feed(
+        self, data: bytes, size_limit: str
+    ) -> TextMessage | BytesMessage | Ping | Pong | CloseReceived | None:
+        """Decode the next bytes.
+
+        :param data: Bytes of one frame; or of what begins with a bad frame, which has one event,
+            too.
+        :param size_limit: The limit of the message, for the text of an error.
+        :raises ViolationError: The peer violated the protocol.
+        """
+        if self._wsproto is None:
+            extensions = [] if self._extension is None else [self._extension]
+            self._wsproto = Connection(self._side, [*extensions])
+        self._wsproto.receive_data(data)
+        for event in self._wsproto.events():
+            if isinstance(event, CloseConnection):
+                if self._wsproto.state is ConnectionState.OPEN:
+                    # Not a Close frame, but a verdict of wsproto, which leaves the state as it was.
+                    raise ViolationError(int(event.code), _explained(event, size_limit))
+                code = self._code or int(event.code)
+                return CloseReceived(CloseReason(code, event.reason or None))
+            assert isinstance(event, (TextMessage, BytesMessage, Ping, Pong))
+            return event
+        return None
+
+
+def _explained(event: CloseConnection, size_limit: str) -> str:
+    """Return why wsproto closes the connection."""
+    if event.reason != _ERROR_IN_EXTENSION:
+        return event.reason or ""
+    if event.code == CloseCode.MESSAGE_TOO_BIG:
+        return f"message exceeds {size_limit}"
+    if event.code == CloseCode.PROTOCOL_ERROR:
+        return "a message begins within another"
+    return "a message is compressed in a wrong way"
