@@ -22,13 +22,17 @@ import trio
 from .._io.pacing import CheckpointBudget, run_in_thread
 from .._io.sync import FairLock, LazyEvent
 from .._sansio.closing import ClosingHandshake, State
+from .._sansio.costs import (
+    COMPRESS_BYTES_PER_COST,
+    COMPRESS_IN_THREAD_BYTES,
+    FRAGMENT_COST,
+    SCATTER_WRITE_BYTES,
+    SEND_BYTES_PER_COST,
+)
 from .._sansio.errors import CloseReason, ConnectionClosed, describe
-from .._sansio.frame_writer import COMPRESSED_AT_ONCE, LONG, LONG_TO_COMPRESS, FrameWriter
+from .._sansio.frame_writer import FrameWriter
 from .send_queue import ControlFrame, SendQueue
 
-# Bytes that take as long to send as one unit of a `CheckpointBudget`.
-_PER_UNIT = 2**11
-_FRAGMENT = 8  # the cost of sending one, in the same units
 _ABNORMAL = 1006
 
 
@@ -138,8 +142,8 @@ class Sender:
         :param compress: True if the message is compressed when it is large enough.
         """
         if compress and size >= self._writer.threshold:
-            return self._budget.checkpoint(1 + size // COMPRESSED_AT_ONCE)
-        return self._budget.checkpoint(1 + size // _PER_UNIT)
+            return self._budget.checkpoint(1 + size // COMPRESS_BYTES_PER_COST)
+        return self._budget.checkpoint(1 + size // SEND_BYTES_PER_COST)
 
     def send_now(
         self, is_text: bool, payload: bytes, compress: bool, unread: Sized
@@ -154,7 +158,7 @@ class Sender:
         writer, queue = self._writer, self._queue
         size = len(payload)
         if (
-            size >= LONG
+            size >= SCATTER_WRITE_BYTES
             or (compress and size >= writer.threshold)
             or self.turn.is_taken
             or queue.is_full
@@ -179,7 +183,7 @@ class Sender:
                 deflated = await run_in_thread(writer.deflate, payload)
                 await self.check_open()
                 frame = [writer.deflated_message(is_text, deflated, size)]
-            elif size < LONG or (compress and size >= writer.threshold):
+            elif size < SCATTER_WRITE_BYTES or (compress and size >= writer.threshold):
                 frame = [writer.message(is_text, payload, compress)]
             else:
                 frame = writer.large_message(is_text, payload)
@@ -209,7 +213,7 @@ class Sender:
 
         :raises ConnectionClosed: The connection is closed, or is being closed.
         """
-        await self._budget.checkpoint(_FRAGMENT)
+        await self._budget.checkpoint(FRAGMENT_COST)
         await self._queue.wait_room()
         await self.check_open()
         make_frame = functools.partial(
@@ -221,13 +225,13 @@ class Sender:
             compress=compress,
         )
         is_compressed = compress and self._writer.threshold < math.inf
-        if is_compressed and len(payload) >= LONG_TO_COMPRESS:
+        if is_compressed and len(payload) >= COMPRESS_IN_THREAD_BYTES:
             frame = await run_in_thread(make_frame)
             await self.check_open()
         else:
             frame = make_frame()
             if is_compressed:
-                self._budget.spend(len(payload) // COMPRESSED_AT_ONCE)
+                self._budget.spend(len(payload) // COMPRESS_BYTES_PER_COST)
         self._queue.append(frame)
 
     # -- messages to several connections
@@ -310,7 +314,7 @@ class Sender:
 
     def _takes_long(self, size: int, compress: bool) -> bool:
         """Return True if a thread should compress the message."""
-        return compress and size >= max(LONG_TO_COMPRESS, self._writer.threshold)
+        return compress and size >= max(COMPRESS_IN_THREAD_BYTES, self._writer.threshold)
 
     # -- control frames (RFC 6455, 5.5)
 

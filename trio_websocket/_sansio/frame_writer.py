@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wsproto.connection import ConnectionType
 
 from . import codec
+from .costs import SCATTER_WRITE_BYTES
 from .errors import CloseReason
 from .frames import (
     BINARY,
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
 
 _WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 _NO_STATUS = 1005
-#: Bytes from which on a payload is not joined to the head of its frame.
-LONG = 2**16
-#: Bytes from which on another thread compresses a message. To have it do so takes about 0.2
-#: milliseconds; to compress so many, about 1, in which the other tasks would wait.
-LONG_TO_COMPRESS = 2**17
-#: Bytes that are compressed in a microsecond or so.
-COMPRESSED_AT_ONCE = 2**7
 
 
 class FrameWriter:
@@ -130,7 +124,7 @@ class FrameWriter:
             assert self._extension is not None
             payload = self._extension.codec.deflate_stateless(payload)
             return [self._frame(first | COMPRESSED, payload)]
-        if len(payload) >= LONG:
+        if len(payload) >= SCATTER_WRITE_BYTES:
             return [long_head(first, len(payload)), payload]
         return [self._frame(first, payload)]
 
