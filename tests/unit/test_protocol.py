@@ -30,8 +30,8 @@ from support.protocols import (
     sent_close,
 )
 from trio_websocket import CloseReason, ConnectionClosed
+from trio_websocket._sansio.costs import WAIT_FOR_WHOLE_FRAME_BYTES as LARGE
 from trio_websocket._sansio.events import MessageChunk, Status
-from trio_websocket._sansio.frames import LARGE
 from trio_websocket._sansio.protocol import Protocol
 
 ENDED = Status.ENDED

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 
+from .costs import FINAL_BLOCK_WORK, INFLATE_STEP_WORK, ZLIB_INPUT_BYTES, ZLIB_INPUT_BYTES_SMALL
 from .extensions import MIN_BITS, NAME, DeflateParameters, PerMessageDeflate
 
 if TYPE_CHECKING:
@@ -32,12 +33,6 @@ if not TYPE_CHECKING and not os.environ.get("TRIO_WEBSOCKET_NO_ZLIB_NG"):
 _TAIL = b"\x00\x00\xff\xff"  # what a sender leaves out at the end of a message (7.2.1)
 _PROBE = _TAIL + b"\x03\x00"  # the tail, and an empty block with BFINAL
 _EMPTY = b"\x00"  # an empty message (7.2.3.6)
-# zlib copies the input that it leaves over, so it gets no more than this at once: a large one for
-# speed; a small one in a message with final blocks, as any two bytes may be such a block.
-_SLICE, _SMALL_SLICE = 2**15, 2**8
-# What a step of decompressing may cost, counted in bytes of input, where a final block counts as so
-# many: about 3 milliseconds. Empty blocks cost time and make no output that would bound it.
-_MOST_WORK, _WORK_OF_FINAL_BLOCK = 2**15, 2**5
 
 
 class DecompressedTooLarge(Exception):
@@ -78,7 +73,7 @@ class DeflateCodec:
         # The message that is inflated: its input, and how much of it zlib has got ...
         self._input = memoryview(b"")
         self._at = 0
-        self._slice = _SLICE
+        self._slice = ZLIB_INPUT_BYTES
         # ... whether the decompressor has something of it, and may have output left, ...
         self._is_begun = False
         self._is_full = False
@@ -174,7 +169,7 @@ class DeflateCodec:
         """
         assert max_length >= 1  # to zlib, 0 is no limit
         try:
-            if is_last and data and not self._is_begun and len(data) <= _SLICE:
+            if is_last and data and not self._is_begun and len(data) <= ZLIB_INPUT_BYTES:
                 return self._inflate_whole(data, max_length)
             return self._inflate_any(data, is_last, max_length)
         except zlib.error as exc:
@@ -193,7 +188,7 @@ class DeflateCodec:
         if len(output) < max_length and not decompressor.eof:
             self.work += len(data)
             self._end_stream(decompressor)
-            self._slice = _SLICE
+            self._slice = ZLIB_INPUT_BYTES
             return output
         self._input = memoryview(data)
         self._at = 0
@@ -210,7 +205,7 @@ class DeflateCodec:
         self._is_last = self._is_last or is_last
         pieces: list[bytes] = []
         room = max_length
-        end = self.work + _MOST_WORK
+        end = self.work + INFLATE_STEP_WORK
         while room and (self._is_full or self._at < len(self._input)):
             if self.work >= end:
                 return b"".join(pieces)
@@ -245,8 +240,8 @@ class DeflateCodec:
             left = decompressor.unused_data
             self._decompressor = None
             self._is_begun = self._is_full = False
-            self._slice = _SMALL_SLICE
-            self.work += _WORK_OF_FINAL_BLOCK
+            self._slice = ZLIB_INPUT_BYTES_SMALL
+            self.work += FINAL_BLOCK_WORK
         self._at += len(data) - len(left)
         self.work += len(data) - len(left)
 
@@ -258,7 +253,7 @@ class DeflateCodec:
         if self._inflate_resets:
             self._decompressor = None
         self._is_begun = self._is_last = False
-        self._slice = _SLICE
+        self._slice = ZLIB_INPUT_BYTES
 
     def _end_stream(self, decompressor: zlib._Decompress) -> None:
         """Give the decompressor the tail, behind which a block may begin.

@@ -14,8 +14,6 @@ FINAL = 0x80  # in the first byte: FIN
 COMPRESSED = 0x40  # in the first byte: RSV1, of the first frame of a message (RFC 7692, 6)
 MASKED = 0x80  # in the second byte
 
-# Bytes of payload from which on it pays to wait until a frame is whole, and decode it in one step.
-LARGE = 2**12
 _MAX_REASON = 123  # a control frame has up to 125 bytes (RFC 6455, 5.5), and the code has two
 
 
