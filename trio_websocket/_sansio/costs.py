@@ -77,6 +77,9 @@ JOIN_PARTS_BYTES = 2**12
 
 # -- Decompressing
 
+#: Bytes that DEFLATE makes of one at most. A message that may exceed its limit is not inflated
+#: before a reader decides what becomes of it. In a stream, or thrown away, it takes little memory.
+MAX_INFLATE_RATIO = 1032
 #: Compressed bytes that are inflated in one step, whatever they become, if no message may become
 #: more than `INFLATE_AT_ONCE_OUTPUT_BYTES`.
 INFLATE_AT_ONCE_BYTES = 2**14
@@ -86,7 +89,7 @@ INFLATE_AT_ONCE_OUTPUT_BYTES = 2**20
 #: lets a message of just 256 KiB end in its first step.
 INFLATE_STEP_BYTES = 2**18 + 1
 #: Compressed bytes that wsproto gets at once. Its own work is little beside inflating so many, and
-#: they inflate to at most 3 MiB (DEFLATE expands at most 1032:1).
+#: they inflate to about 3 MiB at most.
 WSPROTO_COMPRESSED_BYTES = 3 * 2**10
 #: The same where nothing else bounds the memory for the inflated bytes.
 WSPROTO_COMPRESSED_BYTES_SMALL = 2**9

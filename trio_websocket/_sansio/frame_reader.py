@@ -33,7 +33,7 @@ from wsproto.events import Ping, Pong
 from . import codec
 from .assembler import MessageAssembler, PartialMessage
 from .closing import ClosingHandshake, State
-from .costs import KEEP_DECODED_BYTES, WAIT_FOR_WHOLE_FRAME_BYTES
+from .costs import KEEP_DECODED_BYTES, MAX_INFLATE_RATIO, WAIT_FOR_WHOLE_FRAME_BYTES
 from .deflate import DecompressedTooLarge, InvalidData
 from .errors import CloseCode
 from .events import CloseReceived, Event, MessageChunk, Status, ViolationError
@@ -68,9 +68,6 @@ NEED_DATA, PARTIAL, YIELD, OVER_LIMIT = (
 )
 _COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
-# DEFLATE makes at most 1032 bytes of one. A message that may exceed its limit is not inflated
-# before a reader decides what becomes of it. In a stream, or thrown away, it takes little memory.
-_MOST_INFLATED = 1032
 
 
 class _Between:
@@ -325,7 +322,7 @@ class FrameReader:
         self._buffer = large.head + b"".join(large.parts) + self._buffer
 
     def _may_be_too_large(self, compressed_size: int) -> bool:
-        return compressed_size * _MOST_INFLATED > self._assembler.limit
+        return compressed_size * MAX_INFLATE_RATIO > self._assembler.limit
 
     def _inflate(self, inflation: Inflation, data: bytes, raw: bool) -> Event:
         """Take a step of inflating a message, mostly the only one."""

@@ -14,6 +14,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from . import codec
 from .costs import (
     INFLATE_AT_ONCE_OUTPUT_BYTES,
+    MAX_INFLATE_RATIO,
     WSPROTO_COMPRESSED_BYTES,
     WSPROTO_COMPRESSED_BYTES_SMALL,
 )
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 _UNKNOWN, _STAND_IN = CloseCode.BAD_GATEWAY, CloseCode.TRY_AGAIN_LATER
 # The text of wsproto for every error that our extension finds.
 _ERROR_IN_EXTENSION = "error in extension"
-# DEFLATE makes at most 1032 bytes of one.
-_MOST_INFLATED = 1032
 
 
 class WsprotoReader:
@@ -73,7 +72,7 @@ class WsprotoReader:
         self._extension.set_limit(assembler.limit)
         left = assembler.limit - self._extension.size
         if not assembler.is_streaming and not is_awaited:
-            return int(min(size, WSPROTO_COMPRESSED_BYTES, left / _MOST_INFLATED))
+            return int(min(size, WSPROTO_COMPRESSED_BYTES, left / MAX_INFLATE_RATIO))
         is_small = assembler.is_streaming and left > INFLATE_AT_ONCE_OUTPUT_BYTES
         return min(size, WSPROTO_COMPRESSED_BYTES_SMALL if is_small else WSPROTO_COMPRESSED_BYTES)
 
