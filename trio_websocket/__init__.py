@@ -5,6 +5,7 @@ from ._impl import (
     HAS_SPEEDUPS as HAS_SPEEDUPS,
     Address as Address,
     BroadcastResult as BroadcastResult,
+    CloseCode as CloseCode,
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
     ConnectionFailed as ConnectionFailed,

@@ -27,6 +27,7 @@ from ._io.sockets import Address as Address
 from ._sansio.codec import HAS_SPEEDUPS as HAS_SPEEDUPS
 from ._sansio.compat import Unpack
 from ._sansio.errors import (
+    CloseCode as CloseCode,
     CloseReason as CloseReason,
     ConnectionClosed as ConnectionClosed,
     ConnectionFailed as ConnectionFailed,

@@ -14,6 +14,7 @@ import pytest
 import trio_websocket
 from trio_websocket import (
     BroadcastResult,
+    CloseCode,
     CloseReason,
     ConnectionClosed,
     ConnectionFailed,
@@ -413,3 +414,11 @@ def test_the_other_errors_of_a_group_are_left() -> None:
     assert left is BUG
     assert isinstance(inner, BaseExceptionGroup)
     assert inner.exceptions == (stop,)
+
+
+def test_close_code_has_the_names_of_the_registry() -> None:
+    assert CloseCode(1000) is CloseCode.NORMAL_CLOSURE
+    assert CloseReason(CloseCode.GOING_AWAY, None) == CloseReason(1001, None)
+    for code in CloseCode:
+        assert CloseReason(code, None).name == code.name
+        assert type(CloseReason(code, None).code) is int

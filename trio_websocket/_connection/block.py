@@ -6,6 +6,7 @@ import trio
 
 from .._io.cancel import cancel
 from .._io.groups import exception_to_raise, strip_closed
+from .._sansio.errors import CloseCode
 from .connection import WebSocketConnection, lifecycle_of
 
 
@@ -21,14 +22,16 @@ async def close_after_block(
         lifecycle_of(connection).end_block()
     try:
         if error is None:
-            await connection.aclose(1000)
+            await connection.aclose(CloseCode.NORMAL_CLOSURE)
         elif isinstance(error, Exception):
             is_lost = strip_closed(error) is None
-            await connection.aclose(1000 if is_lost else 1011)
+            await connection.aclose(
+                CloseCode.NORMAL_CLOSURE if is_lost else CloseCode.INTERNAL_ERROR
+            )
         else:
             with trio.CancelScope() as scope:
                 cancel(scope, "the block or handler was cancelled")
-                await connection.aclose(1001)
+                await connection.aclose(CloseCode.GOING_AWAY)
     except BaseException as exc:
         return exception_to_raise(error, exc)
     return error

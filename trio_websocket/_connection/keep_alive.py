@@ -8,6 +8,7 @@ from typing import Protocol
 import trio
 
 from .._io.cancel import cancel
+from .._sansio.errors import CloseCode
 from .pings import PendingPing
 
 # The time-out is counted in so many parts. A part in which we did not read is not counted, and
@@ -83,7 +84,7 @@ class KeepAlive:
                 is_answered = await self._is_answered()
         if self._connection.can_send:
             text = f"keep-alive: no Pong within {self._timeout} s"
-            self._connection.fail(1011, text, TimeoutError(text))
+            self._connection.fail(CloseCode.INTERNAL_ERROR, text, TimeoutError(text))
 
     async def _is_answered(self) -> bool:
         connection = self._connection

@@ -34,7 +34,7 @@ from .._io.pacing import CheckpointBudget
 from .._io.sync import LazyEvent
 from .._io.transport import LINGER, Transport
 from .._sansio.closing import State
-from .._sansio.errors import DisconnectionTimeout, describe
+from .._sansio.errors import CloseCode, DisconnectionTimeout, describe
 from .._sansio.handshake import HandshakeResult
 from .._sansio.options import Options
 from .._sansio.protocol import Protocol
@@ -52,7 +52,6 @@ logger = logging.getLogger("trio-websocket")
 _GOING_AWAY = 0.05
 # Without it, each task would have a name of its own.
 _TASK = "trio_websocket: a connection"
-_TOO_SLOW = 1008  # 1013 would mean that this side is overloaded
 
 
 class Lifecycle:
@@ -242,7 +241,8 @@ class Lifecycle:
         dropped. `disconnect_timeout` bounds all of it, and no caller waits.
         """
         self._queue.drop_messages()
-        self.start_close(_TOO_SLOW, "too slow")
+        # Code 1013 would mean that this side is overloaded.
+        self.start_close(CloseCode.POLICY_VIOLATION, "too slow")
         self._end_within(self.options.disconnect_timeout)
 
     async def abort(self) -> None:
@@ -265,7 +265,7 @@ class Lifecycle:
 
     def break_off(self, cause: Exception) -> None:
         """Fail the connection, because a message can't be completed."""
-        self.fail(1011, "a message was broken off half-way", cause)
+        self.fail(CloseCode.INTERNAL_ERROR, "a message was broken off half-way", cause)
 
     def end_block(self) -> None:
         """Note that the connection is closed because its block, or its handler, has ended."""
@@ -279,7 +279,7 @@ class Lifecycle:
         if self.can_send:
             self.is_closed_here = True
             with contextlib.suppress(Exception):
-                self.sender.append_control(self.protocol.start_close(1001, None))
+                self.sender.append_control(self.protocol.start_close(CloseCode.GOING_AWAY, None))
         with trio.move_on_after(_GOING_AWAY) as scope:
             scope.shield = True
             await self._queue.flush()
@@ -330,7 +330,7 @@ class Lifecycle:
         with contextlib.suppress(Exception):
             logger.error("%s failed: %s", self.name, describe(exc), exc_info=exc)
         exc.__traceback__ = None  # its frames would keep the connection; the log record has it
-        self.protocol.fail(1011, "internal error", exc)
+        self.protocol.fail(CloseCode.INTERNAL_ERROR, "internal error", exc)
         with contextlib.suppress(Exception):
             self._end_within(LINGER)  # the task may wait for data from the peer
             self.on_ended()

@@ -29,11 +29,9 @@ from .._sansio.costs import (
     SCATTER_WRITE_BYTES,
     SEND_BYTES_PER_COST,
 )
-from .._sansio.errors import CloseReason, ConnectionClosed, describe
+from .._sansio.errors import CloseCode, CloseReason, ConnectionClosed, describe
 from .._sansio.frame_writer import FrameWriter
 from .send_queue import ControlFrame, SendQueue
-
-_ABNORMAL = 1006
 
 
 class SharedMessage:
@@ -118,7 +116,7 @@ class Sender:
         broken = self._queue.broken
         if broken is None or not self._closing.is_open:
             return self._closing.closed_error()
-        exc = ConnectionClosed(CloseReason(_ABNORMAL, describe(broken)))
+        exc = ConnectionClosed(CloseReason(CloseCode.ABNORMAL_CLOSURE, describe(broken)))
         exc.__cause__ = broken
         return exc
 

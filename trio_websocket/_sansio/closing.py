@@ -19,9 +19,7 @@ import dataclasses
 import enum
 from typing import Mapping, NoReturn
 
-from .errors import CloseReason, ConnectionClosed, describe
-
-_ABNORMAL = 1006
+from .errors import CloseCode, CloseReason, ConnectionClosed, describe
 
 
 class State(enum.Enum):
@@ -191,7 +189,7 @@ class ClosingHandshake:
         """
         error = self.outcome.error
         if error is not None and self.sent is None:
-            return CloseReason(_ABNORMAL, describe(error))
+            return CloseReason(CloseCode.ABNORMAL_CLOSURE, describe(error))
         return self.sent
 
     def closed_error(self) -> ConnectionClosed:

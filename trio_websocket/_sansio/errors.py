@@ -35,6 +35,7 @@ class CloseCode(enum.IntEnum):
 
 
 _NAMES = {int(code): code.name for code in CloseCode}
+_NORMAL = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
 _RANGES = (
     (range(1000, 3000), "RFC_RESERVED"),
     (range(3000, 4000), "IANA_RESERVED"),
@@ -150,7 +151,7 @@ def sendable_close(code: int | None, reason: str | None) -> tuple[int, str | Non
             "aclose(None) sends a Close frame without a code; use aclose(), which sends code 1000"
         )
         warnings.warn(text, DeprecationWarning, stacklevel=3)
-        return 1005, None
+        return CloseCode.NO_STATUS_RCVD, None
     if code in _LOCAL_ONLY:
         text = f"aclose({code}) sends code 1000, as no frame may hold {code}; use aclose(1000)"
         warnings.warn(text, DeprecationWarning, stacklevel=3)
@@ -286,4 +287,4 @@ class MessageTypeError(TypeError, ValueError):
 
 def is_normal(exc: ConnectionClosed) -> bool:
     """Whether the connection was closed in form, and for no reason that is an error."""
-    return exc.reason.code in (1000, 1001, 1005)
+    return exc.reason.code in _NORMAL

@@ -9,7 +9,7 @@ from wsproto.connection import ConnectionType
 
 from . import codec
 from .costs import SCATTER_WRITE_BYTES
-from .errors import CloseReason
+from .errors import CloseCode, CloseReason
 from .frames import (
     BINARY,
     CLOSE,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .options import Options
 
 _WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
-_NO_STATUS = 1005
 
 
 class FrameWriter:
@@ -163,7 +162,7 @@ class FrameWriter:
     def close(self, reason: CloseReason) -> bytes:
         """Return a Close frame. Code 1005 stands for none."""
         payload = b""
-        if reason.code != _NO_STATUS:
+        if reason.code != CloseCode.NO_STATUS_RCVD:
             payload = reason.code.to_bytes(2, "big") + (reason.reason or "").encode()
         return self._frame(FINAL | CLOSE, payload)
 

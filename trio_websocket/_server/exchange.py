@@ -17,6 +17,7 @@ from .._connection.connection import WebSocketConnection, lifecycle_of, start_co
 from .._io.groups import exception_to_raise, strip_closed
 from .._io.transport import IgnoringErrors, Transport, unwrap_network_error
 from .._sansio.errors import (
+    CloseCode,
     CloseReason,
     ConnectionClosed,
     ConnectionFailed,
@@ -119,7 +120,7 @@ class Exchange:
         :raises RuntimeError: The handler has answered the request before.
         """
         if self._state is ResponseState.SHUT_DOWN:
-            raise ConnectionClosed(CloseReason(1001, "the server is being closed"))
+            raise ConnectionClosed(CloseReason(CloseCode.GOING_AWAY, "the server is being closed"))
         if self._handshake is None:
             raise RuntimeError("the request was accepted or rejected already")
         return self._handshake
