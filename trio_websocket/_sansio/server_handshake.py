@@ -45,14 +45,17 @@ _NOT_IN_101 = (b"sec-websocket-extensions", b"content-length", b"transfer-encodi
 _PLAIN_REQUEST = re.compile(
     rb"GET (/[!-~]*) HTTP/1\.1\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: ?[!-~][ -~]*\r\n)+)\r\n"
 )
-# One object for each name that is in most requests, so that requests share them.
+_HEADER = re.compile(rb"([^:]+): ?([^\r]*)\r\n")  # in a plain request
+# The lower-case names that are in most requests, by the names as clients write them. Requests share
+# these objects.
 _NAMES = {
-    name: name
+    written: name
     for name in (
         *(b"host", b"upgrade", b"connection", b"origin", b"user-agent", b"cookie", b"pragma"),
         *(b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol"),
         *(b"sec-websocket-extensions", b"accept-encoding", b"accept-language", b"cache-control"),
     )
+    for written in (name, name.title().replace(b"Websocket", b"WebSocket"))
 }
 
 
@@ -309,11 +312,10 @@ def _parse_plain(data: bytes, max_size: int) -> _Request | None:
     match = _PLAIN_REQUEST.match(data)
     if match is None or match.end() > max_size:
         return None
-    headers = []
-    for line in match[2].split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        headers.append((_NAMES.get(name, name), value.strip()))
+    headers = [
+        (_NAMES.get(name) or name.lower(), value.rstrip())
+        for name, value in _HEADER.findall(match[2])
+    ]
     fields = group_headers(headers)
     if len(headers) > MAX_FIELDS or len(fields.get(b"host", ())) != 1:
         return None
