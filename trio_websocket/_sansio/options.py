@@ -11,7 +11,9 @@ from typing import Any, Callable, Iterable, Mapping, TypedDict, TypeVar
 from .extensions import PerMessageDeflate
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_Check = Callable[[str, object], None]  # takes an option's name and value, and raises
+# Takes the name and value of an option, and raises if the value is not allowed. It is not called
+# for the default, so None need not be checked where that is the default.
+_Check = Callable[[str, object], None]
 
 
 def check_number(name: str, value: object) -> None:
@@ -35,8 +37,7 @@ def _check_positive(name: str, value: object, *, otherwise: str = "math.inf") ->
 
 
 def _check_interval(name: str, value: object) -> None:
-    if value is not None:
-        _check_positive(name, value, otherwise="None")
+    _check_positive(name, value, otherwise="None")
 
 
 def _check_int(name: str, value: object, *, least: int = 0) -> None:
@@ -52,7 +53,7 @@ def _check_read_size(name: str, value: object) -> None:
 
 
 def _check_compression(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, PerMessageDeflate):
+    if not isinstance(value, PerMessageDeflate):
         raise TypeError(f"{name} must be a PerMessageDeflate or None, not {value!r:.100}")
 
 
