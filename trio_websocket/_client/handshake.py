@@ -13,10 +13,7 @@ from .failures import connection_failed
 
 
 async def shake_hands(
-    nursery: trio.Nursery,
-    stream: trio.abc.Stream,
-    handshake: ClientHandshake,
-    options: Options,
+    nursery: trio.Nursery, stream: trio.abc.Stream, handshake: ClientHandshake, options: Options
 ) -> WebSocketConnection:
     """Send the request, receive the response, and start the connection.
 

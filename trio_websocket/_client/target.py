@@ -8,13 +8,7 @@ from typing import Iterable, NamedTuple
 from .._sansio.client_handshake import ClientHandshake, check_subprotocols
 from .._sansio.handshake import ExtraHeaders, check_headers, header_bytes
 from .._sansio.options import Options, check_ssl_context
-from .._sansio.url import (
-    ascii_host_not_url,
-    check_port,
-    host_header,
-    parse_url,
-    request_target,
-)
+from .._sansio.url import ascii_host_not_url, check_port, host_header, parse_url, request_target
 
 
 class Target:

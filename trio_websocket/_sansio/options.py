@@ -195,10 +195,7 @@ def with_option_signature(function: _F) -> _F:
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = [
         inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=field.type,
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
         )
         for field in dataclasses.fields(Options)
         if field.name not in signature.parameters

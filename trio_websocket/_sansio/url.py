@@ -13,10 +13,7 @@ from typing import NamedTuple
 import idna
 
 _DEFAULT_PORTS = {False: 80, True: 443}
-_SCHEMES = {
-    "http": "; use ws: in place of http:",
-    "https": "; use wss: in place of https:",
-}
+_SCHEMES = {"http": "; use ws: in place of http:", "https": "; use wss: in place of https:"}
 # Characters that count as a dot in a name with characters outside ASCII (UTS 46, 2.3).
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _MAX_LABEL = 63  # bytes (RFC 1035, 2.3.4)

@@ -75,9 +75,7 @@ def check_listeners(
     return checked
 
 
-async def accept_clients(
-    listener: trio.abc.Listener[trio.abc.Stream],
-) -> list[trio.abc.Stream]:
+async def accept_clients(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:
     """Wait for clients. Return all that have connected, the last one first.
 
     While the system is out of resources, log that, and try again.

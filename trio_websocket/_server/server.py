@@ -25,20 +25,10 @@ from .._io.transport import close_now
 from .._sansio.compat import Unpack
 from .._sansio.errors import check_close_code
 from .._sansio.frames import check_reason
-from .._sansio.options import (
-    OptionKeywords,
-    Options,
-    check_number,
-    with_option_signature,
-)
+from .._sansio.options import OptionKeywords, Options, check_number, with_option_signature
 from .._sansio.url import Endpoint
 from .client_task import ClientTask, ClientTasks, ErrorHandler, Handler, Service
-from .listeners import (
-    accept_clients,
-    check_listeners,
-    listener_address,
-    open_listeners,
-)
+from .listeners import accept_clients, check_listeners, listener_address, open_listeners
 from .turn_away import TurnAway
 
 logger = logging.getLogger("trio-websocket")
