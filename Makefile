@@ -30,7 +30,7 @@ pip = $(1)/bin/python -m pip install $(2) >$(1)/pip.log 2>&1 || { cat $(1)/pip.l
 build = $(TOOLS)/bin/python -m build $(1) >$(TOOLS)/build.log 2>&1 || { cat $(TOOLS)/build.log >&2; exit 1; }
 
 # Python files that differ from main, or are new.
-changed = git diff --name-only --diff-filter=d $$(git merge-base HEAD main || echo HEAD) -- '*.py'; \
+changed = git diff --name-only --diff-filter=d $$(git merge-base HEAD main 2>/dev/null || echo HEAD) -- '*.py'; \
 	git ls-files --others --exclude-standard -- '*.py'
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
