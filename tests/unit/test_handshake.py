@@ -267,11 +267,75 @@ def test_a_426_for_the_version_has_an_upgrade_header() -> None:
     assert response.value(b"Upgrade") == b"websocket"
 
 
+def changed(name: bytes, value: bytes) -> bytes:
+    """Return a valid request with another value of a header."""
+    return a_request(replaced(REQUEST, name, value))
+
+
+def added(name: bytes, value: bytes, body: bytes = b"") -> bytes:
+    """Return a valid request with one more header."""
+    return a_request([*REQUEST, (name, value)], body=body)
+
+
+REFUSED_REQUESTS: dict[str, tuple[bytes, int]] = {
+    # A header is missing or repeated.
+    "no Host": (a_request(without(REQUEST, b"Host")), 400),
+    "no Connection": (a_request(without(REQUEST, b"Connection")), 400),
+    "no key": (a_request(without(REQUEST, b"Sec-WebSocket-Key")), 400),
+    "no version": (a_request(without(REQUEST, b"Sec-WebSocket-Version")), 400),
+    "two Host": (added(b"Host", b"example.com"), 400),
+    "two keys": (added(b"Sec-WebSocket-Key", KEY), 400),
+    "two versions": (added(b"Sec-WebSocket-Version", b"13"), 426),
+    # The key is not 16 bytes in base64.
+    "empty key": (changed(b"Sec-WebSocket-Key", b""), 400),
+    "short key": (changed(b"Sec-WebSocket-Key", b"bad"), 400),
+    "key of 15 bytes": (changed(b"Sec-WebSocket-Key", base64.b64encode(bytes(15))), 400),
+    "key of 17 bytes": (changed(b"Sec-WebSocket-Key", base64.b64encode(bytes(17))), 400),
+    "key without padding": (changed(b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ"), 400),
+    "key with more padding": (changed(b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZ==="), 400),
+    "key not base64": (changed(b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZ!=="), 400),
+    "key not ASCII": (changed(b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZ\xff=="), 400),
+    "list of keys": (changed(b"Sec-WebSocket-Key", KEY + b", " + KEY), 400),
+    # Versions before HTTP/1.1.
+    "HTTP/1.0": (a_request(start=b"GET /chat HTTP/1.0"), 400),
+    "HTTP/0.9": (a_request(start=b"GET /chat HTTP/0.9"), 400),
+    # Bytes outside ASCII where they matter.
+    "Host not ASCII": (changed(b"Host", b"caf\xc3\xa9"), 400),
+    "subprotocol not ASCII": (changed(b"Sec-WebSocket-Protocol", b"caf\xc3\xa9"), 400),
+    "Connection not ASCII": (changed(b"Connection", b"\xff"), 400),
+    "Connection with a byte not ASCII": (changed(b"Connection", b"Upgrade\xff"), 400),
+    # A body.
+    "Content-Length": (added(b"Content-Length", b"5", b"hello"), 400),
+    "chunked": (added(b"Transfer-Encoding", b"chunked", b"0\r\n\r\n"), 400),
+    "unknown transfer coding": (added(b"Transfer-Encoding", b"gzip"), 501),
+    # Not HTTP.
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "a word": (b"hello\r\n\r\n", 400),
+    "space after a name": (b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+    "no name": (b"GET / HTTP/1.1\r\n: x\r\n\r\n", 400),
+    "path not ASCII": (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "null byte": (b"GET / HTTP/1.1\r\nHost: \x00\r\n\r\n", 400),
+    "length not a number": (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_REQUESTS)
+def test_server_handshake_bad_request_is_refused(name: str) -> None:
+    data, status = REFUSED_REQUESTS[name]
+    assert refused(data).status == status
+
+
 @pytest.mark.parametrize(
-    "name", [b"Host", b"Connection", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version"]
+    ("name", "value"),
+    [
+        (b"Sec-WebSocket-Extensions", b"\xff"),
+        (b"Cookie", b"\xff"),
+        (b"Origin", b"\xff"),
+        (b"Connection", b"\xff, Upgrade"),
+    ],
 )
-def test_a_request_that_lacks_a_header_gets_400(name: bytes) -> None:
-    assert refused(a_request(without(REQUEST, name))).status == 400
+def test_server_handshake_non_ascii_elsewhere_is_accepted(name: bytes, value: bytes) -> None:
+    assert accepted(server(changed(name, value)))[0].status == 101
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.2", b"HTTP/2.0"])
@@ -283,87 +347,6 @@ def test_a_request_of_a_later_http_version_needs_a_host_too(version: bytes) -> N
 def test_a_request_that_lacks_a_version_is_told_ours() -> None:
     response = refused(a_request(without(REQUEST, b"Sec-WebSocket-Version")))
     assert response.value(b"Sec-WebSocket-Version") == b"13"
-
-
-@pytest.mark.parametrize("name", [b"Host", b"Sec-WebSocket-Key"])
-def test_a_header_that_may_stand_once_gets_400_if_it_is_there_twice(name: bytes) -> None:
-    assert refused(a_request([*REQUEST, (name, dict(REQUEST)[name])])).status == 400
-
-
-def test_a_version_header_that_is_there_twice_is_refused() -> None:
-    assert refused(a_request([*REQUEST, (b"Sec-WebSocket-Version", b"13")])).status == 426
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        b"",
-        b"bad",
-        base64.b64encode(bytes(15)),
-        base64.b64encode(bytes(17)),
-        b"dGhlIHNhbXBsZSBub25jZQ",
-        b"dGhlIHNhbXBsZSBub25jZ===",
-        b"dGhlIHNhbXBsZSBub25jZ!==",
-        b"dGhlIHNhbXBsZSBub25jZ\xff==",
-        KEY + b", " + KEY,
-    ],
-)
-def test_a_bad_key_gets_400(key: bytes) -> None:
-    assert refused(a_request(replaced(REQUEST, b"Sec-WebSocket-Key", key))).status == 400
-
-
-@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/0.9"])
-def test_http_before_1_1_gets_400(version: bytes) -> None:
-    assert refused(a_request(start=b"GET /chat " + version)).status == 400
-
-
-@pytest.mark.parametrize("name", [b"Host", b"Sec-WebSocket-Protocol"])
-def test_bytes_outside_ascii_get_400_where_they_matter(name: bytes) -> None:
-    assert refused(a_request(replaced(REQUEST, name, b"caf\xc3\xa9"))).status == 400
-
-
-@pytest.mark.parametrize("name", [b"Sec-WebSocket-Extensions", b"Cookie", b"Origin"])
-def test_bytes_outside_ascii_do_no_harm_where_they_do_not_matter(name: bytes) -> None:
-    assert accepted(server(a_request(replaced(REQUEST, name, b"\xff"))))[0].status == 101
-
-
-@pytest.mark.parametrize(
-    ("value", "status"), [(b"\xff", 400), (b"Upgrade\xff", 400), (b"\xff, Upgrade", 101)]
-)
-def test_bytes_outside_ascii_in_connection_are_no_upgrade(value: bytes, status: int) -> None:
-    data = a_request(replaced(REQUEST, b"Connection", value))
-    if status == 101:
-        assert accepted(server(data))[0].status == 101
-    else:
-        assert refused(data).status == status
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "body"),
-    [(b"Content-Length", b"5", b"hello"), (b"Transfer-Encoding", b"chunked", b"0\r\n\r\n")],
-)
-def test_a_request_with_a_body_gets_400(name: bytes, value: bytes, body: bytes) -> None:
-    assert refused(a_request([*REQUEST, (name, value)], body=body)).status == 400
-
-
-def test_an_unknown_transfer_coding_gets_501() -> None:
-    assert refused(a_request([*REQUEST, (b"Transfer-Encoding", b"gzip")])).status == 501
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
-        b"hello\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
-        b"GET / HTTP/1.1\r\n: x\r\n\r\n",
-        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: \x00\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
-    ],
-)
-def test_what_is_not_http_gets_400(data: bytes) -> None:
-    assert refused(data).status == 400
 
 
 @pytest.mark.parametrize(

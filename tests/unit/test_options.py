@@ -50,97 +50,66 @@ def options(**keywords: Any) -> Options:
     return Options(**keywords)
 
 
-@pytest.mark.parametrize(
-    ("name", "default"),
-    [
-        ("message_queue_size", 1),
-        ("max_message_size", 2**20),
-        ("receive_buffer_size", 4096),
-        ("connect_timeout", 60),
-        ("disconnect_timeout", 60),
-    ],
-)
-def test_an_option_of_0_12_has_the_default_of_0_12(name: str, default: float) -> None:
-    assert getattr(Options(), name) == default
+DEFAULTS = {
+    # Those of 0.12.
+    "message_queue_size": 1,
+    "max_message_size": 2**20,
+    "receive_buffer_size": 4096,
+    "connect_timeout": 60,
+    "disconnect_timeout": 60,
+    # Newer ones.
+    "max_fragments": 131072,
+    "max_header_size": 65536,
+    "max_rejection_body": 65536,
+}
 
-
-@pytest.mark.parametrize(
-    ("name", "default"),
-    [("max_fragments", 131072), ("max_header_size", 65536), ("max_rejection_body", 65536)],
-)
-def test_a_newer_option_has_its_documented_default(name: str, default: float) -> None:
-    assert getattr(Options(), name) == default
-
-
-@pytest.mark.parametrize("name", NUMBERS)
-def test_no_limit_is_math_inf(name: str) -> None:
-    assert getattr(options(**{name: math.inf}), name) == math.inf
-
-
-@pytest.mark.parametrize("name", [*NUMBERS, *INTEGERS])
-def test_a_limit_may_be_zero(name: str) -> None:
-    assert getattr(options(**{name: 0}), name) == 0
-
-
-def test_a_time_out_may_be_a_fraction_of_a_second() -> None:
-    assert Options(connect_timeout=0.5).connect_timeout == 0.5
-
-
-def test_the_receive_buffer_size_may_be_left_to_the_library() -> None:
-    assert Options(receive_buffer_size=None).receive_buffer_size is None
-
-
-@pytest.mark.parametrize("name", [*NUMBERS, *INTEGERS])
-def test_a_negative_limit_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be 0 or more"):
-        options(**{name: -1})
-
-
-@pytest.mark.parametrize("name", NUMBERS)
-def test_a_limit_that_is_not_a_number_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        options(**{name: math.nan})
-
-
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_read_of_no_bytes_is_refused(value: int) -> None:
-    with pytest.raises(ValueError, match="receive_buffer_size must be 1 or more"):
-        Options(receive_buffer_size=value)
-
-
-@pytest.mark.parametrize("name", ["receive_buffer_size", "ping_interval"])
-def test_none_is_a_value_of_some(name: str) -> None:
-    assert getattr(options(**{name: None}), name) is None
-
-
-def test_an_interval_of_no_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="ping_interval must be more than 0, or None, not 0"):
-        Options(ping_interval=0)
-
-
-@pytest.mark.parametrize("name", ["ping_timeout", "max_unanswered_pings"])
-def test_options_zero_that_would_never_end_raises(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be more than 0, or math.inf, not 0"):
-        options(**{name: 0})
-
+ACCEPTED: list[tuple[str, Any]] = [
+    *((name, math.inf) for name in NUMBERS),
+    *((name, 0) for name in [*NUMBERS, *INTEGERS]),
+    ("connect_timeout", 0.5),
+    ("receive_buffer_size", None),
+    ("ping_interval", None),
+]
 
 MAY_BE_NONE = {"receive_buffer_size", "ping_interval", "compression"}
 
+REFUSED: list[tuple[str, Any, type[Exception], str]] = [
+    *((name, -1, ValueError, f"{name} must be 0 or more") for name in [*NUMBERS, *INTEGERS]),
+    *((name, math.nan, ValueError, name) for name in NUMBERS),
+    *(
+        ("receive_buffer_size", value, ValueError, "receive_buffer_size must be 1 or more")
+        for value in (0, -1)
+    ),
+    ("ping_interval", 0, ValueError, "ping_interval must be more than 0, or None, not 0"),
+    *(
+        (name, 0, ValueError, f"{name} must be more than 0, or math.inf, not 0")
+        for name in ("ping_timeout", "max_unanswered_pings")
+    ),
+    *((name, "1", TypeError, name) for name in NAMES if name != "receive_buffer_size"),
+    *((name, None, TypeError, name) for name in NAMES if name not in MAY_BE_NONE),
+    *(
+        (name, value, TypeError, f"{name} must be an int")
+        for value in ("1", 4096.0, math.inf)
+        for name in [*INTEGERS, "receive_buffer_size"]
+    ),
+]
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [(name, "1") for name in NAMES if name != "receive_buffer_size"]
-    + [(name, None) for name in NAMES if name not in MAY_BE_NONE],
-)
-def test_a_limit_of_another_type_is_refused(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=name):
-        options(**{name: value})
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_options_default_is_documented(name: str) -> None:
+    assert getattr(Options(), name) == DEFAULTS[name]
 
 
-@pytest.mark.parametrize("name", [*INTEGERS, "receive_buffer_size"])
-@pytest.mark.parametrize("value", ["1", 4096.0, math.inf])
-def test_a_size_that_is_no_int_is_refused(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=f"{name} must be an int"):
+@pytest.mark.parametrize(("name", "value"), ACCEPTED)
+def test_options_valid_value_is_accepted(name: str, value: Any) -> None:
+    assert getattr(options(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "value", "error", "text"), REFUSED)
+def test_options_invalid_value_raises(
+    name: str, value: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
         options(**{name: value})
 
 
