@@ -134,6 +134,36 @@ def test_a_connection_leaves_none(name: str, use_ssl: bool) -> None:
     check(main)
 
 
+@pytest.mark.parametrize(
+    ("handler", "is_apart"),
+    [(leave, False), (leave, True), (fail, False)],
+    ids=["returns", "returns, handler nursery", "fails"],
+)
+def test_a_server_whose_client_answers_no_close_leaves_none(
+    handler: Handler, is_apart: bool
+) -> None:
+    async def handle(request: WebSocketRequest) -> None:
+        await handler(await request.accept())
+
+    async def main() -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        with contextlib.suppress(BaseException):  # a group
+            async with trio.open_nursery() as nursery, trio.open_nursery() as apart:
+                server = WebSocketServer(
+                    handle,
+                    listeners,
+                    handler_nursery=apart if is_apart else None,
+                    disconnect_timeout=0.02,
+                )
+                await nursery.start(server.run)
+                async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                    await stream.send_all(REQUEST)
+                    await trio.sleep(0.1)
+                nursery.cancel_scope.cancel()
+
+    check(main)
+
+
 async def serve(
     handler: Callable[[WebSocketRequest], Awaitable[object]],
     ssl_context: Any = None,

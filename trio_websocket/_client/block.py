@@ -65,8 +65,7 @@ class ConnectionBlock(AbstractAsyncContextManager[WebSocketConnection]):
         return False
 
     async def _close(self, error: BaseException | None) -> BaseException | None:
-        error = await close_after_block(self._connection, error)
-        return await self._close_nursery(error)
+        return await self._close_nursery(await close_after_block(self._connection, error))
 
     async def _close_nursery(self, error: BaseException | None) -> BaseException | None:
         """Wait for the tasks of the connection. Return the error to raise, if any.

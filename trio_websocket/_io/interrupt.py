@@ -23,9 +23,9 @@ async def call_unprotected(function: Callable[..., Awaitable[_T]], *args: Any, *
 def raise_error(error: BaseException | None, *, handled: BaseException | None = None) -> None:
     """Raise an error, if there is one, without making a reference cycle.
 
-    An exception refers to the frames that it passed. If a variable of such a frame refers to the
-    exception, only the garbage collector frees both. So pass the result of a call directly, and
-    keep it in no variable.
+    An exception refers to the frames that it passed, and a frame may refer to its callers' frames.
+    If a variable of one of these refers to the exception, only the garbage collector frees them.
+    So pass the result of a call directly, and keep it in no variable.
 
     :param handled: The exception that the caller's `__aexit__` was called with. It is not raised
         here, because Python raises it again.

@@ -144,18 +144,15 @@ class ClientTask:
 
     @trio.lowlevel.enable_ki_protection
     async def _run_with_nursery(self) -> None:
-        raise_error(await self._run_in_nursery())
-
-    async def _run_in_nursery(self) -> BaseException | None:
-        error: BaseException | None = None
+        errors: list[BaseException | None] = [None]
         async with trio.open_nursery() as nursery:
             try:
                 await self._run(nursery)
             except BaseException as exc:
-                error = exc
+                errors.append(exc)
             # The connection's tasks end by themselves now.
             nursery.cancel_scope.shield = True
-        return error
+        raise_error(errors.pop())
 
     @trio.lowlevel.enable_ki_protection
     async def _run(self, nursery: trio.Nursery) -> None:
@@ -217,10 +214,9 @@ class ClientTask:
         :param raised: The exception that the handler raised.
         :returns: The error to raise. A lost connection does not count as one.
         """
-        error = None if raised is None else strip_closed(raised)
+        error = _strip_closed(raised)
         if error is None:
-            closing = await exchange.close_after_handler(raised)
-            return None if closing is None else strip_closed(closing)
+            return _strip_closed(await exchange.close_after_handler(raised))
         to_report, rest = split_exceptions(error)
         if self._service.on_handler_error is None or to_report is None:
             await exchange.close_after_handler(raised)
@@ -250,3 +246,7 @@ class ClientTask:
                 await result
         except Exception:
             logger.exception("on_handler_error failed on %s", exchange)
+
+
+def _strip_closed(error: BaseException | None) -> BaseException | None:
+    return None if error is None else strip_closed(error)
