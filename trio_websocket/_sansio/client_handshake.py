@@ -21,6 +21,7 @@ from .handshake import (
     Headers,
     check_elements,
     group_headers,
+    has_token,
     header_values,
     merge_headers,
     next_event,
@@ -249,7 +250,7 @@ class ClientHandshake:
         # RFC 6455, 4.1, the client's checks of the response, items 2 to 4 and 6
         if split_tokens_lower(fields.get(b"upgrade", ())) != [b"websocket"]:
             raise HandshakeError("the server's response lacks 'Upgrade: websocket'")
-        if b"upgrade" not in split_tokens_lower(fields.get(b"connection", ())):
+        if not has_token(fields.get(b"connection", ()), b"upgrade"):
             raise HandshakeError("the server's response lacks 'Connection: Upgrade'")
         accept_token = wsproto.utilities.generate_accept_token(self._key)
         if fields.get(b"sec-websocket-accept") != [accept_token]:

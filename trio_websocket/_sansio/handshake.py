@@ -8,7 +8,7 @@ fails on bytes outside ASCII, and has no limit for the size of a head.
 from __future__ import annotations
 
 import re
-from typing import Iterable, List, Mapping, NamedTuple, Tuple, Union
+from typing import Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import h11
 import wsproto
@@ -167,6 +167,12 @@ def split_tokens(values: Iterable[bytes]) -> list[bytes]:
     :param values: The values of the header: the list may stand in several lines.
     """
     return list(filter(None, map(bytes.strip, b",".join(values).split(b","))))
+
+
+def has_token(values: Sequence[bytes], token: bytes) -> bool:
+    """Return True if an element of a list header is a token, which must be in lower case."""
+    is_only_one = len(values) == 1 and values[0].lower() == token  # most are, which is faster
+    return is_only_one or token in split_tokens_lower(values)
 
 
 def split_tokens_lower(values: Iterable[bytes]) -> list[bytes]:

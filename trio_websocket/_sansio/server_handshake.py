@@ -28,12 +28,12 @@ from .handshake import (
     check_elements,
     check_headers,
     group_headers,
+    has_token,
     header_bytes,
     header_values,
     merge_headers,
     next_event,
     split_tokens,
-    split_tokens_lower,
 )
 from .options import Options
 from .url import request_target
@@ -115,9 +115,10 @@ class ServerHandshake:
         if not self._has_started:
             # A robust server ignores empty lines before the request (RFC 9112, 2.2).
             rest = data.lstrip(b"\r\n")
-            self._head.add(len(data) - len(rest))
-            if not self._head.fits(0, 0):
-                raise self._too_long()
+            if len(rest) < len(data):
+                self._head.add(len(data) - len(rest))
+                if not self._head.fits(0, 0):
+                    raise self._too_long()
             if not rest:
                 return
             data = rest
@@ -145,10 +146,11 @@ class ServerHandshake:
         if request is None:
             return False
         self.headers = request.headers
-        absolute = _ABSOLUTE.match(request.target)
         self.path = request.target
-        if absolute:
-            self.path = request_target(request.target[absolute.end() :])
+        if not request.target.startswith("/"):
+            absolute = _ABSOLUTE.match(request.target)  # RFC 9112, 3.2.2
+            if absolute:
+                self.path = request_target(request.target[absolute.end() :])
         self._check_http(request)
         self._check_websocket(request.fields)
         self._negotiate(request.fields)
@@ -196,10 +198,10 @@ class ServerHandshake:
 
     def _check_websocket(self, fields: Mapping[bytes, list[bytes]]) -> None:
         # RFC 6455, 4.2.1, items 2 to 6 and 8
-        if b"websocket" not in split_tokens_lower(fields.get(b"upgrade", ())):
+        if not has_token(fields.get(b"upgrade", ()), b"websocket"):
             text = "this is a WebSocket server, and the request lacks 'Upgrade: websocket'"
             raise self._refuse(426, text)
-        if b"upgrade" not in split_tokens_lower(fields.get(b"connection", ())):
+        if not has_token(fields.get(b"connection", ()), b"upgrade"):
             raise self._refuse(400, "the request lacks 'Connection: Upgrade'")
         versions = fields.get(b"sec-websocket-version")
         if versions != [VERSION]:
