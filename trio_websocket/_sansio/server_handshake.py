@@ -264,8 +264,8 @@ class ServerHandshake:
             headers=tuple(self.headers),
             trailing=self._request.trailing,
         )
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        return b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(lines) + b"\r\n", result
+        lines = [b"HTTP/1.1 101 Switching Protocols", *map(b": ".join, headers), b"\r\n"]
+        return b"\r\n".join(lines), result
 
     def reject(
         self, status_code: int, extra_headers: ExtraHeaders | None = None, body: bytes | None = None
