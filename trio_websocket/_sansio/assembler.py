@@ -31,7 +31,7 @@ class PartialMessage:
 
     def __init__(self, *, is_compressed: bool) -> None:
         """:param is_compressed: True if RSV1 of the first frame is set (RFC 7692, 6)."""
-        self.is_compressed = is_compressed
+        self.is_compressed: bool = is_compressed
         #: The number of frames that have begun.
         self.fragments: int = 0
         #: Bytes of the current frame, with its head, that wsproto did not get yet. 0 between

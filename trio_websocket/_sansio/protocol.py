@@ -51,15 +51,15 @@ class Protocol:
         :param state: The first state: CONNECTING or OPEN.
         """
         #: The state, and how the connection ended.
-        self.closing = ClosingHandshake(state)
+        self.closing: ClosingHandshake = ClosingHandshake(state)
         #: Makes frames.
-        self.writer = FrameWriter(side, options, extension)
+        self.writer: FrameWriter = FrameWriter(side, options, extension)
         #: Makes messages.
-        self.assembler = MessageAssembler(
+        self.assembler: MessageAssembler = MessageAssembler(
             self.closing, options.max_message_size, options.max_fragments
         )
         #: Decodes frames.
-        self.reader = FrameReader(
+        self.reader: FrameReader = FrameReader(
             side,
             extension,
             self.closing,
