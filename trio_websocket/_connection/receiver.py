@@ -21,10 +21,20 @@ from typing import Any, Protocol, Sequence
 import trio
 from wsproto.events import Ping, Pong
 
-from .._io.pacing import FAIRNESS, TURN, CheckpointBudget
+from .._io.pacing import CheckpointBudget
 from .._io.sync import FairLock, LazyParkingLot
 from .._io.transport import Transport, unwrap_network_error
 from .._sansio import protocol
+from .._sansio.costs import (
+    DECODE_BATCH_MESSAGES,
+    DECODE_STEP_BYTES,
+    EVENT_COST,
+    INFLATE_WORK_PER_COST,
+    READ_COST,
+    RECEIVE_BYTES_PER_COST,
+    RECEIVE_INFLATE_WORK,
+    STEPS_PER_TURN,
+)
 from .._sansio.events import MessageChunk, Status
 from .idle_monitor import IdleMonitor
 from .send_queue import SendQueue
@@ -35,19 +45,6 @@ OVER_LIMIT, ENDED = Status.OVER_LIMIT, Status.ENDED
 # Seconds that a message over its limit waits for an application that may allow a larger one, in
 # receive_stream, before it is refused.
 _HOLD = 2.0
-# The cost of a read, and of an event that was not decoded in a batch, in units of a
-# `CheckpointBudget`; and the number of bytes that cost one unit.
-_READ = _EVENT = 8
-_PER_UNIT = 2**10
-# The same for what decompressing costs.
-_INFLATED_PER_UNIT = 2**5
-# Bytes of parts of messages that are decoded in a row.
-_MOST_DECODED = 2**18
-# What decompressing them may cost in a row, in its own units.
-_MOST_INFLATING_WORK = 2**15
-# Messages that are decoded in one step for a task that waits. The bytes of all of them came in one
-# read, and are here in any case.
-_BATCH = 64
 # A queue takes memory while it has something only.
 _NOTHING: collections.deque[Any] = collections.deque(maxlen=0)
 
@@ -143,7 +140,7 @@ class Receiver:
         """Whether the next message may be popped without a turn: it is here, for whoever comes."""
         if self._turn.is_taken or self._bytes or self._budget.remaining <= 0:
             return False
-        self._budget.remaining -= 1
+        self._budget.remaining -= 1  # as spend(), whose call would tell
         self._is_untouched = False
         return bool(self.messages)
 
@@ -199,7 +196,7 @@ class Receiver:
                     self._protocol.receive_eof(unwrap_network_error(exc))
                 finally:
                     self._is_reading = False
-                self._budget.remaining = TURN  # the others have run
+                self._budget.renew()  # the others have run
         return self.messages[0]
 
     def _put(self, items: Sequence[str | bytes | MessageChunk]) -> None:
@@ -380,23 +377,23 @@ class Receiver:
         try:
             if is_awaited:
                 # What follows a raw one may be for who wants a text as str.
-                messages = self._protocol.reader.messages(1 if raw else _BATCH, raw=raw)
+                messages = self._protocol.reader.messages(
+                    1 if raw else DECODE_BATCH_MESSAGES, raw=raw
+                )
                 if messages:
                     self._put(messages)
                     return True
             hold_end, self._hold_end = self._hold_end, None
             protocol, budget = self._protocol, self._budget
             decoded, work = protocol.assembler.decoded, protocol.reader.inflating_work
-            for _ in range(FAIRNESS):
+            for _ in range(STEPS_PER_TURN):
                 if not is_awaited and not self._has_room:
                     return False
                 event = protocol.next_event(raw=raw, is_awaited=is_awaited or is_wanted)
                 if isinstance(event, (str, bytes, MessageChunk)):
                     self._put([event])
-                    budget.remaining -= _EVENT + _length(event) // _PER_UNIT
-                    budget.remaining -= (
-                        protocol.reader.inflating_work - work
-                    ) // _INFLATED_PER_UNIT
+                    budget.spend(EVENT_COST + _length(event) // RECEIVE_BYTES_PER_COST)
+                    budget.spend((protocol.reader.inflating_work - work) // INFLATE_WORK_PER_COST)
                     if not is_awaited:
                         self._bytes += _memory(event)
                     return True
@@ -414,8 +411,8 @@ class Receiver:
                     self._owner.on_control(event)
                 elif (
                     event is YIELD
-                    or protocol.assembler.decoded > decoded + _MOST_DECODED
-                    or protocol.reader.inflating_work > work + _MOST_INFLATING_WORK
+                    or protocol.assembler.decoded > decoded + DECODE_STEP_BYTES
+                    or protocol.reader.inflating_work > work + RECEIVE_INFLATE_WORK
                 ):
                     break  # it was inflated, and is kept, or thrown away
             return True
@@ -425,7 +422,7 @@ class Receiver:
 
     async def _take_turn(self) -> None:
         """Let the others run: there is more to do, for whoever runs."""
-        self._budget.remaining = TURN
+        self._budget.renew()
         await trio.lowlevel.checkpoint()
 
     def _read_now(self) -> bool:
@@ -433,10 +430,10 @@ class Receiver:
         try:
             data = self._transport.read_now(self._protocol.reader.awaited)
             if self._transport.has_more:
-                self._budget.remaining = 0
+                self._budget.exhaust()
             if data is None:
                 return False
-            self._budget.remaining -= _READ + len(data) // _PER_UNIT
+            self._budget.spend(READ_COST + len(data) // RECEIVE_BYTES_PER_COST)
             self._receive(data)
         except Exception as exc:  # the bytes may be lost
             self._protocol.receive_eof(unwrap_network_error(exc))
@@ -458,7 +455,7 @@ class Receiver:
         self._is_reading = True
         try:
             self._receive(await self._transport.read(self._protocol.reader.awaited))
-            self._budget.remaining = TURN  # the others have run
+            self._budget.renew()  # the others have run
         except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
             self._protocol.receive_eof(unwrap_network_error(exc))
         finally:

@@ -7,11 +7,9 @@ from typing import Awaitable, Callable, TypeVar
 
 import trio
 
-from .._sansio.costs import COST_PER_TURN, STEPS_PER_TURN
+from .._sansio.costs import COST_PER_TURN
 
 _T = TypeVar("_T")
-
-TURN, FAIRNESS = COST_PER_TURN, STEPS_PER_TURN  # as the receiver names them
 
 
 class CheckpointBudget:
