@@ -16,6 +16,7 @@ from trio.lowlevel import checkpoint_if_cancelled
 from .._io.sockets import Address
 from .._io.transport import Transport
 from .._sansio.compat import Unpack
+from .._sansio.costs import SEND_BYTES_PER_COST
 from .._sansio.errors import (
     CloseReason,
     ConnectionClosed,
@@ -206,7 +207,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
                 return
             is_text, payload = whole
         sender = self._sender
-        await sender.checkpoint(len(payload), compress)
+        await sender.budget.checkpoint(1 + len(payload) // SEND_BYTES_PER_COST)
         waiting = sender.send_now(is_text, payload, compress, self._receiver.messages)
         if waiting is not None:
             await waiting

@@ -94,7 +94,7 @@ async def send_fragments(
     async with contextlib.AsyncExitStack() as stack:
         if hasattr(chunks, "aclose"):
             await stack.enter_async_context(aclosing(closable))
-        await sender.checkpoint(0, compress=False)
+        await sender.budget.checkpoint()
         async with sender.turn:  # other messages wait
             await _FragmentedMessage(sender, text, compress).send(chunks, break_off)
 

@@ -82,7 +82,6 @@ class SendQueue:
     __slots__ = (
         "_frames",
         "_idle",
-        "_max_unsent",
         "_most_corked",
         "_nursery",
         "_on_broken",
@@ -90,12 +89,13 @@ class SendQueue:
         "_pong",
         "_progress",
         "_scope",
-        "_size",
         "_transport",
         "_writer",
         "broken",
         "has_dropped",
         "is_corked",
+        "max_unsent",
+        "size",
         "written",
     )
 
@@ -113,7 +113,8 @@ class SendQueue:
         """
         self._transport = transport
         self._on_broken: Callable[[], object] | None = on_broken  # None after stop()
-        self._max_unsent = max_unsent
+        #: The number of bytes above which senders wait.
+        self.max_unsent = max_unsent
 
         # The writer. `_nursery` is set from start() to stop(). `_scope` is that of the writer task,
         # and set while that runs: in state TASK, and at most one step longer.
@@ -121,12 +122,13 @@ class SendQueue:
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
 
-        # The frames. `_size` is the number of bytes in `_frames` and `_partial`. In state OVER,
+        # The frames. `size` is the number of bytes in `_frames` and `_partial`. In state OVER,
         # there are none. `_pong` is only set while there are frames before it.
         self._frames: list[Frame] = []
         self._partial = _NOTHING
         self._pong: bytes | None = None
-        self._size = 0
+        #: The number of bytes that wait.
+        self.size: int = 0
         #: True while small frames are collected. Only in state DIRECT.
         self.is_corked: bool = False
         self._most_corked = min(max_unsent, WRITE_BATCH_BYTES)
@@ -162,7 +164,7 @@ class SendQueue:
         self._nursery = None
         self._on_broken = None  # it refers to the connection
         self._transport.on_unsent(None)
-        if self._size:
+        if self.size:
             self.broken = ConnectionAbortedError("closed before all was written")
         self._end()
         if self._scope is not None:
@@ -173,7 +175,7 @@ class SendQueue:
     @property
     def is_full(self) -> bool:
         """True if a sender must wait."""
-        return self._size > self._max_unsent
+        return self.size > self.max_unsent
 
     @property
     def unsent(self) -> tuple[int, int]:
@@ -181,7 +183,7 @@ class SendQueue:
         count = len(self._frames) + self._partial.frames
         if count and self.written < 0:  # one of them is the response of the opening handshake
             count -= 1
-        return count, self._size
+        return count, self.size
 
     @property
     def tasks_waiting(self) -> int:
@@ -195,16 +197,16 @@ class SendQueue:
 
         :returns: True if there is room for more, and no error yet.
         """
-        size = self._size + len(frame)
+        size = self.size + len(frame)
         # The socket is asked each time, because nothing would report the failure of this message.
         if self.is_corked and size <= self._most_corked and self._transport.socket.fileno() != -1:
             if not self._frames:
                 DeferredFlush.of_this_run().add(self)
             self._frames.append(frame)
-            self._size = size
+            self.size = size
             return True
         self.append(frame)
-        return self.broken is None and self._size <= self._max_unsent
+        return self.broken is None and self.size <= self.max_unsent
 
     def append(self, *parts: bytes) -> None:
         """Write a frame now, or as soon as the peer allows it.
@@ -231,7 +233,7 @@ class SendQueue:
         :param parts: The frame, or its head and its payload.
         :returns: False if the frame was not queued: others wait, or nothing can be written.
         """
-        if self._size or self._writer is not _DIRECT:
+        if self.size or self._writer is not _DIRECT:
             return False
         self.is_corked = True
         try:
@@ -256,7 +258,7 @@ class SendQueue:
 
     def cork(self) -> None:
         """Collect the next small frames, also the first. Does nothing while others wait."""
-        if not self._size and self._writer is _DIRECT:
+        if not self.size and self._writer is _DIRECT:
             self.is_corked = True
 
     def uncork(self) -> None:
@@ -271,7 +273,7 @@ class SendQueue:
         """
         kept: list[Frame] = [frame for frame in self._frames if isinstance(frame, ControlFrame)]
         if len(kept) < len(self._frames):
-            self._size += sum(map(_frame_size, kept)) - sum(map(_frame_size, self._frames))
+            self.size += sum(map(_frame_size, kept)) - sum(map(_frame_size, self._frames))
             self._frames = kept
             self.has_dropped = True
             self._progress.unpark_all()
@@ -286,7 +288,7 @@ class SendQueue:
     async def flush(self) -> None:
         """Wait until all is written, or can't be. If cancelled, the rest is still written."""
         self.uncork()
-        while self._size > 0:
+        while self.size > 0:
             await self._progress.park()
 
     # -- writing
@@ -316,7 +318,7 @@ class SendQueue:
         begun, chunks = rest
         size = begun + sum(map(len, chunks))
         self.written -= size
-        self._size += size
+        self.size += size
         kept = list(frames)
         while len(kept) > 1 and size - _frame_size(kept[-1]) >= begun:
             size -= _frame_size(kept.pop())
@@ -368,7 +370,7 @@ class SendQueue:
                 await trio.lowlevel.checkpoint()
                 return
             frames, batch = self._take_batch()
-            self._size += sum(map(len, batch))
+            self.size += sum(map(len, batch))
             self._partial = _Partial(0, batch, len(frames))
         begun, chunks, frame_count = self._partial
         if begun:
@@ -381,7 +383,7 @@ class SendQueue:
                 chunks = [memoryview(chunk)[written:], *chunks]
         if self._writer is _TASK:  # not stopped meanwhile
             self.written += written
-            self._size -= written
+            self.size -= written
             self._partial = _Partial(0, chunks, frame_count) if chunks else _NOTHING
         self._progress.unpark_all()
 
@@ -391,7 +393,7 @@ class SendQueue:
 
     def _enqueue(self, frame: Frame) -> None:
         self._frames.append(frame)
-        self._size += _frame_size(frame)
+        self.size += _frame_size(frame)
 
     def _take_batch(self) -> tuple[list[Frame], Sequence[bytes]]:
         """Take the frames to write next out of the queue: small ones, and a large one after them.
@@ -399,10 +401,10 @@ class SendQueue:
         :returns: The frames, and the chunks to write.
         """
         frames = self._frames
-        size = self._size
+        size = self.size
         if size <= WRITE_BATCH_BYTES:
             self._frames = []
-            self._size = 0
+            self.size = 0
         else:
             count, size = 0, 0
             for frame in frames:
@@ -412,7 +414,7 @@ class SendQueue:
                 size += _frame_size(frame)
             self._frames = frames[count:]
             frames = frames[:count]
-            self._size -= size
+            self.size -= size
         if self._pong is not None:
             # A large frame takes long to write, so the Pong precedes it.
             at = len(frames) - (_frame_size(frames[-1]) >= SCATTER_WRITE_BYTES)
@@ -442,7 +444,7 @@ class SendQueue:
         self._frames.clear()
         self._partial = _NOTHING
         self._pong = None
-        self._size = 0
+        self.size = 0
         self.is_corked = False
         self._progress.unpark_all()
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import functools
 import math
-from typing import Any, Awaitable, Coroutine, Sized
+from typing import Any, Coroutine, Sized
 
 import trio
 
@@ -27,7 +27,6 @@ from .._sansio.costs import (
     COMPRESS_IN_THREAD_BYTES,
     FRAGMENT_COST,
     SCATTER_WRITE_BYTES,
-    SEND_BYTES_PER_COST,
 )
 from .._sansio.errors import CloseCode, CloseReason, ConnectionClosed, describe
 from .._sansio.frame_writer import FrameWriter
@@ -69,7 +68,7 @@ _SENT, _BUSY, _CLOSED = Delivery.SENT, Delivery.BUSY, Delivery.CLOSED
 class Sender:
     """Sends the frames of one connection, in the order of the calls."""
 
-    __slots__ = ("_budget", "_closed", "_closing", "_queue", "_writer", "turn")
+    __slots__ = ("_closed", "_closing", "_queue", "_writer", "budget", "turn")
 
     def __init__(
         self,
@@ -89,7 +88,8 @@ class Sender:
         self._closing = closing
         self._writer = writer
         self._queue = queue
-        self._budget = budget
+        #: That of the connection, from which calls spend.
+        self.budget = budget
         self._closed = closed
         #: Held by the task whose message is under way.
         self.turn = FairLock()
@@ -134,15 +134,6 @@ class Sender:
 
     # -- whole messages
 
-    def checkpoint(self, size: int, compress: bool) -> Awaitable[None]:
-        """Return the checkpoint of a call that sends a message of so many bytes.
-
-        :param compress: True if the message is compressed when it is large enough.
-        """
-        if compress and size >= self._writer.threshold:
-            return self._budget.checkpoint(1 + size // COMPRESS_BYTES_PER_COST)
-        return self._budget.checkpoint(1 + size // SEND_BYTES_PER_COST)
-
     def send_now(
         self, is_text: bool, payload: bytes, compress: bool, unread: Sized
     ) -> Coroutine[Any, Any, None] | None:
@@ -159,7 +150,7 @@ class Sender:
             size >= SCATTER_WRITE_BYTES
             or (compress and size >= writer.threshold)
             or self.turn.is_taken
-            or queue.is_full
+            or queue.size > queue.max_unsent  # as in `is_full`
         ):
             return self._send_in_turn(is_text, payload, compress)
         # As in `can_send`, without its calls.
@@ -174,6 +165,8 @@ class Sender:
     async def _send_in_turn(self, is_text: bool, payload: bytes, compress: bool) -> None:
         """Send a message that takes time, or has to wait."""
         size, writer = len(payload), self._writer
+        if compress and size >= writer.threshold:
+            self.budget.spend(size // COMPRESS_BYTES_PER_COST)
         async with self.turn:
             await self._queue.wait_room()
             await self.check_open()
@@ -211,7 +204,7 @@ class Sender:
 
         :raises ConnectionClosed: The connection is closed, or is being closed.
         """
-        await self._budget.checkpoint(FRAGMENT_COST)
+        await self.budget.checkpoint(FRAGMENT_COST)
         await self._queue.wait_room()
         await self.check_open()
         make_frame = functools.partial(
@@ -229,7 +222,7 @@ class Sender:
         else:
             frame = make_frame()
             if is_compressed:
-                self._budget.spend(len(payload) // COMPRESS_BYTES_PER_COST)
+                self.budget.spend(len(payload) // COMPRESS_BYTES_PER_COST)
         self._queue.append(frame)
 
     # -- messages to several connections
@@ -321,7 +314,7 @@ class Sender:
 
         :raises ConnectionClosed: The connection is closed, or is being closed.
         """
-        await self._budget.checkpoint()
+        await self.budget.checkpoint()
         await self._queue.wait_room()
         await self.check_open()
 

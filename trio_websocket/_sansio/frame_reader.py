@@ -118,7 +118,7 @@ class FrameReader:
         self._closing = closing
         self._assembler = assembler
         self._extension = extension
-        self._wsproto = WsprotoReader(side, extension)
+        self._wsproto = WsprotoReader(side, extension, assembler)
         self._is_fast = is_fast
         self._expected_mask = 0 if side is ConnectionType.CLIENT else MASKED
         # The first bytes of data frames, without FIN.
@@ -399,7 +399,7 @@ class FrameReader:
             return self._over_limit(size, is_awaited)
         partial.begin_frame(head_size, length)
         self._stage = partial
-        return self._continue_frame(partial, is_awaited)
+        return self._feed_frame(partial, min(partial.frame_left, self.undecoded), is_awaited)
 
     def _continue_frame(self, partial: PartialMessage, is_awaited: bool) -> Event | CloseReceived:
         """Decode the next part of a data frame."""
@@ -410,8 +410,14 @@ class FrameReader:
         if not is_allowed and self._assembler.is_wanted(partial):
             # It was begun for a stream that allowed more, and was not taken.
             return self._over_limit(partial.size, is_awaited)
+        return self._feed_frame(partial, size, is_awaited)
+
+    def _feed_frame(
+        self, partial: PartialMessage, size: int, is_awaited: bool
+    ) -> Event | CloseReceived:
+        """Give wsproto the next bytes of a data frame, or as many as are good at once."""
         if partial.is_compressed:
-            size = self._wsproto.portion(partial, self._assembler, size, is_awaited=is_awaited)
+            size = self._wsproto.portion(partial, size, is_awaited=is_awaited)
             if not size:
                 return OVER_LIMIT
         partial.advance(size)
@@ -432,7 +438,7 @@ class FrameReader:
 
     def _event(self, data: bytes) -> Event | CloseReceived:
         """Return what wsproto makes of the data."""
-        event = self._wsproto.feed(data, self._assembler.size_limit)
+        event = self._wsproto.feed(data)
         if event is None:
             return PARTIAL
         if isinstance(event, CloseReceived):

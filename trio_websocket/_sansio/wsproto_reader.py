@@ -35,13 +35,20 @@ _ERROR_IN_EXTENSION = "error in extension"
 class WsprotoReader:
     """Decodes a part of a frame, or a whole control frame."""
 
-    __slots__ = ("_code", "_extension", "_side", "_wsproto")
+    __slots__ = ("_assembler", "_code", "_extension", "_side", "_wsproto")
 
-    def __init__(self, side: ConnectionType, extension: DeflateExtension | None) -> None:
+    def __init__(
+        self,
+        side: ConnectionType,
+        extension: DeflateExtension | None,
+        assembler: MessageAssembler,
+    ) -> None:
         """
         :param side: The side that receives.
         :param extension: The outcome of the negotiation about compression.
+        :param assembler: Has the limits.
         """
+        self._assembler = assembler
         self._side = side
         self._extension = extension
         # It takes memory, and a connection that receives only messages in order needs none.
@@ -58,14 +65,13 @@ class WsprotoReader:
         if self._extension is not None:
             self._extension.begin_message()
 
-    def portion(
-        self, partial: PartialMessage, assembler: MessageAssembler, size: int, *, is_awaited: bool
-    ) -> int:
+    def portion(self, partial: PartialMessage, size: int, *, is_awaited: bool) -> int:
         """Return how many of the next bytes of a compressed message to feed now.
 
         The limit is passed on to the extension.
         """
         assert self._extension is not None
+        assembler = self._assembler
         if not assembler.is_wanted(partial):
             self._extension.set_limit(math.inf)
             return min(size, WSPROTO_COMPRESSED_BYTES_SMALL)
@@ -91,14 +97,11 @@ class WsprotoReader:
         known[head_size + 1] ^= _UNKNOWN ^ _STAND_IN  # masked or not
         return bytes(known)
 
-    def feed(
-        self, data: bytes, size_limit: str
-    ) -> TextMessage | BytesMessage | Ping | Pong | CloseReceived | None:
+    def feed(self, data: bytes) -> TextMessage | BytesMessage | Ping | Pong | CloseReceived | None:
         """Decode the next bytes.
 
         :param data: Bytes of one frame; or of what begins with a bad frame, which has one event,
             too.
-        :param size_limit: The limit of the message, for the text of an error.
         :raises ViolationError: The peer violated the protocol.
         """
         if self._wsproto is None:
@@ -109,7 +112,7 @@ class WsprotoReader:
             if isinstance(event, CloseConnection):
                 if self._wsproto.state is ConnectionState.OPEN:
                     # Not a Close frame, but a verdict of wsproto, which leaves the state as it was.
-                    raise ViolationError(int(event.code), _explained(event, size_limit))
+                    raise ViolationError(int(event.code), _explained(event, self._assembler))
                 code = self._code or int(event.code)
                 return CloseReceived(CloseReason(code, event.reason or None))
             assert isinstance(event, (TextMessage, BytesMessage, Ping, Pong))
@@ -117,12 +120,12 @@ class WsprotoReader:
         return None
 
 
-def _explained(event: CloseConnection, size_limit: str) -> str:
+def _explained(event: CloseConnection, assembler: MessageAssembler) -> str:
     """Return why wsproto closes the connection."""
     if event.reason != _ERROR_IN_EXTENSION:
         return event.reason or ""
     if event.code == CloseCode.MESSAGE_TOO_BIG:
-        return f"message exceeds {size_limit}"
+        return f"message exceeds {assembler.size_limit}"
     if event.code == CloseCode.PROTOCOL_ERROR:
         return "a message begins within another"
     return "a message is compressed in a wrong way"
