@@ -160,7 +160,7 @@ async def test_get_message_decoding_raises_closes_with_1011(
     assert [frame.opcode for frame in frames] == [CLOSE]
 
 
-@pytest.mark.parametrize("name", ["run", "tend"])
+@pytest.mark.parametrize("name", ["run", "read_in_background"])
 async def test_connection_task_raises_ends_that_connection(
     nursery: trio.Nursery,
     autojump_clock: MockClock,
@@ -168,7 +168,7 @@ async def test_connection_task_raises_ends_that_connection(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    # tend() is called by the system task that watches connections.
+    # read_in_background() is called by the system task that watches connections.
     error = MemoryError("no memory")
     monkeypatch.setattr(Receiver, name, failing(error))
     client, _ = await open_client(nursery, "socketpair")
@@ -195,7 +195,7 @@ async def test_on_write_error_raises_ends_that_connection(
     client, _ = await open_client(nursery, "socketpair")
     error = OSError("out of order")
     monkeypatch.setattr(Transport, "write_now", failing(error))
-    monkeypatch.setattr(Receiver, "tend", failing(MemoryError()))
+    monkeypatch.setattr(Receiver, "read_in_background", failing(MemoryError()))
     with pytest.raises(ConnectionClosed):
         await client.send_message("x")
     await client.wait_closed()
@@ -236,7 +236,7 @@ async def test_watch_raises_starts_again(
     monkeypatch.setattr(Receiver, "begin_interval", failing_once(MemoryError(), original))
     client, peer = await open_client(nursery, "socketpair")
     await wait_all_tasks_blocked()
-    assert "the watch of idle connections failed" in caplog.text
+    assert "the monitor of idle connections failed" in caplog.text
     await peer.send(peer.texts("x", "y"))
     assert await client.get_message() == "x"
     await peer.send_close(1000)

@@ -25,13 +25,7 @@ def test_module_imports_only_from_its_folder_and_below(module: tuple[str, str]) 
     assert not upward(module)
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [
-        pytest.param(folder, marks=pytest.mark.xfail(folder == "_connection", reason="not yet"))
-        for folder in BELOW
-    ],
-)
+@pytest.mark.parametrize("folder", BELOW)
 def test_imports_within_a_folder_form_no_circle(folder: str) -> None:
     assert levels(folder)
 

@@ -208,7 +208,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             is_text, payload = whole
         sender = self._sender
         await sender.budget.checkpoint(1 + len(payload) // SEND_BYTES_PER_COST)
-        waiting = sender.send_now(is_text, payload, compress, self._receiver.messages)
+        waiting = sender.send_now(is_text, payload, compress, self._receiver.queue.messages)
         if waiting is not None:
             await waiting
 
@@ -235,9 +235,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises UnicodeDecodeError: A binary message is to be a str, and is not UTF-8. It stays the
             next message.
         """
-        if decode is None and self._receiver.can_take():
+        if decode is None and self._receiver.try_begin_fast_take():
             await checkpoint_if_cancelled()
-            return self._receiver.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
+            return self._receiver.queue.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
         return await self._receiver.get(decode)
 
     @overload

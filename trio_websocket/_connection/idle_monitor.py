@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
-if TYPE_CHECKING:
-    from .receiver import Receiver
-
 logger = logging.getLogger("trio-websocket")
 
-# Seconds between two looks at who has been away from get_message. An application that is away for
-# longer than two of them has its Pings answered for it.
-_WATCH_INTERVAL = 0.02
+# Seconds of an interval. After one to two of them, a connection reads in the background, so that
+# Pings are answered. Longer would delay Pongs; shorter would leave less time to answer a message
+# before a Close frame after it is decoded.
+_INTERVAL = 0.02
+
+
+class IdleReceiver(Protocol):
+    """A `Receiver`, as the monitor needs it."""
+
+    def begin_interval(self) -> None:
+        """Note that an interval begins."""
+
+    def end_interval(self) -> bool:
+        """Note that it has ended; return True to be monitored further."""
+
+    def fail(self, exc: Exception) -> None:
+        """End the connection because of an error."""
 
 
 class IdleMonitor:
-    """Notices, for all connections of a run, whose application stays away from get_message.
+    """Tells the receivers of a run when an interval begins and ends.
 
-    One look every interval, however many messages they take; none while all of them are waited
-    for or tended.
+    One task does so for all receivers whose application has just taken a message, however many
+    messages they take. The task ends when there are no such receivers.
     """
 
     def __init__(self) -> None:
-        self._inboxes: set[Receiver] = set()  # those that are neither
+        self._receivers: set[IdleReceiver] = set()
         self._is_running = False
 
     @staticmethod
     def of_this_run() -> IdleMonitor:
+        """Return the monitor of this run of Trio."""
         try:
-            return _watch.get()
+            return _monitor.get()
         except LookupError:
-            watch = IdleMonitor()
-            _watch.set(watch)
-            return watch
+            monitor = IdleMonitor()
+            _monitor.set(monitor)
+            return monitor
 
-    def add(self, receiver: Receiver) -> None:
-        """The application took a message just now, or is about to begin."""
-        self._inboxes.add(receiver)
+    def add(self, receiver: IdleReceiver) -> None:
+        """Monitor a receiver, beginning with the next interval."""
+        self._receivers.add(receiver)
         if not self._is_running:
             trio.lowlevel.spawn_system_task(self._run)
             self._is_running = True
@@ -47,18 +59,20 @@ class IdleMonitor:
     async def _run(self) -> None:
         # An exception that left a system task would end the run.
         try:
-            while self._inboxes:
-                for receiver in self._inboxes:
+            while self._receivers:
+                for receiver in self._receivers:
                     receiver.begin_interval()
-                await trio.sleep(_WATCH_INTERVAL)
-                self._inboxes = set(filter(self._end_interval, self._inboxes))
+                await trio.sleep(_INTERVAL)
+                self._receivers = set(filter(self._end_interval, self._receivers))
         except Exception:
-            logger.exception("the watch of idle connections failed; the next call starts it again")
+            logger.exception(
+                "the monitor of idle connections failed; the next call starts it again"
+            )
         finally:
             self._is_running = False
 
     @staticmethod
-    def _end_interval(receiver: Receiver) -> bool:
+    def _end_interval(receiver: IdleReceiver) -> bool:
         try:
             return receiver.end_interval()
         except Exception as exc:
@@ -66,4 +80,4 @@ class IdleMonitor:
             return False
 
 
-_watch: trio.lowlevel.RunVar[IdleMonitor] = trio.lowlevel.RunVar("trio_websocket_watch")
+_monitor: trio.lowlevel.RunVar[IdleMonitor] = trio.lowlevel.RunVar("trio_websocket_idle_monitor")

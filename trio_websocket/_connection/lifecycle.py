@@ -205,7 +205,7 @@ class Lifecycle:
             try:
                 self.sender.append_control(self.protocol.start_close(code, reason))
                 self.receiver.discard()
-                self.receiver.tend()
+                self.receiver.read_in_background()
             except Exception as exc:
                 self.on_failure(exc)
 
@@ -340,7 +340,7 @@ class Lifecycle:
         self.protocol.note_write_error(self._queue.broken)
         self._end_within(LINGER)
         try:
-            self.receiver.tend()
+            self.receiver.read_in_background()
         except Exception as exc:
             self.on_failure(exc)
 
@@ -374,7 +374,7 @@ class Lifecycle:
         """Queue a Ping, and read until its Pong arrives."""
         ping = self.pings.add(payload)
         self.sender.append_control(self.protocol.writer.ping(payload))
-        self.receiver.tend()
+        self.receiver.read_in_background()
         return ping
 
     def forget_ping(self, payload: bytes, ping: PendingPing) -> None:

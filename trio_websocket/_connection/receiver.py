@@ -1,22 +1,43 @@
-"""Messages that wait to be read, and who reads the stream.
+"""Messages on their way to the application, and who reads the stream.
 
-On a socket the task in ``get_message`` reads by itself: no other task is woken, which is most of
-the cost of a message. The connection's own task is parked meanwhile. It reads while nobody is in
-``get_message``, so that Pings are answered and the end is noticed; but only a short while after the
-last message was taken, so that the application's answer goes out before what came behind that
-message, a Close for one, takes effect. Other streams are always read by the connection's task,
-because a cancelled read may break them.
+**The path of a message.** Bytes go from the stream into the protocol, which decodes them to
+messages, chunks of messages, and control frames. Messages and chunks go into a `MessageQueue`, from
+which the application takes them. Control frames and the end of the connection go to
+`ConnectionEvents`. Each step waits for the one after it: bytes are decoded only while a task wants
+a message, or the queue has room for one, and more bytes are read only when all are decoded. So an
+application that does not receive stops the peer, and a connection takes a bounded amount of memory.
 
-Bytes are decoded only when somebody wants a message or there is room for it, and more are read only
-when all are decoded.
+**Two tasks can read.** One is the application's, in `get_message` or in a block of
+`receive_stream`. The other one is the connection's own task, in `Receiver.run`. On a socket, the
+application's task reads by itself. Then a message wakes one task only, and to wake a second one
+would take longer than all the rest. On other streams, only the connection's task reads, because a
+cancelled read may break them. It wakes the application's task when bytes have arrived, and that
+decodes them.
+
+**While the application does not receive**, somebody must still answer Pings, and notice a Close
+frame or the end of the stream. So the connection's task reads and decodes in the background, as far
+as the queue has room. It begins only after a grace period. An application usually takes a message
+and answers it at once, and a Close frame may be next in the buffer. If that were decoded before the
+application has sent its answer, the answer could not be sent any more. The grace period lasts for
+20 to 40 ms after the last message was taken. One `IdleMonitor` measures it for all connections,
+which costs a message nothing but to set one attribute. There is no grace period if somebody waits
+for a Pong, or for the end of the connection.
+
+Which of these applies is the state `Reader`, in one attribute with one setter.
+
+**A message over its limit** is not refused at once if it arrives in the background:
+`receive_stream` may allow a larger one. It stays undecoded, and nothing after it is read, for up to
+2 seconds (`OverLimitHold`).
+
+**A fast take** is the common case: the next message is in the queue, and no task waits for one.
+Then `get_message` takes it without the lock, and without a change of the state.
 """
 
 from __future__ import annotations
 
-import collections
+import enum
 import math
-import sys
-from typing import Any, Protocol, Sequence
+from typing import Protocol
 
 import trio
 from wsproto.events import Ping, Pong
@@ -37,6 +58,7 @@ from .._sansio.costs import (
 )
 from .._sansio.events import MessageChunk, Status
 from .idle_monitor import IdleMonitor
+from .message_queue import MessageQueue, encoded_size, length
 from .send_queue import SendQueue
 
 NEED_DATA, YIELD = Status.NEED_DATA, Status.YIELD
@@ -45,49 +67,95 @@ OVER_LIMIT, ENDED = Status.OVER_LIMIT, Status.ENDED
 # Seconds that a message over its limit waits for an application that may allow a larger one, in
 # receive_stream, before it is refused.
 _HOLD = 2.0
-# A queue takes memory while it has something only.
-_NOTHING: collections.deque[Any] = collections.deque(maxlen=0)
 
 
-class ReceiverCallbacks(Protocol):
-    """Who is told of what was decoded."""
+class Reader(enum.Enum):
+    """Who reads and decodes.
+
+    ============ ===================================================== ===================
+    from         when                                                  to
+    ============ ===================================================== ===================
+    any          a task begins to wait for a message, or for a chunk   APPLICATION
+    APPLICATION  it leaves, and another task waits                     APPLICATION
+    APPLICATION  it leaves, and no task waits                          GRACE, or BACKGROUND
+                                                                       if reading is urgent
+    GRACE        the idle monitor begins an interval                   GRACE_ENDS
+    GRACE_ENDS   a message is taken                                    GRACE
+    GRACE_ENDS   the interval ends                                     BACKGROUND
+    GRACE(_ENDS) a Ping or a Close frame is sent, or a write fails     BACKGROUND
+    any          `Receiver.stop`                                       STOPPED, for good
+    ============ ===================================================== ===================
+    """
+
+    #: The application's task that has the lock decodes. On a socket it also reads; on other streams
+    #: the connection's task reads for it.
+    APPLICATION = enum.auto()
+    #: Nobody: the application has just taken a message, and may be about to answer it.
+    GRACE = enum.auto()
+    #: Likewise nobody, but no message was taken in the current interval of the idle monitor.
+    GRACE_ENDS = enum.auto()
+    #: The connection's task reads and decodes, as long as the queue has room.
+    BACKGROUND = enum.auto()
+    #: Nobody: the connection has ended.
+    STOPPED = enum.auto()
+
+
+_APPLICATION = Reader.APPLICATION
+_GRACE = Reader.GRACE
+_GRACE_ENDS = Reader.GRACE_ENDS
+_BACKGROUND = Reader.BACKGROUND
+_STOPPED = Reader.STOPPED
+
+
+class ConnectionEvents(Protocol):
+    """The connection, as its receiver needs it."""
 
     def on_control(self, event: Ping | Pong) -> None:
-        """A Ping or Pong came."""
+        """Handle a Ping or Pong of the peer."""
 
     def on_ended(self) -> None:
-        """The end of the connection came."""
+        """Handle the end of the connection, which the protocol has reached."""
 
     def on_failure(self, exc: Exception) -> None:
-        """An error on this side, and not of the peer or the network, ends the connection."""
+        """End the connection, because of an error of this side."""
 
     @property
     def is_urgent(self) -> bool:
         """True if reading must go on, because somebody waits for a Pong or a Close frame."""
 
 
+class OverLimitHold:
+    """The time in which a task may still allow a message that is over its limit."""
+
+    __slots__ = ("_deadline",)
+
+    def __init__(self) -> None:
+        self._deadline = trio.current_time() + _HOLD
+
+    async def wait(self, parking_lot: LazyParkingLot) -> bool:
+        """Wait to be woken; return True if the time is over instead."""
+        with trio.move_on_at(self._deadline) as scope:
+            await parking_lot.park()
+        return scope.cancelled_caught
+
+
 class Receiver:
-    """Messages on their way to the application."""
+    """The receiving half of a connection."""
 
     __slots__ = (
-        "_arrival",
+        "_application_waits",
         "_budget",
-        "_bytes",
-        "_hold_end",
-        "_is_away",
+        "_events",
+        "_hold",
         "_is_reading",
-        "_is_tended",
-        "_is_untouched",
-        "_max_bytes",
-        "_owner",
+        "_lock",
+        "_monitor",
         "_protocol",
+        "_reader",
         "_send_queue",
-        "_size",
+        "_task_waits",
         "_transport",
-        "_turn",
-        "_watch",
-        "_work",
-        "messages",
+        "queue",
     )
 
     def __init__(
@@ -96,337 +164,366 @@ class Receiver:
         protocol: protocol.Protocol,
         send_queue: SendQueue,
         budget: CheckpointBudget,
-        owner: ReceiverCallbacks,
+        events: ConnectionEvents,
         *,
         size: float,
         max_bytes: float = math.inf,
     ) -> None:
         """
         :param transport: Where the bytes come from.
-        :param protocol: What decodes them.
-        :param outbox: What it keeps back is written before anything waits for the peer.
-        :param pacer: That of the connection.
-        :param owner: Who is told.
-        :param size: How many messages may wait, beside the one in hand.
-        :param max_bytes: How many bytes of memory they may have.
+        :param protocol: Decodes them.
+        :param send_queue: It is flushed before a task waits for the peer.
+        :param budget: The budget of the connection.
+        :param events: Is called for control frames, and at the end.
+        :param size: The number of messages that may wait, beside the one in hand.
+        :param max_bytes: The number of bytes of memory that they may take.
         """
         self._transport = transport
         self._protocol = protocol
-        self._size = size + 1  # one is in hand while so many wait, as it was in 0.12
-        self._max_bytes = max_bytes
-        self._bytes = 0  # of the messages, once the connection's task decodes
         self._send_queue = send_queue
-        self._owner: ReceiverCallbacks | None = owner  # None when stopped
-        self._watch: IdleMonitor | None = None
-        #: Those that are decoded.
-        self.messages: collections.deque[str | bytes | MessageChunk] = _NOTHING
-        # What comes next is left for a reader until this time; None if it is not.
-        self._hold_end: float | None = None
-        self._turn = FairLock()  # of the tasks in get(); who has it decodes
-        self._is_away = False  # the holder is in a block of receive_stream, and busy
-        self._arrival = LazyParkingLot()  # the holder, while another task reads
-        self._work = LazyParkingLot()  # the connection's task, while it has no work
-        self._is_reading = False  # some task is in a read
-        self._is_tended = False  # the connection's task decodes, as nobody is in get()
-        self._is_untouched = False  # nobody took anything since the watch looked
         self._budget = budget
+        #: The messages that are decoded.
+        self.queue = MessageQueue(size + 1, max_bytes)  # one is in hand, as in 0.12
+        # None when stopped, so that no reference cycle outlives the connection.
+        self._events: ConnectionEvents | None = events
+        self._monitor: IdleMonitor | None = None  # until `start`
+
+        # Who reads. Only `_set_reader` changes it, but for the fast take.
+        # If it is APPLICATION, the task that has `_lock` waits for a message, or for a chunk.
+        # If it is not, `_lock` is free, or its holder is in a block of receive_stream, and busy.
+        self._reader = _GRACE
+        self._lock = FairLock()
+        # True while a task, of whichever kind, waits in a read of the stream; then no other task
+        # begins one. It may be True in every state: a read that was begun in the background goes on
+        # when a task begins to wait for a message.
+        self._is_reading = False
+        # If set, the next message is over its limit, and nothing is decoded in the background until
+        # the hold is over. The next step of decoding resets it.
+        self._hold: OverLimitHold | None = None
+        # In it is the task that has `_lock`, while the connection's task reads for it.
+        self._application_waits = LazyParkingLot()
+        # In it is the connection's task, while it has nothing to do.
+        self._task_waits = LazyParkingLot()
+
+    # -- facts
+
+    @property
+    def unread(self) -> tuple[int, int]:
+        """The numbers of messages in the queue, and of bytes in it or not decoded yet."""
+        return len(self.queue.messages), self.queue.payload_size + self._protocol.reader.undecoded
+
+    @property
+    def tasks_waiting(self) -> int:
+        """The number of tasks that wait for a message."""
+        return len(self._lock) + (self._reader is _APPLICATION)
+
+    @property
+    def is_paused(self) -> bool:
+        """True if nothing is read because the application does not take its messages."""
+        return self._reader is not _APPLICATION and not self._has_room
+
+    @property
+    def _has_room(self) -> bool:
+        return self._hold is None and self.queue.has_room
+
+    # -- who reads
 
     def start(self) -> None:
-        """Begin to look after the messages."""
-        self._watch = IdleMonitor.of_this_run()
-        self._watch.add(self)
-
-    def can_take(self) -> bool:
-        """Whether the next message may be popped without a turn: it is here, for whoever comes."""
-        if self._turn.is_taken or self._bytes or self._budget.remaining <= 0:
-            return False
-        self._budget.remaining -= 1  # as spend(), whose call would tell
-        self._is_untouched = False
-        return bool(self.messages)
-
-    async def get(self, decode: bool | None = None) -> str | bytes:
-        """The next message. If cancelled, it stays the next.
-
-        :param decode: Whether it is to be str or bytes; by default, as the peer sent it.
-        :raises ConnectionClosed: There is no further one.
-        :raises UnicodeDecodeError: It is binary, and no text. It stays the next.
-        """
-        await self._budget.checkpoint()
-        await self._turn.take()
-        self._is_tended = False
-        try:
-            message = await self._next(decode is False)
-            assert not isinstance(
-                message, MessageChunk
-            )  # only a stream gets those, and it has the turn
-            converted = message if decode is None else _converted(message, decode)
-            self._drop_first(message)
-            return converted
-        except UnicodeDecodeError:
-            self._bytes = sum(map(_memory, self.messages))  # it waits now
-            raise
-        finally:
-            self._pass_turn()
-
-    async def _next(self, raw: bool = False) -> str | bytes | MessageChunk:
-        """Wait until there is something in the queue; what it is."""
-        while not self.messages:
-            if not self._protocol.closing.is_open:
-                # If what cancelled us has closed the connection first, that says more.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                self._protocol.closing.raise_closed()
-            if self._decode(is_awaited=True, raw=raw):
-                if not self.messages:
-                    await self._take_turn()  # a flood of control frames
-                continue
-            self._send_queue.uncork()
-            self.messages = _NOTHING
-            self._protocol.reader.free_decoded()
-            if not self._transport.is_direct or self._is_reading:
-                self._work.unpark_all()
-                await self._arrival.park()
-            elif self._budget.remaining <= 0:
-                await self._budget.checkpoint()
-            elif not self._read_now() and not self._transport.has_more:
-                # Not by _read(): a coroutine less that waits takes less memory.
-                self._is_reading = True
-                try:
-                    await self._transport.wait_readable()
-                except Exception as exc:  # it was closed
-                    self._protocol.receive_eof(unwrap_network_error(exc))
-                finally:
-                    self._is_reading = False
-                self._budget.renew()  # the others have run
-        return self.messages[0]
-
-    def _put(self, items: Sequence[str | bytes | MessageChunk]) -> None:
-        if self.messages:
-            self.messages.extend(items)
-        else:
-            self.messages = collections.deque(items)
-
-    def _drop_first(self, item: str | bytes | MessageChunk) -> None:
-        self.messages.popleft()
-        if self._bytes:
-            self._bytes -= _memory(item)
+        """Begin to read in the background, after a grace period."""
+        self._monitor = IdleMonitor.of_this_run()
+        if self._reader is _GRACE:
+            self._monitor.add(self)
 
     def stop(self) -> None:
-        """Nothing is decoded any more: forget who is told, so that no cycle of references is left.
+        """Drop the references to the connection: it has ended, and nothing is decoded any more.
 
-        Without one, all that a connection had is free when it ends. The garbage collector would
-        come late, and halt the program for longer the more connections there were.
+        Then no reference cycle is left, and the memory of the connection is free at once. The
+        garbage collector would come late, and would stop the program for longer with each further
+        connection.
         """
-        self._watch = self._owner = None
+        self._set_reader(_STOPPED)
+        self._events = None
+
+    def read_in_background(self) -> None:
+        """Let the connection's task read and decode, unless a task of the application does."""
+        if self._reader is not _APPLICATION:
+            self._set_reader(_BACKGROUND)
+
+    def begin_interval(self) -> None:
+        """Note that an interval of the idle monitor begins."""
+        if self._reader is _GRACE:
+            self._set_reader(_GRACE_ENDS)
+
+    def end_interval(self) -> bool:
+        """Read in the background if no message was taken in the interval.
+
+        :returns: True if the grace period goes on.
+        """
+        if self._reader is _GRACE_ENDS:
+            self.read_in_background()
+        return self._reader is _GRACE
+
+    def _set_reader(self, reader: Reader) -> None:
+        if self._reader is _STOPPED:
+            return
+        if reader is _BACKGROUND:
+            self.queue.measure()
+        self._reader = reader
+        if reader is _BACKGROUND:
+            self._task_waits.unpark_all()
+        elif reader is _GRACE and self._monitor is not None:
+            self._monitor.add(self)
+
+    def _leave(self) -> None:
+        """Note that the application's task stops waiting."""
+        if self._events is not None:
+            self._set_reader(_BACKGROUND if self._events.is_urgent else _GRACE)
+
+    def _release_lock(self) -> None:
+        """Pass the lock on to the next task that waits for a message, if any."""
+        self._lock.pass_on()
+        if self._lock.is_taken:
+            self._set_reader(_APPLICATION)
+        else:
+            self._leave()
+
+    def fail(self, exc: Exception) -> None:
+        """End the connection because of an error of this side."""
+        if self._events is not None:
+            self._events.on_failure(exc)
+
+    def discard(self) -> None:
+        """Drop the messages in the queue: the application has closed the connection."""
+        self.queue.clear()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let every waiting task look at the state of the connection again."""
+        self._application_waits.unpark_all()
+        self._task_waits.unpark_all()
+
+    # -- whole messages, for the application
+
+    def try_begin_fast_take(self) -> bool:
+        """Count the cost of a fast take, and return True, if the next message can be taken so.
+
+        The caller then takes it with ``queue.messages.popleft()``, after a checkpoint that does not
+        let other tasks run.
+        """
+        if self._reader is not _GRACE and self._reader is not _GRACE_ENDS:
+            return False
+        queue, budget = self.queue, self._budget
+        if self._lock.is_taken or queue.size is not None or budget.remaining <= 0:
+            return False
+        if not queue.messages:
+            return False
+        self._reader = _GRACE  # not by `_set_reader`: the monitor has this receiver already
+        budget.spend(1)
+        return True
+
+    async def get(self, decode: bool | None = None) -> str | bytes:
+        """Wait for the next message, and take it. If cancelled, it stays the next.
+
+        :param decode: True for a str, False for bytes, None for the type that the peer sent.
+        :raises ConnectionClosed: There is no further message.
+        :raises UnicodeDecodeError: It is binary, and not UTF-8. It stays the next.
+        """
+        await self._budget.checkpoint()
+        await self._lock.take()
+        self._set_reader(_APPLICATION)
+        try:
+            message = await self._wait_next(decode is False)
+            assert not isinstance(message, MessageChunk)  # they need a stream, which has the lock
+            converted = message if decode is None else _converted(message, decode)
+            self.queue.pop()
+            return converted
+        finally:
+            self._release_lock()
+
+    # -- messages in chunks, for a `MessageStream`
 
     async def begin_stream(self, max_size: float | None) -> MessageChunk:
-        """Wait for the next message, and take it in pieces. Others wait until `end_stream`.
+        """Wait for the next message, and take it in chunks. Other tasks wait until `end_stream`.
 
         If cancelled, the message stays the next.
 
         :param max_size: The limit on its size; by default, that of the connection.
-        :returns: The first piece.
+        :returns: The first chunk.
         :raises ConnectionClosed: There is no further message.
         """
         await self._budget.checkpoint()
-        await self._turn.take()
-        self._is_tended = False
+        await self._lock.take()
+        self._set_reader(_APPLICATION)
         try:
-            if not self.messages:
+            messages = self.queue.messages
+            if not messages:
                 self._protocol.begin_stream(max_size)
-            elif max_size is not None and (size := _size(self.messages[0])) > max_size:
+            elif max_size is not None and (size := encoded_size(messages[0])) > max_size:
                 self.discard()
                 self._protocol.refuse_message(size, max_size)
-            if self._protocol.closing.ended and self._owner is not None:  # by what was done here
-                self._owner.on_ended()
+            if (
+                self._protocol.closing.ended and self._events is not None
+            ):  # the message is over the limit
+                self._events.on_ended()
             return await self.next_chunk()
         except BaseException:
             self._protocol.assembler.end_stream()
-            self._is_away = False
-            self._pass_turn()
+            self._release_lock()
             raise
 
     async def next_chunk(self) -> MessageChunk:
-        """The next piece of the message. If cancelled, it stays the next.
+        """Wait for the next chunk of the message, and take it. If cancelled, it stays the next.
 
         :raises ConnectionClosed: The connection ended in the middle of the message.
         """
         await self._budget.checkpoint()
-        self._is_away = self._is_tended = False
+        self._set_reader(_APPLICATION)
         try:
-            item = await self._next()
-            self._drop_first(item)
+            item = await self._wait_next()
+            self.queue.pop()
             return item if isinstance(item, MessageChunk) else MessageChunk(item, is_last=True)
         finally:
-            self._is_away = True
             self._leave()
 
     def end_stream(self) -> None:
-        """Let others read. What is left of the message is thrown away."""
-        while self.messages and isinstance(self.messages[0], MessageChunk):
-            self._drop_first(self.messages[0])
+        """Let other tasks receive. The rest of the message is dropped when it arrives."""
+        messages = self.queue.messages
+        while messages and isinstance(messages[0], MessageChunk):
+            self.queue.pop()
         self._protocol.reader.skip_rest()
-        self._is_away = False
-        self._pass_turn()
+        self._release_lock()
 
-    def _pass_turn(self) -> None:
-        self._turn.pass_on()
-        if not self._turn.is_taken:
-            self._leave()
+    # -- the two tasks that read
 
-    def tend(self) -> None:
-        """Let the connection's task read and decode while nobody is in get()."""
-        if not self._is_awaited:
-            if not self._bytes:
-                self._bytes = sum(map(_memory, self.messages))
-            self._is_tended = True
-            self._work.unpark_all()
+    async def _wait_next(self, raw: bool = False) -> str | bytes | MessageChunk:
+        """Wait until something is in the queue; return the first item, which stays there.
 
-    def begin_interval(self) -> None:
-        """The watch will look again in a while."""
-        self._is_untouched = True
+        This is for the application's task that has the lock.
 
-    def end_interval(self) -> bool:
-        """Tend the messages if none was taken in the interval; whether there is to be another."""
-        if self._watch is None or self._is_awaited or self._is_tended:
-            return False
-        if self._is_untouched:
-            self.tend()
-        return not self._is_untouched
-
-    def fail(self, exc: Exception) -> None:
-        """End the connection because of an error."""
-        if self._owner is not None:
-            self._owner.on_failure(exc)
-
-    def discard(self) -> None:
-        """Throw away what was received: the application has closed the connection."""
-        self.messages = _NOTHING
-        self._bytes = 0
-        self.wake()
-
-    def wake(self) -> None:
-        """Let every waiting task look at the state of the connection anew."""
-        self._arrival.unpark_all()
-        self._work.unpark_all()
+        :param raw: True if a text may be given as the bytes of its UTF-8.
+        """
+        while not self.queue.messages:
+            if not self._protocol.closing.is_open:
+                # If a cancellation has closed the connection, it goes before ConnectionClosed.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._protocol.closing.raise_closed()
+            if self._decode_for_task(raw):
+                if not self.queue.messages:
+                    await self._let_others_run()  # a flood of control frames
+                continue
+            self._send_queue.uncork()
+            self.queue.clear()
+            self._protocol.reader.free_decoded()
+            if not self._transport.is_direct or self._is_reading:
+                self._task_waits.unpark_all()
+                await self._application_waits.park()
+            elif self._budget.remaining <= 0:
+                await self._budget.checkpoint()
+            elif not self._read_now() and not self._transport.has_more:
+                # Not in a coroutine of its own, which would take memory as long as the task waits.
+                self._is_reading = True
+                try:
+                    await self._transport.wait_readable()
+                except Exception as exc:  # the stream was closed
+                    self._protocol.receive_eof(unwrap_network_error(exc))
+                finally:
+                    self._is_reading = False
+                self._budget.renew()
+        return self.queue.messages[0]
 
     async def run(self) -> None:
-        """The connection's task: reads and decodes when it falls to it, until the end."""
+        """Read and decode when it is up to the connection's task, until the connection ends."""
         while not self._protocol.closing.ended:
-            if self._is_tended and self._decode(is_awaited=False):
-                await self._take_turn()
-            # Here all is decoded that can be: nothing waits behind a read that may take for ever.
-            elif self._falls_to_connection():
+            if self._reader is _BACKGROUND and self._decode_in_background():
+                await self._let_others_run()
+            # Only when all is decoded that can be: a read may take for ever.
+            elif self._must_read():
                 self._protocol.reader.free_decoded()
                 await self._read()
-                self._arrival.unpark_all()
-            elif self._hold_end is not None:
-                with trio.move_on_at(self._hold_end) as waiting:
-                    await self._work.park()
-                if waiting.cancelled_caught and self._hold_end is not None:
-                    self._decode(is_awaited=False, is_wanted=True)
+                self._application_waits.unpark_all()
+            elif self._hold is not None:
+                hold = self._hold
+                if await hold.wait(self._task_waits) and self._hold is hold:
+                    self._decode_in_background(refuse=True)
             else:
                 self._protocol.reader.free_decoded()
-                await self._work.park()
+                await self._task_waits.park()
 
-    @property
-    def unread(self) -> tuple[int, int]:
-        """How many messages wait, and how many bytes they have, with those not decoded yet."""
-        size = sum(map(_length, self.messages)) + self._protocol.reader.undecoded
-        return len(self.messages), size
-
-    @property
-    def tasks_waiting(self) -> int:
-        """How many tasks wait for a message."""
-        return len(self._turn) + self._is_awaited
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether nothing is read because the application does not read."""
-        return not self._is_awaited and not self._has_room
-
-    @property
-    def _is_awaited(self) -> bool:
-        """Whether a task waits for a message, or for a piece of one."""
-        return self._turn.is_taken and not self._is_away
-
-    @property
-    def _has_room(self) -> bool:
-        if self._hold_end is not None:
+    def _must_read(self) -> bool:
+        """Return True if the connection's task must read, now that all is decoded that can be."""
+        if self._is_reading or self._protocol.reader.eof is not None:
             return False
-        within_limits = len(self.messages) < self._size and self._bytes < self._max_bytes
-        return within_limits or not self.messages  # one, whatever its size
+        return bool(self._application_waits) or (self._reader is _BACKGROUND and self._has_room)
 
-    def _leave(self) -> None:
-        if self._watch is None or self._owner is None:
-            return  # all is over
-        if self._owner.is_urgent:
-            self.tend()
-        else:
-            self._is_untouched = False
-            self._watch.add(self)
-
-    def _decode(  # noqa: C901 # it runs for each message, and a further call would tell
-        self, is_awaited: bool, *, raw: bool = False, is_wanted: bool = False
-    ) -> bool:
-        """Decode, up to a message; False if data, or room for a message, is needed.
-
-        :param is_awaited: Whether the task that calls it waits for a message.
-        :param raw: Whether a text may stay bytes.
-        :param is_wanted: Whether a message over its limit is refused though nobody waits for one.
-        """
-        try:
-            if is_awaited:
-                # What follows a raw one may be for who wants a text as str.
-                messages = self._protocol.reader.messages(
-                    1 if raw else DECODE_BATCH_MESSAGES, raw=raw
-                )
-                if messages:
-                    self._put(messages)
-                    return True
-            hold_end, self._hold_end = self._hold_end, None
-            protocol, budget = self._protocol, self._budget
-            decoded, work = protocol.assembler.decoded, protocol.reader.inflating_work
-            for _ in range(STEPS_PER_TURN):
-                if not is_awaited and not self._has_room:
-                    return False
-                event = protocol.next_event(raw=raw, is_awaited=is_awaited or is_wanted)
-                if isinstance(event, (str, bytes, MessageChunk)):
-                    self._put([event])
-                    budget.spend(EVENT_COST + _length(event) // RECEIVE_BYTES_PER_COST)
-                    budget.spend((protocol.reader.inflating_work - work) // INFLATE_WORK_PER_COST)
-                    if not is_awaited:
-                        self._bytes += _memory(event)
-                    return True
-                if event is NEED_DATA:
-                    return False
-                if event is OVER_LIMIT:
-                    self._hold_end = hold_end or trio.current_time() + _HOLD
-                    return False
-                if event is ENDED:
-                    assert self._owner is not None
-                    self._owner.on_ended()
-                    return True
-                if not isinstance(event, Status):
-                    assert self._owner is not None
-                    self._owner.on_control(event)
-                elif (
-                    event is YIELD
-                    or protocol.assembler.decoded > decoded + DECODE_STEP_BYTES
-                    or protocol.reader.inflating_work > work + RECEIVE_INFLATE_WORK
-                ):
-                    break  # it was inflated, and is kept, or thrown away
-            return True
-        except Exception as exc:  # a MemoryError, for example: what was decoded may be incomplete
-            self.fail(exc)
-            return True
-
-    async def _take_turn(self) -> None:
-        """Let the others run: there is more to do, for whoever runs."""
+    async def _let_others_run(self) -> None:
         self._budget.renew()
         await trio.lowlevel.checkpoint()
 
+    # -- decoding
+
+    def _decode_for_task(self, raw: bool) -> bool:
+        """Decode for a task that waits, and finds the queue empty; False if it needs more bytes."""
+        try:
+            # After a raw message, the next one may be for a task that wants a text as str.
+            messages = self._protocol.reader.messages(1 if raw else DECODE_BATCH_MESSAGES, raw=raw)
+            if messages:
+                self.queue.fill(messages)
+                return True
+            return self._decode_events(raw=raw, is_wanted=True)
+        except Exception as exc:  # a MemoryError, for example: the message may be incomplete
+            self.fail(exc)
+            return True
+
+    def _decode_in_background(self, *, refuse: bool = False) -> bool:
+        """Decode if the queue has room for a message; False if that, or bytes, are missing.
+
+        :param refuse: True to refuse a message over its limit. Otherwise it is held.
+        """
+        try:
+            return self.queue.has_room and self._decode_events(is_wanted=refuse)
+        except Exception as exc:  # as above
+            self.fail(exc)
+            return True
+
+    def _decode_events(self, *, raw: bool = False, is_wanted: bool) -> bool:
+        """Decode up to one message or chunk, and the control frames before it.
+
+        :param is_wanted: False if a message over its limit is held.
+        :returns: False if more bytes are needed, or a message is held.
+        """
+        hold, self._hold = self._hold, None
+        protocol, events = self._protocol, self._events
+        decoded, work = protocol.assembler.decoded, protocol.reader.inflating_work
+        assert events is not None
+        for _ in range(STEPS_PER_TURN):
+            event = protocol.next_event(raw=raw, is_awaited=is_wanted)
+            if isinstance(event, (str, bytes, MessageChunk)):
+                self.queue.append(event)
+                self._budget.spend(EVENT_COST + length(event) // RECEIVE_BYTES_PER_COST)
+                self._budget.spend((protocol.reader.inflating_work - work) // INFLATE_WORK_PER_COST)
+                return True
+            if event is NEED_DATA:
+                return False
+            if event is OVER_LIMIT:
+                self._hold = hold or OverLimitHold()
+                return False
+            if event is ENDED:
+                events.on_ended()
+                return True
+            if not isinstance(event, Status):
+                events.on_control(event)
+            elif (
+                event is YIELD
+                or protocol.assembler.decoded > decoded + DECODE_STEP_BYTES
+                or protocol.reader.inflating_work > work + RECEIVE_INFLATE_WORK
+            ):
+                break  # it is decoded already, and kept or thrown away
+        return True
+
+    # -- reading
+
     def _read_now(self) -> bool:
-        """Take what is there; False if nothing is."""
+        """Read the bytes that are there; return False if there are none."""
         try:
             data = self._transport.read_now(self._protocol.reader.awaited)
             if self._transport.has_more:
@@ -439,41 +536,22 @@ class Receiver:
             self._protocol.receive_eof(unwrap_network_error(exc))
         return True
 
+    async def _read(self) -> None:
+        """Wait for bytes, and read them."""
+        self._is_reading = True
+        try:
+            self._receive(await self._transport.read(self._protocol.reader.awaited))
+            self._budget.renew()
+        except Exception as exc:  # whatever a stream of any kind raises, it is broken
+            self._protocol.receive_eof(unwrap_network_error(exc))
+        finally:
+            self._is_reading = False
+
     def _receive(self, data: bytes) -> None:
         if data:
             self._protocol.reader.receive_data(data)
         else:
             self._protocol.receive_eof()
-
-    def _falls_to_connection(self) -> bool:
-        """Whether the connection's task is to read, now that nothing is left to decode."""
-        if self._is_reading or self._protocol.reader.eof is not None:
-            return False
-        return bool(self._arrival) or (self._is_tended and self._has_room)
-
-    async def _read(self) -> None:
-        self._is_reading = True
-        try:
-            self._receive(await self._transport.read(self._protocol.reader.awaited))
-            self._budget.renew()  # the others have run
-        except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
-            self._protocol.receive_eof(unwrap_network_error(exc))
-        finally:
-            self._is_reading = False
-
-
-def _size(message: str | bytes | MessageChunk) -> int:
-    """Bytes of payload."""
-    data = message.data if isinstance(message, MessageChunk) else message
-    return len(data.encode() if isinstance(data, str) else data)
-
-
-def _length(item: str | bytes | MessageChunk) -> int:
-    return len(item.data if isinstance(item, MessageChunk) else item)
-
-
-def _memory(item: str | bytes | MessageChunk) -> int:
-    return sys.getsizeof(item.data if isinstance(item, MessageChunk) else item)
 
 
 def _converted(message: str | bytes, decode: bool) -> str | bytes:
