@@ -85,6 +85,26 @@ def test_a_close_reason_has_a_code_and_a_text() -> None:
     assert (reason.code, reason.reason) == (4001, "out of credit")
 
 
+def test_close_code_has_the_numbers_of_the_registry() -> None:
+    assert {code.name: code.value for code in CloseCode} == {
+        "NORMAL_CLOSURE": 1000,
+        "GOING_AWAY": 1001,
+        "PROTOCOL_ERROR": 1002,
+        "UNSUPPORTED_DATA": 1003,
+        "NO_STATUS_RCVD": 1005,
+        "ABNORMAL_CLOSURE": 1006,
+        "INVALID_FRAME_PAYLOAD_DATA": 1007,
+        "POLICY_VIOLATION": 1008,
+        "MESSAGE_TOO_BIG": 1009,
+        "MANDATORY_EXT": 1010,
+        "INTERNAL_ERROR": 1011,
+        "SERVICE_RESTART": 1012,
+        "TRY_AGAIN_LATER": 1013,
+        "BAD_GATEWAY": 1014,
+        "TLS_HANDSHAKE_FAILED": 1015,
+    }
+
+
 def test_the_code_of_a_close_reason_is_a_plain_int() -> None:
     assert type(CloseReason(Code.NORMAL, None).code) is int
 

@@ -1,7 +1,7 @@
-"""The exceptions of the library, and what a Close frame says.
+"""Exceptions, close codes and close reasons.
 
-A failed opening is a :exc:`HandshakeError`; where the network is at fault it is an :exc:`OSError`
-as well. An open connection that ends is a :exc:`ConnectionClosed`.
+A failed opening raises a :exc:`HandshakeError`, which is also an :exc:`OSError` if the network
+failed. If an open connection ends, calls on it raise :exc:`ConnectionClosed`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 
 
 class CloseCode(enum.IntEnum):
-    """The registered close codes (RFC 6455, 7.4.1, and the IANA registry of close codes).
+    """The close codes that IANA has registered (RFC 6455, 7.4.1).
 
-    Applications may also use 3000 to 3999 if registered, and 4000 to 4999 without.
+    A code in 3000 to 3999 can be registered for a library or framework. An application can use any
+    code in 4000 to 4999.
     """
 
     NORMAL_CLOSURE = 1000
@@ -41,6 +42,7 @@ _RANGES = (
     (range(3000, 4000), "IANA_RESERVED"),
     (range(4000, 5000), "PRIVATE_RESERVED"),
 )
+_NORMAL = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
 # These describe how a connection ended, and never stand in a frame (RFC 6455, 7.4.1).
 _LOCAL_ONLY = frozenset(
     {CloseCode.NO_STATUS_RCVD, CloseCode.ABNORMAL_CLOSURE, CloseCode.TLS_HANDSHAKE_FAILED}
@@ -155,7 +157,7 @@ def sendable_close(code: int | None, reason: str | None) -> tuple[int, str | Non
     if code in _LOCAL_ONLY:
         text = f"aclose({code}) sends code 1000, as no frame may hold {code}; use aclose(1000)"
         warnings.warn(text, DeprecationWarning, stacklevel=3)
-        return 1000, reason
+        return CloseCode.NORMAL_CLOSURE, reason
     check_close_code(code)
     return code, reason
 
@@ -261,7 +263,9 @@ class ConnectionClosed(Exception):
         """
         super().__init__(reason)
         #: Why the connection was closed.
-        self.reason: CloseReason = CloseReason(1006, None) if reason is None else reason
+        self.reason: CloseReason = (
+            CloseReason(CloseCode.ABNORMAL_CLOSURE, None) if reason is None else reason
+        )
         #: What the peer's Close frame said, or None if there was none.
         self.rcvd = rcvd
         #: What our Close frame said, or None if there was none.
