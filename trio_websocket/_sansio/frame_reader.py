@@ -231,18 +231,17 @@ class FrameReader:
         :raises ViolationError: The peer violated the protocol.
         """
         stage = self._stage
+        if stage is _BETWEEN:
+            event = self._decode_whole(raw, is_awaited) if self._is_fast else None
+            return self._decode_part(is_awaited) if event is None else event
         if isinstance(stage, LargeFrame):
             if not stage.left:
                 return self._decode_large(stage, raw, is_awaited)
             if self.eof is None:
                 return NEED_DATA
             self._return_to_buffer(stage)
-        if isinstance(stage, Inflation):
+        elif isinstance(stage, Inflation):
             return self._inflate(stage, b"", raw)
-        if self._stage is _BETWEEN and self._is_fast:
-            event = self._decode_whole(raw, is_awaited)
-            if event is not None:
-                return event
         return self._decode_part(is_awaited)
 
     # -- messages of one frame
@@ -372,7 +371,7 @@ class FrameReader:
 
     def _decode_control(self, head: bytes, size: int, head_size: int) -> Event | CloseReceived:
         """Decode a control frame, when it is whole."""
-        if self.undecoded < size:
+        if len(self._buffer) - self._at < size:
             return NEED_DATA
         if head[0] & 0x0F != CLOSE or size < head_size + 2:
             return self._feed(size)
@@ -392,7 +391,7 @@ class FrameReader:
         # The size of a compressed message is known when it is inflated.
         size = 0 if partial.is_compressed else partial.size + length
         is_allowed = self._assembler.is_within_limits(size, partial.fragments + 1)
-        if self._assembler.is_wanted(partial) and not is_allowed:
+        if not is_allowed and self._assembler.is_wanted(partial):
             if is_awaited and head[1] & 0x7F > 125:
                 # wsproto may find that the length is not in its shortest form, which goes first.
                 self._feed(min(head_size, self.undecoded))

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from .options import Options
 
 
+_CLOSED = State.CLOSED
+_NEED_DATA = Status.NEED_DATA
+
+
 class Protocol:
     """One side of a connection after the opening handshake."""
 
@@ -90,7 +94,7 @@ class Protocol:
         :param is_awaited: True if a task waits for a message. Otherwise a message that exceeds its
             limit is left for a reader.
         """
-        if self.closing.ended:
+        if self.closing.state is _CLOSED:
             return Status.ENDED
         try:
             event = self.reader.next_event(raw=raw, is_awaited=is_awaited)
@@ -100,7 +104,7 @@ class Protocol:
         if isinstance(event, CloseReceived):
             self._receive_close(event.reason)
             return Status.ENDED
-        if event is Status.NEED_DATA and self.reader.eof is not None:
+        if event is _NEED_DATA and self.reader.eof is not None:
             self.closing.lose(self.reader.eof)
             return Status.ENDED
         return event
