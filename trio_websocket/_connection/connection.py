@@ -235,9 +235,10 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises UnicodeDecodeError: A binary message is to be a str, and is not UTF-8. It stays the
             next message.
         """
-        if decode is None and self._receiver.try_begin_fast_take():
+        messages = self._receiver.try_begin_fast_take() if decode is None else None
+        if messages is not None:
             await checkpoint_if_cancelled()
-            return self._receiver.queue.messages.popleft()  # type: ignore[return-value] # there are pieces only while a stream has the turn
+            return messages.popleft()  # type: ignore[return-value] # no chunk: those need the lock
         return await self._receiver.get(decode)
 
     @overload

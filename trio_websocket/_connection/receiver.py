@@ -35,6 +35,7 @@ Then `get_message` takes it without the lock, and without a change of the state.
 
 from __future__ import annotations
 
+import collections
 import enum
 import math
 from typing import Protocol
@@ -304,22 +305,21 @@ class Receiver:
 
     # -- whole messages, for the application
 
-    def try_begin_fast_take(self) -> bool:
-        """Count the cost of a fast take, and return True, if the next message can be taken so.
+    def try_begin_fast_take(self) -> collections.deque[str | bytes | MessageChunk] | None:
+        """Return the queue if its first item can be taken at once; it is a message.
 
-        The caller then takes it with ``queue.messages.popleft()``, after a checkpoint that does not
-        let other tasks run.
+        The caller takes it with ``popleft()``, after a checkpoint that does not let other tasks
+        run. Its cost is counted: see `_decode_for_task`.
         """
         if self._reader is not _GRACE and self._reader is not _GRACE_ENDS:
-            return False
-        queue, budget = self.queue, self._budget
-        if self._lock.is_taken or queue.size is not None or budget.remaining <= 0:
-            return False
+            return None
+        queue = self.queue
+        if self._lock.is_taken or queue.size is not None or self._budget.remaining <= 0:
+            return None
         if not queue.messages:
-            return False
+            return None
         self._reader = _GRACE  # not by `_set_reader`: the monitor has this receiver already
-        budget.spend(1)
-        return True
+        return queue.messages
 
     async def get(self, decode: bool | None = None) -> str | bytes:
         """Wait for the next message, and take it. If cancelled, it stays the next.
@@ -468,6 +468,7 @@ class Receiver:
             messages = self._protocol.reader.messages(1 if raw else DECODE_BATCH_MESSAGES, raw=raw)
             if messages:
                 self.queue.fill(messages)
+                self._budget.spend(len(messages))  # for the fast takes that follow
                 return True
             return self._decode_events(raw=raw, is_wanted=True)
         except Exception as exc:  # a MemoryError, for example: the message may be incomplete

@@ -170,10 +170,11 @@ class MessageAssembler:
         :returns: What is to be given out now, or None.
         """
         self.decoded += len(data)
-        is_wanted = self.is_wanted(partial)
+        is_wanted = self._closing.sent is None and not partial.is_skipped  # as in `is_wanted`
         if not is_wanted:
             partial.skip()
-        partial.add(data, inflated)
+        if data or partial.is_compressed:
+            partial.add(data, inflated)
         if is_last and self._closing.sent is None:
             self.count(1, inflated if partial.is_compressed else partial.size)
         if not is_wanted or not (is_last or self.is_streaming):

@@ -28,7 +28,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsproto.connection import ConnectionType
-from wsproto.events import Ping, Pong
+from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 
 from . import codec
 from .assembler import MessageAssembler, PartialMessage
@@ -440,18 +440,19 @@ class FrameReader:
         event = self._wsproto.feed(data)
         if event is None:
             return PARTIAL
-        if isinstance(event, CloseReceived):
-            return event
-        if isinstance(event, (Ping, Pong)):
-            is_answered = isinstance(event, Pong) or self._closing.sent is None
-            return event if is_answered else PARTIAL
+        kind = type(event)  # isinstance() is expensive: see `WsprotoReader.feed`
+        if kind is Pong or kind is CloseReceived:
+            return event  # type: ignore[return-value] # mypy does not follow `kind`
+        if kind is Ping:
+            return event if self._closing.sent is None else PARTIAL  # type: ignore[return-value] # as above
+        part: TextMessage | BytesMessage = event  # type: ignore[assignment] # as above
         partial = self._stage
         assert isinstance(partial, PartialMessage)
-        is_last = event.message_finished
+        is_last = part.message_finished
         if is_last:
             self._stage = _BETWEEN
         inflated = self._wsproto.inflated
-        given = self._assembler.add(partial, event.data, inflated, is_last=is_last)
+        given = self._assembler.add(partial, part.data, inflated, is_last=is_last)
         return PARTIAL if given is None else given
 
     def _is_valid_head(self, head: bytes) -> bool:
