@@ -1,8 +1,13 @@
-"""What is done to every byte: masking, framing, and decoding whole messages (RFC 6455, 5.2, 5.3).
+"""The work on every byte: masking, framing, and decoding whole messages (RFC 6455, 5.2 and 5.3).
 
-There are two of each function. Those in C, which `_speedups.c` defines, are used if they could be
-built, unless the environment variable TRIO_WEBSOCKET_NO_EXTENSIONS is set to anything but the empty
-string; these here otherwise. They give the same.
+Each function exists twice, in C (`_speedups.c`) and in Python (here), with equal results. The C
+versions are used if the extension was built and the environment variable
+TRIO_WEBSOCKET_NO_EXTENSIONS is unset or empty.
+
+In Python, the fastest way to mask a short payload is to XOR two long integers. The key and the
+payload after it are read as one little-endian integer. The key times 2**32 + 2**64 + 2**96 + ... is
+the key repeated over the payload, and leaves the key itself unchanged. These factors are computed
+once for all short sizes. For a long payload, `bytes.translate()` on every fourth byte is faster.
 """
 
 from __future__ import annotations
@@ -14,19 +19,19 @@ import os
 from .costs import TRANSLATE_MASK_BYTES
 
 _logger = logging.getLogger("trio-websocket")
-_from_bytes = int.from_bytes  # looking it up takes as long as the call
+_from_bytes = int.from_bytes  # the attribute look-up takes as long as the call
 
 _TEXT, _BINARY = 0x81, 0x82  # the first byte of a whole message: FIN, and the opcode
 _MASKED = 0x80  # in the second byte
 
-# By the size of a payload: what a key, as a number, is to be multiplied with to repeat it over a
-# payload that follows the key, and the size of both in whole words. Least significant byte first.
+# For each payload size: the factor that repeats a key over the payload that follows it, and the
+# size of key and payload in whole words. All numbers are little-endian.
 _REPEATED = [
     (int.from_bytes(bytes(4) + b"\1\0\0\0" * words, "little"), 4 + 4 * words)
     for words in ((size + 3) // 4 for size in range(126))
 ]
 _WORD = 0xFFFFFFFF
-# By what stands in place of a longer size: how many bytes tell it, and the least that it may be.
+# For the two length codes of longer payloads: the width of the length in bytes, and its minimum.
 _LONG = {126: (2, 126), 127: (8, 0x10000)}
 _HEADS = {
     first: [bytes((first, second)) for second in range(_MASKED + 126)] for first in (_TEXT, _BINARY)
@@ -34,7 +39,7 @@ _HEADS = {
 
 
 def _masked(payload: bytes, key: bytes, /) -> bytes:
-    """The payload masked, or unmasked.
+    """Mask or unmask a payload.
 
     :param payload: The payload.
     :param key: The 4 bytes of the key.
@@ -48,20 +53,20 @@ def _masked(payload: bytes, key: bytes, /) -> bytes:
 
 
 def _unmasked(chunks: list[bytes], key: bytes, /) -> bytes:
-    """The payload that came in several chunks, unmasked.
+    """Join and unmask a payload that arrived in several chunks.
 
-    :param chunks: The payload, cut anywhere.
-    :param key: The 4 bytes of the key, or none if it is not masked.
+    :param chunks: The payload, split anywhere.
+    :param key: The 4 bytes of the key, or b"" if the payload is not masked.
     """
     return _translated(bytearray().join(chunks), key) if key else b"".join(chunks)
 
 
 def _frame(first: int, payload: bytes, key: bytes, /) -> bytes:
-    """The bytes of a frame.
+    """Return a frame.
 
-    :param first: Its first byte: FIN, the reserved bits, the opcode.
-    :param payload: Its payload, not masked.
-    :param key: The 4 bytes of the key, or none for a frame that is not masked.
+    :param first: The first byte: FIN, the reserved bits, the opcode.
+    :param payload: The unmasked payload.
+    :param key: The 4 bytes of the key, or b"" for an unmasked frame.
     """
     size = len(payload)
     mask = _MASKED if key else 0
@@ -81,21 +86,21 @@ def _frame(first: int, payload: bytes, key: bytes, /) -> bytes:
     return head + key + _masked(payload, key) if key else head + payload
 
 
-def _messages(  # noqa: C901, PLR0912 # a call would take longer than what it does
+def _messages(  # noqa: C901, PLR0912 # the hot function: a call would cost more than its body
     buffer: bytes, at: int, mask: int, max_size: int, max_count: int, raw: bool, /
 ) -> tuple[list[str | bytes], int, int]:
-    """Decode messages of one frame each, up to the first frame that is anything else.
+    """Decode messages of one frame each, and stop at the first frame of another kind.
 
-    Anything else is a frame that is not whole, or not valid, or too large, or a control frame, or
-    a part of a message, or extended, or a text that is not UTF-8.
+    It stops at a frame that is incomplete, invalid, or too large, at a control frame, a fragment,
+    a frame with reserved bits, and at text that is not UTF-8.
 
-    :param buffer: What was received.
-    :param at: Where in it the first frame begins.
-    :param mask: The mask bit that the frames must have: 0x80 if they are masked, 0 if not.
-    :param max_size: The most bytes of payload of a message.
-    :param max_count: The most messages.
-    :param raw: Whether a text is given as the bytes of its UTF-8, not as str.
-    :return: The messages, where in the buffer the rest begins, and the bytes of their payloads.
+    :param buffer: Received bytes.
+    :param at: The offset of the first frame.
+    :param mask: The required mask bit: 0x80 if the frames must be masked, or else 0.
+    :param max_size: The maximum payload of a message, in bytes.
+    :param max_count: The maximum number of messages.
+    :param raw: True to return text as UTF-8 bytes, not as str.
+    :return: The messages, the offset after the last one, and the total size of their payloads.
     """
     found: list[str | bytes] = []
     total = 0
@@ -142,13 +147,13 @@ def _messages(  # noqa: C901, PLR0912 # a call would take longer than what it do
                 break
             total += size
             at = stop
-    except (IndexError, UnicodeDecodeError):  # there are less than two bytes; it is not UTF-8
+    except (IndexError, UnicodeDecodeError):  # fewer than two bytes are left; not UTF-8
         pass
     return found, at, total
 
 
 def _translated(payload: bytearray, key: bytes) -> bytes:
-    """The payload masked, or unmasked, which overwrites what was given."""
+    """Mask or unmask a payload. This overwrites the argument."""
     for place, byte in enumerate(key):
         payload[place::4] = payload[place::4].translate(_translation(byte))
     return bytes(payload)
@@ -156,7 +161,7 @@ def _translated(payload: bytearray, key: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=None)
 def _translation(byte: int) -> bytes:
-    """What becomes of each byte when it is masked with this one."""
+    """Return the table that XORs every byte with this one, for `translate()`."""
     return bytes(byte ^ other for other in range(256))
 
 
@@ -165,8 +170,8 @@ unmasked = _unmasked
 frame = _frame
 messages = _messages
 
-#: Whether the functions in C are in use: they were built, and the environment variable
-#: ``TRIO_WEBSOCKET_NO_EXTENSIONS`` is not set, or empty.
+#: True if the C functions are in use: they were built, and the environment variable
+#: ``TRIO_WEBSOCKET_NO_EXTENSIONS`` is unset or empty.
 HAS_SPEEDUPS: bool = False
 
 if os.environ.get("TRIO_WEBSOCKET_NO_EXTENSIONS"):

@@ -43,17 +43,17 @@ _RANGES = (
     (range(4000, 5000), "PRIVATE_RESERVED"),
 )
 _NORMAL = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
-# These describe how a connection ended, and never stand in a frame (RFC 6455, 7.4.1).
+# These describe how a connection ended. No frame may contain them (RFC 6455, 7.4.1).
 _LOCAL_ONLY = frozenset(
     {CloseCode.NO_STATUS_RCVD, CloseCode.ABNORMAL_CLOSURE, CloseCode.TLS_HANDSHAKE_FAILED}
 )
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Return text that a peer sent, ready for a log or the text of an exception.
+    """Escape and truncate a peer's text for a log record or an exception.
 
-    A line break could forge a line of the log, and an escape sequence could control a terminal, so
-    all characters that can't be printed are escaped as in a ``repr()``.
+    A line break could forge a log record, and an escape sequence could control a terminal. So all
+    characters that can't be printed are escaped as by ``repr()``.
 
     :param limit: The number of characters to keep.
     """
@@ -64,9 +64,9 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def describe(exc: BaseException) -> str:
-    """Return the text of an exception, or else the name of its type.
+    """Return the text of an exception, or the name of its type if the text is empty.
 
-    A stream or an application may raise exceptions whose ``__str__`` raises.
+    The ``__str__`` of an application's exception may raise; then the type's name is used, too.
     """
     try:
         text = str(exc)
@@ -76,7 +76,7 @@ def describe(exc: BaseException) -> str:
 
 
 def safe_repr(value: object) -> str:
-    """Return the ``repr()`` of an object, or else words that name its type."""
+    """Return the ``repr()`` of an object, or words with its type if ``repr()`` raises."""
     try:
         return repr(value)
     except Exception:
@@ -86,14 +86,14 @@ def safe_repr(value: object) -> str:
 class CloseReason:
     """Why a connection was closed: a close code and a text (RFC 6455, 7.4).
 
-    Two reasons are equal if their codes and texts are.
+    Two reasons are equal if their codes and texts are equal.
     """
 
     def __init__(self, code: int, reason: str | None) -> None:
         """
         :param code: The close code.
-        :param reason: The text of the Close frame, or None. For code 1006, which stands in no
-            frame, the text tells how the connection was lost.
+        :param reason: The text of the Close frame, or None. No frame contains code 1006; its text
+            says how the connection was lost.
         """
         self._code = int(code)
         self._reason = reason
@@ -105,7 +105,7 @@ class CloseReason:
 
     @property
     def name(self) -> str:
-        """The name of the code in the IANA registry, or else that of the range it is in."""
+        """The registered name of the code, or the name of its range."""
         if self._code in _NAMES:
             return _NAMES[self._code]
         return next((name for codes, name in _RANGES if self._code in codes), "INVALID_CODE")
@@ -129,7 +129,7 @@ class CloseReason:
 
 
 def check_close_code(code: object) -> None:
-    """Raise if ``code`` must not stand in a Close frame (RFC 6455, 7.4)."""
+    """Raise an exception if a Close frame must not contain ``code`` (RFC 6455, 7.4)."""
     if not isinstance(code, int):
         raise TypeError(f"code must be an int, not {code!r:.100}")
     registered = code in _NAMES and code not in _LOCAL_ONLY
@@ -141,10 +141,11 @@ def check_close_code(code: object) -> None:
 
 
 def sendable_close(code: int | None, reason: str | None) -> tuple[int, str | None]:
-    """Return the code and reason to send for those that a caller of `aclose` gave.
+    """Return the code and reason to send for the arguments of `aclose`.
 
-    Code 1005 stands for a Close frame without a code. None and the codes that no frame may hold are
-    sent as 0.12 sent them, with a warning: programs close with 1006 in order to reconnect.
+    The returned code 1005 means a Close frame without a code. None and the codes that no frame may
+    contain are sent as in 0.12, with a warning: some programs close with 1006 in order to
+    reconnect.
     """
     if code is None:
         if reason:
@@ -169,8 +170,9 @@ class HandshakeError(Exception):
 class ConnectionFailed(HandshakeError, OSError):
     """The network, or TLS, prevented the opening handshake.
 
-    The name was not found, the connection was refused, reset or ended, the certificate did not
-    verify. What happened is the ``__cause__``; its ``errno`` is kept where there is one.
+    For example, the host name was not found, the connection was refused or reset, or the
+    certificate is not valid. ``__cause__`` is the original error. Its ``errno`` is kept, if it has
+    one.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -185,14 +187,14 @@ class ConnectionTimeout(HandshakeError, TimeoutError):
 
 
 def _with_os_attributes(exc: OSError, reduced: Any) -> tuple[Any, ...]:
-    """Return what pickle and copy need of an OSError, with the attributes that were set later.
+    """Add the attributes of an OSError to what ``__reduce__`` returned, for pickle and copy.
 
-    An OSError keeps those outside its ``__dict__``, and by itself reduces to its arguments only.
+    An OSError keeps them outside of its ``__dict__``, and reduces to its arguments only.
     """
     kind, args, *state = reduced
     names = ("errno", "strerror", "filename", "filename2")
     attributes = {name: getattr(exc, name) for name in names}
-    # One that was set to None would change the str().
+    # Setting an attribute to None would change the str().
     changed = {name: value for name, value in attributes.items() if value is not None}
     return kind, args, {**(state[0] if state else {}), **changed}
 
@@ -202,7 +204,7 @@ class DisconnectionTimeout(HandshakeError):
 
 
 class ConnectionRejected(HandshakeError):
-    """The server answered the opening handshake with something else than 101."""
+    """The server answered the opening handshake with another status than 101."""
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class ConnectionRejected(HandshakeError):
         :param headers: The headers of the response, their names in lower case.
         :param body: The body, as far as ``max_rejection_body`` and the connection allowed; None
             if the server sent interim responses (1xx) only.
-        :param reason_phrase: The text that the server sent beside the status.
+        :param reason_phrase: The text after the status in the response.
         """
         super().__init__(status_code, headers, body)
         #: The HTTP status.
@@ -226,7 +228,7 @@ class ConnectionRejected(HandshakeError):
         self.headers = headers
         #: The body of the response, or None.
         self.body = body
-        #: The text that the server sent beside the status, which may be empty.
+        #: The text after the status in the response; may be empty.
         self.reason_phrase = reason_phrase
 
     def __repr__(self) -> str:
@@ -242,9 +244,9 @@ class ConnectionRejected(HandshakeError):
 
 
 class ConnectionClosed(Exception):
-    """The connection is closed, or closing, and can't do what was asked.
+    """The connection is closed or closing, so the call failed.
 
-    After anything but a normal close, ``__cause__`` is the network's or the protocol's error.
+    Unless the connection was closed normally, ``__cause__`` is the network error or protocol error.
     """
 
     def __init__(
@@ -259,16 +261,16 @@ class ConnectionClosed(Exception):
         :param reason: Why the connection was closed; None stands for code 1006.
         :param rcvd: The Close frame that the peer sent, or None.
         :param sent: The Close frame that we sent, or None.
-        :param closer: Words for who closed the connection, which the text ends with.
+        :param closer: Words that name the side that closed, for the end of the text.
         """
         super().__init__(reason)
         #: Why the connection was closed.
         self.reason: CloseReason = (
             CloseReason(CloseCode.ABNORMAL_CLOSURE, None) if reason is None else reason
         )
-        #: What the peer's Close frame said, or None if there was none.
+        #: The peer's Close frame, or None if there was none.
         self.rcvd = rcvd
-        #: What our Close frame said, or None if there was none.
+        #: Our Close frame, or None if there was none.
         self.sent = sent
         self._closer = closer
 
@@ -285,10 +287,10 @@ class ConnectionClosed(Exception):
 class MessageTypeError(TypeError, ValueError):
     """A message is neither str nor bytes-like.
 
-    By its kind a TypeError; trio-websocket 0.12 documented a ValueError.
+    This is a TypeError. It is also a ValueError because trio-websocket 0.12 documented one.
     """
 
 
 def is_normal(exc: ConnectionClosed) -> bool:
-    """Whether the connection was closed in form, and for no reason that is an error."""
+    """Return True if the connection was closed with a Close frame that reports no error."""
     return exc.reason.code in _NORMAL

@@ -1,4 +1,4 @@
-"""The negotiation of compression, permessage-deflate (RFC 6455, 9, and RFC 7692, 5 and 7.1)."""
+"""Negotiate compression, permessage-deflate (RFC 6455, 9; RFC 7692, 5 and 7.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ Parameters = List[Tuple[str, Optional[str]]]
 
 #: The name of the extension.
 NAME = "permessage-deflate"
-#: The base-two logarithm of the least window that zlib compresses with: raw, it has none of 8.
+#: The smallest window, as a base-two logarithm, with which zlib compresses raw DEFLATE. It does
+#: not support 8.
 MIN_BITS = 9
 _MAX_BITS = 15
 _WINDOW_BITS = {str(bits): bits for bits in range(8, 16)}  # decimal, no leading zeros (7.1.2)
@@ -20,7 +21,7 @@ _SERVER_RESETS, _CLIENT_RESETS = "server_no_context_takeover", "client_no_contex
 
 _TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _NO_ELEMENT = re.compile(r"[ \t,]*")
-# A name, and a value if there is one. Wherever it fails, it has one way back, so it is linear.
+# A name with an optional value. No part can match in two ways, so it takes linear time.
 _PAIR = re.compile(
     rf'[ \t]*({_TCHAR}+)[ \t]*(?:=[ \t]*(?:({_TCHAR}+)|"((?:\\?{_TCHAR})+)")[ \t]*)?'
 )
@@ -28,22 +29,22 @@ _PAIR = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class PerMessageDeflate:
-    """How messages are compressed (permessage-deflate, RFC 7692).
+    """Settings for compression (permessage-deflate, RFC 7692).
 
     :param window_bits: The base-two logarithm of the window in bytes, 9 to 15; 12, the default, is
-        4 KiB. It bounds both directions: the window that we compress with, and the one that we ask
-        of the peer. A peer that can't be asked, or declines, uses up to 15, so that decompressing
-        takes 32 KiB for the window; ``ws.compression`` shows it. A smaller one costs less memory,
-        and compresses less.
-    :param mem_level: How much memory zlib takes beside the window to compress, 1 to 9, by default
-        5; each level doubles it.
-    :param level: How much time zlib takes to compress, from 0 (it does not compress) to 9, by
-        default 6; -1 lets zlib choose.
-    :param context_takeover: Whether a message may refer to what is in those before it, which is the
-        default. If not, both sides are asked to begin anew with each message: that compresses less,
-        but takes memory only while a message is compressed or decompressed.
-    :param threshold: Bytes of payload below which a message is sent as it is, by default 128.
-        Compression gains nothing on what is short.
+        4 KiB. It applies to both directions: we compress with it, and ask the peer to do the same.
+        A peer that does not support or declines this uses up to 15, and decompressing needs 32 KiB
+        for the window; ``ws.compression`` shows the result. A smaller window needs less memory and
+        compresses less.
+    :param mem_level: The memory that zlib uses to compress, in addition to the window: 1 to 9, by
+        default 5. Each level doubles it.
+    :param level: The effort of compressing: 0 (no compression) to 9, by default 6. -1 lets zlib
+        choose.
+    :param context_takeover: True, the default, if a message may refer to earlier ones. False asks
+        both sides to compress each message by itself: this compresses less, but needs memory only
+        while a message is compressed or decompressed.
+    :param threshold: Messages of fewer bytes are not compressed, by default 128. Compressing short
+        messages saves nothing.
     """
 
     window_bits: int = 12
@@ -63,13 +64,13 @@ class PerMessageDeflate:
 
 @dataclasses.dataclass(frozen=True)
 class DeflateParameters:
-    """What the two sides of a connection agreed on (RFC 7692, 7.1).
+    """The negotiated parameters of compression (RFC 7692, 7.1).
 
-    :param client_max_window_bits: The base-two logarithm of the window, in bytes, that the client
-        compresses with at most.
-    :param server_max_window_bits: The same of the server.
-    :param client_no_context_takeover: Whether the client begins anew with each message.
-    :param server_no_context_takeover: The same of the server.
+    :param client_max_window_bits: The base-two logarithm of the largest window, in bytes, with
+        which the client compresses.
+    :param server_max_window_bits: The same for the server.
+    :param client_no_context_takeover: True if the client compresses each message by itself.
+    :param server_no_context_takeover: The same for the server.
     """
 
     client_max_window_bits: int
@@ -87,9 +88,9 @@ def _check_int(name: str, value: object, least: int, most: int | None) -> None:
 
 
 def parse_extensions(values: Iterable[bytes]) -> Iterator[tuple[str, Parameters]]:
-    """The extensions in the values of Sec-WebSocket-Extensions headers (RFC 6455, 9.1).
+    """Yield the extensions in the values of Sec-WebSocket-Extensions headers (RFC 6455, 9.1).
 
-    :raises ValueError: A value has another grammar.
+    :raises ValueError: A value is malformed.
     """
     for value in values:
         if not value.isascii():
@@ -121,15 +122,15 @@ def _malformed(value: bytes) -> ValueError:
 
 
 def _end(match: re.Match[str] | None) -> int:
-    assert match is not None  # it matches nothing, too
+    assert match is not None  # the pattern also matches the empty string
     return match.end()
 
 
 def offer(settings: PerMessageDeflate) -> bytes:
     """Return the value of Sec-WebSocket-Extensions that a client offers.
 
-    Servers that do not know a parameter decline the offer with it, so that others follow as
-    fallbacks, each with fewer parameters, down to none (RFC 7692, 5.1).
+    A server declines an offer with a parameter that it does not support. So fallbacks follow, with
+    fewer and fewer parameters; the last has none (RFC 7692, 5.1).
     """
     bits = settings.window_bits
     resets = [] if settings.context_takeover else [_SERVER_RESETS, _CLIENT_RESETS]
@@ -143,11 +144,11 @@ def offer(settings: PerMessageDeflate) -> bytes:
 def answer(
     values: Iterable[bytes], settings: PerMessageDeflate
 ) -> tuple[bytes, DeflateParameters] | None:
-    """What a server answers to the offers of a client, and what is agreed with it.
+    """Return a server's answer to the offers of a client, and the agreed parameters.
 
     :param values: The values of the request's Sec-WebSocket-Extensions headers.
-    :param settings: Those of the server.
-    :returns: None if nothing was offered that the server can do.
+    :param settings: The server's settings.
+    :returns: None if the server supports none of the offers.
     :raises ValueError: The headers are malformed.
     """
     chosen = None
@@ -167,8 +168,8 @@ def _answer_to(
     server_bits = min(settings.window_bits, offered.get(_SERVER_BITS, _MAX_BITS))
     if server_bits < MIN_BITS:
         return None
-    # A client that does not offer the parameter can't be asked for it, and may use 15 bits. To one
-    # that offers 8 the answer is 8: no other value is allowed (7.1.2.2), and we can inflate it.
+    # The answer may contain this parameter only if the client offered it; otherwise the client may
+    # use 15 bits. An offer of 8 allows no other value (7.1.2.2), and we can inflate it.
     client_bits = _MAX_BITS
     if _CLIENT_BITS in offered:
         client_bits = min(settings.window_bits, offered[_CLIENT_BITS])
@@ -191,13 +192,12 @@ def _answer_to(
 
 
 def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> DeflateParameters | None:
-    """What a client has agreed with a server that answered its :func:`offer`.
+    """Return the agreed parameters from a server's answer to a client's :func:`offer`.
 
-    The last of its offers has no parameters, so that any window of the server and any takeover of
-    context fit.
+    The last offer has no parameters, so the server may use any window and any context takeover.
 
     :param values: The values of the response's Sec-WebSocket-Extensions headers.
-    :param settings: Those that were offered.
+    :param settings: The client's settings.
     :returns: None if the server declined.
     :raises ValueError: The answer is malformed, or does not fit the offer.
     """
@@ -211,8 +211,8 @@ def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> Deflat
     if accepted is None:
         return None
     return DeflateParameters(
-        # We compress with no more than our bits, so a larger value, or none, changes nothing. If
-        # the value is 8, which zlib can't do, `Deflate.can_deflate` is false.
+        # We never compress with more than our own bits, so a larger value, or none, changes
+        # nothing. zlib does not support 8: then `DeflateCodec.can_deflate` is False.
         client_max_window_bits=min(settings.window_bits, accepted.get(_CLIENT_BITS, _MAX_BITS)),
         server_max_window_bits=accepted.get(_SERVER_BITS, _MAX_BITS),
         client_no_context_takeover=_CLIENT_RESETS in accepted or not settings.context_takeover,
@@ -221,7 +221,7 @@ def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> Deflat
 
 
 def _checked(parameters: Parameters, *, is_offer: bool) -> dict[str, int]:
-    """The parameters by name (RFC 7692, 7.1): window bits, and 0 for those without a value."""
+    """Return valid parameters by name (RFC 7692, 7.1). The value is 0 for those without one."""
     checked: dict[str, int] = {}
     for name, value in parameters:
         if name in checked:

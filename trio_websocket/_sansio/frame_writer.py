@@ -1,4 +1,4 @@
-"""What one side of an open connection sends, as frames (RFC 6455, 5; RFC 7692, 7.2.1)."""
+"""Make the frames that one side of a connection sends (RFC 6455, 5; RFC 7692, 7.2.1)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ _WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 
 
 class FrameWriter:
-    """The frames that one side sends."""
+    """Makes frames: masked for a client, compressed if that was negotiated.
+
+    Invariant: if `threshold` is finite, there is an extension, and it can compress. With context
+    takeover, a compressed message refers to those before it, so frames must be sent in the order
+    in which they were made.
+    """
 
     # With more than 30 names, Python would give each connection a dict, which is large and slow.
     __slots__ = (
@@ -46,14 +51,14 @@ class FrameWriter:
         self, side: ConnectionType, options: Options, extension: DeflateExtension | None
     ) -> None:
         """
-        :param side: Which side it is.
-        :param options: The bounds.
-        :param extension: What was agreed on about compression.
+        :param side: The side that sends.
+        :param options: The options of the connection.
+        :param extension: The negotiated compression, or None.
         """
         self._is_client = side is ConnectionType.CLIENT
         self._extension = extension
-        #: Bytes from which on a message is compressed, unless it is asked not to be. It is
-        #: `math.inf` if none can be: the sender decides about each message (RFC 7692, 6).
+        #: Messages of at least this many bytes are compressed, unless the caller declines: the
+        #: sender decides for each message (RFC 7692, 6). `math.inf` means that none is.
         self.threshold: float = math.inf
         if (
             extension is not None
@@ -61,12 +66,12 @@ class FrameWriter:
             and extension.codec.can_deflate
         ):
             self.threshold = options.compression.threshold
-        #: Whole messages that were sent, and bytes of their payload.
+        #: Complete messages that were sent, and their payload in bytes before compression.
         self.messages_sent: int = 0
         self.bytes_sent: int = 0
 
     def message(self, is_text: bool, payload: bytes, compress: bool = True) -> bytes:
-        """The frame of a whole message. The frames must be sent in the order of the calls."""
+        """Return the frame of a whole message. Send frames in the order of the calls."""
         size = len(payload)
         self.messages_sent += 1
         self.bytes_sent += size
@@ -82,9 +87,9 @@ class FrameWriter:
         return self._extension.codec.deflate(payload)
 
     def deflated_message(self, is_text: bool, deflated: bytes, size: int) -> bytes:
-        """The frame of a whole message that `deflate` has compressed.
+        """Return the frame of a whole message that `deflate` has compressed.
 
-        The frames must be sent in the order of the calls.
+        Send frames in the order of the calls.
 
         :param size: The size of the message before it was compressed.
         """
@@ -92,9 +97,9 @@ class FrameWriter:
         return self._frame((_WHOLE_TEXT if is_text else _WHOLE_BINARY) | COMPRESSED, deflated)
 
     def large_message(self, is_text: bool, payload: bytes) -> list[bytes]:
-        """The frame of a whole message, not compressed, in parts: the payload need not be copied.
+        """Return the frame of a large uncompressed message, in parts to avoid copying the payload.
 
-        The frames must be sent in the order of the calls.
+        Send frames in the order of the calls.
         """
         if self._is_client:
             return [self.message(is_text, payload, compress=False)]
@@ -102,11 +107,11 @@ class FrameWriter:
         return [long_head(_WHOLE_TEXT if is_text else _WHOLE_BINARY, len(payload)), payload]
 
     def share_key(self, size: int, compress: bool) -> object:
-        """What the frame of a message depends on, beside the message.
+        """Return a key that is equal for connections that can share the frame of a message.
 
-        Where it is the same, frames are. None: they are for this connection alone.
+        None means that this connection needs a frame of its own.
         """
-        if self._is_client:  # each frame has a key of its own
+        if self._is_client:  # each frame has its own masking key
             return None
         if size < self.threshold or not compress:
             return ()
@@ -114,9 +119,10 @@ class FrameWriter:
         return self._extension.codec.share_key
 
     def shared_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
-        """The frame of a message, in parts, for all where `share_key` is what it is here.
+        """Return the frame of a message, in parts, for all connections with the same `share_key`.
 
-        It does nothing else, so any thread may call it. Who sends it calls `count_message`.
+        This changes no state, so any thread may call it. Each connection that sends the frame
+        calls `count_message`.
         """
         first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
         if compress and len(payload) >= self.threshold:
@@ -128,19 +134,19 @@ class FrameWriter:
         return [self._frame(first, payload)]
 
     def count_message(self, size: int) -> None:
-        """Count a message of so many bytes, whose frame was there already."""
+        """Count a sent message whose frame was made before."""
         self.messages_sent += 1
         self.bytes_sent += size
 
     def discount_message(self, size: int) -> None:
-        """Take back the count of a message of so many bytes: it is lost."""
+        """Subtract a message that was counted, and then not sent."""
         self.messages_sent -= 1
         self.bytes_sent -= size
 
     def fragment(
         self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
     ) -> bytes:
-        """The frame of a part of a message."""
+        """Return the frame of a fragment of a message."""
         self.messages_sent += is_last
         self.bytes_sent += len(payload)
         first = (TEXT if is_text else BINARY) if is_first else CONTINUATION
@@ -152,15 +158,15 @@ class FrameWriter:
         return self._frame((FINAL if is_last else 0) | first, payload)
 
     def ping(self, payload: bytes) -> bytes:
-        """The frame of a Ping."""
+        """Return a Ping frame."""
         return self._frame(FINAL | PING, payload)
 
     def pong(self, payload: bytes) -> bytes:
-        """The frame of a Pong."""
+        """Return a Pong frame."""
         return self._frame(FINAL | PONG, payload)
 
     def close(self, reason: CloseReason) -> bytes:
-        """Return a Close frame. Code 1005 stands for none."""
+        """Return a Close frame. Code 1005 means an empty payload, without a code."""
         payload = b""
         if reason.code != CloseCode.NO_STATUS_RCVD:
             payload = reason.code.to_bytes(2, "big") + (reason.reason or "").encode()

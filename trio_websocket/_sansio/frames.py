@@ -9,7 +9,7 @@ from .costs import JOIN_PARTS_BYTES, MASK_KEYS_PER_CALL
 
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
 CLOSE, PING, PONG = 0x8, 0x9, 0xA
-CONTROL = 0x8  # the bit that they have in common
+CONTROL = 0x8  # the bit that the opcodes of control frames have in common
 FINAL = 0x80  # in the first byte: FIN
 COMPRESSED = 0x40  # in the first byte: RSV1, of the first frame of a message (RFC 7692, 6)
 MASKED = 0x80  # in the second byte
@@ -18,7 +18,10 @@ _MAX_REASON = 123  # a control frame has up to 125 bytes (RFC 6455, 5.5), and th
 
 
 class LargeFrame:
-    """A whole message that is on its way."""
+    """A message in one frame, part of which has arrived.
+
+    Invariant: `parts` holds `received` bytes; `received + left` is the length of the payload.
+    """
 
     def __init__(self, head: bytes, size: int) -> None:
         """
@@ -26,15 +29,15 @@ class LargeFrame:
         :param size: Bytes of payload.
         """
         self.head = head
-        #: Bytes that are still to come.
+        #: Bytes of payload that have not arrived yet.
         self.left = size
-        #: Bytes that have come.
+        #: Bytes of payload that have arrived.
         self.received = 0
-        #: These bytes, as they came.
+        #: The payload that has arrived, still masked, in chunks.
         self.parts: list[bytes] = []
 
     def add(self, data: bytes) -> bytes:
-        """Take what has come of the frame; give back what follows it."""
+        """Add received bytes to the frame; return the bytes after its end."""
         rest = b""
         if len(data) > self.left:
             data, rest = data[: self.left], data[self.left :]
@@ -47,19 +50,19 @@ class LargeFrame:
         return rest
 
     def payload(self) -> bytes:
-        """The payload of the frame, which is whole."""
+        """Return the unmasked payload. Call this when `left` is 0."""
         return codec.unmasked(self.parts, self.head[-4:] if self.head[1] & MASKED else b"")
 
 
-_keys: list[bytes] = []  # made, and not used yet
+_keys: list[bytes] = []  # random keys that are not used yet
 
 
 def new_key() -> bytes:
-    """A key to mask a frame with, which nobody can predict (RFC 6455, 5.3)."""
+    """Return an unpredictable masking key (RFC 6455, 5.3)."""
     try:
         return _keys.pop()
     except IndexError:
-        # Many at a time: to ask the system takes longer than to mask a small frame.
+        # Get many at once: a call of urandom() takes longer than masking a small frame.
         random = os.urandom(4 * MASK_KEYS_PER_CALL)
         key, *others = [random[at : at + 4] for at in range(0, len(random), 4)]
         _keys.extend(others)
@@ -71,9 +74,11 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch # Windows has none
 
 
 def sizes(head: bytes) -> tuple[int, int | None]:
-    """The sizes of a frame's head and payload; the latter is None if the head has not told it.
+    """Return the sizes of a frame's head and payload.
 
-    :param head: What there is of the head, 2 bytes at least.
+    The size of the payload is None if the head is too short to contain it.
+
+    :param head: The beginning of the frame, at least 2 bytes.
     """
     length = head[1] & 0x7F
     size = 2
@@ -86,28 +91,28 @@ def sizes(head: bytes) -> tuple[int, int | None]:
 
 
 def long_head(first: int, size: int) -> bytes:
-    """The head of a frame that is not masked and has 64 KiB of payload or more."""
+    """Return the head of an unmasked frame with a payload of 64 KiB or more."""
     return bytes((first, 127)) + size.to_bytes(8, "big")
 
 
 def cut_reason(reason: str) -> str:
-    """The part of the text that fits in a Close frame."""
+    """Return the beginning of a text that fits in a Close frame."""
     return reason.encode()[:_MAX_REASON].decode(errors="ignore")
 
 
 def is_shortest(head: bytes, length: int) -> bool:
-    """Whether the length of the payload is written in as few bytes as it can be."""
+    """Return True if the head encodes the length in the minimal number of bytes (5.2)."""
     return length >= {126: 126, 127: 0x10000}.get(head[1] & 0x7F, 0)
 
 
 def check_utf8(payload: bytes) -> None:
-    """Raise a UnicodeDecodeError, which is a ValueError, if the payload of a text is not UTF-8."""
+    """Raise UnicodeDecodeError if the payload of a text message is not UTF-8."""
     if not payload.isascii():
         payload.decode()
 
 
 def check_reason(reason: str | None) -> str | None:
-    """Return the part of a text that fits in a Close frame."""
+    """Check the type of a close reason; return the beginning that fits in a Close frame."""
     if reason is None:
         return None
     if not isinstance(reason, str):
