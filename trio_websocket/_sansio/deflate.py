@@ -1,10 +1,27 @@
 """Compression of messages, permessage-deflate (RFC 7692): bytes in, bytes out.
 
-wsproto has this extension, too. Ours takes its place because wsproto's inflates without bound,
-keeps parameters of offers that it declined, and takes the window of the wrong side.
+This module replaces the extension of wsproto, which inflates without a limit, keeps the parameters
+of offers that it declined, and takes the window of the wrong side.
 
-Where the package zlib-ng is installed, it is used in place of zlib, unless the environment variable
-TRIO_WEBSOCKET_NO_ZLIB_NG is set to anything but the empty string.
+Sending: zlib flushes at the end of each message (Z_SYNC_FLUSH), and the last four bytes of the
+output, `_TAIL`, are left out (7.2.1). With context takeover, the compressor lives as long as the
+connection, and later messages refer to earlier ones. Without it, each message has a compressor of
+its own, and the frame of a broadcast message can be shared.
+
+Receiving: a short and complete message takes one call of zlib (`_inflate_whole`). Others take steps
+(`_inflate_any`), because the peer decides how much memory and time they need. A step ends at one of
+two limits, and `has_more` then says that another step is needed:
+
+- The caller's `max_length` limits the output.
+- `INFLATE_STEP_WORK` limits the work. Empty blocks take time and make no output.
+
+A message may contain final blocks (BFINAL). Each ends a DEFLATE stream, and another one with a new
+window follows in the same message (7.2.3.4). At the end of a message, the tail must complete the
+stream. `_end_stream` checks this by appending a final block, on a copy of the decompressor if that
+is needed for the next message. Otherwise a truncated message would pass and corrupt the next one.
+
+If the package zlib-ng is installed, it replaces zlib, unless the environment variable
+TRIO_WEBSOCKET_NO_ZLIB_NG is set and not empty.
 """
 
 from __future__ import annotations
@@ -36,68 +53,73 @@ _EMPTY = b"\x00"  # an empty message (7.2.3.6)
 
 
 class DecompressedTooLarge(Exception):
-    """A message that inflates to more than is allowed."""
+    """A decompressed message exceeds the limit."""
 
 
 class InvalidData(Exception):
-    """A message that can't be inflated."""
+    """A message can't be decompressed."""
 
 
 class DeflateCodec:
     """Compresses and decompresses the messages of one connection.
 
-    After an exception, the connection is to be failed.
+    After an exception, fail the connection.
     """
 
     def __init__(
         self, agreed: DeflateParameters, settings: PerMessageDeflate, *, is_client: bool
     ) -> None:
         """
-        :param agreed: What was negotiated.
-        :param settings: Our own, for what is not negotiated.
-        :param is_client: Whether we are the client.
+        :param agreed: The negotiated parameters.
+        :param settings: Our settings, for what is not negotiated.
+        :param is_client: True if this side is the client.
         """
         client = agreed.client_max_window_bits, agreed.client_no_context_takeover
         server = agreed.server_max_window_bits, agreed.server_no_context_takeover
         ours, theirs = (client, server) if is_client else (server, client)
-        #: What was negotiated.
+        #: The negotiated parameters.
         self.agreed = agreed
         self._settings = settings
         self._is_client = is_client
         self._deflate_bits, self._deflate_resets = ours
-        # Many a peer that agreed to 8 bits has zlib use 9.
+        # Many peers that agreed to 8 bits use 9, because zlib does not support 8.
         self._inflate_bits, self._inflate_resets = max(theirs[0], MIN_BITS), theirs[1]
-        # They take memory, so they are there only while they are needed.
+        # To save memory, these are None until needed; without context takeover, also between
+        # messages.
         self._compressor: zlib._Compress | None = None
         self._decompressor: zlib._Decompress | None = None
-        # The message that is inflated: its input, and how much of it zlib has got ...
+        # The message that is being decompressed. Invariant: between messages, `_input` is empty,
+        # `_at` is 0, and all flags are False.
+        # The latest input, and the offset of what zlib has not consumed.
         self._input = memoryview(b"")
         self._at = 0
+        # Bytes that zlib gets in one call. After a final block, this is small.
         self._slice = ZLIB_INPUT_BYTES
-        # ... whether the decompressor has something of it, and may have output left, ...
+        # True if the decompressor has got a part of the message since its last final block.
         self._is_begun = False
+        # True if the last call of zlib reached its output limit, so more output may follow.
         self._is_full = False
-        # ... whether the input is the last.
+        # True if the message ends with `_input`.
         self._is_last = False
-        #: The cost of decompressing so far: bytes of input, and 32 for each final block.
+        #: The total cost of decompressing: bytes of input, plus 32 for each final block.
         self.work: int = 0
 
     # -- out
 
     @property
     def can_deflate(self) -> bool:
-        """True if zlib has the window that was agreed on. If not, send messages uncompressed."""
+        """True if zlib supports the negotiated window. If not, send messages uncompressed."""
         return self._deflate_bits >= MIN_BITS
 
     @property
     def share_key(self) -> tuple[int, int, int] | None:
-        """What a compressed message depends on, or None if on the messages before it, too."""
+        """A key that is equal for codecs with equal output; None with context takeover."""
         if not self._deflate_resets:
             return None
         return self._deflate_bits, self._settings.level, self._settings.mem_level
 
     def deflate_stateless(self, payload: bytes) -> bytes:
-        """Compress a whole message as if there were no other; any thread may do it."""
+        """Compress a message independently of all others. Any thread may call this."""
         return DeflateCodec(self.agreed, self._settings, is_client=self._is_client).deflate(payload)
 
     def deflate(self, payload: bytes) -> bytes:
@@ -105,11 +127,11 @@ class DeflateCodec:
         return self.deflate_chunk(payload, is_last=True)
 
     def deflate_chunk(self, data: bytes, *, is_last: bool) -> bytes:
-        """Compress the next piece of a message, so that the peer can decompress it by itself.
+        """Compress the next chunk of a message. The peer can decompress it when it arrives.
 
-        :param data: The piece, which may be empty.
-        :param is_last: Whether the message ends with it.
-        :returns: The next piece of the compressed message, maybe nothing.
+        :param data: The chunk, which may be empty.
+        :param is_last: True if the message ends with this chunk.
+        :returns: The next chunk of the compressed message, which may be empty.
         """
         if self._compressor is None:
             self._compressor = zlib.compressobj(
@@ -125,7 +147,7 @@ class DeflateCodec:
             return output
         if self._deflate_resets:
             self._compressor = None
-        # Without anything new since the last flush, zlib has nothing to flush.
+        # If there was no input since the last flush, zlib returns nothing.
         return output[: -len(_TAIL)] or _EMPTY
 
     # -- in
@@ -134,9 +156,10 @@ class DeflateCodec:
         """Decompress a whole message.
 
         :param payload: The compressed message.
-        :param max_size: Bytes that it may have decompressed; ``math.inf`` is no limit.
-        :raises TooLarge: It has more. No more of them than one were decompressed.
-        :raises InvalidData: It is no compressed message.
+        :param max_size: The maximum size of the decompressed message; ``math.inf`` for no limit.
+        :raises DecompressedTooLarge: The message is larger. At most one byte above the limit was
+            decompressed.
+        :raises InvalidData: The message is not valid.
         """
         message = self.inflate_all(payload, is_last=True, max_length=_beyond(max_size))
         if len(message) > max_size:
@@ -144,7 +167,7 @@ class DeflateCodec:
         return message
 
     def inflate_all(self, data: bytes, *, is_last: bool = False, max_length: int) -> bytes:
-        """Decompress a piece of a message, however long it takes; otherwise as `inflate_chunk`."""
+        """Like `inflate_chunk`, but without a limit on the time."""
         output = self.inflate_chunk(data, is_last=is_last, max_length=max_length)
         while self.has_more and len(output) < max_length:
             room = max_length - len(output)
@@ -153,21 +176,21 @@ class DeflateCodec:
 
     @property
     def has_more(self) -> bool:
-        """Whether there may be more output of the input so far."""
+        """True if the input so far may give more output."""
         return self._is_full or self._at < len(self._input) or self._is_last
 
     def inflate_chunk(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
-        """Decompress the next piece of a message, or go on with one that had more output.
+        """Decompress the next chunk of a message, or continue with the previous one.
 
-        :param data: The piece, which may be empty; it must be if :attr:`has_more`.
-        :param is_last: Whether the message ends with it.
-        :param max_length: Bytes to return at most; 1 or more.
-        :returns: Output, maybe none. While :attr:`has_more` is true, call again with ``b""``: there
-            were ``max_length`` bytes, or the input took long. After the last piece, the message has
-            ended when it is false.
-        :raises InvalidData: It is no part of a compressed message.
+        :param data: The chunk. It must be empty if :attr:`has_more` is True.
+        :param is_last: True if the message ends with this chunk.
+        :param max_length: The maximum number of bytes to return, at least 1.
+        :returns: Output, which may be empty. While :attr:`has_more` is True, call again with
+            ``b""``: the output or the work reached a limit. The message is complete when
+            :attr:`has_more` is False after the last chunk.
+        :raises InvalidData: The message is not valid.
         """
-        assert max_length >= 1  # to zlib, 0 is no limit
+        assert max_length >= 1  # zlib takes 0 as no limit
         try:
             if is_last and data and not self._is_begun and len(data) <= ZLIB_INPUT_BYTES:
                 return self._inflate_whole(data, max_length)
@@ -176,9 +199,9 @@ class DeflateCodec:
             raise InvalidData(f"the message can't be inflated: {exc}") from exc
 
     def _inflate_whole(self, data: bytes, max_length: int) -> bytes:
-        """Inflate a message that is here as a whole, and most likely fits, and has no final block.
+        """Decompress a complete message, expected to fit in the limit and to have no final block.
 
-        Nothing is noted down, and nothing joined, unless it turns out to be one of the others.
+        If this holds, no state is kept. If not, `_inflate_any` does the rest.
         """
         assert not self.has_more
         decompressor = self._decompressor
@@ -231,12 +254,12 @@ class DeflateCodec:
     def _note(
         self, decompressor: zlib._Decompress, data: bytes | memoryview, *, is_full: bool
     ) -> None:
-        """Note what a decompressor made of the data: how much of it is left, and where it is."""
+        """Record how much of the data a decompressor has consumed, and whether its stream ended."""
         left = decompressor.unconsumed_tail
         self._is_full = is_full
         if decompressor.eof:
-            # A final block ends a DEFLATE stream, not the message (7.2.3.4). What follows is
-            # another stream, with a new window, as senders have it that must end streams.
+            # A final block ends a DEFLATE stream, not the message (7.2.3.4). Another stream
+            # follows, with a new window, because some senders must end their streams.
             left = decompressor.unused_data
             self._decompressor = None
             self._is_begun = self._is_full = False
@@ -246,8 +269,8 @@ class DeflateCodec:
         self.work += len(data) - len(left)
 
     def _end_message(self) -> None:
-        # A message that is empty, or has nothing behind a final block, needs no tail. Neither is
-        # quite in order; many send them, and there is only one way to understand them.
+        # An empty message, or one that ends with a final block, needs no tail. Strictly, neither is
+        # valid; but many peers send them, and they have only one meaning.
         if self._decompressor is not None and self._is_begun:
             self._end_stream(self._decompressor)
         if self._inflate_resets:
@@ -256,10 +279,10 @@ class DeflateCodec:
         self._slice = ZLIB_INPUT_BYTES
 
     def _end_stream(self, decompressor: zlib._Decompress) -> None:
-        """Give the decompressor the tail, behind which a block may begin.
+        """Give the decompressor the tail, and check that a block may begin after it.
 
-        Without this check, a message that was cut off would end in garbage, and so would the next
-        one. A copy takes as long as it takes to copy the window.
+        Without this check, a truncated message would corrupt the next one. Copying the decompressor
+        costs as much as copying its window.
         """
         probe = decompressor if self._inflate_resets else decompressor.copy()
         output = probe.decompress(_PROBE, 1)
@@ -272,41 +295,41 @@ class DeflateCodec:
 
 
 def _beyond(max_size: float) -> int:
-    """The least number of bytes that is over the limit, or the greatest that there is."""
+    """Return the smallest size above the limit, or `sys.maxsize` if there is none."""
     return int(min(max(max_size, 0), sys.maxsize - 1)) + 1
 
 
 class DeflateExtension(Extension):
-    """Shows wsproto messages decompressed. What is sent, it leaves as it is."""
+    """Decompresses the frames that wsproto parses. It does not change what is sent."""
 
     name = NAME
 
     def __init__(self, codec: DeflateCodec) -> None:
-        """:param codec: That of the connection."""
-        #: What compresses and decompresses.
+        """:param codec: The codec of the connection."""
+        #: The codec of the connection.
         self.codec = codec
         self._max_size: float = math.inf  # of a message, decompressed
-        #: Bytes that the latest message has so far, decompressed.
+        #: Decompressed bytes of the current message so far, or of the last one.
         self.size: int = 0
-        # The message under way, and whether the frame under way is a part of it.
+        # The current message, and the current frame: a control frame may interrupt a message.
         self._in_message = False
         self._is_compressed = False
         self._is_control = False
 
     def set_limit(self, max_size: float) -> None:
-        """Set the number of bytes that the message may have, decompressed."""
+        """Set the maximum size of the decompressed message."""
         self._max_size = max_size
 
     def begin_message(self) -> None:
-        """Forget the size of the message before."""
+        """Forget the size of the previous message."""
         self.size = 0
 
     def enabled(self) -> bool:
-        """Whether wsproto is to use the extension."""
+        """Return True, so that wsproto uses the extension."""
         return True
 
     def offer(self) -> bool | str:
-        """What wsproto would offer. It has no part in the handshake."""
+        """Return False: wsproto has no part in the handshake."""
         return False
 
     def frame_inbound_header(
@@ -314,9 +337,9 @@ class DeflateExtension(Extension):
         proto: FrameDecoder | FrameProtocol,  # noqa: ARG002 # wsproto's signature
         opcode: Opcode,
         rsv: RsvBits,
-        payload_length: int,  # noqa: ARG002 # likewise
+        payload_length: int,  # noqa: ARG002 # wsproto's signature
     ) -> CloseReason | RsvBits:
-        """Look at the head of a frame; wsproto may show the same one several times."""
+        """Handle the head of a frame. wsproto may call this several times for one frame."""
         self._is_control = opcode.iscontrol()
         is_first = not self._is_control and opcode is not Opcode.CONTINUATION
         if is_first:
@@ -324,14 +347,14 @@ class DeflateExtension(Extension):
                 return CloseReason.PROTOCOL_ERROR
             self._is_compressed = rsv.rsv1
             self.size = 0
-        return RsvBits(is_first, False, False)  # the bits that may be set
+        return RsvBits(is_first, False, False)  # the reserved bits that are allowed
 
     def frame_inbound_payload_data(
         self,
         proto: FrameDecoder | FrameProtocol,  # noqa: ARG002 # wsproto's signature
         data: bytes,
     ) -> bytes | CloseReason:
-        """Decompress a piece of a frame's payload."""
+        """Decompress a chunk of a frame's payload."""
         if self._is_control or not self._is_compressed:
             return data
         left = self._max_size - self.size
@@ -349,7 +372,7 @@ class DeflateExtension(Extension):
         proto: FrameDecoder | FrameProtocol,  # noqa: ARG002 # wsproto's signature
         fin: bool,
     ) -> bytes | CloseReason | None:
-        """End a frame, and with a final one the message."""
+        """Handle the end of a frame, and of the message if the frame is final."""
         if self._is_control:
             return None
         self._in_message = not fin
