@@ -7,6 +7,7 @@ and `_server` are beside each other, and so are the public modules above them.
 from __future__ import annotations
 
 import ast
+from typing import Iterator
 
 import pytest
 
@@ -39,3 +40,23 @@ def test_sansio_module_imports_no_io(module: tuple[str, str]) -> None:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names.add((node.module or "").split(".")[0])
     assert not names & NOT_SANSIO
+
+
+# What the classes of Trio and exceptions let others assign, and metadata of our public classes.
+ASSIGNABLE = {"shield", "deadline", "errno", "library", "reason"}
+ASSIGNABLE |= {"__cause__", "__traceback__", "__module__", "__annotations__"}
+
+
+def assigned(tree: ast.AST) -> Iterator[ast.expr]:
+    """Return what the statements of a module assign or delete."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Attribute, ast.Name)) and not isinstance(node.ctx, ast.Load):
+            yield node
+
+
+@pytest.mark.parametrize("module", MODULES, ids="/".join)
+def test_module_assigns_no_attribute_of_another_object(module: tuple[str, str]) -> None:
+    for target in assigned(ast.parse(MODULES[module].read_text("utf-8"))):
+        if isinstance(target, ast.Attribute) and target.attr not in ASSIGNABLE:
+            assert isinstance(target.value, ast.Name)
+            assert target.value.id == "self", f"line {target.lineno}"

@@ -52,6 +52,7 @@ logger = logging.getLogger("trio-websocket")
 _GOING_AWAY = 0.05
 # Without it, each task would have a name of its own.
 _TASK = "trio_websocket: a connection"
+_OPEN = State.OPEN
 
 
 class Lifecycle:
@@ -347,7 +348,9 @@ class Lifecycle:
     @property
     def is_urgent(self) -> bool:
         """True if reading must go on, because somebody waits for a Pong or a Close frame."""
-        return bool(self.pings) or not self.can_send
+        # As in `can_send`, without its calls: each message asks.
+        is_closing = self.closing.state is not _OPEN or self._queue.broken is not None
+        return is_closing or bool(self.pings)
 
     # -- pings
 
