@@ -83,6 +83,7 @@ format: $(TOOLS)/installed  ## what ruff can put right
 	$(TOOLS)/bin/ruff format .
 
 docs: $(TOOLS)/installed  ## the manual, in docs/_build/html
+	$(TOOLS)/bin/python -m docs.pictures
 	$(TOOLS)/bin/python -m sphinx -q -E -n -W --keep-going -b html docs docs/_build/html
 
 package: $(TOOLS)/installed  ## sdist and wheels in dist/, checked and installed

@@ -34,6 +34,7 @@ import trio
 import trustme
 
 import trio_websocket
+from docs import pictures
 from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,
@@ -434,6 +435,12 @@ def functions_of(path: Path) -> frozenset[str]:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     tree = ast.parse(path.read_text("utf-8"))
     return frozenset(node.name for node in tree.body if isinstance(node, functions))
+
+
+@pytest.mark.parametrize("path", pictures.files(), ids=lambda path: str(path.name))
+def test_pictures_and_table_of_modules_are_current(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert text == pictures.files()[path], "not current: run python -m docs.pictures"
 
 
 def test_commit_hooks_use_the_ruff_of_make_lint() -> None:
