@@ -1,4 +1,4 @@
-"""What happens to a connection when its block, or its handler, ends."""
+"""Close a connection when its block or handler ends."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ async def close_after_block(
 ) -> BaseException | None:
     """Close a connection whose block, or handler, is done.
 
-    :param error: What the block raised.
-    :returns: What is to be raised.
+    :param error: The exception of the block, or None.
+    :returns: The exception to raise, or None.
     """
-    if isinstance(connection, WebSocketConnection):  # not what stands in for one
+    if isinstance(connection, WebSocketConnection):  # not a stand-in of a test
         lifecycle_of(connection).end_block()
     try:
         if error is None:

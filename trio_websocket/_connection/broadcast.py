@@ -1,4 +1,4 @@
-"""One message for many connections, none of which waits for another."""
+"""Broadcast a message to many connections; a slow one does not delay the others."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _POLICIES = ("skip", "close")
 
 @dataclasses.dataclass(frozen=True)
 class BroadcastResult:
-    """Who got a message that was broadcast, and who did not: each connection is in one of them."""
+    """The result of a broadcast. Each connection is in either `sent` or `failed`."""
 
-    #: The connections that accepted it, as :meth:`WebSocketConnection.send_message` does.
+    #: The connections where the message was queued.
     sent: frozenset[WebSocketConnection]
-    #: The others, each with the reason: :exc:`ConnectionClosed`, or :exc:`trio.TooSlowError`.
+    #: The other connections, each with its :exc:`ConnectionClosed` or :exc:`trio.TooSlowError`.
     failed: Mapping[WebSocketConnection, ConnectionClosed | trio.TooSlowError]
 
 
@@ -44,33 +44,33 @@ async def broadcast(
     timeout: float = 1,
     on_slow: Literal["skip", "close"] = "skip",
 ) -> BroadcastResult:
-    """Send a message to many connections, of which no slow one holds up another.
+    """Send a message to many connections. A slow connection does not delay the others.
 
-    Those that can take it get it at once. The others, where more than ``max_unsent_bytes`` wait for
-    a peer that does not read, or another task is in the middle of a message, get it as soon as they
-    can, if that is within the time-out. A connection that can't send never makes this raise; the
-    result tells. For each connection, messages arrive in the order in which a task has sent them.
+    A connection is slow if more than ``max_unsent_bytes`` are queued, or another task is sending a
+    message in chunks. It gets the message if it becomes ready within ``timeout``. All others get it
+    at once. The call never raises because of a connection; the result has the reasons. On each
+    connection, messages arrive in the order in which a task has sent them.
 
-    If cancelled, the connections that have accepted the message get it whole, and the others do not
-    get it; who they are is not told. All of them work on.
+    If cancelled, connections where the message is queued get it whole, and the others don't get it.
+    The call doesn't report which. All connections stay usable.
 
-    :param connections: Connections, of servers or clients; those that there are at the call. One
-        that is among them several times gets the message once.
+    :param connections: Connections of servers or clients, as they are at the call. A connection
+        that is listed several times gets the message once.
     :param message: A str, bytes or another buffer.
     :param text: As in :meth:`WebSocketConnection.send_message`.
-    :param compress: Likewise. What is the same for several connections is made once: the frame on a
-        server where it is not compressed, or where it is by the same settings and without
+    :param compress: As in :meth:`WebSocketConnection.send_message`. Connections of a server share
+        one frame if it is uncompressed, or if their compression settings are equal and without
         ``context_takeover``.
-    :param timeout: Seconds that the slow connections have, all at the same time. 1 is several round
-        trips to anywhere, in which a peer that reads makes room; 0 is not to wait for any.
-    :param on_slow: What to do with a connection that had no room in time. ``"skip"``: do not send
-        this message to it. ``"close"``: start to close it with code 1008, too. Its queued messages
-        are dropped, and closing it takes ``disconnect_timeout`` at most, for which nobody waits.
-    :returns: Who got it, who did not, and why.
-    :raises TypeError: The message is neither str nor bytes-like, or what is given as a connection
-        is none.
-    :raises ValueError: Bytes that are to be text are not UTF-8; the time-out is less than 0; there
-        is no such policy.
+    :param timeout: Seconds for all slow connections together. The default of 1 is several round
+        trips to anywhere, enough for a peer that reads. 0 waits for no connection.
+    :param on_slow: ``"skip"`` does not send this message to a connection that was slow for too
+        long. ``"close"`` also drops its queued messages and starts to close it with code 1008. The
+        call does not wait for that, which takes ``disconnect_timeout`` at most.
+    :returns: The connections that got the message, and the others with the reason.
+    :raises TypeError: The message is not str or bytes-like, or a connection is not a
+        `WebSocketConnection`.
+    :raises ValueError: Bytes that should be sent as text are not UTF-8, ``timeout`` is less than 0,
+        or ``on_slow`` is not one of the two.
     """
     receivers = _snapshot(connections)
     check_number("timeout", timeout)

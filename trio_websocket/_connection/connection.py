@@ -44,12 +44,12 @@ _HAS_DICT = any("__dict__" in vars(base) for base in trio.abc.Channel.__mro__)
 class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     """A WebSocket connection, of a client or of a server.
 
-    It comes out of the opening functions and of :meth:`WebSocketRequest.accept`. Any number of
-    tasks may send and receive at the same time. As an async context manager it closes itself; as an
-    async iterator it gives the messages that come. It is a :class:`trio.abc.Channel`, too.
+    The opening functions and :meth:`WebSocketRequest.accept` return connections. Any number of
+    tasks may send and receive at the same time. A connection is an async context manager, which
+    closes it; an async iterator over its messages; and a :class:`trio.abc.Channel`.
     """
 
-    # Those of ours take less memory so; applications may add what they like.
+    # Slots take less memory. Applications may still set attributes of their own.
     __slots__ = (
         *(() if _HAS_DICT else ("__dict__", "__weakref__")),
         "_lifecycle",
@@ -103,20 +103,20 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @property
     def closed(self) -> CloseReason | None:
-        """Why the connection was closed, or None while messages can be sent.
+        """The reason why the connection was closed, or None while messages can be sent.
 
-        It is None, too, for a connection that was only constructed.
+        It is also None for a connection that was only constructed.
         """
         return self._lifecycle.protocol.closing.reason
 
     @property
     def is_client(self) -> bool:
-        """Whether this is the client's side."""
+        """True on the client's side."""
         return self._lifecycle.handshake.side is wsproto.ConnectionType.CLIENT
 
     @property
     def is_server(self) -> bool:
-        """Whether this is the server's side."""
+        """True on the server's side."""
         return not self.is_client
 
     @property
@@ -141,7 +141,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @property
     def compression(self) -> DeflateParameters | None:
-        """What both sides agreed on about compression (RFC 7692), or None: there is none."""
+        """The negotiated compression parameters (RFC 7692), or None without compression."""
         extension = self._lifecycle.handshake.extension
         return None if extension is None else extension.codec.agreed
 
@@ -159,7 +159,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         return self._lifecycle.pings.latency
 
     def statistics(self) -> ConnectionStatistics:
-        """The traffic of the connection at this moment."""
+        """Return the traffic of the connection at this moment."""
         return self._lifecycle.statistics()
 
     # -- messages
@@ -172,27 +172,27 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         text: bool | None = None,
         compress: bool = True,
     ) -> None:
-        """Send a message: str as text, bytes as binary; whole, or in pieces as they come.
+        """Send a message: str as text, bytes as binary. It can be whole, or an iterable of chunks.
 
-        It waits while more than ``max_unsent_bytes`` wait for a peer that does not read. If
-        cancelled before the message was accepted, nothing is sent; after, the message still goes
-        out whole. The connection works on either way.
+        The call waits while more than ``max_unsent_bytes`` are queued for a peer that does not
+        read. If cancelled before the message was queued, nothing is sent. If cancelled later, the
+        whole message is still sent. In both cases the connection stays usable.
 
-        An iterable, or async iterable, of pieces is sent as one message in as many fragments
-        (RFC 6455, 5.4), each when it comes; other messages wait meanwhile, pings do not. An async
-        iterator is closed in the end, whatever happens. If the iterable raises, or the call is
-        cancelled, when a part is on its way, the connection is closed with code 1011.
+        An iterable or async iterable of chunks is sent as one message, one fragment per chunk
+        (RFC 6455, 5.4). Until it ends, other messages wait, but pings don't. An async iterator is
+        always closed in the end. If the iterable raises or the call is cancelled after the first
+        fragment was queued, the connection is closed with code 1011.
 
         :param message: A str, bytes or another buffer, or an iterable of either kind. For a file,
             use an async generator that reads chunks of it: iterating over a file object blocks.
-        :param text: Whether it is a text; by default, str is. Bytes that are sent as text must be
-            UTF-8.
-        :param compress: Whether it is compressed if that was agreed on, and it is not too short. To
-            compress what is compressed already, an image for one, takes time and gains nothing.
+        :param text: True to send a text message. By default, str is sent as text. Bytes that are
+            sent as text must be UTF-8.
+        :param compress: True to compress the message if compression was negotiated and the message
+            is not too short. Pass False for data that is already compressed, such as images.
         :raises ConnectionClosed: The connection is closed, or is being closed.
-        :raises TypeError: The message is neither str nor bytes-like nor an iterable, or one of str
-            and bytes, or it is a file object. (0.12 raised a ValueError; this is one, too.)
-        :raises ValueError: Bytes that are to be text are not UTF-8.
+        :raises TypeError: The message is not str, bytes-like or an iterable; its chunks are not all
+            of one kind; or it is a file object. In 0.12 this was a ValueError, and it still is one.
+        :raises ValueError: Bytes that should be sent as text are not UTF-8.
         """
         # A small message takes a microsecond, so this avoids calls.
         if type(message) is bytes and not text:
@@ -223,17 +223,17 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @trio.lowlevel.enable_ki_protection
     async def get_message(self, decode: bool | None = None) -> str | bytes:
-        """The next message that the peer sent: str if it is text, bytes if it is binary.
+        """Return the next message of the peer: str if it is text, bytes if it is binary.
 
-        Messages that came before the end of the connection are still given out, unless it was
-        closed from here. Then a call that waits already raises when the closing handshake is over,
-        at the latest. If cancelled, no message is lost.
+        Messages that arrived before the end of the connection are still returned, unless this side
+        closed it. In that case, a waiting call raises when the closing handshake ends, at the
+        latest. If cancelled, no message is lost.
 
-        :param decode: True for a str, also of a binary message; False for bytes, also of a text,
-            which saves the time of decoding; None for whichever the peer sent.
+        :param decode: True to return every message as str; False to return every message as bytes,
+            which saves the time for decoding; None for the type that the peer sent.
         :raises ConnectionClosed: There is no further message.
-        :raises UnicodeDecodeError: A binary message is to be a str, and is not UTF-8. It stays the
-            next message.
+        :raises UnicodeDecodeError: With ``decode=True``, a binary message is not UTF-8. It stays
+            the next message.
         """
         messages = self._receiver.try_begin_fast_take() if decode is None else None
         if messages is not None:
@@ -259,25 +259,24 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     def receive_stream(
         self, *, max_size: float | None = None, decode: bool | None = None
     ) -> MessageStream[Any]:
-        """The next message, in pieces as they arrive, for an ``async with`` block.
+        """Receive the next message in chunks as they arrive, in an ``async with`` block.
 
         ::
 
-            async with ws.receive_stream() as pieces:
-                async for piece in pieces:
+            async with ws.receive_stream() as chunks:
+                async for chunk in chunks:
                     ...
 
-        The block begins with the message. What is left of it at the end of the block is thrown
-        away as it comes, and the next message is that behind it. No other task gets a message
-        meanwhile. If cancelled before the block has begun, no message is lost.
+        The block begins when the message begins. If it ends early, the rest of the message is
+        discarded. No other task receives a message during the block. If cancelled before the block
+        has begun, no message is lost.
 
-        :param max_size: Bytes of payload that the message may have; by default,
-            ``max_message_size``. An application that does not receive at all for 2 seconds finds
-            a message over ``max_message_size`` refused.
-        :param decode: True for chunks of str, also of a binary message; False for chunks of bytes,
-            also of a text; None for whichever the peer sent.
-        :returns: An async context manager, and async iterator of str or bytes.
-        :raises ConnectionClosed: At the beginning of the block: there is no further message. In it:
+        :param max_size: The limit in bytes of payload; by default, ``max_message_size``. If no task
+            receives for 2 seconds, a message over ``max_message_size`` is refused in any case.
+        :param decode: True for chunks of str; False for chunks of bytes; None for the type that the
+            peer sent.
+        :returns: An async context manager, which is an async iterator of str or bytes.
+        :raises ConnectionClosed: When the block begins: there is no further message. In the block:
             the connection ended in the middle of the message.
         :raises ValueError: The size is less than 0.
         """
@@ -288,9 +287,11 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     # -- as a channel
 
     async def __anext__(self) -> str | bytes:
-        """The next message; the iteration ends when the connection was closed in form.
+        """Return the next message.
 
-        :raises ConnectionClosed: It ended in another way than by code 1000, 1001 or none.
+        The iteration ends when the connection closes normally: with code 1000, 1001 or no code.
+
+        :raises ConnectionClosed: The connection ended in another way.
         """
         try:
             return await self.get_message()
@@ -300,11 +301,11 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         raise StopAsyncIteration
 
     async def send(self, value: Message) -> None:
-        """Send a message, as :class:`trio.abc.SendChannel` has it.
+        """Send a message; see :class:`trio.abc.SendChannel`.
 
         :param value: As in :meth:`send_message`.
-        :raises trio.ClosedResourceError: The connection was closed from here.
-        :raises trio.BrokenResourceError: It was closed in another way.
+        :raises trio.ClosedResourceError: This side closed the connection.
+        :raises trio.BrokenResourceError: The connection ended in another way.
         """
         try:
             await self.send_message(value)
@@ -314,11 +315,11 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             raise trio.BrokenResourceError(str(exc)) from exc
 
     async def receive(self) -> str | bytes:
-        """The next message, as :class:`trio.abc.ReceiveChannel` has it.
+        """Return the next message; see :class:`trio.abc.ReceiveChannel`.
 
-        :raises trio.ClosedResourceError: The connection was closed from here.
-        :raises trio.EndOfChannel: The peer closed it with code 1000, 1001 or none.
-        :raises trio.BrokenResourceError: It ended in another way.
+        :raises trio.ClosedResourceError: This side closed the connection.
+        :raises trio.EndOfChannel: The peer closed it with code 1000, 1001 or no code.
+        :raises trio.BrokenResourceError: The connection ended in another way.
         """
         try:
             return await self.get_message()
@@ -335,20 +336,20 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     async def ping(self, payload: bytes | None = None) -> float:
         """Send a Ping and wait for its Pong, or for the Pong of a later Ping (RFC 6455, 5.5.2).
 
-        The Pong comes behind the messages that the peer sent before it, so somebody must read
-        those. If cancelled, the payload is forgotten, and may be used again.
+        The Pong arrives after the messages that the peer sent before it, so a task must receive
+        those. If cancelled, the payload is forgotten and may be used again.
 
         :param payload: Up to 125 bytes; by default, random ones.
         :returns: The round-trip time in seconds.
         :raises ConnectionClosed: The connection is closed, or was closed before the Pong came.
-        :raises ValueError: A Ping with this payload is under way, or it is too long.
+        :raises ValueError: The payload is too long, or a Ping with it is still unanswered.
         """
         payload = os.urandom(4) if payload is None else _control_payload(payload)
         return await self._lifecycle.ping(payload)
 
     @trio.lowlevel.enable_ki_protection
     async def pong(self, payload: bytes | None = None) -> None:
-        """Send a Pong that nobody asked for, as a sign of life (RFC 6455, 5.5.3).
+        """Send an unsolicited Pong, as a sign of life (RFC 6455, 5.5.3).
 
         If cancelled, nothing is sent.
 
@@ -366,13 +367,13 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     async def aclose(self, code: int | None = 1000, reason: str | None = None) -> None:
         """Close the connection: send a Close frame, wait for the peer's, and close the stream.
 
-        Messages that were not read are thrown away. If the connection is closed already, or is
-        being closed, it waits for the end of that, whichever it is. If cancelled, the Close frame
-        is written, as far as the peer lets us, and the stream is closed at once.
+        Unread messages are discarded. If the connection is already closed or closing, the call only
+        waits until it is closed. If cancelled, the Close frame is written as far as the socket
+        accepts it, and the stream is closed at once.
 
         :param code: The close code: 1000 to 1003, 1007 to 1014, or 3000 to 4999. Deprecated, and
             as in 0.12: 1005, 1006 and 1015 send 1000, and None sends a Close frame without a code.
-        :param reason: A text of up to 123 bytes of UTF-8; a longer one is cut.
+        :param reason: The close reason. It is truncated to 123 bytes of UTF-8.
         :raises DisconnectionTimeout: The peer did not answer within ``disconnect_timeout``. The
             stream is closed.
         :raises ValueError: The code must not be sent.
@@ -380,7 +381,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         await self._lifecycle.close(*sendable_close(code, check_reason(reason)))
 
     async def wait_closed(self) -> None:
-        """Wait until the connection is closed, by whomever, and its stream, too.
+        """Wait until either side has closed the connection and the stream is closed.
 
         If cancelled, nothing has happened.
         """

@@ -19,7 +19,7 @@ _SHORTEST_PART = 0.01
 
 
 class PingedConnection(Protocol):
-    """What the keep-alive needs of a connection."""
+    """A connection, as the keep-alive needs it."""
 
     @property
     def can_send(self) -> bool:

@@ -115,7 +115,7 @@ class Lifecycle:
 
     @property
     def name(self) -> str:
-        """The connection, as log records name it."""
+        """The name of the connection in log records, such as ``server-3``."""
         side = "client" if self.handshake.side is ConnectionType.CLIENT else "server"
         return f"{side}-{self.number}"
 

@@ -1,4 +1,4 @@
-"""The Pings of ours that wait for their Pongs (RFC 6455, 5.5.2 and 5.5.3)."""
+"""Our Pings that wait for their Pongs (RFC 6455, 5.5.2 and 5.5.3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 
 from .._io.sync import LazyEvent, LazyParkingLot
 
-# Of a connection that has sent none: it takes less memory so.
+# All connections that have sent no Ping share this, which saves memory.
 _NONE: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
 
 
@@ -18,49 +18,49 @@ class PendingPing:
 
     def __init__(self) -> None:
         self._sent_at = trio.current_time()
-        #: Seconds until the Pong came; None if it never did.
+        #: Seconds until the Pong arrived; None if it never did.
         self.round_trip: float | None = None
-        #: The Pong came, or will not come any more.
+        #: Set when the Pong has arrived, or will never arrive.
         self.is_over = LazyEvent()
 
     def answer(self) -> float:
-        """The Pong has come; how long that took."""
+        """Note that the Pong has arrived; return the round-trip time."""
         self.round_trip = trio.current_time() - self._sent_at
         self.is_over.set()
         return self.round_trip
 
 
 class Pings:
-    """Those that are in flight, by payload, in the order in which they were sent."""
+    """The unanswered Pings, by payload, in the order in which they were sent."""
 
     __slots__ = ("_changed", "_limit", "_pings", "latency")
 
     def __init__(self, limit: float) -> None:
-        """:param limit: How many there may be at a time."""
+        """:param limit: The number of Pings that may be unanswered."""
         self._limit = limit
-        # The newest may be None: it was given up, and stays only because its Pong answers those
-        # before it.
+        # Invariant: only the newest value may be None. No task waits for that Ping any more; it
+        # stays because its Pong also answers the Pings before it.
         self._pings: collections.OrderedDict[bytes, PendingPing | None] = _NONE
         self._changed = LazyParkingLot()
         #: The latest round trip in seconds.
         self.latency: float | None = None
 
     def __bool__(self) -> bool:
-        """Whether a Pong is of use."""
+        """True if a Pong would answer a Ping."""
         return bool(self._pings)
 
     @property
     def count(self) -> int:
-        """How many somebody waits for."""
+        """The number of Pings that a task waits for."""
         return sum(ping is not None for ping in self._pings.values())
 
     @property
     def is_full(self) -> bool:
-        """Whether no further one may be sent for now."""
+        """True if no further Ping may be sent now."""
         return len(self._pings) >= self._limit
 
     async def wait_changed(self) -> None:
-        """Wait until one of them is over. If cancelled, nothing has happened."""
+        """Wait until a Ping is over. If cancelled, nothing has happened."""
         await self._changed.park()
 
     def check_unused(self, payload: bytes) -> None:
@@ -69,7 +69,7 @@ class Pings:
             raise ValueError(f"a ping with payload {payload!r} is already waiting for its Pong")
 
     def add(self, payload: bytes) -> PendingPing:
-        """One is sent now."""
+        """Register a Ping that is being sent."""
         if self._pings and next(reversed(self._pings.values())) is None:
             self._pings.popitem()  # the Pong of the new one will do
         if self._pings is _NONE:
@@ -78,18 +78,18 @@ class Pings:
         return ping
 
     def forget(self, payload: bytes, ping: PendingPing) -> None:
-        """Nobody waits for it any more. If it is over, nothing is left to forget."""
+        """Stop waiting for a Ping. Does nothing if it is over."""
         if self._pings.get(payload) is ping:
             if next(reversed(self._pings)) == payload:
                 self._pings[payload] = None
             else:
                 del self._pings[payload]
             self._drop_useless()
-            # All of them, because one that is woken need not take the room that there is now.
+            # All waiting tasks: a task that is woken may not use the room that there is now.
             self._changed.unpark_all()
 
     def answer(self, payload: bytes) -> None:
-        """A Pong has come. It answers the Pings before its own as well (RFC 6455, 5.5.3)."""
+        """Handle a Pong. It also answers the Pings before its own (RFC 6455, 5.5.3)."""
         if payload not in self._pings:
             return
         answered: bytes | None = None
@@ -101,13 +101,13 @@ class Pings:
         self._changed.unpark_all()
 
     def end(self) -> None:
-        """No Pong will come any more."""
+        """End all Pings: no Pong will arrive any more."""
         for ping in self._pings.values():
             if ping is not None:
                 ping.is_over.set()
         self._changed.unpark_all()
 
     def _drop_useless(self) -> None:
-        """Drop the one that was given up, if there is none before it."""
+        """Drop a Ping that no task waits for, if there is none before it."""
         if len(self._pings) == 1 and None in self._pings.values():
             self._pings.clear()

@@ -93,7 +93,7 @@ class Reader(enum.Enum):
     APPLICATION = enum.auto()
     #: Nobody: the application has just taken a message, and may be about to answer it.
     GRACE = enum.auto()
-    #: Likewise nobody, but no message was taken in the current interval of the idle monitor.
+    #: Like GRACE, but the application has taken no message in the current interval of the monitor.
     GRACE_ENDS = enum.auto()
     #: The connection's task reads and decodes, as long as the queue has room.
     BACKGROUND = enum.auto()
@@ -189,7 +189,7 @@ class Receiver:
         self._events: ConnectionEvents | None = events
         self._monitor: IdleMonitor | None = None  # until `start`
 
-        # Who reads. Only `_set_reader` changes it, but for the fast take.
+        # Who reads now. Only `_set_reader` and the fast take change `_reader`.
         # If it is APPLICATION, the task that has `_lock` waits for a message, or for a chunk.
         # If it is not, `_lock` is free, or its holder is in a block of receive_stream, and busy.
         self._reader = _GRACE
@@ -524,7 +524,7 @@ class Receiver:
     # -- reading
 
     def _read_now(self) -> bool:
-        """Read the bytes that are there; return False if there are none."""
+        """Read the available bytes without waiting; return False if there are none."""
         try:
             data = self._transport.read_now(self._protocol.reader.awaited)
             if self._transport.has_more:

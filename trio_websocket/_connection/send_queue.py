@@ -66,7 +66,7 @@ _DIRECT, _TASK, _OVER = Writer.DIRECT, Writer.TASK, Writer.OVER
 
 
 class _Partial(NamedTuple):
-    """What is left of the frames that the stream has taken a part of."""
+    """The rest of the frames that the stream has taken a part of."""
 
     begun: int = 0  # bytes before the chunks, which TLS has encrypted: see `Unwritten`
     chunks: Sequence[bytes | memoryview] = ()

@@ -51,7 +51,7 @@ class SharedMessage:
 
 
 class Delivery(enum.Enum):
-    """What became of a message to one of several connections."""
+    """The outcome of a broadcast for one connection."""
 
     #: The message is queued.
     SENT = enum.auto()

@@ -1,4 +1,4 @@
-"""What a connection tells of its traffic."""
+"""Traffic statistics of a connection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class ConnectionStatistics:
-    """A connection's traffic at one moment, as :meth:`WebSocketConnection.statistics` gives it."""
+    """A connection's traffic at one moment, from :meth:`WebSocketConnection.statistics`."""
 
     #: Messages that were queued or written. A message whose call raised
     #: :exc:`ConnectionClosed` does not count.
@@ -20,7 +20,7 @@ class ConnectionStatistics:
     bytes_received: int
     #: Bytes of frames, control frames too, that the stream has taken.
     wire_bytes_sent: int
-    #: Bytes that were received behind the opening handshake.
+    #: Bytes that were received after the opening handshake.
     wire_bytes_received: int
     #: Messages that wait for ``get_message``.
     messages_unread: int
@@ -29,13 +29,13 @@ class ConnectionStatistics:
     bytes_unread: int
     #: Frames that are not written, or only in part.
     frames_unsent: int
-    #: Bytes that wait to be written. What is being written counts until all of it is.
+    #: Bytes that wait to be written.
     bytes_unsent: int
     #: Tasks in ``get_message``, or in another call that receives.
     tasks_receiving: int
     #: Tasks that wait until they may send.
     tasks_sending: int
-    #: Pings of ours whose Pong is awaited.
+    #: Our Pings that a task waits for.
     pings_in_flight: int
     #: The round-trip time of the latest Ping that was answered, in seconds, or None.
     latency: float | None

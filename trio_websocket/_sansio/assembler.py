@@ -1,7 +1,7 @@
 """From frames to messages: limits, and what becomes of a message that arrives in parts.
 
-A message is kept until it is whole, or given out in chunks (`begin_stream`), or thrown away as it
-comes: the rest of a stream that was left early, and everything after our Close frame.
+An arriving message is kept until it is whole, delivered in chunks (`begin_stream`), or discarded.
+The rest of a stream whose block ended early is discarded, and so is everything after our Close.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PartialMessage:
         self.size: int = 0
         #: Bytes of payload that were inflated; 0 of a message that is not compressed.
         self.inflated: int = 0
-        #: True if the rest of the message is thrown away.
+        #: True if the rest of the message is discarded.
         self.is_skipped: bool = False
         self._data: io.StringIO | bytearray | None = None
 
@@ -57,7 +57,7 @@ class PartialMessage:
         self.frame_left -= size
 
     def skip(self) -> None:
-        """Throw away what is kept, and the rest."""
+        """Discard the kept data and the rest of the message."""
         self.is_skipped = True
         self._data = None
 
@@ -127,7 +127,7 @@ class MessageAssembler:
     def begin_stream(self, max_size: float | None, partial: PartialMessage | None) -> None:
         """Give out the next message, or the rest of the one under way, in chunks.
 
-        :param max_size: The limit on its size, instead of that of the options.
+        :param max_size: The size limit of this message. It overrides `max_message_size`.
         :param partial: The message under way.
         """
         self.is_streaming = True
@@ -167,7 +167,7 @@ class MessageAssembler:
 
         :param inflated: The size of the message so far, if it is compressed.
         :param is_last: True if the message ends with it.
-        :returns: What is to be given out now, or None.
+        :returns: The message or chunk to deliver now, or None.
         """
         self.decoded += len(data)
         is_wanted = self._closing.sent is None and not partial.is_skipped  # as in `is_wanted`

@@ -1,4 +1,4 @@
-"""What decoding gives: messages, chunks of messages, control frames, and what there is instead."""
+"""The results of decoding: messages, chunks of messages, control frames, and statuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Status(enum.Enum):
-    """What there may be instead of an event."""
+    """The result of decoding if there is no event."""
 
     #: All that was received is decoded.
     NEED_DATA = enum.auto()

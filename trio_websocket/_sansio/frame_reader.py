@@ -181,8 +181,8 @@ class FrameReader:
     def begin_stream(self, max_size: float | None) -> None:
         """Give out the next message, or the rest of the one under way, in chunks.
 
-        :param max_size: The limit on its size, instead of that of the options.
-        :raises ViolationError: What was received of the message exceeds its limits.
+        :param max_size: The size limit of this message. It overrides `max_message_size`.
+        :raises ViolationError: The message already exceeds its limits.
         """
         stage = self._stage
         if isinstance(stage, LargeFrame):
@@ -191,7 +191,7 @@ class FrameReader:
         self._assembler.begin_stream(max_size, partial)
 
     def skip_rest(self) -> None:
-        """Throw away what is left of the message that is given out in chunks, if anything is."""
+        """Discard the rest of the message that is delivered in chunks, if it has not ended."""
         if self._assembler.is_streaming:
             if isinstance(self._stage, PartialMessage):
                 self._stage.skip()

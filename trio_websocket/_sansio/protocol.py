@@ -112,7 +112,7 @@ class Protocol:
     def begin_stream(self, max_size: float | None = None) -> None:
         """Give out the next message, or the rest of the one under way, in chunks.
 
-        :param max_size: The limit on its size, instead of that of the options.
+        :param max_size: The size limit of this message. It overrides `max_message_size`.
         """
         try:
             self.reader.begin_stream(max_size)

@@ -27,7 +27,7 @@ class Endpoint:
 
     def __init__(self, address: str | int, port: int, is_ssl: bool) -> None:
         """
-        :param address: An IP address, as :func:`ipaddress.ip_address` takes it.
+        :param address: An IP address in any form that :func:`ipaddress.ip_address` accepts.
         :param port: The port number.
         :param is_ssl: True if the connection uses TLS.
         """

@@ -1,4 +1,4 @@
-"""wsproto, which decodes the frames that need no speed, and is the judge of all that is invalid.
+"""wsproto decodes the frames that need no speed, and decides about everything invalid.
 
 It gets bytes of one frame at a time, so it gives one event at most. Its errors become ours.
 """
@@ -53,7 +53,7 @@ class WsprotoReader:
         self._extension = extension
         # It takes memory, and a connection that receives only messages in order needs none.
         self._wsproto: Connection | None = None
-        self._code: int | None = None  # the one behind `_STAND_IN`
+        self._code: int | None = None  # the code that `_STAND_IN` stands for
 
     @property
     def inflated(self) -> int:
