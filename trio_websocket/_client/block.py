@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Awaitable, Callable
+from typing import AsyncContextManager, Awaitable, Callable
 
 import trio
 
@@ -20,7 +20,7 @@ from .target import Target
 Connect = Callable[[trio.Nursery], Awaitable[WebSocketConnection]]
 
 
-class ConnectionBlock(AbstractAsyncContextManager[WebSocketConnection]):
+class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     """Open a connection, run a block, and close the connection.
 
     The tasks of the connection run in a nursery around the block. Its exception groups are
