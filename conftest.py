@@ -123,7 +123,7 @@ def _limited(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[.
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_works() -> Iterator[None]:
-    """A shell that starts the tests in the background has it ignored."""
+    """Let Ctrl-C raise KeyboardInterrupt. A shell ignores SIGINT for background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -131,7 +131,7 @@ def _ctrl_c_works() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def frozen_heap() -> Iterator[None]:
-    """What was there before is not looked at each time that garbage is collected."""
+    """Exclude the objects that exist already from garbage collection, which is then faster."""
     gc.collect()
     gc.freeze()
     yield
@@ -146,7 +146,7 @@ def _sockets_are_closed() -> Iterator[None]:
 
 @pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], scope="module")
 def zlib_library(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Use each of the libraries that decompress."""
+    """Run the test with each library that can decompress."""
     with pytest.MonkeyPatch.context() as patch:
         try:
             patch.setattr(deflate, "zlib", importlib.import_module(request.param))

@@ -22,7 +22,7 @@ UNBOUNDED = 2**62
 
 
 def load(*, no_extensions: str = "", speedups: object = None) -> Any:
-    """The module as it is in a process with that environment, and that, or nothing, in C."""
+    """Load a copy of the module with this environment variable and C extension."""
     spec = importlib.util.spec_from_file_location("trio_websocket._sansio.codec", _codec.__file__)
     assert spec is not None
     assert spec.loader is not None

@@ -28,15 +28,15 @@ async def closed_error(call: Awaitable[object]) -> ConnectionClosed:
 
 
 async def pieces_of(connection: WebSocketConnection, **options: Any) -> list[str | bytes]:
-    """The next message, in pieces."""
+    """Return the chunks of the next message."""
     async with connection.receive_stream(**options) as pieces:
         return [piece async for piece in pieces]
 
 
 class Source:
-    """An async iterator of pieces that notes how many were asked for, and whether it was closed.
+    """An async iterator of chunks that counts requests and notes that it was closed.
 
-    An exception among the pieces is raised; ``None`` waits for ever.
+    It raises a chunk that is an exception, and sleeps forever at ``None``.
     """
 
     def __init__(self, *pieces: Any) -> None:
@@ -72,9 +72,9 @@ async def open_pair(
     client: dict[str, Any] | None = None,
     server: dict[str, Any] | None = None,
 ) -> tuple[WebSocketConnection, WebSocketConnection]:
-    """A client and a server connection of ours that talk to each other.
+    """Return a client and a server connection of the library, joined.
 
-    :param kind: The kind of streams, a key of PAIRS; or see ``streams``.
+    :param kind: The kind of streams, a key of PAIRS, unless ``streams`` are given.
     :param client: Options of the client.
     :param server: Options of the server.
     """
@@ -101,9 +101,9 @@ async def open_client(
     trailing: bytes = b"",
     **options: Any,
 ) -> tuple[WebSocketConnection, RawPeer]:
-    """A client of ours, and the raw server it is connected to.
+    """Return a client of the library, and the raw server that it is connected to.
 
-    :param trailing: What the server sends together with its response.
+    :param trailing: Bytes that the server sends together with its response.
     """
     ours, theirs = streams or await PAIRS[kind]()
     peer = RawPeer(theirs, is_client=False)
@@ -126,9 +126,9 @@ async def open_server(
     trailing: bytes = b"",
     **options: Any,
 ) -> tuple[WebSocketConnection, RawPeer]:
-    """A server connection of ours, and the raw client it is connected to.
+    """Return a server connection of the library, and the raw client that it is connected to.
 
-    :param trailing: What the client sends together with its request.
+    :param trailing: Bytes that the client sends together with its request.
     """
     theirs, ours = streams or await PAIRS[kind]()
     peer = RawPeer(theirs, is_client=True)

@@ -1,4 +1,4 @@
-"""What the tests of compression have in common."""
+"""Deflate codecs, the extension and protocols that use them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trio_websocket._sansio.deflate import (
 from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.protocol import Protocol
 
-TAIL = b"\x00\x00\xff\xff"  # which senders leave out (RFC 7692, 7.2.1)
+TAIL = b"\x00\x00\xff\xff"  # senders leave it out (RFC 7692, 7.2.1)
 WIDE = PerMessageDeflate(window_bits=15)
 
 
@@ -33,7 +33,7 @@ def agreed(
 
 
 def random_bytes(size: int) -> bytes:
-    """The same ones each time, which can't be compressed."""
+    """Return bytes that can't be compressed, the same ones each time."""
     state, blocks = b"seed", []
     for _ in range(size // 64 + 1):
         state = hashlib.sha512(state).digest()
@@ -55,7 +55,7 @@ def client(agreed: DeflateParameters = AGREED, settings: PerMessageDeflate = WID
 
 
 def pieces(codec: DeflateCodec, data: Iterable[bytes], max_length: int) -> bytes:
-    """A message, given in pieces and taken in pieces."""
+    """Inflate a message in chunks, with at most ``max_length`` bytes of output at a time."""
     parts = []
     for piece, is_last in [*((piece, False) for piece in data), (b"", True)]:
         parts.append(codec.inflate_chunk(piece, is_last=is_last, max_length=max_length))
@@ -69,7 +69,7 @@ RSV1, RSV2 = 4, 2
 
 KEY = b"\x11\x22\x33\x44"
 
-frame = functools.partial(frames.frame, key=KEY)  # of a client
+frame = functools.partial(frames.frame, key=KEY)  # a client's frame
 
 
 def connection(
@@ -82,7 +82,7 @@ def connection(
 
 
 def received(ws: Connection, data: bytes, *, size: int = 0) -> list[object]:
-    """Messages, controls, and the code of a close, of data given in chunks of the size."""
+    """Return the messages, control frames and close code in the data, fed in chunks."""
     size = size or len(data)
     events: list[Event] = []
     for at in range(0, len(data), size):
@@ -122,7 +122,7 @@ def open_two(
     fast: bool = True,
     **options: Any,
 ) -> tuple[Protocol, Protocol]:
-    """The protocol under test, of that side, and one that sends to it."""
+    """Return the protocol under test, and one that sends to it."""
     agreed = DeflateParameters(*bits, *resets)
     found = []
     for kind in (side, KINDS[side is KINDS[0]]):
@@ -134,7 +134,7 @@ def open_two(
 
 
 class Turns:
-    """Choices that are made again and again."""
+    """Values that are taken in turn, over and over."""
 
     def __init__(self, values: list[Any]) -> None:
         self._values = values

@@ -1,4 +1,4 @@
-"""Frames of RFC 6455 as bytes, right or wrong."""
+"""Frames of RFC 6455 as bytes, valid or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Frame(NamedTuple):
     rsv: int = 0
 
     def encode(self) -> bytes:
-        """Its bytes as a server sends it."""
+        """Return the bytes that a server sends."""
         return frame(self.opcode, self.payload, fin=self.fin, rsv=self.rsv)
 
 
@@ -33,12 +33,12 @@ def frame(
     length: int | None = None,
     width: int | None = None,
 ) -> bytes:
-    """The bytes of a frame (RFC 6455, 5.2), right or wrong.
+    """Return the bytes of a frame (RFC 6455, 5.2), valid or not.
 
-    :param mask: Whether it is masked, with a random key if none is given.
-    :param key: What it is masked with.
-    :param length: The length that it announces, if not that of the payload.
-    :param width: How many bytes the length has, if not the fewest.
+    :param mask: Mask it, with a random key if none is given.
+    :param key: The masking key; it implies ``mask``.
+    :param length: The length in the head, if not the payload's.
+    :param width: The size of the extended length, if not the smallest: 0, 2 or 8.
     """
     if mask and key is None:
         key = os.urandom(4)
@@ -53,12 +53,12 @@ def frame(
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
-    """What is in a Close frame."""
+    """Return the payload of a Close frame."""
     return struct.pack("!H", code) + reason.encode()
 
 
 def parse_frame(data: bytes) -> tuple[Frame, bool, int] | None:
-    """The first frame, whether it was masked, and its size; None if it is not whole."""
+    """Return the first frame, True if it is masked, and its size; or None if it is incomplete."""
     if len(data) < 2:
         return None
     length, start = data[1] & 0x7F, 2

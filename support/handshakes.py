@@ -1,4 +1,4 @@
-"""Requests of clients, and what becomes of them."""
+"""Requests of clients, and the outcome of a server's handshake."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def a_request(
 
 
 def outcome(*chunks: bytes, **options: Any) -> object:
-    """What comes of the bytes of a client, and what the answers would be."""
+    """Return the outcome of a client's bytes, and what a server would answer."""
     handshake = ServerHandshake(Options(**options))
     try:
         for chunk in chunks:
@@ -53,7 +53,7 @@ def outcome(*chunks: bytes, **options: Any) -> object:
 
 
 def with_header(line: bytes, request: bytes = peer.REQUEST) -> bytes:
-    """The request with a header in place of the one of its name, or with one more."""
+    """Return the request with this header line, which replaces one of the same name."""
     name = line.partition(b":")[0].lower()
     lines = [x for x in request.split(b"\r\n") if x and x.partition(b":")[0].lower() != name]
     return b"\r\n".join([*lines, line, b"", b""])

@@ -1,13 +1,13 @@
-"""Performs a scenario that is interrupted at a given step, and finds what must hold and does not.
+"""Perform a scenario, interrupt it at a given step, and check the promises of the library.
 
-An interruption is a cancellation of the call under test, or a fault of the network. For the first,
-a step is each checkpoint of the call, once when it begins to wait and once when what it waits for
-has come and it has not run yet; or, so as to hit it while it waits, each turn of any task. For
-faults, it is each read and write of the stream.
+An interruption is a cancellation of the call under test, or a network fault. For a cancellation,
+the steps are the checkpoints of the call: once when it begins to wait, and once after it was
+woken but before it runs. To hit a waiting call, each turn of any task is a step. For a
+network fault, the steps are the reads and writes of the stream.
 
-After each performance: the peer saw whole, valid frames and what it was promised; a connection
-that was not closed works both ways; no task, socket or connection is left; nothing came out that
-is not documented; and nobody hung, by a clock that jumps.
+After each performance, the peer must have seen whole, valid frames and every promised message.
+A connection that was not closed must work in both directions. No task, socket or connection may
+be left, no undocumented exception raised, and nothing may hang, measured by a jumping clock.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from typing import (
 
 import trio
 import trio.testing
-from trio._core._run import _r as scheduler  # what shuffles the tasks that can run
+from trio._core._run import _r as scheduler  # it shuffles the runnable tasks
 
 from support.frames import CLOSE, PING, close_payload
 from support.listeners import MemoryListener
@@ -76,21 +76,21 @@ if TYPE_CHECKING:
 
 TRANSPORTS = ("memory", "tcp", "tls")
 
-# Seconds, by the clock that jumps.
-CANCELLED_WITHIN = 0.1  # what a cancelled call may take: time for a goodbye
-BOUND = 60 + 3  # a time-out of the library's, the time to linger and to say goodbye
-PATIENCE = 100  # after which a call that has no time-out is given up
-# The one task of a run that stays until its end.
+# Seconds of the jumping clock.
+CANCELLED_WITHIN = 0.1  # limit for a cancelled call: time for a Close frame
+BOUND = 60 + 3  # a time-out of the library, lingering and a Close frame
+PATIENCE = 100  # limit for a call without a time-out
+# The only task that lives until the end of a run.
 _STAYS = "DeferredFlush._run"
-HANG = 4 * PATIENCE  # after which a performance hangs
+HANG = 4 * PATIENCE  # limit for a performance
 
-# Seconds without an event, by the real clock, after which the other one jumps. Over sockets there
-# may be a pause between a write and the moment when the other end can read; sometimes, and once the
-# peer is struck, it does not matter.
+# The clock jumps after this many real seconds without an event. Over sockets, the peer can read
+# data some time after it was written. Scenarios shorten the wait when that does not matter, for
+# example after a fault.
 JUMP = {"memory": 0, "tcp": 0.25, "tls": 0.25}
 JUMP_WHEN_HURRYING = 0.0005
 
-# What a fault of the network is on a stream in memory.
+# Network faults of streams in memory.
 FAULT = {"reset": Fault.reset(), "eof": Fault.end(), "silence": Fault.stall()}
 
 TOKEN = "token"
@@ -99,11 +99,11 @@ Errors = Tuple[Type[BaseException], ...]
 
 
 class Over(Exception):
-    """A fault has ended the scenario, as it may."""
+    """A fault ended the scenario, which is allowed."""
 
 
 class Scenario(NamedTuple):
-    """What is performed."""
+    """A scenario: one call under test, and what happens around it."""
 
     name: str
     role: str  # the end under test: "client" or "server"
@@ -114,7 +114,7 @@ class Scenario(NamedTuple):
 
 
 class Stage:
-    """What a scenario is given: the call under test, and both ends of connections."""
+    """The stage of a scenario: the call under test, and both ends of connections."""
 
     def __init__(
         self,
@@ -132,23 +132,23 @@ class Stage:
         self.transport = transport
         self.interruption = interruption
         self.steps = steps
-        self.nursery = nursery  # of the connections; it has to become empty by itself
+        self.nursery = nursery  # of the connections; it must become empty by itself
         self.peers = peers
         self.connections: list[WebSocketConnection] = []
         self.far_ends: list[StrictPeer] = []
-        self.has_opened = False  # whether the peer is owed a Close frame
+        self.has_opened = False  # True if the peer must get a Close frame
         self.trigger: Trigger | None = None
         self._operations: Trigger | None = None
         self.is_struck = False
-        self.ends_abruptly = False  # whether the last frames may get lost
+        self.ends_abruptly = False  # True if the last frames may be lost
         self._is_finished = False
         self._was_raised = False  # the KeyboardInterrupt
         self._scope = trio.CancelScope()
         self.clock = clock
-        self._near: Stream | None = None  # our end, where it is no socket
-        self._unused: Stream | None = None  # the same, until the library has it
+        self._near: Stream | None = None  # our end, if it is in memory
+        self._unused: Stream | None = None  # our end, until the library owns it
         self._listener = MemoryListener()
-        self._port = 1  # of no importance where nothing listens
+        self._port = 1  # any number, if nothing listens
 
     # -- the call under test
 
@@ -158,7 +158,7 @@ class Stage:
 
     @property
     def is_over(self) -> bool:
-        """Whether the call under test was cancelled, given up or finished."""
+        """True after the call under test was cancelled, given up or finished."""
         return self._scope.cancel_called
 
     async def act(
@@ -169,12 +169,12 @@ class Stage:
         struck_raises: Errors = (ConnectionClosed,),
         is_bounded: bool = False,
     ) -> bool:
-        """Perform the call under test; False if it was cancelled.
+        """Perform the call under test. Return False if it was cancelled.
 
-        :param raises: What it raises undisturbed.
-        :param struck_raises: What it may raise after a fault.
-        :param is_bounded: Whether it has a time-out.
-        :raises Over: It was struck and could not be performed.
+        :param raises: The exceptions that it raises when nothing interrupts it.
+        :param struck_raises: The exceptions that it may raise after a fault.
+        :param is_bounded: True if it has a time-out.
+        :raises Over: A fault prevented the call.
         """
         start = trio.current_time()
         with self._scope:
@@ -212,7 +212,7 @@ class Stage:
         return False
 
     def finish(self) -> None:
-        """End a call that never ends by itself, unless it is cancelled anyway."""
+        """End a call that never ends by itself, unless it will be cancelled."""
         if self.interruption.is_fault or not self.is_interrupted:
             self._is_finished = True
             self.steps.triggers.clear()
@@ -230,7 +230,7 @@ class Stage:
 
     @contextlib.contextmanager
     def _tracing(self) -> Iterator[None]:
-        """Count the lines of the library in a block, if that is wanted."""
+        """Count the lines of the library in a block, if `lines` is set."""
         if self.lines is None:
             yield
             return
@@ -239,17 +239,17 @@ class Stage:
             yield
 
     def disarm(self) -> None:
-        """Interrupt nothing from now on."""
+        """Stop interrupting."""
         self.steps.triggers.clear()
         self._operations = None
 
     def operation(self) -> None:
-        """A read or a write begins."""
+        """Note that a read or a write begins."""
         if self._operations is not None:
             self._operations.step()
 
     def strike(self) -> None:
-        """Let the fault happen."""
+        """Apply the fault."""
         self.is_struck = True
         self.clock.autojump_threshold = min(self.clock.autojump_threshold, JUMP_WHEN_HURRYING)
         if isinstance(self._near, FaultyStream):
@@ -281,9 +281,9 @@ class Stage:
         return peer
 
     async def streams(self, *, lockstep: bool = False) -> tuple[Stream, Stream]:
-        """Our end, and theirs.
+        """Return our end and the peer's end.
 
-        :param lockstep: Over memory: whether a write waits until the other end has read it.
+        :param lockstep: In memory, make a write wait until the peer has read it.
         """
         if self.transport == "memory":
             ours, theirs = await (lockstep_pair() if lockstep else memory_pair())
@@ -305,7 +305,7 @@ class Stage:
     async def open(
         self, *, lockstep: bool = False, **options: Any
     ) -> tuple[WebSocketConnection, StrictPeer]:
-        """An open connection and its peer."""
+        """Return an open connection and its peer."""
         ours, theirs = await self.streams(lockstep=lockstep)
         peer = self.peer()
         self.peers.start_soon(peer.run, theirs)
@@ -319,13 +319,13 @@ class Stage:
         return connection, peer
 
     def keep(self, connection: WebSocketConnection) -> None:
-        """A connection that is open and will have to be closed."""
+        """Note an open connection, which must be closed in the end."""
         self.connections.append(connection)
         self.has_opened = True
 
     @contextlib.contextmanager
     def hurrying(self) -> Iterator[None]:
-        """Let the clock jump soon, in a block in which much time passes."""
+        """Let the clock jump soon in a block that waits for long."""
         usual = self.clock.autojump_threshold
         self.clock.autojump_threshold = min(usual, JUMP_WHEN_HURRYING)
         try:
@@ -343,7 +343,7 @@ class Stage:
     async def raw_server(
         self, *, echoes: bool = False, response: Callable[[bytes], bytes] | None = None
     ) -> StrictPeer:
-        """The peer of a client to come."""
+        """Start the peer of a client that will connect."""
         peer = self.peer(echoes=echoes)
         if response is not None:
             peer.response = response
@@ -395,7 +395,7 @@ class Stage:
         options: Mapping[str, Any],
         task_status: trio.TaskStatus[WebSocketServer],
     ) -> None:
-        """Serve until cancelled, or closed."""
+        """Serve until the server is cancelled or closed."""
         if self.transport == "memory":
             server = WebSocketServer(handler, [self._listener], **options)
             await server.run(task_status=task_status)
@@ -405,7 +405,7 @@ class Stage:
             await serve_websocket(handler, *address, **options, task_status=task_status)
 
     async def raw_client(self, server: WebSocketServer) -> StrictPeer:
-        """A client of that server."""
+        """Connect a raw client to the server."""
         peer = self.peer()
         stream: Stream
         if self.transport == "memory":
@@ -427,13 +427,13 @@ class Stage:
     def expect(
         self, sent: Sequence[object], received: Sequence[object], *, is_done: bool = True
     ) -> None:
-        """What was sent arrived in order; if the call was interrupted, perhaps not all of it."""
+        """Check that all messages, or a prefix after an interruption, arrived in order."""
         is_done = is_done and not self.is_struck
         if received != sent[: len(received)] or (is_done and received != sent):
             raise Violation(f"{received!r:.200} arrived of {sent!r:.200}")
 
     async def converse(self, connection: WebSocketConnection, peer: StrictPeer) -> list[Message]:
-        """A message each way and a ping each way; what the connection had received before."""
+        """Exchange messages and pings. Return the messages that the connection received before."""
         peer.queue(peer.frame(PING, b"theirs"))
         peer.queue_message(TOKEN)
         received: list[Message] = []
@@ -447,14 +447,14 @@ class Stage:
         return received[:-1]
 
     async def close(self, connection: WebSocketConnection, peer: StrictPeer) -> None:
-        """Close it, with the whole handshake."""
+        """Close the connection with the whole closing handshake."""
         await connection.aclose()
         await self.bury()
         await peer.wait_over()
         self.expect([close_payload(1000)], [f.payload for f in peer.frames if f.opcode == CLOSE])
 
     async def bury(self) -> None:
-        """Whatever has happened to a connection, it can be closed in time, and is then dead."""
+        """Check that the connection can be closed in time, and is unusable afterwards."""
         for connection in self.connections:
             start = trio.current_time()
             with contextlib.suppress(DisconnectionTimeout):
@@ -480,7 +480,7 @@ class Stage:
             raise Violation(f"{call} works on a closed connection")
 
     async def clear(self) -> None:
-        """Wait for the ends of the peers, which never come if we left our end open."""
+        """Wait until all peers have ended, which never happens if we leave our end open."""
         for peer in self.far_ends if self.interruption.kind != "silence" else ():
             if peer.is_started:
                 await peer.wait_over()
@@ -503,11 +503,11 @@ def perform(
     seed: int = 0,
     lines: Lines | None = None,
 ) -> bool:
-    """Perform a scenario; whether it was interrupted before it ended.
+    """Perform a scenario. Return True if it was interrupted before it ended.
 
-    :param lines: Counts lines of the library, for interruptions by a signal.
-    :param seed: For the order in which tasks run.
-    :raises Violation: Something that must hold did not.
+    :param lines: A counter of the library's lines, for interruptions by a signal.
+    :param seed: The seed of the order in which tasks run.
+    :raises Violation: A promise was broken.
     """
     steps = Steps()
     clock = trio.testing.MockClock(autojump_threshold=JUMP[transport])
@@ -570,7 +570,7 @@ async def _play(play: Callable[[Stage], Awaitable[None]], stage: Stage) -> None:
 
 
 async def _watch(transport: str) -> None:
-    # In small steps, and some time by the real clock, too: a socket may take its time.
+    # Small steps, with some real time between them, because sockets can be slow.
     end = time.monotonic() + 4 * JUMP[transport]
     while trio.current_time() < HANG or time.monotonic() < end:  # noqa: ASYNC110 # as it says
         await trio.sleep(50)
@@ -583,7 +583,7 @@ async def _watch(transport: str) -> None:
 
 
 async def _take_interrupt() -> None:
-    """Let Trio raise the KeyboardInterrupt that was pending at the end of a call."""
+    """Let Trio raise a KeyboardInterrupt that was pending at the end of a call."""
     try:
         await trio.lowlevel.checkpoint()
     except KeyboardInterrupt:
@@ -603,7 +603,7 @@ def _all_tasks() -> set[trio.lowlevel.Task]:
 
 @contextlib.contextmanager
 def _nothing_left() -> Iterator[None]:
-    """No descriptor is left, and there was no warning and no error that nobody could catch."""
+    """Check that no descriptor is left, and that there was no warning or unraisable exception."""
     before = _descriptors()
     unraisable: list[str] = []
     hook = sys.unraisablehook
@@ -625,14 +625,14 @@ def _nothing_left() -> Iterator[None]:
 def _descriptors() -> set[str]:
     try:
         return set(os.listdir("/dev/fd"))
-    except OSError:  # this system does not show them
+    except OSError:  # this system does not list them
         return set()
 
 
 def sweep(scenario: Scenario, transport: str, kind: str, steps: Iterable[int] | None = None) -> int:
-    """Interrupt a scenario at one step after the other; how many times.
+    """Interrupt a scenario at each step in turn. Return the number of interruptions.
 
-    :param steps: Not at every step, but at these.
+    :param steps: The steps to use, instead of all.
     """
     performed = 0
     for at in itertools.count() if steps is None else steps:

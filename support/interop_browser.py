@@ -1,6 +1,6 @@
-"""A page that puts a browser through what our server offers, and the run that shows it to Chromium.
+"""A page that tests our server with a browser, and the run that opens it in Chromium.
 
-The page tells its results, case by case, over a connection of its own.
+The page reports its results, case by case, over a separate connection.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .interop_peers import BODY, HOST, LARGE, LARGE_TEXT, STATUS
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless",
-    "--no-sandbox",  # without which root may not start it
+    "--no-sandbox",  # root can't start it without this
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--disable-dev-shm-usage",  # which is small in containers
+    "--disable-dev-shm-usage",  # it is small in containers
 )
 LIMIT = 20  # seconds
 FRAGMENTS = ["in ", "fragments ", "\u03c0", ""]
@@ -165,24 +165,24 @@ const CASES = {
 
 
 class Outcome(NamedTuple):
-    """What both sides saw."""
+    """The results of both sides."""
 
-    #: What the page says, by kind of connection and name of the case.
+    #: The page's results, by kind of connection and name of the case.
     results: dict[tuple[str, str], Any]
-    #: What our handlers saw, by kind of connection and path.
+    #: Our handlers' results, by kind of connection and path.
     seen: dict[tuple[str, str], Any]
 
 
 def find() -> str | None:
-    """The browser's program, or None."""
+    """Return the path of the browser, or None."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def browse(program: str, kinds: dict[str, dict[str, Any]]) -> Outcome:
-    """Run the page.
+    """Run the page in the browser.
 
-    :param program: The browser.
-    :param kinds: The kinds of connections, and for each the options of our server. One is "plain".
+    :param program: The path of the browser.
+    :param kinds: The options of our server for each kind of connection. One kind is "plain".
     """
     return trio.run(functools.partial(_browse, program, kinds))
 
@@ -217,7 +217,7 @@ async def _browse(program: str, kinds: dict[str, dict[str, Any]]) -> Outcome:
                         os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
             finally:
-                # Its helpers may still write there for a moment.
+                # The browser's helper processes can still write there for a moment.
                 shutil.rmtree(folder, ignore_errors=True)
             nursery.cancel_scope.cancel()
     return outcome
@@ -250,7 +250,7 @@ async def _handle(kind: str, outcome: Outcome, done: trio.Event, request: WebSoc
 
 
 async def _serve(path: str, ws: WebSocketConnection, outcome: Outcome) -> Any:
-    """What our side does at a path; what it saw."""
+    """Serve one path. Return what our side saw."""
     if path == "echo":
         while True:
             await ws.send_message(await ws.get_message())

@@ -1,8 +1,8 @@
 """Other WebSocket libraries, each under one interface, so that one script runs on all of them.
 
 A script is an async function of a `Peer`. It runs where its library does: in an event loop of
-asyncio in a thread, in the test's own Trio run, or, for a library without async, in a thread, as a
-coroutine that never waits. The libraries are optional, hence without types in here.
+asyncio in a thread, in the test's own Trio run, or, for a synchronous library, in a thread, as a
+coroutine that never waits. The libraries are optional, so their types are not used here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import pytest
 import trio
 
 HOST = "127.0.0.1"
-# Seconds for whatever a peer waits for outside of Trio; the tests themselves are given more.
+# Seconds for each wait of a peer outside of Trio. The tests have a longer limit.
 LIMIT = 60
 STATUS, BODY = 403, b"no entry"
 LARGE = 2**24
@@ -40,18 +40,18 @@ Message = Union[str, bytes]
 
 
 class Settings(NamedTuple):
-    """What the peer is to do."""
+    """The settings of a peer."""
 
     compression: bool = True
-    small_windows: bool = False  # of 512 bytes, and anew for each message where that can be asked
+    small_windows: bool = False  # 512 bytes, no context takeover if possible
     subprotocols: tuple[str, ...] = ()
     rejects: bool = False
     max_size: int = 2**20
-    answers_pings: bool = True  # by itself, rather than showing Pings and Pongs to the script
+    answers_pings: bool = True  # automatically, without showing Pings and Pongs to the script
 
 
 class Closed(Exception):
-    """The connection of the peer is closed: the code and the text that it was sent."""
+    """The peer's connection is closed. Holds the code and the reason that it received."""
 
     def __init__(self, code: int | None, reason: str) -> None:
         super().__init__(code, reason)
@@ -59,7 +59,7 @@ class Closed(Exception):
 
 
 class Rejected(Exception):
-    """The peer's handshake was rejected."""
+    """The peer's opening handshake was rejected."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -67,7 +67,7 @@ class Rejected(Exception):
 
 
 class Peer:
-    """A connection of the other library."""
+    """A connection of another library."""
 
     def __init__(self, ws: Any) -> None:
         self.ws = ws
@@ -78,12 +78,12 @@ class Peer:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether the library says that compression was agreed on."""
+        """True if the library negotiated compression."""
         raise NotImplementedError
 
     @property
     def close_code(self) -> int | None:
-        """The code that the peer was sent."""
+        """The close code that the peer received."""
         raise NotImplementedError
 
     async def send(self, message: Message) -> None:
@@ -96,7 +96,7 @@ class Peer:
         raise NotImplementedError
 
     async def receive_fragments(self) -> list[Message]:
-        """The next message, by its frames if the library shows them."""
+        """Return the next message, as a list of fragments if the library shows them."""
         return [await self.receive()]
 
     async def ping(self, payload: bytes) -> None:
@@ -107,7 +107,7 @@ class Peer:
         raise NotImplementedError
 
     async def closed(self) -> tuple[int | None, str]:
-        """The code and the text of our Close, which must be what comes next."""
+        """Return the code and the reason of our Close frame, which must come next."""
         try:
             message = await self.receive()
         except Closed as exc:
@@ -119,7 +119,7 @@ Script = Callable[[Any], Awaitable[None]]
 
 
 class Run:
-    """A script that a server calls for its connection; the server's library keeps no exceptions."""
+    """A script for a server's connection. It keeps exceptions, because the libraries drop them."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -135,9 +135,9 @@ class Run:
 
     @contextlib.contextmanager
     def checked(self, settings: Settings) -> Iterator[None]:
-        """Raise, after the block, what the script raised; also if the block raises.
+        """After the block, raise the script's exception, even if the block raised one.
 
-        In that case a Closed is only what became of it.
+        If the block raised, a `Closed` of the script is only a consequence.
         """
         try:
             yield
@@ -151,12 +151,12 @@ class Run:
 
 
 class Library:
-    """A library as a client and as a server, of one connection."""
+    """A library as a client and as a server of one connection."""
 
     sends_fragments = True
 
     async def connect(self, url: str, script: Script, settings: Settings) -> None:
-        """Run a script on a client.
+        """Run a script with a client.
 
         :raises Rejected: The server rejected the connection.
         """
@@ -165,15 +165,15 @@ class Library:
     def serving(
         self, script: Script, settings: Settings
     ) -> contextlib.AbstractAsyncContextManager[int]:
-        """Serve while in the block, which is given the port; run the script on the connection.
+        """Serve during the block, which gets the port, and run the script with the connection.
 
-        The end of the block waits for the script, and raises what it raised.
+        The end of the block waits for the script, and raises its exception.
         """
         raise NotImplementedError
 
 
 async def finished(value: Any) -> Any:
-    """What a function returned that is async or not."""
+    """Return the result of a function that may be async."""
     return await value if inspect.isawaitable(value) else value
 
 
@@ -184,28 +184,28 @@ def finish(script: Awaitable[None]) -> None:
 
 
 class Stop:
-    """The way out of a server's thread, from Trio."""
+    """Stops a server in a thread, from Trio."""
 
     def __init__(self) -> None:
         self.is_set = threading.Event()
         self._callbacks: list[Callable[[], object]] = []
 
     def call(self, callback: Callable[[], object]) -> None:
-        """Have this called when it is time. It is called in Trio's thread."""
+        """Set the function that stops the server. It is called in Trio's thread."""
         self._callbacks.append(callback)
 
     def set(self) -> None:
         self.is_set.set()
         for callback in self._callbacks:
-            with contextlib.suppress(RuntimeError):  # an event loop that has failed is closed
+            with contextlib.suppress(RuntimeError):  # a failed event loop is closed already
                 callback()
 
 
 @contextlib.asynccontextmanager
 async def in_thread(serve: Callable[[Callable[[int], None], Stop], None]) -> AsyncIterator[int]:
-    """Run a server in a thread while in the block.
+    """Run a server in a thread during the block.
 
-    :param serve: Is given a function to call with the port, and returns when it is stopped.
+    :param serve: Gets a function to call with the port, and returns when it is stopped.
     """
     stop = Stop()
 
@@ -226,7 +226,7 @@ async def in_thread(serve: Callable[[Callable[[int], None], Stop], None]) -> Asy
 
 
 class WebsocketsPeer(Peer):
-    """A connection of websockets, whose three kinds differ in little."""
+    """A connection of websockets. Its three implementations differ slightly."""
 
     @property
     def subprotocol(self) -> str | None:
@@ -288,10 +288,10 @@ class WebsocketsPeer(Peer):
 
 
 class Websockets(Library):
-    """What the three kinds have in common."""
+    """The common part of the three implementations."""
 
     def __init__(self, kind: str) -> None:
-        # It needs a newer Python than this library.
+        # It needs a newer Python than our library.
         pytest.importorskip("websockets", minversion="17")
         self.client: Any = importlib.import_module(f"websockets.{kind}.client")
         self.server: Any = importlib.import_module(f"websockets.{kind}.server")
@@ -487,10 +487,10 @@ class AiohttpPeer(Peer):
 
 
 class Aiohttp(Library):
-    sends_fragments = False  # it has no API for it
+    sends_fragments = False  # the library has no API for it
 
     def __init__(self) -> None:
-        self.aiohttp: Any = pytest.importorskip("aiohttp")  # likewise
+        self.aiohttp: Any = pytest.importorskip("aiohttp")  # the library has no API for it
         self.web: Any = importlib.import_module("aiohttp.web")
 
     async def connect(self, url: str, script: Script, settings: Settings) -> None:
@@ -547,7 +547,7 @@ class Aiohttp(Library):
         return {
             "protocols": settings.subprotocols,
             "autoping": settings.answers_pings,
-            # here it is the size of the first message that is refused
+            # in this library, a message of exactly this size is refused
             "max_msg_size": settings.max_size + 1,
         }
 

@@ -1,4 +1,4 @@
-"""Ways to interrupt a call at its n-th step: cancel it, or let the network fail."""
+"""Interruptions of a call at its n-th step: cancellation, a signal or a network fault."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 CANCELLATIONS = ("cancel", "cancel at any turn")
 FAULTS = ("reset", "eof", "silence")
-SIGNAL = "signal"  # SIGINT: a KeyboardInterrupt, at once or at the next checkpoint
+SIGNAL = "signal"  # SIGINT raises KeyboardInterrupt, at once or at the next checkpoint
 _LIBRARY = str(Path(trio_websocket.__file__).parent)
 
 
 class Interruption(NamedTuple):
-    """What happens, and at which step."""
+    """An interruption and its step."""
 
     kind: str = "none"  # or one of CANCELLATIONS or FAULTS
     at: int = 0
-    trickles: bool = False  # whether the peer writes one byte at a time
+    trickles: bool = False  # True if the peer writes one byte at a time
 
     @property
     def is_cancellation(self) -> bool:
@@ -45,7 +45,7 @@ class Interruption(NamedTuple):
 
 
 class Trigger:
-    """Acts at the n-th step; at step 0, at once."""
+    """Call a function at the n-th step, or at once for step 0."""
 
     def __init__(self, at: int, action: Callable[[], object], *, at_any_turn: bool = False) -> None:
         self.fired_at: float | None = None
@@ -75,7 +75,7 @@ class Trigger:
 
 
 class Steps(trio.abc.Instrument):
-    """Counts the steps of the scheduler for triggers."""
+    """Count the steps of the scheduler for triggers."""
 
     def __init__(self) -> None:
         self.triggers: list[Trigger] = []
@@ -90,7 +90,7 @@ class Steps(trio.abc.Instrument):
 
 
 class Line(NamedTuple):
-    """A line of the library, and whether a KeyboardInterrupt is deferred there."""
+    """A line of the library, and True if KeyboardInterrupt is deferred there."""
 
     file: str
     number: int
@@ -98,7 +98,7 @@ class Line(NamedTuple):
 
 
 class Lines:
-    """Counts the lines of the library that a task runs, and sends SIGINT at the n-th."""
+    """Count the lines of the library that a task runs, and send SIGINT at the n-th."""
 
     def __init__(self, at: int | None = None) -> None:
         """:param at: The number of the line, from 0; None to send no signal."""
@@ -124,7 +124,7 @@ class Lines:
 
     @staticmethod
     def _interrupt() -> None:
-        sys.settrace(None)  # tracing takes time
+        sys.settrace(None)  # tracing is slow
         signal.raise_signal(signal.SIGINT)
 
     def _trace_call(self, frame: FrameType, event: str, arg: object) -> Any:
@@ -144,7 +144,7 @@ class Lines:
 
 
 class CountedStream(WrappedStream):
-    """Says when a read or a write begins."""
+    """Call a function when a read or a write begins."""
 
     def __init__(self, stream: Stream, on_operation: Callable[[], object]) -> None:
         super().__init__(stream)

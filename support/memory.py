@@ -9,7 +9,7 @@ from typing import Any
 
 @contextlib.asynccontextmanager
 async def peak_memory() -> Any:
-    """A function that tells the peak of Python's memory since the block began, in bytes."""
+    """Give a function that returns the peak of Python's memory since the block began, in bytes."""
     tracemalloc.start()
     try:
         start = tracemalloc.get_traced_memory()[0]

@@ -39,7 +39,7 @@ REQUEST = (
 
 
 class RawPeer:
-    """The far end of a connection of ours. It sends what it is told, and takes frames apart."""
+    """The peer of the connection under test. It sends any bytes, and parses frames."""
 
     def __init__(self, stream: Stream, *, is_client: bool, received: bytes = b"") -> None:
         self.stream = stream
@@ -47,11 +47,11 @@ class RawPeer:
         self._received = received
 
     def frame(self, opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> bytes:
-        """The bytes of a frame, masked if this is the client."""
+        """Return the bytes of a frame, masked if this is the client."""
         return frame(opcode, payload, fin=fin, rsv=rsv, mask=self.is_client)
 
     def fragments(self, opcode: int, *payloads: bytes, rsv: int = 0) -> bytes:
-        """The bytes of a message in as many frames, the first with these reserved bits."""
+        """Return the bytes of a message in fragments, the first with these reserved bits."""
         return b"".join(
             self.frame(
                 CONTINUATION if number else opcode,
@@ -63,7 +63,7 @@ class RawPeer:
         )
 
     def texts(self, *messages: str) -> bytes:
-        """The bytes of text messages of one frame each."""
+        """Return the bytes of text messages of one frame each."""
         return b"".join(self.frame(TEXT, message.encode()) for message in messages)
 
     async def send(self, *data: bytes) -> None:
@@ -77,7 +77,7 @@ class RawPeer:
         await self.send_frame(CLOSE, close_payload(code, reason))
 
     async def receive(self) -> Frame | None:
-        """The next frame, or None at the end of the stream, which must not tear a frame."""
+        """Return the next frame, or None at the end of the stream, which must not cut a frame."""
         while True:
             parsed = parse_frame(self._received)
             if parsed is not None:
@@ -92,19 +92,19 @@ class RawPeer:
             self._received += data
 
     async def receive_frame(self) -> Frame:
-        """The next frame; there must be one."""
+        """Return the next frame, which must exist."""
         found = await self.receive()
         assert found is not None, "the stream has ended"
         return found
 
     async def expect(self, opcode: int) -> bytes:
-        """The payload of the next frame, which must be of that kind."""
+        """Return the payload of the next frame, which must have this opcode."""
         found = await self.receive_frame()
         assert found.opcode == opcode
         return found.payload
 
     async def receive_all(self) -> list[Frame]:
-        """All frames up to the end of the stream."""
+        """Return all frames up to the end of the stream."""
         frames: list[Frame] = []
         while True:
             received = await self.receive()
@@ -117,7 +117,7 @@ class RawPeer:
 
 
 async def read_head(stream: Stream) -> tuple[bytes, bytes]:
-    """The head of an HTTP request or response, and what came behind it."""
+    """Return the head of an HTTP request or response, and the bytes that came after it."""
     data = b""
     while b"\r\n\r\n" not in data:
         received = await stream.receive_some()
@@ -128,7 +128,7 @@ async def read_head(stream: Stream) -> tuple[bytes, bytes]:
 
 
 def accepting(request: bytes, *headers: bytes) -> bytes:
-    """The response that accepts a request, with more header lines."""
+    """Return the response that accepts a request, with more header lines."""
     key = request.lower().partition(b"sec-websocket-key:")[2].partition(b"\r\n")[0]
     at = request.lower().index(key)
     key = request[at : at + len(key)].strip()
@@ -146,7 +146,7 @@ def accepting(request: bytes, *headers: bytes) -> bytes:
 async def start_raw_server(
     nursery: trio.Nursery, handler: Callable[[Stream], Awaitable[object]], *, use_tls: bool = False
 ) -> int:
-    """Serve raw streams on 127.0.0.1; the port. The nursery is to be cancelled in the end."""
+    """Serve raw streams on 127.0.0.1, and return the port. Cancel the nursery in the end."""
     listeners: list[Any] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port: int = listeners[0].socket.getsockname()[1]
     if use_tls:
@@ -165,5 +165,5 @@ async def frames_to_end(peer: RawPeer) -> list[Frame]:
 
 
 def codes(frames: list[Frame]) -> list[int]:
-    """The codes of the Close frames."""
+    """Return the codes of the Close frames."""
     return [int.from_bytes(f.payload[:2], "big") for f in frames if f.opcode == CLOSE]

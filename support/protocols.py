@@ -23,7 +23,7 @@ both_sides = pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "s
 
 both_paths = pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
 
-#: A message, or what was a control frame: ("ping", payload) or ("pong", payload).
+#: A message, or a control frame as ("ping", payload) or ("pong", payload).
 Event = Union[str, bytes, Tuple[str, bytes]]
 
 
@@ -36,9 +36,9 @@ def open_protocol(side: ConnectionType, *, fast: bool = True, **options: Any) ->
 
 
 def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Status]:
-    """Every event but `PARTIAL`; the last one is `NEED_DATA` or `ENDED`.
+    """Give every event but `PARTIAL`. The last one is `NEED_DATA` or `ENDED`.
 
-    :param several: How many messages are asked for before each event.
+    :param several: The number of messages to ask for before each event.
     """
     while True:
         if several:
@@ -56,7 +56,7 @@ def events_of(protocol: Protocol, *, several: int = 0) -> Iterator[Event | Statu
 
 
 def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event | Status]:
-    """What comes of the bytes. `NEED_DATA` is left out but for the last."""
+    """Return the events of these bytes, with `NEED_DATA` only at the end."""
     events: list[Event | Status] = [NEED_DATA]
     for chunk in chunks:
         protocol.reader.receive_data(chunk)
@@ -65,7 +65,7 @@ def received(protocol: Protocol, *chunks: bytes, several: int = 0) -> list[Event
 
 
 def parsed(data: bytes, side: ConnectionType) -> list[Any]:
-    """The events that wsproto makes of what was sent to a side."""
+    """Return the events that wsproto makes of bytes that were sent to a side."""
     peer = Connection(side)
     peer.receive_data(data)
     return list(peer.events())
@@ -76,7 +76,7 @@ def peer_of(side: ConnectionType) -> ConnectionType:
 
 
 def sent_close(data: bytes, side: ConnectionType) -> tuple[int, str | None]:
-    """What the Close frame says that a side sent."""
+    """Return the code and the reason of the Close frame that a side sent."""
     (event,) = parsed(data, peer_of(side))
     assert isinstance(event, CloseConnection)
     return int(event.code), event.reason

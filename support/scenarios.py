@@ -1,4 +1,4 @@
-"""What is interrupted at every step, see `harness`."""
+"""The scenarios that the harness interrupts at every step."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from trio_websocket import (
 from .harness import Errors, Scenario, Stage
 from .strict_peer import Gone, Message, StrictPeer, Violation
 
-LARGE = bytes(range(256)) * 2**11  # 512 KiB: more than the buffers of both sides take
+LARGE = bytes(range(256)) * 2**11  # 512 KiB: more than the buffers of both sides hold
 
-# Calls that usually don't wait let other tasks run once in a while: with more calls than that.
+# More calls than this let other tasks run at least once, even if no call has to wait.
 MANY = 12
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(*roles: str) -> Callable[[Callable[[Stage], Awaitable[None]]], None]:
-    """Add a scenario in which a client is under test, or a server, or each."""
+    """Add a scenario that tests a client, a server, or each."""
 
     def add(play: Callable[[Stage], Awaitable[None]]) -> None:
         for role in roles:
@@ -46,7 +46,7 @@ def scenario(*roles: str) -> Callable[[Callable[[Stage], Awaitable[None]]], None
 
 @contextlib.contextmanager
 def leaving_no_task(stage: Stage) -> Iterator[None]:
-    """If there is no connection in the end, there is no task of one."""
+    """Check that no task is left if there is no connection in the end."""
     try:
         yield
     finally:
@@ -128,7 +128,7 @@ async def accept(stage: Stage) -> None:
 
     with leaving_no_task(stage):
         await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
-    if requests and not stage.connections:  # it can still be answered
+    if requests and not stage.connections:  # the request can still be answered
         stage.keep(await requests[0].accept())
     for connection in stage.connections:
         await stage.converse(connection, peer)
@@ -156,7 +156,7 @@ Conversation = Callable[[StrictPeer], Awaitable[object]]
 async def serve(
     stage: Stage, handler: Handler, talk: Conversation, raises: Errors = (), **options: Any
 ) -> None:
-    """Serve a client; and another one, if that one was struck."""
+    """Serve a client, and another one if a fault hit the first."""
     started, server = trio.open_memory_channel[WebSocketServer](1)
 
     class Status:
@@ -356,7 +356,7 @@ async def send_in_pieces_compressed(stage: Stage) -> None:
 
 
 async def _send_in_pieces(stage: Stage, pieces: list[Any], *, compression: bool = False) -> None:
-    # The peer agrees to no compression; but it is asked, which must do no harm.
+    # We offer compression. The peer declines it.
     settings = PerMessageDeflate() if compression else None
     connection, peer = await stage.open(lockstep=True, compression=settings)
     peer.may_be_broken_off = True
@@ -367,7 +367,7 @@ async def _send_in_pieces(stage: Stage, pieces: list[Any], *, compression: bool 
             await trio.lowlevel.checkpoint()
 
     is_done = await stage.act(lambda: connection.send_message(slowly()))
-    if connection.closed is not None:  # what was begun could not be taken back
+    if connection.closed is not None:  # a message that was begun can't be taken back
         text = "a message was broken off half-way"
         await check_closed(stage, peer, close_payload(1011, text))
         return
@@ -520,7 +520,7 @@ async def ping(stage: Stage) -> None:
         await connection.ping(b"payload")
 
     await stage.act(call)
-    await connection.ping(b"payload")  # which is forgotten if it was cancelled
+    await connection.ping(b"payload")  # forgotten if it was cancelled
     await stage.converse(connection, peer)
     await stage.close(connection, peer)
 
@@ -530,7 +530,7 @@ async def ping_beside_another(stage: Stage) -> None:
     connection, peer = await stage.open()
     peer.change(answers_pings=False)
 
-    async def answer_the_latest() -> None:  # as it may (RFC 6455, 5.5.3)
+    async def answer_the_latest() -> None:  # allowed by RFC 6455, 5.5.3
         await wait_all_tasks_blocked()
         pings = [found.payload for found in peer.frames if found.opcode == PING]
         peer.change(answers_pings=True)

@@ -26,7 +26,7 @@ def running(
     *,
     max_unsent: float = WRITE_BATCH_BYTES,
 ) -> Iterator[SendQueue]:
-    """An outbox at work."""
+    """Run a send queue during the block."""
     outbox = SendQueue(Transport(stream, None), on_broken, max_unsent=max_unsent)
     outbox.start(nursery)
     try:

@@ -1,6 +1,6 @@
-"""Servers on 127.0.0.1: the library's and raw ones, and what their clients do.
+"""Servers on 127.0.0.1, of the library and raw ones, and their clients.
 
-The nursery of a server is to be cancelled in the end.
+Cancel the nursery of a server in the end.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ async def serve(
 
 
 async def start(nursery: trio.Nursery, handler: Handler = echo, **options: Any) -> int:
-    """The same without TLS; the port."""
+    """Serve without TLS, and return the port."""
     return (await serve(nursery, handler, **options)).port
 
 
 async def serve_while(
     handler: Handler, client: Callable[[int], Awaitable[object]], **options: Any
 ) -> None:
-    """Serve a client until the server raises; raise the same, in no further group."""
+    """Serve a client until the server raises. Raise the same exception, in no further group."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     server = WebSocketServer(handler, listeners, **options)
     async with trio.open_nursery() as clients:
@@ -93,7 +93,7 @@ def url(port: int, tail: str = "/") -> str:
 
 
 async def assert_serves(port: int) -> None:
-    """The server still echoes, at least at ``/echo``."""
+    """Check that the server still echoes at ``/echo``."""
     with trio.fail_after(30):
         async with open_websocket_url(url(port, "/echo")) as ws:
             await ws.send_message("still there?")
@@ -101,7 +101,7 @@ async def assert_serves(port: int) -> None:
 
 
 async def connect(port: int, *data: bytes, request: bytes = REQUEST) -> RawPeer:
-    """A raw client that is accepted, and sends the data in one segment with its request."""
+    """Return a raw client that was accepted. It sends the data together with its request."""
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     await stream.send_all(request + b"".join(data))
     head, rest = await read_head(stream)
@@ -110,7 +110,7 @@ async def connect(port: int, *data: bytes, request: bytes = REQUEST) -> RawPeer:
 
 
 async def ask(port: int, request: bytes = REQUEST) -> bytes:
-    """Send a request; the response, up to the end of the stream."""
+    """Send a request. Return the response, up to the end of the stream."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(request)
         return await receive_to_end(stream)
@@ -127,7 +127,7 @@ async def receive_to_end(stream: Stream) -> bytes:
 
 
 async def last_words(peer: RawPeer) -> list[bytes]:
-    """What the Close frames of the server say. It is answered as a good client does."""
+    """Return the payloads of the server's Close frames, and answer them."""
     payloads = []
     async with peer.stream:
         with trio.fail_after(30), contextlib.suppress(trio.BrokenResourceError):
@@ -141,7 +141,7 @@ async def last_words(peer: RawPeer) -> list[bytes]:
 
 
 async def be_good(port: int, request: bytes = REQUEST) -> list[bytes]:
-    """Be a client that waits for the server to close; what its Close frames say."""
+    """Connect and wait for the server to close. Return the payloads of its Close frames."""
     return await last_words(await connect(port, request=request))
 
 
@@ -149,7 +149,7 @@ async def be_good(port: int, request: bytes = REQUEST) -> list[bytes]:
 
 
 async def assert_fails(url: str, *reasons: str, **keywords: Any) -> ConnectionFailed:
-    """The opening is refused by the network, and says why."""
+    """Check that opening raises `ConnectionFailed`, whose text has these reasons."""
     with trio.fail_after(30), pytest.raises(ConnectionFailed) as caught:
         async with open_websocket_url(url, **keywords):
             pytest.fail("the body has run")
@@ -161,20 +161,20 @@ async def assert_fails(url: str, *reasons: str, **keywords: Any) -> ConnectionFa
 
 
 async def start_accepting(nursery: trio.Nursery, script: Script, *headers: bytes) -> int:
-    """Accept each client with more header lines, then do what the script says; the port."""
+    """Accept each client with more header lines, and run the script. Return the port."""
 
     async def run(stream: Stream) -> None:
         async with stream:
             request, rest = await read_head(stream)
             await stream.send_all(accepting(request, *headers))
-            with contextlib.suppress(trio.BrokenResourceError):  # clients may leave at once
+            with contextlib.suppress(trio.BrokenResourceError):  # clients can leave at once
                 await script(RawPeer(stream, is_client=False, received=rest))
 
     return await start_raw_server(nursery, run)
 
 
 class Names(trio.abc.HostnameResolver):
-    """Look-ups of every name have the same outcome; without one, they never end."""
+    """A resolver with one outcome for every name. Without addresses, it never returns."""
 
     def __init__(self, *addresses: tuple[str, int], error: OSError | None = None) -> None:
         self.addresses = addresses
@@ -195,12 +195,12 @@ class Names(trio.abc.HostnameResolver):
 
 
 async def raw_server(nursery: trio.Nursery, script: Script, *headers: bytes) -> str:
-    """A server that accepts, and then does what the script says; the URL."""
+    """Start a server that accepts and runs the script. Return its URL."""
     return f"ws://127.0.0.1:{await start_accepting(nursery, script, *headers)}/"
 
 
 async def answering(nursery: trio.Nursery, answer: bytes) -> str:
-    """A server that gives one answer to every request, and leaves; the URL."""
+    """Start a server that gives one answer to each request, and closes. Return its URL."""
 
     async def run(stream: Stream) -> None:
         async with stream:

@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 StreamPair = Tuple["Stream", "Stream"]
 
-# Socket buffers of this size, and none that grow: a megabyte never fits in them.
+# Socket buffers have this fixed size, so that they never hold a megabyte.
 _SOCKET_BUFFER = 2**16
 
 _sockets: list[socket.socket] = []
 
 
 async def memory_pair() -> StreamPair:
-    """Streams that take everything at once."""
+    """Return streams that accept any amount of data at once."""
     return trio.testing.memory_stream_pair()
 
 
 async def lockstep_pair() -> StreamPair:
-    """Streams where a write waits until the peer has read all of it."""
+    """Return streams where a write waits until the peer has read all of it."""
     return trio.testing.lockstep_stream_pair()
 
 
 async def tcp_pair() -> StreamPair:
-    """TCP over loopback: the end that connected, the end that accepted."""
+    """Return both ends of TCP over loopback: the one that connected, the one that accepted."""
     with socket.socket() as listening:
         _shrink_buffers(listening)
         listening.bind(("127.0.0.1", 0))
@@ -56,7 +56,7 @@ async def tcp_pair() -> StreamPair:
 
 
 async def socket_pair() -> StreamPair:
-    """Sockets whose bytes arrive as they are sent, so that they go with autojump_clock."""
+    """Return sockets whose bytes arrive when they are sent, as autojump_clock needs."""
     ours, theirs = socket.socketpair()
     _shrink_buffers(ours)
     _shrink_buffers(theirs)
@@ -64,17 +64,17 @@ async def socket_pair() -> StreamPair:
 
 
 async def tls_pair() -> StreamPair:
-    """TLS over TCP over loopback."""
+    """Return Trio's TLS streams over TCP over loopback."""
     return await over_tls(*await tcp_pair())
 
 
 async def own_tls_pair() -> StreamPair:
-    """TLS over TCP over loopback, as the opening functions and the server have it."""
+    """Return the library's TLS streams over TCP over loopback."""
     return await over_tls(*await tcp_pair(), is_own=True)
 
 
 async def tls_memory_pair(*, https_compatible: bool = True) -> StreamPair:
-    """TLS over memory streams."""
+    """Return Trio's TLS streams over memory streams."""
     return await over_tls(*await memory_pair(), https_compatible=https_compatible)
 
 
@@ -89,9 +89,9 @@ PAIRS: dict[str, Callable[[], Awaitable[StreamPair]]] = {
 }
 # Lists for `@pytest.mark.streams`.
 KINDS = ["memory", "socketpair", "tcp", "tls"]  # one of each
-# Those where bytes arrive as they are sent, so that they go with a clock that jumps.
+# Kinds whose bytes arrive when they are sent, as a jumping clock needs.
 PROMPT = ["memory", "lockstep", "socketpair", "tls-memory"]
-# Those where a peer that does not read stops a sender.
+# Kinds where a sender has to wait if the peer does not read.
 PUSHING_BACK = ["lockstep", "socketpair", "tcp", "tls"]
 
 
@@ -101,7 +101,7 @@ def in_memory(kind: str) -> bool:
 
 
 class _OwnTls(TlsStream):
-    """Gives no more than was asked for."""
+    """The library's TLS stream, which returns at most ``max_bytes``."""
 
     _rest = b""
 
@@ -114,9 +114,9 @@ class _OwnTls(TlsStream):
 async def over_tls(
     client: Stream, server: Stream, *, https_compatible: bool = True, is_own: bool = False
 ) -> StreamPair:
-    """TLS for ``example.org`` over a pair of streams.
+    """Return TLS streams for ``example.org`` over a pair of streams.
 
-    :param is_own: Whether an end on a socket is the library's TLS, and not Trio's.
+    :param is_own: Use the library's TLS, instead of Trio's, for an end on a socket.
     """
     contexts = tls_contexts()
     ends: list[_OwnTls | trio.SSLStream[Stream]] = []
@@ -139,7 +139,7 @@ async def over_tls(
 
 @functools.lru_cache(maxsize=None)
 def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A context for clients, and one for servers at localhost, 127.0.0.1, ::1 and example.org."""
+    """Return contexts for clients and for servers at localhost, 127.0.0.1, ::1, example.org."""
     authority = trustme.CA()
     client = ssl.create_default_context()
     authority.configure_trust(client)
@@ -161,20 +161,20 @@ def _socket_stream(sock: socket.socket) -> trio.SocketStream:
 
 
 def close_sockets() -> None:
-    """Close what a test has left open."""
+    """Close the sockets that a test left open."""
     while _sockets:
         _sockets.pop().close()
 
 
 def reset(stream: Stream) -> None:
-    """Close a TCP stream so that the peer gets a reset."""
+    """Close a TCP stream with a reset."""
     assert isinstance(stream, trio.SocketStream)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.socket.close()
 
 
 class WrappedStream(trio.abc.Stream):
-    """A stream that can't end one side; tests override what is to go wrong."""
+    """A stream without `send_eof`. Tests override methods that must fail."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream

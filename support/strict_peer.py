@@ -1,4 +1,4 @@
-"""A peer that takes every frame apart and finds fault with each that is not as it should be."""
+"""A peer that checks every frame it receives."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Violation(Exception):
-    """What must hold does not."""
+    """A promise was broken."""
 
 
 class Gone(Exception):
-    """What the peer waits for won't come any more."""
+    """The peer waits for something that can't happen any more."""
 
 
 class StrictPeer:
-    """The far end of a connection of ours, which answers as it should.
+    """The peer of the connection under test. It follows the protocol.
 
-    It reads all the time, unless told to pause, and writes what is queued in a task of its own.
+    It always reads, unless told to pause. A separate task writes the queued data.
     """
 
     def __init__(self, *, is_client: bool, echoes: bool = False, trickles: bool = False) -> None:
         """
-        :param is_client: Whether it is the client's side.
-        :param echoes: Whether it sends messages back.
-        :param trickles: Whether it writes one byte at a time, unless there are many.
+        :param is_client: True if this is the client.
+        :param echoes: True if it sends messages back.
+        :param trickles: True if it writes short data one byte at a time.
         """
         self.is_client = is_client
-        self.head = b""  # what we sent in the opening handshake
-        self.body = b""  # what followed, if it was a rejection
+        self.head = b""  # our side's head in the opening handshake
+        self.body = b""  # the body, if it was a rejection
         self.frames: list[Frame] = []
         self.messages: list[Message] = []
         self.pongs: list[bytes] = []
         self.is_started = False
         self.is_open = False
-        self.is_torn = False  # the stream ended in a frame, or in a message
-        self.may_be_broken_off = False  # whether a message may end without its last fragment
+        self.is_torn = False  # True if the stream ended inside a frame or message
+        self.may_be_broken_off = False  # True if the last fragment of a message may be missing
         self.is_over = False
-        # What may be changed, see `change`.
+        # Settings, see `change`.
         self.response: Callable[[bytes], bytes] = accepting
         self.reads = True
         self.answers_pings = True
@@ -81,14 +81,14 @@ class StrictPeer:
             await trio.aclose_forcefully(stream)
 
     def change(self, **facts: object) -> None:
-        """Let it behave in another way."""
+        """Change attributes, and wake the tasks that depend on them."""
         self.__dict__.update(facts)
         self._changed.unpark_all()
 
     async def wait(self, condition: Callable[[], object]) -> None:
-        """Wait until it has seen something.
+        """Wait until a condition is true.
 
-        :raises Gone: It is over.
+        :raises Gone: The connection ended before.
         """
         while not condition():
             if self.is_over:
@@ -96,12 +96,12 @@ class StrictPeer:
             await self._changed.park()
 
     async def wait_over(self) -> None:
-        """Wait until we have closed the stream."""
+        """Wait until the connection under test has closed the stream."""
         while not self.is_over:
             await self._changed.park()
 
     def strike(self, fault: str) -> None:
-        """Do what the fault says, over a socket; at once, or as soon as there is one."""
+        """Apply a fault to the socket, now or when it is connected."""
         self._fault = fault
         if not self.is_started or self.is_over:
             return
@@ -121,17 +121,17 @@ class StrictPeer:
     # -- writing
 
     def queue(self, *writes: bytes) -> None:
-        """Send bytes, each argument in a write of its own; nothing behind a Close frame."""
+        """Send each argument in a separate write, but nothing after a Close frame."""
         if not self._has_sent_close:
             self._outgoing.extend(writes)
             self.change()
 
     def frame(self, opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
-        """The bytes of a frame."""
+        """Return the bytes of a frame."""
         return frame(opcode, payload, fin=fin, mask=self.is_client)
 
     def queue_message(self, message: Message, pieces: int = 1) -> None:
-        """Send a message, in so many frames."""
+        """Send a message in this number of frames."""
         payload = message.encode() if isinstance(message, str) else message
         opcode = TEXT if isinstance(message, str) else BINARY
         size = -(-len(payload) // pieces)
@@ -141,7 +141,7 @@ class StrictPeer:
             opcode = CONTINUATION
 
     def queue_close(self, payload: bytes) -> None:
-        """Send a Close frame, unless there was one."""
+        """Send a Close frame, unless one was sent."""
         self.queue(self.frame(CLOSE, payload))
         self._has_sent_close = True
 
@@ -177,10 +177,10 @@ class StrictPeer:
 
     @property
     def _is_done(self) -> bool:
-        """Whether it may close the stream."""
+        """True if the peer may close the stream."""
         if not self.is_open:
             return f"ength: {len(self.body)}\r\n".encode() in self.head
-        if self.is_client:  # the server is the first to do so (RFC 6455, 7.1.1)
+        if self.is_client:  # the server closes the stream first (RFC 6455, 7.1.1)
             return False
         has_received_close = bool(self.frames) and self.frames[-1].opcode == CLOSE
         return has_received_close and self._has_sent_close and not self._outgoing
@@ -213,7 +213,7 @@ class StrictPeer:
             self.change()
 
     def _judge(self, found: Frame, *, is_masked: bool, size: int) -> str | None:
-        """What is wrong with a frame (RFC 6455, 5)."""
+        """Return what is wrong with a frame (RFC 6455, 5), or None."""
         opcode, payload, fin, rsv = found
         length = len(payload)
         extended = 0 if length < 126 else 2 if length < 2**16 else 8

@@ -1,4 +1,4 @@
-"""Calls in tasks of their own."""
+"""Calls in separate tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Call(Generic[T]):
-    """A call in a task of its own, which may be cancelled, and whose outcome can be asked for."""
+    """A call in a separate task. It can be cancelled, and its outcome can be awaited."""
 
     def __init__(
         self, nursery: trio.Nursery, function: Callable[..., Awaitable[T]], *args: Any
@@ -44,13 +44,13 @@ class Call(Generic[T]):
         return self._over.is_set()
 
     async def cancel(self) -> None:
-        """Cancel it, and wait until it is over."""
+        """Cancel the call, and wait until it is over."""
         self.scope.cancel()
         await self._over.wait()
         assert self.scope.cancelled_caught, f"it was over: {self._value or self._error!r}"
 
     async def result(self) -> T:
-        """Wait for it; what it returned, or raise what it raised."""
+        """Wait for the call. Return its result, or raise its exception."""
         await self._over.wait()
         if self._error is not None:
             raise self._error
@@ -60,7 +60,7 @@ class Call(Generic[T]):
 
 @contextlib.asynccontextmanager
 async def turns_of_another() -> AsyncIterator[Callable[[], int]]:
-    """How often another task, which is always ready, has run since the block began."""
+    """Give a function that counts how often another, always runnable task ran in the block."""
     turns = 0
 
     async def take_turns() -> None:

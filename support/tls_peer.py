@@ -1,4 +1,4 @@
-"""A peer that speaks TLS record by record, and sends what the ssl module can't be made to send."""
+"""A peer that speaks TLS record by record, and can send what the ssl module never sends."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ HOST = "example.org"
 
 @functools.lru_cache(maxsize=None)
 def authority() -> tuple[trustme.CA, trustme.LeafCert]:
-    """Who signs the certificates, and the one of HOST."""
+    """Return a certificate authority, and its certificate for HOST."""
     made = trustme.CA()
     return made, made.issue_cert(HOST)
 
 
 def contexts(version: ssl.TLSVersion = TLS_1_3) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """New contexts for a client and a server."""
+    """Return new contexts for a client and a server."""
     certifying, certificate = authority()
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # quicker than with the system's authorities
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # faster than loading the system's authorities
     certifying.configure_trust(client)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(server)
@@ -39,20 +39,20 @@ def contexts(version: ssl.TLSVersion = TLS_1_3) -> tuple[ssl.SSLContext, ssl.SSL
 
 
 class TlsPeer:
-    """One end of TLS on a raw stream. It is read and written by what a test says, not by itself."""
+    """One end of TLS on a raw stream. Tests call each read and write."""
 
     def __init__(
         self, stream: trio.abc.Stream, context: ssl.SSLContext, *, server_side: bool, keys: Path
     ) -> None:
         """
-        :param stream: What it is on.
-        :param context: What is wanted of TLS; nobody else uses it.
-        :param server_side: Whether this is the server.
-        :param keys: A file for the keys.
+        :param stream: The raw stream.
+        :param context: The context; nothing else uses it.
+        :param server_side: True if this is the server.
+        :param keys: The path of a file for the secrets.
         """
         context.keylog_filename = str(keys)
         if server_side:
-            context.num_tickets = 0  # so that the first record is ours
+            context.num_tickets = 0  # then the first record is one of the test
         self.stream = stream
         self._keys = keys
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -79,28 +79,28 @@ class TlsPeer:
                 await self.receive()
 
     async def receive(self) -> bytes:
-        """Some bytes as they come, which the engine gets, too."""
+        """Receive bytes, feed them to the engine, and return them."""
         data = await self.stream.receive_some()
         self._received += data
         self._incoming.write(data)
         return bytes(data)
 
     async def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes unchanged."""
         self._sent += data
         await self.stream.send_all(data)
 
     def take(self) -> bytes:
-        """What the engine has to send."""
+        """Return the bytes that the engine wants to send."""
         return self._outgoing.read()
 
     @property
     def client_hello(self) -> bytes:
-        """The first message of the client: ours."""
+        """The ClientHello that this end sent."""
         return self._sent[5 : 9 + int.from_bytes(self._sent[6:9], "big")]
 
     def decrypt(self, data: bytes = b"") -> bytes:
-        """What is in the bytes, and what the engine has still got."""
+        """Return the plaintext of these bytes and of those that the engine holds."""
         self._incoming.write(data)
         chunks = []
         try:
@@ -113,18 +113,18 @@ class TlsPeer:
         return b"".join(chunks)
 
     def encrypt(self, data: bytes) -> bytes:
-        """The records for some data, by the engine."""
+        """Return the records for some data, made by the engine."""
         self.engine.write(data)
         return self._outgoing.read()
 
     def record(self, kind: int, payload: bytes) -> bytes:
-        """A record of any kind and contents. After the first one the engine can't send any more."""
+        """Return a record of any type. After the first, the engine can't send any more."""
         if self._writer is None:
             self._writer = self._new_writer()
         return self._writer.record(kind, payload)
 
     def key_update(self, *, is_requested: bool) -> bytes:
-        """The record that says that our next one is under new keys (RFC 8446, 4.6.3)."""
+        """Return a KeyUpdate record (RFC 8446, 4.6.3); the next record uses new keys."""
         data = self.record(HANDSHAKE, bytes([24, 0, 0, 1, is_requested]))
         assert isinstance(self._writer, _Writer13)
         self._writer = self._writer.next()
@@ -151,7 +151,7 @@ class TlsPeer:
 
 
 class _Writer:
-    """Makes records of one kind of keys."""
+    """Makes records with one set of keys."""
 
     def record(self, kind: int, payload: bytes) -> bytes:
         raise NotImplementedError
@@ -174,7 +174,7 @@ class _Writer13(_Writer):
         return head + self._cipher.encrypt(nonce, plain, head)
 
     def next(self) -> _Writer13:
-        """The one with the keys that follow."""
+        """Return the writer with the next keys."""
         secret = self._expand(b"traffic upd", len(self._secret))
         return _Writer13(secret, self._algorithm, self._key_size)
 
@@ -197,7 +197,7 @@ class _Writer12(_Writer):
         keys, ivs = block[: 2 * key_size], block[2 * key_size :]
         self._cipher = AESGCM(keys[key_size:] if is_server else keys[:key_size])
         self._iv = ivs[4:8] if is_server else ivs[:4]
-        self._number = 1  # behind Finished
+        self._number = 1  # after Finished
 
     def record(self, kind: int, payload: bytes) -> bytes:
         number = struct.pack("!Q", self._number)
