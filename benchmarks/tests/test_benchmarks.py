@@ -43,7 +43,7 @@ RESULTS = {
 }
 
 
-def test_the_report_of_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_is_written_as_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "bench.json", tmp_path / "table.md"
     source.write_text(json.dumps(RESULTS))
     assert bench.main(["--read", str(source), "--markdown", str(target)]) == 0
@@ -61,7 +61,7 @@ def test_the_report_of_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("side", ["server", "client"])
 @pytest.mark.parametrize("name", ["pingpong", "burst", "flood-receive", "flood-send", "connect"])
-def test_a_case_of_the_benchmark(name: str, side: str) -> None:
+def test_case_measures_cpu_and_wall(name: str, side: str) -> None:
     (case,) = [each for each in CASES if each.name == name]
     here = str(Path(__file__).resolve().parents[2])
     contestant = dataclasses.replace(OURS, variables=(("PYTHONPATH", here),))
@@ -71,7 +71,7 @@ def test_a_case_of_the_benchmark(name: str, side: str) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 1000, 2**16])
-def test_a_compressed_frame_of_the_benchmark(size: int) -> None:
+def test_wire_compressed_frame_is_readable(size: int) -> None:
     (message, *_) = wire.messages(size, text=True, compressible=True)
     data = wire.ready_made(message, masked=False, compressed=True)
     assert load.whole_frame(data[:1]) is None
@@ -80,7 +80,7 @@ def test_a_compressed_frame_of_the_benchmark(size: int) -> None:
     assert zlib.decompressobj(-wire.WINDOW_BITS).decompress(payload).decode() == message
 
 
-def test_instructions_compared_with_a_file_shows_change_and_fails_above_3_percent(
+def test_instructions_compare_fails_above_3_percent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     counts = {case.title: 1000.0 for case in instructions.CASES}

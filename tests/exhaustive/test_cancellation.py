@@ -60,28 +60,28 @@ def _no_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @each
-def test_undisturbed(name: str, transport: str) -> None:
+def test_scenario_undisturbed_keeps_promises(name: str, transport: str) -> None:
     assert not perform(SCENARIOS[name], transport)
 
 
 @each
-def test_one_byte_at_a_time(name: str, transport: str) -> None:
+def test_scenario_one_byte_at_a_time_keeps_promises(name: str, transport: str) -> None:
     assert not perform(SCENARIOS[name], transport, Interruption(trickles=True))
 
 
 @each
-def test_cancelled_at_each_checkpoint(name: str, transport: str) -> None:
+def test_scenario_cancelled_at_each_checkpoint(name: str, transport: str) -> None:
     assert sweep(SCENARIOS[name], transport, "cancel", all_then_fewer(15))
 
 
 @each
-def test_cancelled_while_it_waits(name: str, transport: str) -> None:
+def test_scenario_cancelled_while_waiting(name: str, transport: str) -> None:
     assert sweep(SCENARIOS[name], transport, "cancel at any turn", all_then_fewer(1))
 
 
 @each
 @pytest.mark.parametrize("fault", FAULTS)
-def test_struck(name: str, transport: str, fault: str) -> None:
+def test_scenario_struck_by_network_fault(name: str, transport: str, fault: str) -> None:
     assert sweep(SCENARIOS[name], transport, fault, all_then_fewer(1))
 
 
@@ -101,14 +101,14 @@ async def shielded_sleep(seconds: float) -> None:
         await trio.sleep(seconds)
 
 
-def test_it_finds_a_task_that_does_not_end() -> None:
+def test_perform_finds_task_left() -> None:
     async def play(stage: Stage) -> None:
         stage.nursery.start_soon(trio.sleep_forever)
 
     assert "it hangs:\n" in finds(play)
 
 
-def test_it_finds_a_system_task() -> None:
+def test_perform_finds_system_task_left() -> None:
     async def play(stage: Stage) -> None:
         trio.lowlevel.spawn_system_task(trio.sleep_forever)
 
@@ -116,7 +116,7 @@ def test_it_finds_a_system_task() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="descriptors can't be counted")
-def test_it_finds_a_descriptor() -> None:
+def test_perform_finds_descriptor_left() -> None:
     kept = []
 
     async def play(stage: Stage) -> None:
@@ -127,14 +127,14 @@ def test_it_finds_a_descriptor() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_it_finds_what_nobody_can_catch() -> None:
+def test_perform_finds_unraisable_exception() -> None:
     async def play(stage: Stage) -> None:
         trio.sleep(1)  # type: ignore[unused-coroutine] # noqa: ASYNC105 # as it says
 
     assert "was never awaited" in finds(play)
 
 
-def test_it_finds_an_error_in_place_of_a_cancellation() -> None:
+def test_perform_finds_error_instead_of_cancelled() -> None:
     async def play(stage: Stage) -> None:
         await stage.act(fail)
 
@@ -147,21 +147,21 @@ def test_it_finds_an_error_in_place_of_a_cancellation() -> None:
     assert "KeyError: 'it'" in finds(play, "cancel", 1)
 
 
-def test_it_finds_a_cancelled_call_that_does_not_end() -> None:
+def test_perform_finds_cancelled_call_that_hangs() -> None:
     async def play(stage: Stage) -> None:
         await stage.act(lambda: shielded_sleep(1))
 
     assert "it ended 1.000 s after its cancellation" in finds(play, "cancel", 1)
 
 
-def test_it_finds_a_time_out_that_does_not_hold() -> None:
+def test_perform_finds_timeout_exceeded() -> None:
     async def play(stage: Stage) -> None:
         await stage.act(lambda: shielded_sleep(70), is_bounded=True)
 
     assert "it took 70.0 s" in finds(play, "silence")
 
 
-def test_it_finds_an_error_that_is_not_documented() -> None:
+def test_perform_finds_undocumented_error() -> None:
     async def play(stage: Stage) -> None:
         await stage.act(fail)
 
@@ -175,14 +175,14 @@ def test_it_finds_an_error_that_is_not_documented() -> None:
 @pytest.mark.parametrize(
     ("expected", "received"), [("ab", "a"), ("ab", "b"), ("ab", "ba"), ("a", "aa")]
 )
-def test_it_finds_messages_that_are_not_what_was_sent(expected: str, received: str) -> None:
+def test_perform_finds_wrong_messages(expected: str, received: str) -> None:
     async def play(stage: Stage) -> None:
         stage.expect(list(expected), list(received))
 
     assert "arrived of" in finds(play)
 
 
-def test_it_finds_a_connection_without_a_close_frame() -> None:
+def test_perform_finds_missing_close_frame() -> None:
     async def play(stage: Stage) -> None:
         await say(stage, b"")
 
@@ -206,7 +206,7 @@ def test_it_finds_a_connection_without_a_close_frame() -> None:
         (frame(TEXT, b"a", fin=False), "a torn frame or message"),
     ],
 )
-def test_it_finds_a_bad_frame(data: bytes, finding: str) -> None:
+def test_perform_finds_bad_frame(data: bytes, finding: str) -> None:
     async def play(stage: Stage) -> None:
         await say(stage, data)
 

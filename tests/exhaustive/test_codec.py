@@ -94,7 +94,7 @@ def calls(draw: st.DrawFn) -> tuple[bytes, int, int, int, int, bool]:
 
 @deterministic
 @given(call=calls())
-def test_python_decodes_what_wsproto_does(
+def test_messages_in_python_decodes_as_wsproto(
     call: tuple[bytes, int, int, int, int, bool],
 ) -> None:
     assert PURE.messages(*call) == judged(*call)
@@ -103,13 +103,13 @@ def test_python_decodes_what_wsproto_does(
 @needs_c
 @deterministic
 @given(call=calls())
-def test_c_decodes_what_python_does(call: tuple[bytes, int, int, int, int, bool]) -> None:
+def test_messages_in_c_decodes_as_python(call: tuple[bytes, int, int, int, int, bool]) -> None:
     assert IN_C.messages(*call) == PURE.messages(*call)
 
 
 @deterministic
 @given(call=calls(), chunk=st.integers(1, 20))
-def test_chunks_make_no_difference(
+def test_messages_in_chunks_decodes_as_whole(
     call: tuple[bytes, int, int, int, int, bool], chunk: int
 ) -> None:
     buffer, at, mask, max_size, _, raw = call
@@ -126,7 +126,7 @@ def test_chunks_make_no_difference(
 @needs_c
 @deterministic
 @given(payload=st.binary(max_size=3000), key=st.binary(min_size=4, max_size=4), cut=st.data())
-def test_c_masks_as_python_does(payload: bytes, key: bytes, cut: st.DataObject) -> None:
+def test_masked_in_c_masks_as_python(payload: bytes, key: bytes, cut: st.DataObject) -> None:
     assert IN_C.masked(payload, key) == PURE.masked(payload, key)
     assert IN_C.frame(BINARY, payload, key) == PURE.frame(BINARY, payload, key)
     assert IN_C.frame(BINARY, payload, b"") == PURE.frame(BINARY, payload, b"")

@@ -150,7 +150,7 @@ def received(protocol: Protocol, chunks: list[bytes], wanted: list[bool]) -> lis
     wanted=choices,
     limit=st.sampled_from([5000, 10_000, 2**20, math.inf]),
 )
-def test_any_messages_arrive_as_they_were_sent(
+def test_compression_any_messages_arrive_unchanged(
     side: ConnectionType,
     settings: PerMessageDeflate,
     bits: tuple[int, int],
@@ -186,7 +186,7 @@ def test_any_messages_arrive_as_they_were_sent(
     limit=st.integers(0, 3000),
     fragments=st.integers(1, 4),
 )
-def test_every_path_has_the_same_limits(
+def test_compression_every_path_has_the_same_limits(
     side: ConnectionType,
     resets: tuple[bool, bool],
     sent: list[Sent],
@@ -282,7 +282,7 @@ class Reader:
     turns=choices,
     fast=st.booleans(),
 )
-def test_streams_that_are_begun_and_left_lose_nothing_else(
+def test_receive_stream_left_early_loses_nothing_else(
     side: ConnectionType,
     resets: tuple[bool, bool],
     sent: list[Sent],

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("zlib_library")
 @deterministic
 @pytest.mark.no_cover
 @given(st.binary(), st.booleans())
-def test_arbitrary_data_raises_nothing_but_invalid_data(data: bytes, takeover: bool) -> None:
+def test_inflate_arbitrary_data_raises_invalid_data_only(data: bytes, takeover: bool) -> None:
     def message(codec: DeflateCodec, chunks: list[bytes], max_length: int) -> bytes | None:
         try:
             return pieces(codec, chunks, max_length)
@@ -80,7 +80,7 @@ def split(data: bytes, sizes: list[int]) -> list[bytes]:
 @deterministic
 @pytest.mark.no_cover
 @given(st.data(), SETTINGS, SETTINGS, st.booleans())
-def test_what_two_sides_negotiate_works(
+def test_negotiated_settings_exchange_messages(
     data: st.DataObject, ours: PerMessageDeflate, theirs: PerMessageDeflate, to_server: bool
 ) -> None:
     result = answer([offer(ours)], theirs)
@@ -118,7 +118,7 @@ FLUSHES = st.sampled_from([zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH, zlib.Z_BLOCK, z
 @deterministic
 @pytest.mark.no_cover
 @given(st.data(), st.booleans())
-def test_what_zlib_may_write_is_read(data: st.DataObject, takeover: bool) -> None:
+def test_inflate_any_output_of_zlib_is_read(data: st.DataObject, takeover: bool) -> None:
     receiver = client(AGREED if takeover else AGREED_WITHOUT_TAKEOVER)
     compressor = zlib.compressobj(wbits=-15)
     for parts in data.draw(st.lists(st.lists(st.tuples(PAYLOADS, FLUSHES), max_size=4))):
@@ -146,7 +146,7 @@ CONTROLS = st.sampled_from([b"", b"", frame(Opcode.PING, b"?"), frame(Opcode.PON
 @deterministic
 @pytest.mark.no_cover
 @given(st.data(), st.booleans())
-def test_any_messages_in_any_frames_and_chunks(data: st.DataObject, takeover: bool) -> None:
+def test_extension_any_messages_in_any_frames_are_read(data: st.DataObject, takeover: bool) -> None:
     agreed = AGREED if takeover else AGREED_WITHOUT_TAKEOVER
     sender = client(agreed)
     payloads = data.draw(st.lists(PAYLOADS, max_size=4))

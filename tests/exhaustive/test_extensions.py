@@ -18,7 +18,7 @@ deterministic = settings(derandomize=True, deadline=None, database=None, max_exa
 @deterministic
 @pytest.mark.no_cover
 @given(st.lists(st.one_of(st.binary(), st.text(' ,;="\\abp\t\xe4').map(lambda t: t.encode()))))
-def test_arbitrary_headers_raise_nothing_but_value_error(values: list[bytes]) -> None:
+def test_answer_arbitrary_headers_raises_value_error_only(values: list[bytes]) -> None:
     for negotiate in (answer, check_answer):
         try:
             negotiate(values, WIDE)
@@ -51,7 +51,9 @@ HEADERS = st.lists(
 @deterministic
 @pytest.mark.no_cover
 @given(HEADERS, st.integers(9, 15), st.booleans())
-def test_headers_that_could_be_some(values: list[bytes], bits: int, takeover: bool) -> None:
+def test_answer_plausible_headers_is_consistent(
+    values: list[bytes], bits: int, takeover: bool
+) -> None:
     settings = PerMessageDeflate(window_bits=bits, context_takeover=takeover)
     result = answer(values, settings)
     if result is not None:

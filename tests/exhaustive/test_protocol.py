@@ -213,7 +213,7 @@ def outcomes(
 @deterministic
 @pytest.mark.no_cover
 @given(data=st.data(), chunking=chunkings, closing=st.booleans())
-def test_every_path_and_every_chunking_gives_what_wsproto_gives(
+def test_protocol_any_path_and_chunks_as_wsproto(
     side: ConnectionType, data: Any, chunking: list[int], closing: bool
 ) -> None:
     stream = data.draw(conversations(side is SERVER, close_payloads.filter(is_not_1014)))
@@ -232,7 +232,7 @@ def test_every_path_and_every_chunking_gives_what_wsproto_gives(
     max_message_size=st.integers(0, 30),
     max_fragments=st.integers(1, 4),
 )
-def test_every_path_and_every_chunking_gives_the_same_with_small_limits(
+def test_protocol_any_path_and_chunks_with_small_limits(
     side: ConnectionType,
     data: Any,
     chunking: list[int],
@@ -269,7 +269,7 @@ def damaged(draw: Any, masked: bool) -> bytes:
 @pytest.mark.no_cover
 @given(data=st.data(), chunking=chunkings, closing=st.booleans(), eof=st.booleans())
 @example(data=None, chunking=[1], closing=False, eof=True)
-def test_whatever_a_peer_sends_is_an_event_or_ends_the_connection(
+def test_protocol_any_bytes_give_events_or_end(
     side: ConnectionType, fast: bool, data: Any, chunking: list[int], closing: bool, eof: bool
 ) -> None:
     stream = b""

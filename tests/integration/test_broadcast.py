@@ -84,7 +84,7 @@ def expect_sent(result: BroadcastResult, connections: Iterable[WebSocketConnecti
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_all_get_the_message(nursery: trio.Nursery, kind: str) -> None:
+async def test_broadcast_reaches_every_connection(nursery: trio.Nursery, kind: str) -> None:
     ends = await open_some(nursery, 3, kind)
     expect_sent(await broadcast(connections_of(ends), "h\u20acllo"), connections_of(ends))
     for end in ends:
@@ -92,7 +92,9 @@ async def test_all_get_the_message(nursery: trio.Nursery, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_all_get_a_large_message(nursery: trio.Nursery, kind: str) -> None:
+async def test_broadcast_large_message_reaches_every_connection(
+    nursery: trio.Nursery, kind: str
+) -> None:
     ends = await open_some(nursery, 3, kind)
     expect_sent(await broadcast(connections_of(ends), LARGE), connections_of(ends))
     for end in ends:
@@ -100,21 +102,21 @@ async def test_all_get_a_large_message(nursery: trio.Nursery, kind: str) -> None
 
 
 @pytest.mark.parametrize("size", [5, 1000, len(LARGE)])
-async def test_clients_get_it_masked_each_by_itself(nursery: trio.Nursery, size: int) -> None:
+async def test_broadcast_by_clients_masks_each_copy(nursery: trio.Nursery, size: int) -> None:
     ends = [Far(*await open_client(nursery)) for _ in range(3)]
     expect_sent(await broadcast(connections_of(ends), LARGE[:size]), connections_of(ends))
     for end in ends:
         assert await end.peer.receive() == Frame(BINARY, LARGE[:size])
 
 
-async def test_clients_and_servers_may_be_among_them(nursery: trio.Nursery) -> None:
+async def test_broadcast_accepts_clients_and_servers(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     expect_sent(await broadcast({client, server}, "hello"), [client, server])
     assert await client.get_message() == "hello"
     assert await server.get_message() == "hello"
 
 
-async def test_who_is_there_twice_gets_it_once(nursery: trio.Nursery) -> None:
+async def test_broadcast_repeated_connection_gets_one_message(nursery: trio.Nursery) -> None:
     (end,) = await open_some(nursery, 1)
     expect_sent(await broadcast([end.connection] * 2, "once"), [end.connection])
     await end.connection.send_message("next")
@@ -123,13 +125,13 @@ async def test_who_is_there_twice_gets_it_once(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("is_empty", [True, False])
-async def test_it_is_always_a_checkpoint(nursery: trio.Nursery, is_empty: bool) -> None:
+async def test_broadcast_is_a_checkpoint(nursery: trio.Nursery, is_empty: bool) -> None:
     ends = [] if is_empty else await open_some(nursery, 1)
     with assert_checkpoints():
         expect_sent(await broadcast(connections_of(ends), "hello"), connections_of(ends))
 
 
-async def test_it_is_sent_to_those_who_are_there_at_the_call(nursery: trio.Nursery) -> None:
+async def test_broadcast_reads_the_connections_once(nursery: trio.Nursery) -> None:
     (late,) = await open_some(nursery, 1)
     slow = await open_full(nursery)
     members = [slow.connection]
@@ -141,7 +143,7 @@ async def test_it_is_sent_to_those_who_are_there_at_the_call(nursery: trio.Nurse
     expect_sent(await sending.result(), [slow.connection])
 
 
-async def test_any_iterable_will_do(nursery: trio.Nursery) -> None:
+async def test_broadcast_accepts_any_iterable(nursery: trio.Nursery) -> None:
     ends = await open_some(nursery, 2)
     expect_sent(await broadcast((end.connection for end in ends), "hello"), connections_of(ends))
 
@@ -151,21 +153,23 @@ async def test_any_iterable_will_do(nursery: trio.Nursery) -> None:
 
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("text", [True, False, None])
-async def test_bytes_are_sent_as_told(nursery: trio.Nursery, make: Any, text: bool | None) -> None:
+async def test_broadcast_bytes_are_sent_as_told(
+    nursery: trio.Nursery, make: Any, text: bool | None
+) -> None:
     (end,) = await open_some(nursery, 1)
     await broadcast([end.connection], make("\u20ac".encode()), text=text)
     assert await end.peer.receive() == Frame(TEXT if text else BINARY, "\u20ac".encode())
 
 
 @pytest.mark.parametrize("text", [True, False, None])
-async def test_a_str_is_sent_as_told(nursery: trio.Nursery, text: bool | None) -> None:
+async def test_broadcast_str_is_sent_as_told(nursery: trio.Nursery, text: bool | None) -> None:
     (end,) = await open_some(nursery, 1)
     await broadcast([end.connection], "\u20ac", text=text)
     opcode = BINARY if text is False else TEXT
     assert await end.peer.receive() == Frame(opcode, "\u20ac".encode())
 
 
-async def test_a_buffer_may_be_changed_after_it_was_sent(nursery: trio.Nursery) -> None:
+async def test_broadcast_copies_the_buffer(nursery: trio.Nursery) -> None:
     end = await open_full(nursery)
     message = bytearray(b"hello")
     sending: Call[BroadcastResult] = Call(nursery, broadcast, [end.connection], message)
@@ -177,13 +181,13 @@ async def test_a_buffer_may_be_changed_after_it_was_sent(nursery: trio.Nursery) 
 
 
 @pytest.mark.parametrize("message", [["a", "b"], iter("a"), 5, None])
-async def test_an_iterable_or_anything_else_is_refused(nursery: trio.Nursery, message: Any) -> None:
+async def test_broadcast_iterable_message_raises(nursery: trio.Nursery, message: Any) -> None:
     (end,) = await open_some(nursery, 1)
     with pytest.raises(TypeError, match="message must be str or bytes-like"):
         await broadcast([end.connection], message)
 
 
-async def test_bytes_that_are_no_utf_8_are_not_sent_as_text(nursery: trio.Nursery) -> None:
+async def test_broadcast_invalid_utf_8_as_text_raises(nursery: trio.Nursery) -> None:
     (end,) = await open_some(nursery, 1)
     with pytest.raises(UnicodeDecodeError):
         await broadcast([end.connection], b"\xff", text=True)
@@ -200,12 +204,14 @@ async def test_bytes_that_are_no_utf_8_are_not_sent_as_text(nursery: trio.Nurser
         ({"on_slow": None}, ValueError),
     ],
 )
-async def test_wrong_options_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
+async def test_broadcast_wrong_options_raise(
+    options: dict[str, Any], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         await broadcast([], "hello", **options)
 
 
-async def test_what_is_no_connection_is_refused(nursery: trio.Nursery) -> None:
+async def test_broadcast_to_no_connection_raises(nursery: trio.Nursery) -> None:
     (end,) = await open_some(nursery, 1)
     wrong: Any
     for wrong in (end.connection, None, "hello", [end.connection, None]):
@@ -217,7 +223,7 @@ async def test_what_is_no_connection_is_refused(nursery: trio.Nursery) -> None:
 @pytest.mark.parametrize("message", ["", "short", "x" * 1000, "x" * 100_000])
 @pytest.mark.parametrize("open_end", [open_client, open_server])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_it_counts_as_a_message_sent(
+async def test_broadcast_counts_as_message_sent(
     nursery: trio.Nursery, open_end: Any, kind: str, message: str
 ) -> None:
     ends = [Far(*await open_end(nursery, kind)) for _ in range(2)]
@@ -254,7 +260,7 @@ def compressors(monkeypatch: pytest.MonkeyPatch) -> Compressors:
 
 
 @pytest.mark.parametrize("repeats", [1, 100])
-async def test_it_is_compressed_once_for_all_that_keep_no_context(
+async def test_broadcast_without_context_compresses_once(
     nursery: trio.Nursery, compressors: Compressors, repeats: int
 ) -> None:
     pairs = await open_compressed(nursery, 5, context_takeover=False)
@@ -268,7 +274,7 @@ async def test_it_is_compressed_once_for_all_that_keep_no_context(
         assert statistics.wire_bytes_sent < len(message) / 10
 
 
-async def test_it_is_compressed_once_for_each_of_the_settings(
+async def test_broadcast_compresses_once_per_settings(
     nursery: trio.Nursery, compressors: Compressors
 ) -> None:
     pairs = [
@@ -283,7 +289,7 @@ async def test_it_is_compressed_once_for_each_of_the_settings(
 
 
 @pytest.mark.parametrize("repeats", [1, 100])
-async def test_it_is_compressed_for_each_that_keeps_its_context(
+async def test_broadcast_with_context_compresses_each(
     nursery: trio.Nursery, compressors: Compressors, repeats: int
 ) -> None:
     pairs = await open_compressed(nursery, 3)
@@ -300,7 +306,7 @@ async def test_it_is_compressed_for_each_that_keeps_its_context(
 
 @pytest.mark.parametrize(("message", "compress"), [("short", True), (TEXT_OF_A_PAGE, False)])
 @pytest.mark.parametrize("context_takeover", [True, False])
-async def test_what_is_short_or_is_not_to_be_is_not_compressed(
+async def test_broadcast_short_message_is_not_compressed(
     nursery: trio.Nursery,
     compressors: Compressors,
     context_takeover: bool,
@@ -314,7 +320,7 @@ async def test_what_is_short_or_is_not_to_be_is_not_compressed(
         assert await client.get_message() == message
 
 
-async def test_what_is_just_long_enough_is_compressed_for_those_only_who_agreed_on_it(
+async def test_broadcast_at_threshold_compresses_where_negotiated(
     nursery: trio.Nursery,
 ) -> None:
     (pair,) = await open_compressed(nursery, 1, context_takeover=False, threshold=5)
@@ -324,7 +330,7 @@ async def test_what_is_just_long_enough_is_compressed_for_those_only_who_agreed_
     assert await end.peer.receive() == Frame(TEXT, b"hello")
 
 
-async def test_what_is_long_and_is_not_to_be_compressed_is_not_for_clients(
+async def test_broadcast_by_clients_compress_false_sends_plain(
     nursery: trio.Nursery,
 ) -> None:
     ((client, server),) = await open_compressed(nursery, 1, context_takeover=False)
@@ -333,14 +339,14 @@ async def test_what_is_long_and_is_not_to_be_compressed_is_not_for_clients(
     assert server.statistics().wire_bytes_received > len(LARGE)
 
 
-async def test_clients_compress_each_by_itself(nursery: trio.Nursery) -> None:
+async def test_broadcast_by_clients_compresses_each(nursery: trio.Nursery) -> None:
     pairs = await open_compressed(nursery, 2, context_takeover=False)
     await broadcast([end for end, _ in pairs], TEXT_OF_A_PAGE)
     for _, server in pairs:
         assert await server.get_message() == TEXT_OF_A_PAGE
 
 
-async def test_it_leaves_a_message_that_is_compressed_in_pieces_alone(
+async def test_broadcast_during_a_compressed_stream_is_separate(
     nursery: trio.Nursery,
 ) -> None:
     pairs = await open_compressed(nursery, 2, context_takeover=False)
@@ -363,7 +369,7 @@ async def test_it_leaves_a_message_that_is_compressed_in_pieces_alone(
     assert await pairs[0][0].get_message() == TEXT_OF_A_PAGE
 
 
-async def test_a_connection_that_is_closed_while_it_compresses_does_not_get_it(
+async def test_broadcast_closed_while_compressing_skips_connection(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ((client, server),) = await open_compressed(nursery, 1)
@@ -384,7 +390,7 @@ async def test_a_connection_that_is_closed_while_it_compresses_does_not_get_it(
 # -- slow ones
 
 
-async def test_of_50_the_10_that_never_read_hold_up_nobody(
+async def test_broadcast_10_of_50_never_read_does_not_wait(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     ends = await open_some(nursery, 40)
@@ -402,7 +408,7 @@ async def test_of_50_the_10_that_never_read_hold_up_nobody(
 
 
 @pytest.mark.parametrize("kind", ["socketpair", "tcp", "tls"])
-async def test_sockets_that_are_not_read_hold_up_nobody(nursery: trio.Nursery, kind: str) -> None:
+async def test_broadcast_to_unread_sockets_does_not_wait(nursery: trio.Nursery, kind: str) -> None:
     slow = await open_full_tcp(nursery, kind)
     (end,) = await open_some(nursery, 1, kind)
     sending: Call[BroadcastResult] = Call(
@@ -417,7 +423,7 @@ async def test_sockets_that_are_not_read_hold_up_nobody(nursery: trio.Nursery, k
 
 
 @pytest.mark.parametrize("kind", ["memory", "tcp", "tls"])
-async def test_a_slow_one_costs_no_more_than_the_bound_and_one_message(
+async def test_broadcast_slow_connection_uses_bounded_memory(
     nursery: trio.Nursery, kind: str
 ) -> None:
     message = bytes(10_000)
@@ -428,7 +434,7 @@ async def test_a_slow_one_costs_no_more_than_the_bound_and_one_message(
 
 
 @pytest.mark.parametrize("timeout", [0, 0.5, 70])
-async def test_it_waits_for_slow_ones_for_the_time_out(
+async def test_broadcast_waits_for_slow_until_timeout(
     nursery: trio.Nursery, autojump_clock: MockClock, timeout: float
 ) -> None:
     slow = [await open_full(nursery) for _ in range(3)]
@@ -438,7 +444,9 @@ async def test_it_waits_for_slow_ones_for_the_time_out(
     assert set(result.failed) == set(connections_of(slow))
 
 
-async def test_it_may_wait_for_ever(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_broadcast_timeout_infinite_waits(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     end = await open_full(nursery)
     sending: Call[BroadcastResult] = Call(nursery, _broadcast_for_ever, end.connection)
     await trio.sleep(900)
@@ -451,7 +459,7 @@ async def _broadcast_for_ever(connection: WebSocketConnection) -> BroadcastResul
     return await broadcast([connection], "hello", timeout=math.inf)
 
 
-async def test_a_slow_one_that_reads_in_time_gets_it(
+async def test_broadcast_slow_that_reads_in_time_gets_message(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     late, never = [await open_full(nursery) for _ in range(2)]
@@ -466,7 +474,7 @@ async def test_a_slow_one_that_reads_in_time_gets_it(
     assert set(result.failed) == {never.connection}
 
 
-async def test_a_slow_one_that_was_skipped_works_on(
+async def test_broadcast_skipped_connection_still_works(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     end = await open_full(nursery)
@@ -477,7 +485,9 @@ async def test_a_slow_one_that_was_skipped_works_on(
     assert await end.peer.expect(TEXT) == b"next"
 
 
-async def test_a_slow_one_may_be_closed(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_broadcast_slow_close_closes_the_connection(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     slow = await open_full(nursery)
     (end,) = await open_some(nursery, 1)
     getting: Call[str | bytes] = Call(nursery, slow.connection.get_message)
@@ -498,7 +508,7 @@ async def test_a_slow_one_may_be_closed(nursery: trio.Nursery, autojump_clock: M
 
 
 @pytest.mark.parametrize("kind", ["socketpair", "tcp", "tls"])
-async def test_broadcast_close_to_a_peer_that_reads_again_sends_whole_frames_and_1008(
+async def test_broadcast_close_peer_reads_again_sends_1008(
     nursery: trio.Nursery, kind: str
 ) -> None:
     slow = await open_full_tcp(nursery, kind, bytes(20_000))
@@ -521,7 +531,7 @@ async def test_broadcast_close_to_a_peer_that_reads_again_sends_whole_frames_and
     assert slow.connection.closed == CloseReason(1008, "too slow")
 
 
-async def test_broadcast_close_with_a_message_queued_fails_the_call_that_sends_it(
+async def test_broadcast_close_fails_queued_send_message(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     slow = await open_full_tcp(nursery, "socketpair")
@@ -535,7 +545,7 @@ async def test_broadcast_close_with_a_message_queued_fails_the_call_that_sends_i
     assert slow.connection.statistics().messages_sent == accepted
 
 
-async def test_broadcast_close_to_a_peer_that_never_reads_ends_at_disconnect_timeout(
+async def test_broadcast_close_ends_at_disconnect_timeout(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     slow = await open_full(nursery, disconnect_timeout=3)
@@ -548,7 +558,7 @@ async def test_broadcast_close_to_a_peer_that_never_reads_ends_at_disconnect_tim
 
 
 @pytest.mark.parametrize("on_slow", ["skip", "close"])
-async def test_broadcast_where_room_comes_as_the_time_runs_out_sends_or_closes(
+async def test_broadcast_room_at_timeout_sends_or_closes(
     nursery: trio.Nursery, on_slow: Literal["skip", "close"]
 ) -> None:
     for turns in range(10):
@@ -564,7 +574,7 @@ async def test_broadcast_where_room_comes_as_the_time_runs_out_sends_or_closes(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_one_in_the_middle_of_a_message_gets_it_behind_that(
+async def test_broadcast_during_send_message_stream_follows_it(
     nursery: trio.Nursery, kind: str
 ) -> None:
     (busy,) = await open_some(nursery, 1, kind)
@@ -582,7 +592,7 @@ async def test_one_in_the_middle_of_a_message_gets_it_behind_that(
     assert await busy.peer.receive() == Frame(TEXT, b"behind")
 
 
-async def test_broadcast_skip_during_a_message_in_pieces_leaves_the_connection_open(
+async def test_broadcast_skip_during_stream_leaves_it_open(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     (busy,) = await open_some(nursery, 1)
@@ -595,7 +605,7 @@ async def test_broadcast_skip_during_a_message_in_pieces_leaves_the_connection_o
     pieces.close()
 
 
-async def test_broadcast_close_during_a_message_in_pieces_closes_the_connection(
+async def test_broadcast_close_during_stream_closes_connection(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     (busy,) = await open_some(nursery, 1)
@@ -611,7 +621,7 @@ async def test_broadcast_close_during_a_message_in_pieces_closes_the_connection(
         await sending.result()
 
 
-async def test_send_message_in_pieces_that_broadcast_drops_raises_and_does_not_count(
+async def test_send_message_stream_dropped_by_broadcast_raises(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     # Only the last fragment, which is empty, exceeds the limit.
@@ -627,7 +637,7 @@ async def test_send_message_in_pieces_that_broadcast_drops_raises_and_does_not_c
     assert slow.connection.statistics().messages_sent == accepted
 
 
-async def test_broadcast_whose_queued_message_another_broadcast_drops_counts_it_as_failed(
+async def test_broadcast_dropped_by_another_counts_as_failed(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     full = await open_full(nursery)
@@ -656,7 +666,7 @@ async def closed_ones(nursery: trio.Nursery) -> list[WebSocketConnection]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_one_that_is_being_closed_gets_nothing_behind_its_close(
+async def test_broadcast_during_aclose_sends_nothing_after_close(
     nursery: trio.Nursery, kind: str
 ) -> None:
     (end,) = await open_some(nursery, 1, kind)
@@ -670,7 +680,7 @@ async def test_one_that_is_being_closed_gets_nothing_behind_its_close(
     await closing.result()
 
 
-async def test_one_that_has_said_why_it_leaves_and_can_not_be_written_to_tells_that(
+async def test_broadcast_after_peer_close_keeps_the_reason(
     nursery: trio.Nursery,
 ) -> None:
     connection, peer = await open_server(nursery, "socketpair")
@@ -684,7 +694,7 @@ async def test_one_that_has_said_why_it_leaves_and_can_not_be_written_to_tells_t
     assert error.rcvd.code == 4001
 
 
-async def test_those_that_are_closed_do_not_get_it(
+async def test_broadcast_skips_closed_connections(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     closed = await closed_ones(nursery)
@@ -702,9 +712,7 @@ async def test_those_that_are_closed_do_not_get_it(
 
 
 @pytest.mark.parametrize("open_end", [open_client, open_server])
-async def test_a_connection_that_is_reset_does_not_get_it(
-    nursery: trio.Nursery, open_end: Any
-) -> None:
+async def test_broadcast_skips_reset_connections(nursery: trio.Nursery, open_end: Any) -> None:
     ends = [Far(*await open_end(nursery, "tcp")) for _ in range(2)]
     reset(ends[0].peer.stream)
     for _ in range(2):  # the first write finds out
@@ -717,7 +725,7 @@ async def test_a_connection_that_is_reset_does_not_get_it(
         assert isinstance(error.__cause__, ConnectionResetError)
 
 
-async def test_one_that_goes_away_while_it_is_waited_for_does_not_get_it(
+async def test_broadcast_closed_while_waiting_is_skipped(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     slow = await open_full(nursery)
@@ -729,7 +737,7 @@ async def test_one_that_goes_away_while_it_is_waited_for_does_not_get_it(
     assert trio.current_time() == start
 
 
-async def test_one_that_is_closed_and_reads_nothing_is_not_slow(
+async def test_broadcast_closed_and_unread_is_not_slow(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     slow = await open_full(nursery)
@@ -746,9 +754,7 @@ async def test_one_that_is_closed_and_reads_nothing_is_not_slow(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_messages_of_a_task_arrive_in_the_order_of_its_calls(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_broadcast_and_send_message_keep_the_order(nursery: trio.Nursery, kind: str) -> None:
     ends = await open_some(nursery, 2, kind)
     for number in range(20):
         await broadcast(connections_of(ends), f"{number} to all")
@@ -760,7 +766,7 @@ async def test_messages_of_a_task_arrive_in_the_order_of_its_calls(
             assert await end.peer.expect(TEXT) == b"%d to one" % number
 
 
-async def test_messages_to_a_slow_one_arrive_in_the_order_of_the_calls(
+async def test_broadcast_to_slow_keeps_the_order(
     nursery: trio.Nursery,
 ) -> None:
     end = await open_full(nursery)
@@ -779,7 +785,7 @@ async def test_messages_to_a_slow_one_arrive_in_the_order_of_the_calls(
         await call.result()
 
 
-async def test_others_run_meanwhile(nursery: trio.Nursery) -> None:
+async def test_broadcast_lets_other_tasks_run(nursery: trio.Nursery) -> None:
     ends = await open_some(nursery, 100)
     async with turns_of_another() as turns:
         await trio.lowlevel.checkpoint()
@@ -791,7 +797,7 @@ async def test_others_run_meanwhile(nursery: trio.Nursery) -> None:
 # -- cancellation
 
 
-async def test_nobody_gets_it_if_it_is_cancelled_before(nursery: trio.Nursery) -> None:
+async def test_broadcast_cancelled_before_sends_nothing(nursery: trio.Nursery) -> None:
     (end,) = await open_some(nursery, 1)
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -801,7 +807,7 @@ async def test_nobody_gets_it_if_it_is_cancelled_before(nursery: trio.Nursery) -
     assert await end.peer.expect(TEXT) == b"next"
 
 
-async def test_those_that_had_room_get_it_if_it_is_cancelled_while_it_waits(
+async def test_broadcast_cancelled_while_waiting_sent_to_others(
     nursery: trio.Nursery,
 ) -> None:
     slow = [await open_full(nursery) for _ in range(2)]
@@ -818,7 +824,7 @@ async def test_those_that_had_room_get_it_if_it_is_cancelled_while_it_waits(
 
 
 @pytest.mark.parametrize("policy", ["skip", "close"])
-async def test_a_cancelled_one_closes_nobody(nursery: trio.Nursery, policy: str) -> None:
+async def test_broadcast_cancelled_closes_no_connection(nursery: trio.Nursery, policy: str) -> None:
     slow = await open_full(nursery)
     with trio.move_on_after(0.01) as scope:
         await broadcast([slow.connection], "never", on_slow=policy)  # type: ignore[arg-type] # a str of these
@@ -826,7 +832,7 @@ async def test_a_cancelled_one_closes_nobody(nursery: trio.Nursery, policy: str)
     assert slow.connection.closed is None
 
 
-def test_a_keyboard_interrupt_comes_out_as_it_is() -> None:
+def test_broadcast_keyboard_interrupt_is_raised() -> None:
     async def interrupt() -> None:
         await wait_all_tasks_blocked()
         signal.raise_signal(signal.SIGINT)
@@ -856,7 +862,7 @@ async def start(nursery: trio.Nursery, handler: Any = wait_closed) -> WebSocketS
     return server
 
 
-async def test_the_connections_of_a_server_are_those_that_are_open(nursery: trio.Nursery) -> None:
+async def test_server_connections_are_the_open_ones(nursery: trio.Nursery) -> None:
     server = await start(nursery)
     assert server.connections == set()
     address = "127.0.0.1", server.port, "/"
@@ -872,7 +878,7 @@ async def test_the_connections_of_a_server_are_those_that_are_open(nursery: trio
     nursery.cancel_scope.cancel()
 
 
-async def test_a_request_that_was_not_accepted_is_no_connection(nursery: trio.Nursery) -> None:
+async def test_server_connections_without_unaccepted_requests(nursery: trio.Nursery) -> None:
     go_on, is_there = trio.Event(), trio.Event()
 
     async def handler(request: WebSocketRequest) -> None:
@@ -898,7 +904,7 @@ async def test_a_request_that_was_not_accepted_is_no_connection(nursery: trio.Nu
     nursery.cancel_scope.cancel()
 
 
-async def test_a_connection_that_is_being_closed_is_not_open(nursery: trio.Nursery) -> None:
+async def test_server_connections_without_closing_ones(nursery: trio.Nursery) -> None:
     closing = trio.Event()
 
     async def handler(request: WebSocketRequest) -> None:
@@ -919,7 +925,7 @@ async def test_a_connection_that_is_being_closed_is_not_open(nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_connections_is_a_set_of_its_own(nursery: trio.Nursery) -> None:
+async def test_server_connections_is_a_new_set(nursery: trio.Nursery) -> None:
     server = await start(nursery)
     async with open_websocket("127.0.0.1", server.port, "/", use_ssl=False) as client:
         await client.ping()
@@ -929,7 +935,7 @@ async def test_connections_is_a_set_of_its_own(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_a_server_broadcasts_to_its_connections(nursery: trio.Nursery) -> None:
+async def test_server_broadcast_reaches_its_connections(nursery: trio.Nursery) -> None:
     server = await start(nursery)
     address = "127.0.0.1", server.port, "/"
     async with open_websocket(*address, use_ssl=False) as one, open_websocket(
@@ -943,7 +949,7 @@ async def test_a_server_broadcasts_to_its_connections(nursery: trio.Nursery) -> 
     nursery.cancel_scope.cancel()
 
 
-async def test_a_server_broadcasts_over_tls(nursery: trio.Nursery) -> None:
+async def test_server_broadcast_over_tls_reaches_connections(nursery: trio.Nursery) -> None:
     client_context, server_context = tls_contexts()
     server = await nursery.start(serve_websocket, wait_closed, "127.0.0.1", 0, server_context)
     async with open_websocket("127.0.0.1", server.port, "/", use_ssl=client_context) as client:

@@ -31,9 +31,7 @@ async def all_messages(channel: ReceiveChannel[str | bytes]) -> list[str | bytes
 
 
 @pytest.mark.parametrize("by_reset", [True, False])
-async def test_iteration_raises_when_the_connection_is_lost(
-    nursery: trio.Nursery, by_reset: bool
-) -> None:
+async def test_iterate_connection_lost_raises(nursery: trio.Nursery, by_reset: bool) -> None:
     client, _ = await lost(nursery, by_reset=by_reset)
     with pytest.raises(ConnectionClosed) as caught:
         await all_messages(client)
@@ -42,7 +40,7 @@ async def test_iteration_raises_when_the_connection_is_lost(
 
 
 @pytest.mark.parametrize("by_reset", [True, False])
-async def test_a_connection_that_is_lost_is_a_broken_channel(
+async def test_receive_connection_lost_raises_broken_resource(
     nursery: trio.Nursery, by_reset: bool
 ) -> None:
     client, _ = await lost(nursery, by_reset=by_reset)

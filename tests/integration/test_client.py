@@ -92,7 +92,7 @@ def unused_port() -> int:
 # -- opening
 
 
-async def test_a_connection_knows_its_ends(nursery: trio.Nursery) -> None:
+async def test_open_websocket_local_and_remote_are_endpoints(nursery: trio.Nursery) -> None:
     port = await start_server(nursery, answer_close, b"X-Served-By: us")
     async with open_websocket("127.0.0.1", port, "/chat?room=1", use_ssl=False) as ws:
         assert ws.is_client
@@ -108,9 +108,7 @@ async def test_a_connection_knows_its_ends(nursery: trio.Nursery) -> None:
     ("resource", "target"),
     [("", "/"), ("?", "/?"), ("/?", "/?"), ("/a?b=c", "/a?b=c"), ("a", "/a"), ("?b", "/?b")],
 )
-async def test_the_request_target_begins_with_a_slash_and_keeps_the_query(
-    resource: str, target: str
-) -> None:
+async def test_open_websocket_target_has_slash_and_query(resource: str, target: str) -> None:
     assert (await sent_request(resource=resource)).startswith(f"GET {target} HTTP/1.1\r\n".encode())
 
 
@@ -129,29 +127,29 @@ async def sent_request(resource: str = "/", **keywords: Any) -> bytes:
     return head
 
 
-async def test_extra_headers_are_sent_as_they_were_given() -> None:
+async def test_open_websocket_extra_headers_are_sent_unchanged() -> None:
     request = await sent_request(extra_headers=[(b"X-Extra", b"One"), (b"x-EXTRA", b"two")])
     assert b"\r\nX-Extra: One\r\nx-EXTRA: two\r\n" in request
 
 
-async def test_subprotocols_are_offered_in_order() -> None:
+async def test_open_websocket_subprotocols_are_sent_in_order() -> None:
     request = await sent_request(subprotocols=["chat", "superchat"])
     assert b"\r\nSec-WebSocket-Protocol: chat, superchat\r\n" in request
 
 
-async def test_the_server_chooses_a_subprotocol(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_server_chooses_subprotocol(nursery: trio.Nursery) -> None:
     port = await start_server(nursery, answer_close, b"Sec-WebSocket-Protocol: superchat")
     async with open_websocket_url(url(port), subprotocols=["chat", "superchat"]) as ws:
         assert ws.subprotocol == "superchat"
 
 
-async def test_a_subprotocol_that_was_not_offered_is_an_error(nursery: trio.Nursery) -> None:
+async def test_connect_websocket_url_subprotocol_not_offered_raises(nursery: trio.Nursery) -> None:
     port = await start_server(nursery, answer_close, b"Sec-WebSocket-Protocol: other")
     with pytest.raises(HandshakeError, match="other"):
         await connect_websocket_url(nursery, url(port), subprotocols=["chat"])
 
 
-async def test_a_url_may_be_any_object_whose_text_is_one(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_accepts_objects_with_str(nursery: trio.Nursery) -> None:
     class URL:
         def __str__(self) -> str:
             return url(port, "/there")
@@ -161,13 +159,13 @@ async def test_a_url_may_be_any_object_whose_text_is_one(nursery: trio.Nursery) 
         assert ws.path == "/there"
 
 
-async def test_frames_that_come_with_the_response_are_received(nursery: trio.Nursery) -> None:
+async def test_get_message_sent_with_the_response_is_received(nursery: trio.Nursery) -> None:
     ws, peer = await open_client(nursery, "tcp", trailing=b"\x81\x02hi")
     async with peer.stream:
         assert await ws.get_message() == "hi"
 
 
-async def test_a_connection_in_a_nursery_keeps_it_open_until_it_is_closed(
+async def test_connect_websocket_keeps_nursery_open_until_aclose(
     nursery: trio.Nursery,
 ) -> None:
     port = await start_server(nursery)
@@ -179,7 +177,7 @@ async def test_a_connection_in_a_nursery_keeps_it_open_until_it_is_closed(
     assert ws.closed.code == 1000
 
 
-async def test_a_connection_in_a_nursery_closes_itself_as_a_context_manager(
+async def test_connect_websocket_url_as_context_manager_closes(
     nursery: trio.Nursery,
 ) -> None:
     port = await start_server(nursery)
@@ -189,7 +187,7 @@ async def test_a_connection_in_a_nursery_closes_itself_as_a_context_manager(
         assert ws.closed is not None
 
 
-async def test_a_wrapped_stream_is_closed_when_the_opening_fails(nursery: trio.Nursery) -> None:
+async def test_wrap_client_stream_failed_closes_stream(nursery: trio.Nursery) -> None:
     ours, theirs = await memory_pair()
     await theirs.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
     with pytest.raises(ConnectionRejected):
@@ -198,7 +196,7 @@ async def test_a_wrapped_stream_is_closed_when_the_opening_fails(nursery: trio.N
     assert await theirs.receive_some() == b""
 
 
-async def test_a_wrapped_stream_is_closed_when_the_opening_is_cancelled() -> None:
+async def test_wrap_client_stream_cancelled_closes_stream() -> None:
     ours, theirs = await memory_pair()
     async with trio.open_nursery() as own:
         own.start_soon(wrap_client_stream, own, ours, "example.org", "/")
@@ -211,13 +209,13 @@ async def test_a_wrapped_stream_is_closed_when_the_opening_is_cancelled() -> Non
 
 
 @pytest.mark.parametrize("use_ssl", [None, 1, "yes", ssl])
-def test_open_websocket_refuses_use_ssl_of_another_type_at_once(use_ssl: Any) -> None:
+def test_open_websocket_use_ssl_of_wrong_type_raises_at_call(use_ssl: Any) -> None:
     text = f"^`use_ssl` argument must be bool or ssl.SSLContext, not {re.escape(repr(use_ssl))}"
     with pytest.raises(TypeError, match=text):
         open_websocket("example.org", 80, "/", use_ssl=use_ssl)
 
 
-async def test_connect_websocket_refuses_use_ssl_of_another_type(nursery: trio.Nursery) -> None:
+async def test_connect_websocket_use_ssl_of_wrong_type_raises(nursery: trio.Nursery) -> None:
     with pytest.raises(TypeError, match="use_ssl"):
         await connect_websocket(nursery, "example.org", 80, "/", use_ssl="yes")  # type: ignore[arg-type] # what is tested
 
@@ -233,25 +231,23 @@ BAD_URLS = {
 
 
 @pytest.mark.parametrize("bad", BAD_URLS)
-def test_open_websocket_url_refuses_what_is_no_websocket_url_at_once(bad: str) -> None:
+def test_open_websocket_url_other_scheme_raises_at_call(bad: str) -> None:
     with pytest.raises(ValueError, match=BAD_URLS[bad]):
         open_websocket_url(bad)
 
 
 @pytest.mark.parametrize("bad", BAD_URLS)
-async def test_connect_websocket_url_refuses_what_is_no_websocket_url(
-    nursery: trio.Nursery, bad: str
-) -> None:
+async def test_connect_websocket_url_other_scheme_raises(nursery: trio.Nursery, bad: str) -> None:
     with pytest.raises(ValueError, match=BAD_URLS[bad]):
         await connect_websocket_url(nursery, bad)
 
 
-def test_open_websocket_url_refuses_an_ssl_context_without_wss_at_once() -> None:
+def test_open_websocket_url_context_without_wss_raises_at_call() -> None:
     with pytest.raises(ValueError, match="SSL context"):
         open_websocket_url("ws://example.org/", ssl.create_default_context())
 
 
-async def test_connect_websocket_url_refuses_an_ssl_context_without_wss(
+async def test_connect_websocket_url_context_without_wss_raises(
     nursery: trio.Nursery,
 ) -> None:
     with pytest.raises(ValueError, match="SSL context"):
@@ -267,7 +263,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("options", "error"), BAD_OPTIONS)
-def test_open_websocket_refuses_a_bad_option_at_once(
+def test_open_websocket_bad_option_raises_at_call(
     options: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=next(iter(options))):
@@ -275,7 +271,7 @@ def test_open_websocket_refuses_a_bad_option_at_once(
 
 
 @pytest.mark.parametrize(("options", "error"), BAD_OPTIONS)
-def test_open_websocket_url_refuses_a_bad_option_at_once(
+def test_open_websocket_url_bad_option_raises_at_call(
     options: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=next(iter(options))):
@@ -283,7 +279,7 @@ def test_open_websocket_url_refuses_a_bad_option_at_once(
 
 
 @pytest.mark.parametrize(("options", "error"), BAD_OPTIONS)
-async def test_connect_websocket_url_refuses_a_bad_option(
+async def test_connect_websocket_url_bad_option_raises(
     nursery: trio.Nursery, options: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=next(iter(options))):
@@ -292,7 +288,7 @@ async def test_connect_websocket_url_refuses_a_bad_option(
 
 # A label over 63 characters, an empty label, an empty name, a NUL.
 @pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", "ä" * 64, "\0"])
-async def test_a_host_that_can_not_be_a_name_is_refused_in_words(host: str) -> None:
+async def test_open_websocket_impossible_host_raises_with_reason(host: str) -> None:
     with pytest.raises((HandshakeError, ValueError)) as caught:
         async with open_websocket(host, 80, "/", use_ssl=False):
             pytest.fail("it has opened")
@@ -313,7 +309,7 @@ async def test_open_websocket_url_as_host_raises_at_the_call(nursery: trio.Nurse
         await connect_websocket(nursery, "ws://127.0.0.1:1/", 1, "/", use_ssl=False)
 
 
-async def test_open_websocket_url_non_ascii_host_asks_dns_and_the_server_for_idna_2008(
+async def test_open_websocket_url_non_ascii_host_uses_idna_2008(
     nursery: trio.Nursery,
 ) -> None:
     heads = []
@@ -330,7 +326,7 @@ async def test_open_websocket_url_non_ascii_host_asks_dns_and_the_server_for_idn
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
-async def test_a_port_out_of_range_is_refused(nursery: trio.Nursery, port: int) -> None:
+async def test_connect_websocket_port_out_of_range_raises(nursery: trio.Nursery, port: int) -> None:
     Names(("127.0.0.1", 1))
     with pytest.raises(ValueError, match="port"):
         await connect_websocket(nursery, "example.org", port, "/", use_ssl=False)
@@ -361,7 +357,7 @@ def test_open_websocket_wrong_argument_raises_at_the_call(
 
 
 @pytest.mark.parametrize("value", [True, False, "context"])
-async def test_open_websocket_url_ssl_context_of_wrong_type_raises_at_the_call(
+async def test_open_websocket_url_ssl_context_of_wrong_type_raises(
     nursery: trio.Nursery, value: Any
 ) -> None:
     text = f"^ssl_context must be an ssl.SSLContext or None, not {value!r}$"
@@ -389,13 +385,13 @@ async def test_open_websocket_url_iterators_are_read_once(nursery: trio.Nursery)
 # -- an opening that fails
 
 
-async def test_a_refused_connection_says_so() -> None:
+async def test_open_websocket_url_refused_says_so() -> None:
     error = await assert_fails(url(unused_port()), "Connection refused")
     assert error.errno is not None
     assert isinstance(error.__cause__, OSError)
 
 
-async def test_a_name_that_is_not_found_says_so() -> None:
+async def test_open_websocket_url_unknown_name_says_so() -> None:
     Names(error=socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
     error = await assert_fails("ws://no-such-host.invalid/", "Name or service not known")
     assert "no-such-host.invalid" in str(error)
@@ -403,7 +399,7 @@ async def test_a_name_that_is_not_found_says_so() -> None:
     assert isinstance(error.__cause__, socket.gaierror)
 
 
-async def test_several_addresses_that_refuse_give_the_reason_once() -> None:
+async def test_open_websocket_url_all_refused_gives_reason_once() -> None:
     port = unused_port()
     Names(("127.0.0.1", port), ("127.0.0.2", port))
     error = await assert_fails("ws://example.org/")
@@ -411,13 +407,13 @@ async def test_several_addresses_that_refuse_give_the_reason_once() -> None:
     assert error.errno is not None
 
 
-async def test_several_addresses_that_fail_in_several_ways_give_all_reasons() -> None:
+async def test_open_websocket_url_different_failures_gives_all_reasons() -> None:
     Names(("127.0.0.1", unused_port()), ("255.255.255.255", 80))
     error = await assert_fails("ws://example.org/", "Connection refused", ", ")
     assert error.errno is None
 
 
-async def test_a_server_that_ends_the_connection_first_says_so(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_server_ends_first_says_so(nursery: trio.Nursery) -> None:
     async def leave(stream: Stream) -> None:
         await read_head(stream)
         await stream.aclose()
@@ -426,7 +422,7 @@ async def test_a_server_that_ends_the_connection_first_says_so(nursery: trio.Nur
     await assert_fails(url(port), "closed the connection before")
 
 
-async def test_a_server_that_resets_the_connection_says_so(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_reset_says_so(nursery: trio.Nursery) -> None:
     async def fail(stream: Stream) -> None:
         await read_head(stream)
         reset(stream)
@@ -436,14 +432,14 @@ async def test_a_server_that_resets_the_connection_says_so(nursery: trio.Nursery
     assert error.errno is not None
 
 
-async def test_a_server_that_leaves_while_it_is_written_to_says_so(nursery: trio.Nursery) -> None:
+async def test_wrap_client_stream_peer_leaves_while_written_says_so(nursery: trio.Nursery) -> None:
     ours, theirs = await memory_pair()
     await theirs.aclose()
     with pytest.raises(ConnectionFailed, match="before"):
         await wrap_client_stream(nursery, ours, "example.org", "/")
 
 
-async def test_an_answer_counts_although_the_server_did_not_read_the_request(
+async def test_wrap_client_stream_answer_before_reading_counts(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -454,7 +450,7 @@ async def test_an_answer_counts_although_the_server_did_not_read_the_request(
     assert caught.value.status_code == 503
 
 
-async def test_a_rejection_tells_status_headers_and_body(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_rejected_has_status_headers_body(nursery: trio.Nursery) -> None:
     async def serve(stream: Stream) -> None:
         await read_head(stream)
         await stream.send_all(
@@ -471,7 +467,7 @@ async def test_a_rejection_tells_status_headers_and_body(nursery: trio.Nursery) 
     assert not isinstance(caught.value, OSError)
 
 
-async def test_a_rejection_counts_although_its_body_is_cut_off_by_a_reset(
+async def test_connect_websocket_url_rejected_then_reset_is_rejection(
     nursery: trio.Nursery,
 ) -> None:
     async def serve(stream: Stream) -> None:
@@ -486,7 +482,7 @@ async def test_a_rejection_counts_although_its_body_is_cut_off_by_a_reset(
     assert (caught.value.status_code, caught.value.body) == (403, b"no")
 
 
-async def test_an_unexpected_1xx_status_is_a_rejection_without_body(nursery: trio.Nursery) -> None:
+async def test_connect_websocket_url_1xx_is_rejection_without_body(nursery: trio.Nursery) -> None:
     async def serve(stream: Stream) -> None:
         await read_head(stream)
         await stream.send_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")
@@ -497,7 +493,7 @@ async def test_an_unexpected_1xx_status_is_a_rejection_without_body(nursery: tri
     assert (caught.value.status_code, caught.value.body) == (103, None)
 
 
-async def test_a_response_head_over_its_limit_is_refused(nursery: trio.Nursery) -> None:
+async def test_connect_websocket_url_head_over_limit_raises(nursery: trio.Nursery) -> None:
     async def serve(stream: Stream) -> None:
         await read_head(stream)
         await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"x" * 2000)
@@ -576,7 +572,7 @@ async def test_connect_timeout_bounds_every_stage(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-async def test_connect_timeout_bounds_an_opening_in_a_nursery(
+async def test_connect_timeout_bounds_connect_websocket_url(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock, stage: str
 ) -> None:
     server = StuckServer()
@@ -588,7 +584,7 @@ async def test_connect_timeout_bounds_an_opening_in_a_nursery(
         assert not own.child_tasks
 
 
-async def test_connect_timeout_bounds_the_opening_on_a_wrapped_stream(
+async def test_connect_timeout_bounds_wrap_client_stream(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     ours, _ = await memory_pair()
@@ -602,7 +598,7 @@ def count_files() -> int:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-async def test_a_cancelled_opening_leaves_no_task_and_no_socket(
+async def test_connect_websocket_url_cancelled_leaves_nothing(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock, stage: str
 ) -> None:
     server = StuckServer()
@@ -620,7 +616,7 @@ async def test_a_cancelled_opening_leaves_no_task_and_no_socket(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-async def test_a_block_that_is_cancelled_while_it_opens_leaves_no_socket(
+async def test_open_websocket_url_cancelled_leaves_no_socket(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock, stage: str
 ) -> None:
     server = StuckServer()
@@ -672,7 +668,7 @@ class Closes:
         return self._payloads
 
 
-async def test_leaving_normally_closes_with_1000(closes: Closes) -> None:
+async def test_block_ends_closes_with_1000(closes: Closes) -> None:
     async with open_websocket_url(closes.url) as ws:
         pass
     assert ws.closed is not None
@@ -680,14 +676,14 @@ async def test_leaving_normally_closes_with_1000(closes: Closes) -> None:
     assert await closes.said() == [close_payload(1000)]
 
 
-async def test_leaving_by_an_exception_closes_with_1011(closes: Closes) -> None:
+async def test_block_raises_closes_with_1011(closes: Closes) -> None:
     with pytest.raises(LookupError):
         async with open_websocket_url(closes.url):
             raise LookupError
     assert await closes.said() == [close_payload(1011)]
 
 
-async def test_leaving_by_cancellation_closes_with_1001(closes: Closes) -> None:
+async def test_block_cancelled_closes_with_1001(closes: Closes) -> None:
     with trio.CancelScope() as scope:
         async with open_websocket_url(closes.url):
             scope.cancel()
@@ -695,14 +691,14 @@ async def test_leaving_by_cancellation_closes_with_1001(closes: Closes) -> None:
     assert await closes.said() == [close_payload(1001)]
 
 
-async def test_a_cancelled_nursery_closes_its_connections_with_1001(closes: Closes) -> None:
+async def test_connect_websocket_url_nursery_cancelled_sends_1001(closes: Closes) -> None:
     async with trio.open_nursery() as own:
         await connect_websocket_url(own, closes.url)
         own.cancel_scope.cancel()
     assert await closes.said() == [close_payload(1001)]
 
 
-async def test_a_cancelled_block_is_not_held_up_by_a_mute_server(closes: Closes) -> None:
+async def test_block_cancelled_mute_server_does_not_wait(closes: Closes) -> None:
     closes.is_mute = True
     with trio.CancelScope() as scope:
         async with open_websocket_url(closes.url):
@@ -713,7 +709,7 @@ async def test_a_cancelled_block_is_not_held_up_by_a_mute_server(closes: Closes)
     assert await closes.said() == [close_payload(1001)]
 
 
-async def test_a_cancelled_block_is_not_held_up_by_a_server_that_does_not_read(
+async def test_block_cancelled_unread_does_not_wait(
     nursery: trio.Nursery,
 ) -> None:
     port = await start_server(nursery, be_mute)
@@ -728,13 +724,13 @@ async def test_a_cancelled_block_is_not_held_up_by_a_server_that_does_not_read(
     assert trio.current_time() - start < 30  # disconnect_timeout is 60 seconds
 
 
-async def test_leaving_after_closing_sends_no_second_close(closes: Closes) -> None:
+async def test_block_ends_after_aclose_sends_one_close(closes: Closes) -> None:
     async with open_websocket_url(closes.url) as ws:
         await ws.aclose(4000, "enough")
     assert await closes.said() == [close_payload(4000, "enough")]
 
 
-async def test_leaving_waits_for_disconnect_timeout_at_most(closes: Closes) -> None:
+async def test_block_ends_waits_at_most_disconnect_timeout(closes: Closes) -> None:
     closes.is_mute = True
     with trio.fail_after(30), pytest.raises(DisconnectionTimeout, match=r"0\.1 s"):
         async with open_websocket_url(closes.url, disconnect_timeout=0.1):
@@ -742,7 +738,7 @@ async def test_leaving_waits_for_disconnect_timeout_at_most(closes: Closes) -> N
     assert await closes.said() == [close_payload(1000)]
 
 
-async def test_leaving_is_no_time_out_once_the_server_has_answered(
+async def test_block_ends_after_answer_is_no_timeout(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     async def keep_the_stream(peer: RawPeer) -> None:
@@ -759,7 +755,7 @@ async def test_leaving_is_no_time_out_once_the_server_has_answered(
     assert ws.closed.code == 1000
 
 
-async def test_an_exception_comes_out_of_the_block_as_it_is(closes: Closes) -> None:
+async def test_block_raises_exception_unchanged(closes: Closes) -> None:
     cause, context = ValueError("cause"), LookupError("context")
     error = KeyError("the user's")
 
@@ -777,7 +773,7 @@ async def test_an_exception_comes_out_of_the_block_as_it_is(closes: Closes) -> N
     assert error.__context__ is context
 
 
-async def test_an_exception_without_cause_and_context_gets_none(closes: Closes) -> None:
+async def test_block_raises_exception_without_context(closes: Closes) -> None:
     error = KeyError("the user's")
     with pytest.raises(KeyError) as caught:
         async with open_websocket_url(closes.url):
@@ -787,7 +783,7 @@ async def test_an_exception_without_cause_and_context_gets_none(closes: Closes) 
     assert error.__context__ is None
 
 
-async def test_an_exception_comes_out_although_the_closing_takes_too_long(closes: Closes) -> None:
+async def test_block_raises_exception_despite_closing_timeout(closes: Closes) -> None:
     closes.is_mute = True
     error = KeyError("the user's")
     with trio.fail_after(30), pytest.raises(KeyError) as caught:
@@ -797,7 +793,7 @@ async def test_an_exception_comes_out_although_the_closing_takes_too_long(closes
     assert error.__context__ is None
 
 
-async def test_an_exception_that_is_false_is_one_like_others(closes: Closes) -> None:
+async def test_block_raises_false_exception(closes: Closes) -> None:
     class NothingFoundError(Exception):
         def __len__(self) -> int:
             return 0
@@ -809,16 +805,14 @@ async def test_an_exception_that_is_false_is_one_like_others(closes: Closes) -> 
 
 
 @pytest.mark.parametrize("error", [StopAsyncIteration(), StopIteration(), KeyboardInterrupt()])
-async def test_a_special_exception_comes_out_of_the_block(
-    closes: Closes, error: BaseException
-) -> None:
+async def test_block_raises_base_exception(closes: Closes, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         async with open_websocket_url(closes.url):
             raise error
     assert caught.value is error
 
 
-async def test_connection_closed_comes_out_of_the_block(nursery: trio.Nursery) -> None:
+async def test_block_raises_connection_closed(nursery: trio.Nursery) -> None:
     port = await start_server(nursery, lambda peer: peer.send_close(4000))
     with pytest.raises(ConnectionClosed) as caught:
         async with open_websocket_url(url(port)) as ws:
@@ -827,7 +821,7 @@ async def test_connection_closed_comes_out_of_the_block(nursery: trio.Nursery) -
     assert caught.value.reason.code == 4000
 
 
-async def test_an_exception_is_not_lost_when_the_block_is_cancelled_as_it_closes(
+async def test_block_raises_and_is_cancelled_keeps_exception(
     closes: Closes,
 ) -> None:
     closes.is_mute = True
@@ -839,7 +833,7 @@ async def test_an_exception_is_not_lost_when_the_block_is_cancelled_as_it_closes
     assert caught.value is error
 
 
-async def test_a_message_over_the_limit_closes_with_1009(nursery: trio.Nursery) -> None:
+async def test_get_message_over_limit_closes_with_1009(nursery: trio.Nursery) -> None:
     received = []
 
     async def send_too_much(peer: RawPeer) -> None:
@@ -860,7 +854,7 @@ async def test_a_message_over_the_limit_closes_with_1009(nursery: trio.Nursery) 
     ]
 
 
-async def test_messages_before_the_end_are_received(nursery: trio.Nursery) -> None:
+async def test_get_message_before_the_end_is_received(nursery: trio.Nursery) -> None:
     async def serve(peer: RawPeer) -> None:
         await peer.send(peer.frame(TEXT, b"1"), peer.frame(TEXT, b"2"))
         await peer.send_close(1000)
@@ -898,7 +892,7 @@ def assert_interrupted(block: Callable[[trio.Nursery], Awaitable[None]]) -> None
     trio.run(main)
 
 
-def test_ctrl_c_in_a_block_gets_through() -> None:
+def test_block_ctrl_c_raises() -> None:
     async def block(nursery: trio.Nursery) -> None:
         async with open_websocket_url(url(await start_server(nursery))):
             interrupt()
@@ -906,7 +900,7 @@ def test_ctrl_c_in_a_block_gets_through() -> None:
     assert_interrupted(block)
 
 
-def test_ctrl_c_while_a_block_waits_gets_through() -> None:
+def test_block_ctrl_c_while_waiting_raises() -> None:
     async def block(nursery: trio.Nursery) -> None:
         async with open_websocket_url(url(await start_server(nursery))) as ws:
             trio.lowlevel.spawn_system_task(interrupt_soon)
@@ -916,7 +910,7 @@ def test_ctrl_c_while_a_block_waits_gets_through() -> None:
 
 
 @pytest.mark.parametrize("error", [None, ValueError()])
-def test_ctrl_c_while_a_block_closes_gets_through(error: Exception | None) -> None:
+def test_block_ctrl_c_while_closing_raises(error: Exception | None) -> None:
     async def block(nursery: trio.Nursery) -> None:
         port = await start_server(nursery, RawPeer.receive_all)
         async with open_websocket_url(url(port)):
@@ -927,7 +921,7 @@ def test_ctrl_c_while_a_block_closes_gets_through(error: Exception | None) -> No
     assert_interrupted(block)
 
 
-def test_ctrl_c_while_a_block_opens_gets_through() -> None:
+def test_block_ctrl_c_while_opening_raises() -> None:
     async def block(nursery: trio.Nursery) -> None:
         target = await StuckServer().start(nursery, "handshake")
         trio.lowlevel.spawn_system_task(interrupt_soon)
@@ -936,7 +930,7 @@ def test_ctrl_c_while_a_block_opens_gets_through() -> None:
     assert_interrupted(block)
 
 
-async def test_the_end_of_tcp_before_the_response_ends_connect_websocket(
+async def test_connect_websocket_url_eof_before_response_raises(
     nursery: trio.Nursery,
 ) -> None:
     url = await answering(nursery, b"")
@@ -944,7 +938,7 @@ async def test_the_end_of_tcp_before_the_response_ends_connect_websocket(
         await connect_websocket_url(nursery, url)
 
 
-async def test_a_certificate_that_does_not_verify_is_named(nursery: trio.Nursery) -> None:
+async def test_open_websocket_unverified_certificate_is_named(nursery: trio.Nursery) -> None:
     port = await start_raw_server(nursery, ignore_errors, use_tls=True)
     with trio.fail_after(30), pytest.raises(ConnectionFailed, match="certificate verify failed"):
         async with open_websocket("127.0.0.1", port, "/", use_ssl=True):
@@ -956,7 +950,7 @@ async def ignore_errors(stream: Stream) -> None:
         await stream.receive_some()
 
 
-async def test_a_cancelled_connect_leaves_no_task_in_the_nursery_of_the_caller(
+async def test_connect_websocket_cancelled_leaves_no_task(
     nursery: trio.Nursery,
 ) -> None:
     async def cancel_and_wait_for_end(stream: Stream) -> None:
@@ -977,7 +971,7 @@ async def test_a_cancelled_connect_leaves_no_task_in_the_nursery_of_the_caller(
         await ended.wait()
 
 
-async def test_a_rejection_comes_out_of_connect_websocket_and_closes_the_stream(
+async def test_connect_websocket_rejected_closes_stream(
     nursery: trio.Nursery,
 ) -> None:
     async def reject(stream: Stream) -> None:
@@ -998,7 +992,7 @@ async def test_a_rejection_comes_out_of_connect_websocket_and_closes_the_stream(
         await ended.wait()
 
 
-async def test_leaving_the_block_after_the_server_closed_has_a_bound(
+async def test_block_ends_after_server_close_is_bounded(
     nursery: trio.Nursery,
 ) -> None:
     async def close_and_stay(peer: RawPeer) -> None:
@@ -1013,7 +1007,7 @@ async def test_leaving_the_block_after_the_server_closed_has_a_bound(
     assert ws.closed == CloseReason(1000, None)
 
 
-async def test_subprotocols_that_are_one_string_are_refused(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_subprotocols_str_raises(nursery: trio.Nursery) -> None:
     with pytest.raises(TypeError, match="chat"):
         await connect_websocket_url(nursery, "ws://example.org/", subprotocols="chat")
     with pytest.raises(TypeError, match="chat"):

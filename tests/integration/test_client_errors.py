@@ -68,7 +68,7 @@ async def test_open_websocket_url_after_interim_responses_opens(nursery: trio.Nu
         assert await ws.get_message() == "hello"
 
 
-async def test_open_websocket_url_with_interim_responses_only_is_rejected(
+async def test_open_websocket_url_interim_only_is_rejected(
     nursery: trio.Nursery,
 ) -> None:
     url = await answering(nursery, b"HTTP/1.1 102 Processing\r\nX: y\r\n\r\n")
@@ -79,7 +79,7 @@ async def test_open_websocket_url_with_interim_responses_only_is_rejected(
     assert caught.value.headers == ((b"x", b"y"),)
 
 
-async def test_wrap_client_stream_with_interim_responses_only_names_them_at_the_time_out(
+async def test_wrap_client_stream_interim_only_named_at_timeout(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     ours, theirs = await memory_pair()
@@ -88,7 +88,7 @@ async def test_wrap_client_stream_with_interim_responses_only_names_them_at_the_
         await wrap_client_stream(nursery, ours, "localhost", "/")
 
 
-async def test_wrap_client_stream_reset_after_interim_responses_is_rejected(
+async def test_wrap_client_stream_reset_after_interim_is_rejected(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await tcp_pair()
@@ -103,7 +103,7 @@ async def test_wrap_client_stream_reset_after_interim_responses_is_rejected(
 
 
 @pytest.mark.parametrize("data", [b"", b"\x15\x03\x01\x00\x02\x02\x46"])
-async def test_open_websocket_url_of_ws_where_tls_is_spoken_hints_at_wss(
+async def test_open_websocket_url_ws_to_tls_hints_at_wss(
     nursery: trio.Nursery, data: bytes
 ) -> None:
     url = await answering(nursery, data)
@@ -112,7 +112,7 @@ async def test_open_websocket_url_of_ws_where_tls_is_spoken_hints_at_wss(
             pass
 
 
-async def test_open_websocket_url_of_wss_where_http_is_spoken_hints_at_ws(
+async def test_open_websocket_url_wss_to_http_hints_at_ws(
     nursery: trio.Nursery,
 ) -> None:
     async def serve(stream: Stream) -> None:
@@ -144,7 +144,7 @@ async def test_send_message_after_aclose_says_who_closed(nursery: trio.Nursery) 
         await client.send_message("late")
 
 
-async def test_wrap_client_stream_with_half_a_rejection_is_rejected_at_the_time_out(
+async def test_wrap_client_stream_half_rejection_rejected_at_timeout(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     ours, theirs = await memory_pair()

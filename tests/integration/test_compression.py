@@ -24,7 +24,7 @@ from trio_websocket import (
 
 
 @pytest.mark.parametrize("value", [True, "deflate", 15, {}])
-async def test_the_option_has_one_type(nursery: trio.Nursery, value: Any) -> None:
+async def test_compression_of_wrong_type_raises(nursery: trio.Nursery, value: Any) -> None:
     ours, _ = await memory_pair()
     listeners: list[Any] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     wrong: dict[str, Any] = {"compression": value}

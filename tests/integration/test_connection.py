@@ -43,7 +43,7 @@ from trio_websocket import (
 LARGE = bytes(range(256)) * 2**13  # 2 MiB, more than any socket takes
 
 
-async def test_a_connection_knows_both_ends(nursery: trio.Nursery) -> None:
+async def test_local_and_remote_are_both_ends(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery, "tcp")
     assert client.local == server.remote
     assert client.remote == server.local
@@ -92,9 +92,7 @@ async def test_send_message_stream_closed_directly_after_accept_raises(
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
-async def test_a_cancelled_aclose_writes_the_close_over_a_network(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_aclose_cancelled_sends_close(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -102,7 +100,7 @@ async def test_a_cancelled_aclose_writes_the_close_over_a_network(
     assert await peer.receive_all() == [Frame(CLOSE, close_payload(1000))]
 
 
-async def test_a_reset_is_told(nursery: trio.Nursery) -> None:
+async def test_get_message_reset_raises_with_cause(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, "tcp")
     getting = Call(nursery, client.get_message)
     await wait_all_tasks_blocked()
@@ -113,7 +111,7 @@ async def test_a_reset_is_told(nursery: trio.Nursery) -> None:
     assert isinstance(error.__cause__, ConnectionResetError)
 
 
-async def test_aclose_after_the_close_of_the_peer_closes_the_stream(
+async def test_aclose_after_peer_close_closes_stream(
     nursery: trio.Nursery,
 ) -> None:
     ws, peer = await open_client(nursery, "tcp")
@@ -141,7 +139,7 @@ async def test_aclose_in_a_handler_obeys_disconnect_timeout(nursery: trio.Nurser
     assert codes(await frames_to_end(peer)) == [1000]
 
 
-async def test_a_second_aclose_at_the_same_time_waits_for_the_end_as_well(
+async def test_aclose_twice_at_once_both_wait(
     nursery: trio.Nursery,
 ) -> None:
     async def close() -> None:
@@ -162,7 +160,7 @@ async def test_a_second_aclose_at_the_same_time_waits_for_the_end_as_well(
 
 
 @pytest.mark.parametrize("ending", ["reset", "eof", "close", "aclose", "bad frame"])
-async def test_a_ping_wakes_when_the_connection_ends(nursery: trio.Nursery, ending: str) -> None:
+async def test_ping_connection_ends_raises(nursery: trio.Nursery, ending: str) -> None:
     async def ping() -> None:
         with pytest.raises(ConnectionClosed):
             await ws.ping()
@@ -193,7 +191,7 @@ async def test_a_ping_wakes_when_the_connection_ends(nursery: trio.Nursery, endi
             await woken.wait()
 
 
-async def test_the_payload_of_a_cancelled_ping_may_be_used_again(nursery: trio.Nursery) -> None:
+async def test_ping_cancelled_payload_can_be_reused(nursery: trio.Nursery) -> None:
     ws, peer = await open_client(nursery, "tcp")
     async with peer.stream:
         async with trio.open_nursery() as pinging:
@@ -208,7 +206,7 @@ async def test_the_payload_of_a_cancelled_ping_may_be_used_again(nursery: trio.N
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
-async def test_two_peers_that_ping_while_both_send_bulk_data_do_not_deadlock(
+async def test_ping_while_both_send_much_does_not_deadlock(
     nursery: trio.Nursery, kind: str
 ) -> None:
     async def send(ws: WebSocketConnection) -> None:
@@ -234,7 +232,7 @@ async def test_two_peers_that_ping_while_both_send_bulk_data_do_not_deadlock(
             closing.start_soon(server.aclose)
 
 
-async def test_a_cancelled_send_tears_no_frame(nursery: trio.Nursery) -> None:
+async def test_send_message_cancelled_tears_no_frame(nursery: trio.Nursery) -> None:
     ws, peer = await open_client(nursery, "tcp")
     with trio.move_on_after(0.1) as scope:
         while True:
@@ -251,9 +249,7 @@ async def test_a_cancelled_send_tears_no_frame(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("answer", [4001, 1000])
-async def test_aclose_with_a_code_of_the_application_is_reported_with_it(
-    nursery: trio.Nursery, answer: int
-) -> None:
+async def test_aclose_code_of_application_is_in_closed(nursery: trio.Nursery, answer: int) -> None:
     ws, peer = await open_client(nursery, "tcp")
     async with trio.open_nursery() as closing:
         closing.start_soon(ws.aclose, 4001, "enough")
@@ -264,7 +260,7 @@ async def test_aclose_with_a_code_of_the_application_is_reported_with_it(
 
 
 @pytest.mark.parametrize(("code", "reason"), [(4001, "enough"), (1014, None)])
-async def test_the_peer_of_an_aclose_with_a_code_sees_it(
+async def test_aclose_code_is_seen_by_peer(
     nursery: trio.Nursery, code: int, reason: str | None
 ) -> None:
     client, server = await open_pair(nursery, "tcp")
@@ -275,9 +271,7 @@ async def test_the_peer_of_an_aclose_with_a_code_sees_it(
 
 
 @pytest.mark.parametrize("code", [-1, 0, 999, 1004, 1016, 2999, 5000, 70000])
-async def test_a_close_code_that_must_not_be_sent_is_refused(
-    nursery: trio.Nursery, code: int
-) -> None:
+async def test_aclose_code_that_must_not_be_sent_raises(nursery: trio.Nursery, code: int) -> None:
     ws, peer = await open_client(nursery, "tcp")
     async with peer.stream:
         with pytest.raises(ValueError, match=str(code)):
@@ -286,7 +280,7 @@ async def test_a_close_code_that_must_not_be_sent_is_refused(
         assert await peer.receive() == (TEXT, b"it still works", True, 0)
 
 
-async def test_1006_says_that_the_connection_was_reset(nursery: trio.Nursery) -> None:
+async def test_get_message_reset_says_1006_and_reset(nursery: trio.Nursery) -> None:
     ws, peer = await open_client(nursery, "tcp")
     reset(peer.stream)
     with pytest.raises(ConnectionClosed, match=r"1006.*reset") as caught:
@@ -294,7 +288,7 @@ async def test_1006_says_that_the_connection_was_reset(nursery: trio.Nursery) ->
     assert isinstance(caught.value.__cause__, ConnectionResetError)
 
 
-async def test_1006_says_that_the_stream_ended(nursery: trio.Nursery) -> None:
+async def test_get_message_stream_ended_says_1006_and_eof(nursery: trio.Nursery) -> None:
     ws, peer = await open_client(nursery, "tcp")
     await peer.aclose()
     with pytest.raises(ConnectionClosed, match=r"1006.*without a Close") as caught:
@@ -302,7 +296,7 @@ async def test_1006_says_that_the_stream_ended(nursery: trio.Nursery) -> None:
     assert isinstance(caught.value.__cause__, EOFError)
 
 
-async def test_1006_says_that_tls_ended(nursery: trio.Nursery) -> None:
+async def test_get_message_tls_reset_says_1006_and_reset(nursery: trio.Nursery) -> None:
     ours, theirs = await tcp_pair()
     ws, _ = await open_client(nursery, streams=await over_tls(ours, theirs))
     reset(theirs)
@@ -311,7 +305,7 @@ async def test_1006_says_that_tls_ended(nursery: trio.Nursery) -> None:
     assert isinstance(caught.value.__cause__, ConnectionResetError)
 
 
-async def test_1006_says_why_while_messages_wait_to_be_read(
+async def test_send_message_reset_with_unread_messages_says_why(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     ws, peer = await open_client(nursery, "socketpair")
@@ -328,7 +322,7 @@ async def test_1006_says_why_while_messages_wait_to_be_read(
     assert isinstance(caught.value.__cause__, OSError)
 
 
-async def test_the_ends_of_a_tcp_connection_are_known_after_closing(
+async def test_local_and_remote_after_aclose_are_kept(
     nursery: trio.Nursery,
 ) -> None:
     client, server = await open_pair(nursery, "tcp")
@@ -338,7 +332,7 @@ async def test_the_ends_of_a_tcp_connection_are_known_after_closing(
     assert all(isinstance(end, Endpoint) for end in ends)
 
 
-async def test_tls_over_another_transport_works(nursery: trio.Nursery) -> None:
+async def test_send_message_over_tls_in_memory_arrives(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery, "tls-memory")
     await client.send_message("hello")
     assert await server.get_message() == "hello"

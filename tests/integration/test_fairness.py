@@ -142,7 +142,7 @@ def taken(connection: WebSocketConnection) -> int:
 
 @pytest.mark.parametrize("kind", ["TCP", "TLS"])
 @pytest.mark.parametrize("name", FLOODS)
-async def test_others_have_their_turns_during_a_flood_of(name: str, kind: str) -> None:
+async def test_get_message_flood_lets_other_tasks_run(name: str, kind: str) -> None:
     flood, receive = FLOODS[name]
 
     async def run() -> None:
@@ -165,7 +165,7 @@ async def test_others_have_their_turns_during_a_flood_of(name: str, kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["TCP", "TLS"])
-async def test_others_have_their_turns_while_a_large_message_is_inflated(kind: str) -> None:
+async def test_get_message_inflating_lets_other_tasks_run(kind: str) -> None:
     size = 16 * MIB
     async with compressing_client(kind, max_message_size=size) as (nursery, client, peer):
         nursery.start_soon(peer.send, bomb(size))
@@ -179,7 +179,7 @@ async def test_others_have_their_turns_while_a_large_message_is_inflated(kind: s
 
 
 @pytest.mark.parametrize("kind", ["TCP", "TLS"])
-async def test_others_have_their_turns_while_a_message_is_read_little_by_little(kind: str) -> None:
+async def test_receive_stream_small_reads_let_other_tasks_run(kind: str) -> None:
     size = 20_000
     async with compressing_client(kind, receive_buffer_size=10) as (nursery, client, peer):
         await peer.send(frame(BINARY, bytes(size)))
@@ -203,7 +203,7 @@ async def test_others_have_their_turns_while_a_message_is_read_little_by_little(
         (MIB, False, 1),
     ],
 )
-async def test_others_have_their_turns_while_a_task_sends(
+async def test_send_message_repeated_lets_other_tasks_run(
     kind: str, size: int, is_compressed: bool, most: int
 ) -> None:
     sent = 0

@@ -114,7 +114,7 @@ CONVERSATIONS: dict[str, tuple[Client, Handler]] = {
 
 @pytest.mark.parametrize("use_ssl", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_a_connection_leaves_none(name: str, use_ssl: bool) -> None:
+def test_connection_closed_leaves_no_garbage(name: str, use_ssl: bool) -> None:
     client, handler = CONVERSATIONS[name]
     contexts: Any = tls_contexts() if use_ssl else (False, None)
 
@@ -210,7 +210,7 @@ ASKING = {
 
 @pytest.mark.parametrize("ending", ["reset", "stay"])
 @pytest.mark.parametrize("name", ASKING)
-def test_a_server_has_none_of_a_client_that_sends(name: str, ending: str) -> None:
+def test_server_receiving_makes_no_garbage(name: str, ending: str) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             server = await nursery.start(serve, handle_any)
@@ -240,7 +240,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("ending", ["reset", "stay"])
 @pytest.mark.parametrize("name", [*ANSWERS, "acceptance"])
-def test_a_client_has_none_of_a_server_that_sends(name: str, ending: str) -> None:
+def test_client_receiving_makes_no_garbage(name: str, ending: str) -> None:
     async def answer(stream: trio.abc.Stream) -> None:
         request, _ = await read_head(stream)
         await stream.send_all(ANSWERS.get(name, accepting(request)))

@@ -92,7 +92,7 @@ async def assert_echoes(port: int) -> None:
 # -- without on_handler_error
 
 
-async def test_without_on_handler_error_the_exception_comes_out_and_is_not_logged(
+async def test_handler_raises_without_on_handler_error_propagates(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(LookupError) as caught:
@@ -101,7 +101,7 @@ async def test_without_on_handler_error_the_exception_comes_out_and_is_not_logge
     assert not caplog.records
 
 
-async def test_without_on_handler_error_the_other_connections_close_with_1001() -> None:
+async def test_handler_raises_closes_others_with_1001() -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         if request.path == "/fail":
@@ -127,7 +127,7 @@ async def test_on_handler_error_may_be_none() -> None:
 # -- with on_handler_error
 
 
-async def test_on_handler_error_is_called_with_the_request_and_the_exception(
+async def test_on_handler_error_gets_request_and_exception(
     nursery: trio.Nursery,
 ) -> None:
     errors = Errors()
@@ -154,7 +154,7 @@ async def test_on_handler_error_may_be_async(nursery: trio.Nursery) -> None:
     await assert_echoes(port)
 
 
-async def test_on_handler_error_may_be_a_partial_of_an_async_function(
+async def test_on_handler_error_may_be_partial_of_async(
     nursery: trio.Nursery,
 ) -> None:
     async def on_handler_error(called: trio.Event, request: object, error: object) -> None:
@@ -167,13 +167,13 @@ async def test_on_handler_error_may_be_a_partial_of_an_async_function(
     await called.wait()
 
 
-async def test_what_on_handler_error_returns_is_nobodys(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_result_is_ignored(nursery: trio.Nursery) -> None:
     port = await failing_port(nursery, failing(), lambda request, error: "something")
     await be_good(port)
     await assert_echoes(port)
 
 
-async def test_a_slow_on_handler_error_holds_nobody_up(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_slow_does_not_block_others(nursery: trio.Nursery) -> None:
     async def on_handler_error(request: WebSocketRequest, error: Exception) -> None:
         await trio.sleep_forever()
 
@@ -182,7 +182,7 @@ async def test_a_slow_on_handler_error_holds_nobody_up(nursery: trio.Nursery) ->
     await assert_echoes(port)
 
 
-async def test_the_exception_is_logged_with_its_traceback(
+async def test_on_handler_error_logs_traceback(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = await failing_port(nursery, failing(), Errors())
@@ -198,7 +198,7 @@ async def test_the_exception_is_logged_with_its_traceback(
     assert "LookupError: the user's" in caplog.text
 
 
-async def test_the_exception_is_logged_before_on_handler_error_is_called(
+async def test_on_handler_error_is_called_after_logging(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     def on_handler_error(request: WebSocketRequest, error: Exception) -> None:
@@ -211,12 +211,12 @@ async def test_the_exception_is_logged_before_on_handler_error_is_called(
     assert logged == [1]
 
 
-async def test_the_peer_sees_1011(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_closes_with_1011(nursery: trio.Nursery) -> None:
     port = await failing_port(nursery, failing(), Errors())
     assert await be_good(port) == [close_payload(1011)]
 
 
-async def test_the_peer_sees_500_before_accept(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_before_accept_sends_500(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         raise FAILURE
 
@@ -227,7 +227,7 @@ async def test_the_peer_sees_500_before_accept(nursery: trio.Nursery) -> None:
     assert errors.errors == [FAILURE]
 
 
-async def test_the_peer_sees_what_the_handler_had_rejected_with(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_after_reject_keeps_rejection(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.reject(403)
         raise FAILURE
@@ -239,7 +239,7 @@ async def test_the_peer_sees_what_the_handler_had_rejected_with(nursery: trio.Nu
     assert errors.errors == [FAILURE]
 
 
-async def test_the_peer_sees_the_code_that_the_handler_had_closed_with(
+async def test_on_handler_error_after_aclose_keeps_code(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -254,7 +254,7 @@ async def test_the_peer_sees_the_code_that_the_handler_had_closed_with(
     assert errors.errors == [FAILURE]
 
 
-async def test_an_error_of_a_client_that_is_gone_is_reported(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_client_gone_is_called(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         await ws.wait_closed()
@@ -268,7 +268,7 @@ async def test_an_error_of_a_client_that_is_gone_is_reported(nursery: trio.Nurse
     assert errors.errors == [FAILURE]
 
 
-async def test_the_server_goes_on_after_any_number_of_errors(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_many_errors_server_goes_on(nursery: trio.Nursery) -> None:
     errors = Errors()
     port = await failing_port(nursery, failing(), errors)
     for _ in range(20):
@@ -277,7 +277,7 @@ async def test_the_server_goes_on_after_any_number_of_errors(nursery: trio.Nurse
     assert errors.errors == [FAILURE] * 20
 
 
-async def test_the_other_connections_go_on(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_leaves_other_connections_open(nursery: trio.Nursery) -> None:
     port = await failing_port(nursery, failing(), Errors())
     peer = await connect(port, request=REQUEST.replace(b"/", b"/echo", 1))
     await be_good(port)
@@ -286,7 +286,7 @@ async def test_the_other_connections_go_on(nursery: trio.Nursery) -> None:
     await peer.aclose()
 
 
-async def test_an_error_in_the_handler_nursery_stays_in_its_connection(
+async def test_on_handler_error_with_handler_nursery_ends_one(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as handlers:
@@ -308,7 +308,7 @@ async def test_websocket_server_takes_on_handler_error(nursery: trio.Nursery) ->
     assert errors.errors == [FAILURE]
 
 
-async def test_a_group_of_exceptions_is_one_error(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_gets_exception_group_once(nursery: trio.Nursery) -> None:
     group = ExceptionGroup("several", [LookupError("1"), KeyError("2")])
     errors = Errors()
     port = await failing_port(nursery, failing(group), errors)
@@ -317,7 +317,7 @@ async def test_a_group_of_exceptions_is_one_error(nursery: trio.Nursery) -> None
     assert errors.errors == [group]
 
 
-async def test_a_failed_connection_of_the_handlers_own_is_an_error(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_gets_connection_failed(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.accept()
         async with trio.open_nursery() as own:
@@ -334,7 +334,7 @@ async def test_a_failed_connection_of_the_handlers_own_is_an_error(nursery: trio
     assert [type(leaf) for leaf in flatten_group(error)] == [ConnectionFailed]
 
 
-async def test_an_error_that_is_raised_from_a_lost_connection_is_one(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_gets_error_from_connection_closed(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         try:
@@ -356,7 +356,7 @@ def handle(request: WebSocketRequest) -> None:
 @pytest.mark.parametrize(
     ("handler", "name"), [(handle, "handle"), (functools.partial(handle), "functools.partial(")]
 )
-async def test_handler_that_is_not_async_is_a_handler_error_that_names_it(
+async def test_on_handler_error_handler_not_async_names_it(
     nursery: trio.Nursery, handler: Any, name: str
 ) -> None:
     errors = Errors()
@@ -368,7 +368,7 @@ async def test_handler_that_is_not_async_is_a_handler_error_that_names_it(
     assert str(error).endswith("async function: it returned None, which can't be awaited")
 
 
-async def test_handler_that_is_not_async_without_on_handler_error_comes_out() -> None:
+async def test_handler_not_async_raises() -> None:
     handler: Any = handle
     with pytest.raises(TypeError, match=r"^the handler handle must be an async function"):
         await serve_while(handler, ask)
@@ -377,7 +377,7 @@ async def test_handler_that_is_not_async_without_on_handler_error_comes_out() ->
 @pytest.mark.parametrize(
     "handler", [lambda r: echo(request=r), functools.partial(echo)], ids=["lambda", "partial"]
 )
-async def test_handler_may_be_any_callable_that_returns_an_awaitable(
+async def test_handler_may_be_callable_returning_awaitable(
     nursery: trio.Nursery, handler: Handler
 ) -> None:
     await assert_echoes(await start(nursery, handler))
@@ -396,7 +396,7 @@ def raise_plain(request: WebSocketRequest, error: Exception) -> None:
 
 
 @pytest.mark.parametrize("on_handler_error", [raise_plain, raise_async])
-async def test_an_on_handler_error_that_raises_is_logged(
+async def test_on_handler_error_raises_is_logged(
     nursery: trio.Nursery,
     caplog: pytest.LogCaptureFixture,
     on_handler_error: Callable[[WebSocketRequest, Exception], object],
@@ -413,7 +413,7 @@ async def test_an_on_handler_error_that_raises_is_logged(
     assert "cannot report" in caplog.text
 
 
-async def test_an_on_handler_error_that_takes_other_arguments_is_logged(
+async def test_on_handler_error_wrong_signature_is_logged(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = await failing_port(nursery, failing(), lambda: None)
@@ -422,7 +422,7 @@ async def test_an_on_handler_error_that_takes_other_arguments_is_logged(
     assert "TypeError" in caplog.text
 
 
-async def test_an_on_handler_error_that_exits_ends_the_server() -> None:
+async def test_on_handler_error_exits_ends_server() -> None:
     def on_handler_error(request: WebSocketRequest, error: Exception) -> None:
         raise SystemExit(3)
 
@@ -432,7 +432,7 @@ async def test_an_on_handler_error_that_exits_ends_the_server() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["log", True, b""])
-async def test_what_can_not_be_called_is_refused_at_once(wrong: Any) -> None:
+async def test_on_handler_error_not_callable_raises_at_call(wrong: Any) -> None:
     with pytest.raises(TypeError, match="on_handler_error"):
         WebSocketServer(echo, [MemoryListener()], on_handler_error=wrong)
     with trio.fail_after(30), pytest.raises(TypeError, match="on_handler_error"):
@@ -504,7 +504,7 @@ async def break_rules(peer: RawPeer) -> None:
 
 @pytest.mark.parametrize("end", [reset_peer, leave, close_peer, break_rules])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_lost_connection_is_no_error(
+async def test_on_handler_error_connection_closed_is_no_error(
     nursery: trio.Nursery,
     caplog: pytest.LogCaptureFixture,
     call: Callable[[WebSocketConnection], Awaitable[None]],
@@ -528,7 +528,7 @@ async def test_a_lost_connection_is_no_error(
     assert not caplog.records
 
 
-async def test_of_a_group_the_errors_that_are_no_lost_connections_are_reported(
+async def test_on_handler_error_group_without_connection_closed(
     nursery: trio.Nursery,
 ) -> None:
     group = ExceptionGroup("several", [ConnectionClosed(None), FAILURE])
@@ -543,7 +543,7 @@ async def test_of_a_group_the_errors_that_are_no_lost_connections_are_reported(
 @pytest.mark.parametrize(
     "data", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n"]
 )
-async def test_what_is_no_handshake_is_no_error(
+async def test_on_handler_error_failed_handshake_is_no_error(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     errors = Errors()
@@ -554,7 +554,7 @@ async def test_what_is_no_handshake_is_no_error(
     assert not caplog.records
 
 
-async def test_a_handler_that_does_not_answer_is_no_error(nursery: trio.Nursery) -> None:
+async def test_on_handler_error_unanswered_request_is_no_error(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         pass
 
@@ -567,7 +567,7 @@ async def test_a_handler_that_does_not_answer_is_no_error(nursery: trio.Nursery)
 # -- what is not for on_handler_error
 
 
-def test_ctrl_c_in_a_handler_comes_out() -> None:
+def test_handler_ctrl_c_raises() -> None:
     async def handler(request: WebSocketRequest) -> None:
         signal.raise_signal(signal.SIGINT)
 
@@ -577,14 +577,14 @@ def test_ctrl_c_in_a_handler_comes_out() -> None:
     assert not errors.calls
 
 
-async def test_an_exit_in_a_handler_comes_out() -> None:
+async def test_handler_exits_raises() -> None:
     errors = Errors()
     with pytest.raises(SystemExit):
         await serve_while(failing(SystemExit()), be_good, on_handler_error=errors)
     assert not errors.calls
 
 
-async def test_of_a_group_an_exit_comes_out_and_the_error_is_reported() -> None:
+async def test_handler_group_with_exit_raises_and_reports() -> None:
     group = BaseExceptionGroup("several", [SystemExit(3), FAILURE])
     errors = Errors()
     with pytest.raises(BaseException) as caught:  # noqa: PT011 # alone, or in a group
@@ -593,7 +593,9 @@ async def test_of_a_group_an_exit_comes_out_and_the_error_is_reported() -> None:
     assert [leaf for error in errors.errors for leaf in flatten_group(error)] == [FAILURE]
 
 
-async def test_a_cancelled_server_reports_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_on_handler_error_server_cancelled_is_not_called(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     errors = Errors()
     async with trio.open_nursery() as nursery:
         port = await failing_port(nursery, failing(), errors)
@@ -605,7 +607,7 @@ async def test_a_cancelled_server_reports_nothing(caplog: pytest.LogCaptureFixtu
     assert not caplog.records
 
 
-async def test_a_cancelled_server_cancels_on_handler_error() -> None:
+async def test_on_handler_error_server_cancelled_is_cancelled() -> None:
     async def on_handler_error(request: WebSocketRequest, error: Exception) -> None:
         called.set()
         await trio.sleep_forever()
@@ -633,7 +635,7 @@ async def clean_up_in_a_nursery(request: WebSocketRequest) -> None:
 
 
 @pytest.mark.parametrize("handler", [clean_up_alone, clean_up_in_a_nursery])
-async def test_an_error_that_is_raised_as_the_server_is_cancelled_is_reported(
+async def test_on_handler_error_raised_while_cancelled_is_called(
     handler: Handler,
 ) -> None:
     errors = Errors()
@@ -646,7 +648,7 @@ async def test_an_error_that_is_raised_as_the_server_is_cancelled_is_reported(
     assert [leaf for error in errors.errors for leaf in flatten_group(error)] == [FAILURE]
 
 
-async def test_an_error_that_is_raised_as_the_server_is_closed_is_reported(
+async def test_on_handler_error_raised_during_aclose_is_called(
     nursery: trio.Nursery,
 ) -> None:
     errors = Errors()

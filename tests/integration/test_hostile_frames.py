@@ -43,9 +43,7 @@ from trio_websocket import (
 
 
 @pytest.mark.parametrize("late", [Frame(PING, b"too late"), Frame(BINARY, bytes(101))])
-async def test_what_comes_after_our_close_is_ignored_and_the_server_lives(
-    nursery: trio.Nursery, late: Frame
-) -> None:
+async def test_server_frames_after_close_are_ignored(nursery: trio.Nursery, late: Frame) -> None:
     async def handler(request: WebSocketRequest) -> None:
         if request.path == "/echo":
             await echo(request)
@@ -59,7 +57,7 @@ async def test_what_comes_after_our_close_is_ignored_and_the_server_lives(
     await assert_serves(port)
 
 
-async def test_two_oversize_messages_in_one_segment_get_one_1009_and_the_server_lives(
+async def test_server_two_oversize_messages_get_one_1009(
     nursery: trio.Nursery,
 ) -> None:
     port = await start(nursery, max_message_size=100)
@@ -69,7 +67,7 @@ async def test_two_oversize_messages_in_one_segment_get_one_1009_and_the_server_
     await assert_serves(port)
 
 
-async def test_a_bad_frame_of_a_server_does_not_hang_the_exit(nursery: trio.Nursery) -> None:
+async def test_block_ends_after_bad_frame_does_not_hang(nursery: trio.Nursery) -> None:
     async def send_bad_frame(peer: RawPeer) -> None:
         await peer.send(b"\x83\x00")  # a reserved opcode
         received.extend(await peer.receive_all())
@@ -83,7 +81,7 @@ async def test_a_bad_frame_of_a_server_does_not_hang_the_exit(nursery: trio.Nurs
     assert codes(received) == [1002]
 
 
-async def test_empty_fragments_are_counted_and_refused(nursery: trio.Nursery) -> None:
+async def test_max_fragments_counts_empty_fragments(nursery: trio.Nursery) -> None:
     async def send_fragments() -> None:
         fragments = peer.frame(CONTINUATION, fin=False) * 1000
         await peer.send_frame(TEXT, fin=False)
@@ -110,7 +108,7 @@ def caught_close(exc: ConnectionClosed) -> bytes:
     return close_payload(exc.sent.code, exc.sent.reason or "")
 
 
-async def test_an_exception_comes_out_although_a_ping_comes_after_our_close(
+async def test_block_raises_despite_ping_after_close(
     nursery: trio.Nursery,
 ) -> None:
     async def ping_late(peer: RawPeer) -> None:
@@ -142,7 +140,7 @@ BAD_FRAMES = {
 
 
 @pytest.mark.parametrize(("data", "code"), BAD_FRAMES.values(), ids=list(BAD_FRAMES))
-async def test_a_protocol_error_is_told_to_the_peer(
+async def test_get_message_protocol_error_is_sent_to_peer(
     nursery: trio.Nursery, data: bytes, code: int
 ) -> None:
     ws, peer = await open_client(nursery, "tcp")
@@ -155,13 +153,13 @@ async def test_a_protocol_error_is_told_to_the_peer(
     assert caught.value.__cause__ is not None
 
 
-async def test_an_unmasked_frame_of_a_client_is_told_to_it(nursery: trio.Nursery) -> None:
+async def test_server_unmasked_frame_gets_1002(nursery: trio.Nursery) -> None:
     port = await start(nursery)
     peer = await connect(port, b"\x81\x00")
     assert codes(await frames_to_end(peer)) == [1002]
 
 
-async def test_close_code_1014_is_accepted_from_a_peer(nursery: trio.Nursery) -> None:
+async def test_server_close_code_1014_is_echoed(nursery: trio.Nursery) -> None:
     port = await start(nursery)
     peer = await connect(port)
     await peer.send_close(1014, "bad gateway")
@@ -169,7 +167,7 @@ async def test_close_code_1014_is_accepted_from_a_peer(nursery: trio.Nursery) ->
 
 
 @pytest.mark.parametrize(("characters", "fits"), [(50, True), (51, False)])
-async def test_the_size_limit_counts_bytes(
+async def test_max_message_size_counts_bytes(
     nursery: trio.Nursery, characters: int, fits: bool
 ) -> None:
     port = await start(nursery, max_message_size=100)
@@ -182,7 +180,7 @@ async def test_the_size_limit_counts_bytes(
 
 
 @pytest.mark.parametrize(("characters", "fits"), [(50, True), (51, False)])
-async def test_the_size_limit_counts_the_bytes_of_fragments(
+async def test_max_message_size_counts_bytes_of_fragments(
     nursery: trio.Nursery, characters: int, fits: bool
 ) -> None:
     port = await start(nursery, max_message_size=100)

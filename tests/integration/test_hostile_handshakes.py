@@ -128,7 +128,7 @@ async def check_it_serves(server: WebSocketServer, *, use_tls: bool) -> None:
 
 @pytest.mark.parametrize("use_tls", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("name", BAD_REQUESTS)
-async def test_a_bad_request_is_answered_and_the_server_lives(
+async def test_server_bad_request_is_answered(
     nursery: trio.Nursery, name: str, use_tls: bool
 ) -> None:
     status, data = BAD_REQUESTS[name]
@@ -142,7 +142,7 @@ async def test_a_bad_request_is_answered_and_the_server_lives(
     await check_it_serves(server, use_tls=use_tls)
 
 
-async def test_a_request_of_256_header_lines_is_accepted(nursery: trio.Nursery) -> None:
+async def test_server_256_header_lines_are_accepted(nursery: trio.Nursery) -> None:
     server = await start(nursery, use_tls=False)
     stream = await connect(server, use_tls=False)
     await stream.send_all(REST + b"X: 1\r\n" * 251 + b"\r\n")
@@ -152,9 +152,7 @@ async def test_a_request_of_256_header_lines_is_accepted(nursery: trio.Nursery) 
 
 
 @pytest.mark.parametrize("data", [REQUEST, HTTP_2_PREFACE], ids=["HTTP", "HTTP/2"])
-async def test_plain_bytes_to_a_tls_port_end_the_connection_and_the_server_lives(
-    nursery: trio.Nursery, data: bytes
-) -> None:
+async def test_server_plain_bytes_to_tls_end_connection(nursery: trio.Nursery, data: bytes) -> None:
     server = await start(nursery, use_tls=True)
     stream = await connect(server, use_tls=False)
     await stream.send_all(data)
@@ -163,7 +161,7 @@ async def test_plain_bytes_to_a_tls_port_end_the_connection_and_the_server_lives
     await check_it_serves(server, use_tls=True)
 
 
-async def test_a_request_of_one_byte_a_second_is_cut_off_by_connect_timeout(
+async def test_connect_timeout_cuts_off_slow_request(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     theirs, ours = await socket_pair()
@@ -183,7 +181,7 @@ async def drip(stream: Stream, data: bytes) -> None:
             await trio.sleep(1)
 
 
-async def test_a_pipelined_request_is_no_frame(nursery: trio.Nursery) -> None:
+async def test_server_pipelined_request_is_no_frame(nursery: trio.Nursery) -> None:
     server = await start(nursery, use_tls=False)
     stream = await connect(server, use_tls=False)
     await stream.send_all(REQUEST + REQUEST)
@@ -194,7 +192,7 @@ async def test_a_pipelined_request_is_no_frame(nursery: trio.Nursery) -> None:
     await check_it_serves(server, use_tls=False)
 
 
-async def test_frames_that_come_before_the_101_are_received(nursery: trio.Nursery) -> None:
+async def test_server_frames_before_101_are_received(nursery: trio.Nursery) -> None:
     server = await start(nursery, use_tls=False)
     stream = await connect(server, use_tls=False)
     await stream.send_all(REQUEST + frame(TEXT, b"early", mask=True) + frame(PING, mask=True))
@@ -246,7 +244,7 @@ async def answer_with(
 
 @pytest.mark.parametrize("use_tls", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("name", BAD_RESPONSES)
-async def test_a_bad_response_is_a_handshake_error(
+async def test_open_websocket_bad_response_raises_handshake_error(
     nursery: trio.Nursery, name: str, use_tls: bool
 ) -> None:
     error, data = BAD_RESPONSES[name]
@@ -259,7 +257,7 @@ async def test_a_bad_response_is_a_handshake_error(
     nursery.cancel_scope.cancel()
 
 
-async def test_an_acceptance_of_one_byte_a_second_is_cut_off_by_connect_timeout(
+async def test_connect_timeout_cuts_off_slow_acceptance(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     ours, theirs = await socket_pair()
@@ -275,7 +273,7 @@ async def test_an_acceptance_of_one_byte_a_second_is_cut_off_by_connect_timeout(
     assert trio.current_time() == pytest.approx(59.5, abs=0.1)
 
 
-async def test_a_second_response_is_no_frame(nursery: trio.Nursery) -> None:
+async def test_open_websocket_second_response_is_no_frame(nursery: trio.Nursery) -> None:
     def respond(request: bytes) -> bytes:
         return accepting(request) * 2
 
@@ -287,7 +285,7 @@ async def test_a_second_response_is_no_frame(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_a_frame_before_the_101_is_a_handshake_error(nursery: trio.Nursery) -> None:
+async def test_open_websocket_frame_before_101_raises(nursery: trio.Nursery) -> None:
     def respond(request: bytes) -> bytes:
         return frame(TEXT, b"early") + accepting(request)
 
@@ -306,7 +304,9 @@ async def test_a_frame_before_the_101_is_a_handshake_error(nursery: trio.Nursery
         b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\nbebc200\r\n",
     ],
 )
-async def test_a_rejection_body_is_kept_up_to_its_limit(nursery: trio.Nursery, head: bytes) -> None:
+async def test_connect_websocket_rejection_body_is_limited(
+    nursery: trio.Nursery, head: bytes
+) -> None:
     async def flood(stream: Stream) -> None:
         await read_head(stream)
         await stream.send_all(head)
@@ -336,7 +336,7 @@ async def test_a_rejection_body_is_kept_up_to_its_limit(nursery: trio.Nursery, h
         b"HTTP/1.1 101 X\r\nbad header\r\n\r\n",
     ],
 )
-async def test_connect_websocket_url_bad_response_is_a_handshake_error(
+async def test_connect_websocket_url_bad_response_raises(
     nursery: trio.Nursery, answer: bytes
 ) -> None:
     url = await answering(nursery, answer)
@@ -346,7 +346,7 @@ async def test_connect_websocket_url_bad_response_is_a_handshake_error(
 
 
 @pytest.mark.parametrize("name", [b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions"])
-async def test_a_choice_outside_ascii_is_a_handshake_error(
+async def test_connect_websocket_url_choice_not_ascii_raises(
     nursery: trio.Nursery, name: bytes
 ) -> None:
     url = await raw_server(nursery, RawPeer.receive_all, name + b": \xff")
@@ -354,7 +354,7 @@ async def test_a_choice_outside_ascii_is_a_handshake_error(
         await connect_websocket_url(nursery, url, subprotocols=["chat"])
 
 
-async def test_repeated_connection_and_upgrade_headers_of_a_server_are_accepted(
+async def test_connect_websocket_url_repeated_headers_are_accepted(
     nursery: trio.Nursery,
 ) -> None:
     url = await raw_server(nursery, RawPeer.receive_all, b"Connection: keep-alive")

@@ -40,9 +40,7 @@ from trio_websocket import (
         b"Sec-WebSocket-Extensions: \xff",
     ],
 )
-async def test_a_byte_outside_ascii_in_a_header_is_answered_and_the_server_lives(
-    nursery: trio.Nursery, header: bytes
-) -> None:
+async def test_server_header_not_ascii_is_answered(nursery: trio.Nursery, header: bytes) -> None:
     port = await start(nursery)
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(with_header(header))
@@ -51,7 +49,7 @@ async def test_a_byte_outside_ascii_in_a_header_is_answered_and_the_server_lives
     await assert_serves(port)
 
 
-async def test_a_malformed_request_of_a_client_that_is_gone_leaves_the_server_alive(
+async def test_server_malformed_request_of_gone_client_goes_on(
     nursery: trio.Nursery,
 ) -> None:
     port = await start(nursery)
@@ -62,7 +60,7 @@ async def test_a_malformed_request_of_a_client_that_is_gone_leaves_the_server_al
     await assert_serves(port)
 
 
-async def test_a_client_that_is_gone_during_the_handshake_holds_no_task(
+async def test_server_client_gone_during_handshake_leaves_no_task(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as handlers:
@@ -81,7 +79,7 @@ async def no_tasks(nursery: trio.Nursery) -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)
 
 
-async def test_plain_http_is_answered_and_holds_no_task(nursery: trio.Nursery) -> None:
+async def test_server_plain_http_is_answered(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as handlers:
         port = await start(nursery, handler_nursery=handlers)
         answer = await ask(port, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
@@ -90,7 +88,7 @@ async def test_plain_http_is_answered_and_holds_no_task(nursery: trio.Nursery) -
             await no_tasks(handlers)
 
 
-async def test_what_is_sent_before_accept_is_stopped_by_the_kernel(nursery: trio.Nursery) -> None:
+async def test_server_bytes_before_accept_are_not_read(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await trio.sleep_forever()
 
@@ -117,7 +115,7 @@ async def test_what_is_sent_before_accept_is_stopped_by_the_kernel(nursery: trio
         b"Upgrade: h2c\r\nUpgrade: WebSocket\r\nConnection: Upgrade",
     ],
 )
-async def test_repeated_connection_and_upgrade_headers_are_accepted(
+async def test_server_repeated_upgrade_headers_are_accepted(
     nursery: trio.Nursery, lines: bytes
 ) -> None:
     port = await start(nursery)
@@ -146,7 +144,7 @@ async def test_repeated_connection_and_upgrade_headers_are_accepted(
     ],
     ids=["not base64", "short", "unpadded", "empty", "missing", "double", "HTTP/1.0"],
 )
-async def test_a_bad_key_and_http_1_0_are_refused(
+async def test_server_bad_key_or_http_1_0_gets_400(
     nursery: trio.Nursery, change: tuple[bytes, bytes]
 ) -> None:
     port = await start(nursery)

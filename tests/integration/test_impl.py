@@ -55,7 +55,7 @@ NOTHING_SPECIAL = {"use_ssl": False, "subprotocols": None, "extra_headers": None
         "wrap_server_stream",
     ],
 )
-def test_the_old_path_has_the_name(name: str) -> None:
+def test_impl_has_the_public_name(name: str) -> None:
     assert getattr(_impl, name) is getattr(trio_websocket, name)
 
 
@@ -97,7 +97,7 @@ def test_impl_has_the_private_names_of_0_12() -> None:
     assert issubclass(_impl.TrioWebsocketInternalError, Exception)
 
 
-def test_open_websocket_url_calls_a_replaced_open_websocket_with_the_old_keywords() -> None:
+def test_open_websocket_url_calls_replaced_open_websocket() -> None:
     with mock.patch("trio_websocket._impl.open_websocket") as replaced:
         result = open_websocket_url("ws://example.org/chat?room=1")
     replaced.assert_called_once_with(
@@ -132,7 +132,7 @@ def test_open_websocket_url_passes_on_a_path_that_is_never_empty(tail: str, reso
     assert replaced.call_args[0] == ("example.org", 80, resource)
 
 
-async def test_connect_websocket_url_calls_a_replaced_connect_websocket_with_the_old_keywords(
+async def test_connect_websocket_url_calls_replaced_connect_websocket(
     nursery: trio.Nursery,
 ) -> None:
     with mock.patch("trio_websocket._impl.connect_websocket", mock.AsyncMock()) as replaced:
@@ -159,7 +159,7 @@ async def test_connect_websocket_url_passes_on_what_was_given(nursery: trio.Nurs
     replaced.assert_awaited_once_with(nursery, "example.org", 443, "/?", use_ssl=True, **given)
 
 
-async def test_open_websocket_yields_and_closes_what_a_replaced_connect_websocket_returns() -> None:
+async def test_open_websocket_closes_connection_of_replaced_connect() -> None:
     replaced = mock.AsyncMock()
     aclose = replaced.return_value.aclose
     with mock.patch("trio_websocket._impl.connect_websocket", replaced):
@@ -170,7 +170,7 @@ async def test_open_websocket_yields_and_closes_what_a_replaced_connect_websocke
 
 
 @pytest.mark.parametrize("timeouts", [{}, {"connect_timeout": 5, "disconnect_timeout": 6}])
-async def test_open_websocket_calls_a_replaced_connect_websocket_with_the_old_keywords(
+async def test_open_websocket_calls_replaced_connect_websocket(
     timeouts: dict[str, Any],
 ) -> None:
     # connect_websocket had no time-outs in 0.12, and functions that replace it have none.
@@ -182,7 +182,7 @@ async def test_open_websocket_calls_a_replaced_connect_websocket_with_the_old_ke
     )
 
 
-async def test_an_os_error_of_a_replaced_connect_websocket_is_a_handshake_error() -> None:
+async def test_open_websocket_url_os_error_of_replaced_connect() -> None:
     error = ConnectionRefusedError(111, "Connection refused")
     replaced = mock.AsyncMock(side_effect=error)
     replacing = mock.patch("trio_websocket._impl.connect_websocket", replaced)
@@ -202,7 +202,7 @@ def test_impl_has_the_constants_of_0_12() -> None:
     assert issubclass(_impl.TrioWebsocketInternalError, Exception)
 
 
-async def test_open_websocket_passes_on_a_handshake_error_of_a_replaced_connect_websocket() -> None:
+async def test_open_websocket_handshake_error_of_replaced_connect() -> None:
     error = ConnectionRejected(403, (), b"")
     replaced = mock.AsyncMock(side_effect=error)
     replacing = mock.patch("trio_websocket._impl.connect_websocket", replaced)

@@ -56,7 +56,7 @@ replaced = mock.patch("trio_websocket._impl.connect_websocket", stand_in)
 
 
 @replaced
-async def test_open_websocket_with_tasks_of_a_stand_in_is_cancelled(autojump_clock: object) -> None:
+async def test_open_websocket_with_stand_in_is_cancelled(autojump_clock: object) -> None:
     with trio.move_on_after(1) as scope:
         async with open_websocket("host", 80, "/", use_ssl=False):
             pass
@@ -64,14 +64,14 @@ async def test_open_websocket_with_tasks_of_a_stand_in_is_cancelled(autojump_clo
 
 
 @replaced
-async def test_open_websocket_with_tasks_of_a_stand_in_raises_what_the_block_raised() -> None:
+async def test_open_websocket_with_stand_in_raises_error_of_block() -> None:
     with trio.fail_after(30), pytest.raises(LookupError):
         async with open_websocket("host", 80, "/", use_ssl=False):
             raise LookupError
 
 
 @replaced
-def test_open_websocket_with_tasks_of_a_stand_in_is_interrupted() -> None:
+def test_open_websocket_with_stand_in_is_interrupted() -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(interrupt)
@@ -82,7 +82,7 @@ def test_open_websocket_with_tasks_of_a_stand_in_is_interrupted() -> None:
     trio.run(main)
 
 
-def test_open_websocket_interrupted_while_it_connects_raises_no_group(
+def test_open_websocket_interrupted_connecting_no_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def open_tcp_stream(*args: object) -> None:
@@ -100,7 +100,7 @@ def test_open_websocket_interrupted_while_it_connects_raises_no_group(
     trio.run(main)
 
 
-def test_server_aclose_interrupted_while_clients_close_raises_no_group() -> None:
+def test_server_aclose_interrupted_raises_no_group() -> None:
     async def handler(request: WebSocketRequest) -> None:
         await (await request.accept()).wait_closed()
 
@@ -167,7 +167,7 @@ async def test_wrap_client_stream_without_memory_leaves_no_task(
                 await wrap_client_stream(nursery, ours, "host", "/")
 
 
-def test_close_now_interrupted_in_the_first_half_of_a_stream_raises_it() -> None:
+def test_close_now_interrupted_in_first_half_raises() -> None:
     async def main() -> None:
         ours, _ = await memory_pair()
         with pytest.raises(KeyboardInterrupt):
@@ -191,7 +191,7 @@ def test_raise_interrupt_ignores_what_was_handled_before() -> None:
 
 
 @pytest.mark.parametrize("is_apart", [False, True])
-async def test_server_between_request_and_end_of_its_handler_is_protected(
+async def test_server_around_its_handler_is_protected(
     nursery: trio.Nursery, is_apart: bool
 ) -> None:
     # The signal strikes whichever task runs, if that is not protected.

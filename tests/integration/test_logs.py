@@ -154,7 +154,7 @@ async def test_failed_handshake_is_logged_at_info(
     assert message.isprintable()
 
 
-async def test_client_that_is_gone_before_its_request_is_logged_at_info(
+async def test_client_gone_before_request_is_logged_at_info(
     nursery: trio.Nursery, log: pytest.LogCaptureFixture
 ) -> None:
     client = await connect(nursery, await start(nursery, echo))
@@ -204,7 +204,7 @@ class LateListener(trio.abc.Listener[trio.abc.Stream]):
         await trio.lowlevel.checkpoint()
 
 
-async def test_client_that_comes_while_the_server_closes_is_logged_at_info(
+async def test_client_during_server_aclose_is_logged_at_info(
     nursery: trio.Nursery, log: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = await memory_pair()
@@ -237,7 +237,7 @@ async def test_server_aclose_logs_requests_that_it_rejects(
     assert found(log, logging.INFO) == [text]
 
 
-async def test_every_record_about_a_client_names_its_address(
+async def test_log_record_of_client_names_its_address(
     nursery: trio.Nursery, log: pytest.LogCaptureFixture
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -269,7 +269,7 @@ async def test_every_record_about_a_client_names_its_address(
             assert client.name in record.getMessage()
 
 
-async def test_logging_costs_nothing_where_nobody_wants_it(
+async def test_log_disabled_formats_nothing(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, "trio-websocket")
@@ -318,7 +318,7 @@ def test_connection_closed_text_escapes_the_reason() -> None:
     assert error.reason.reason == EVIL
 
 
-async def test_reason_of_a_close_is_escaped_in_the_log(
+async def test_log_escapes_close_reason(
     nursery: trio.Nursery, log: pytest.LogCaptureFixture
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -349,7 +349,7 @@ class Odd(WrappedStream):
         return "a\nb" + "c" * 1000
 
 
-async def test_names_and_paths_are_escaped_and_shortened_in_the_log(
+async def test_log_escapes_and_shortens_names_and_paths(
     nursery: trio.Nursery, log: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = await memory_pair()

@@ -135,7 +135,7 @@ Flood = Callable[[trio.Nursery, bytes, "dict[str, Any]"], Awaitable[int]]
     ],
     ids=["max_message_size", "max_fragments", "message_queue_size", "message_queue_bytes"],
 )
-async def test_messages_cost_no_more_than_the_bound(
+async def test_get_message_unread_uses_bounded_memory(
     nursery: trio.Nursery,
     flood: Flood,
     data: bytes,
@@ -147,14 +147,12 @@ async def test_messages_cost_no_more_than_the_bound(
 
 
 @pytest.mark.parametrize("flood", [flood_reader, flood_absent])
-async def test_pings_of_a_peer_that_does_not_read_cost_little(
-    nursery: trio.Nursery, flood: Flood
-) -> None:
+async def test_pong_to_unread_peer_uses_little_memory(nursery: trio.Nursery, flood: Flood) -> None:
     pings = repeated(PING, bytes(125))[: FLOOD // 5]
     assert await flood(nursery, pings, {}) < LITTLE
 
 
-async def test_what_comes_before_accept_costs_little(nursery: trio.Nursery) -> None:
+async def test_accept_data_before_it_uses_little_memory(nursery: trio.Nursery) -> None:
     theirs, ours = await tcp_pair()
     await theirs.send_all(REQUEST)
     await wrap_server_stream(nursery, ours)
@@ -168,7 +166,7 @@ LONG_LINE = b"X: " + b"x" * FLOOD
 
 
 @pytest.mark.parametrize(("size", "is_bounded"), [(BOUND, True), (2**30, False)])
-async def test_the_head_of_a_request_costs_no_more_than_the_bound(
+async def test_wrap_server_stream_head_uses_bounded_memory(
     nursery: trio.Nursery, size: int, is_bounded: bool
 ) -> None:
     theirs, ours = await tcp_pair()
@@ -192,7 +190,7 @@ HEAD = b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n"
     ],
     ids=["head", "body"],
 )
-async def test_a_rejection_costs_no_more_than_the_bound(
+async def test_wrap_client_stream_rejection_uses_bounded_memory(
     nursery: trio.Nursery, response: bytes, option: str, size: int, is_bounded: bool
 ) -> None:
     ours, theirs = await tcp_pair()
@@ -211,7 +209,7 @@ async def test_a_rejection_costs_no_more_than_the_bound(
 
 
 @pytest.mark.parametrize(("limit", "is_bounded"), [(BOUND, True), (math.inf, False)])
-async def test_a_peer_that_does_not_read_costs_no_more_than_the_bound(
+async def test_send_message_unread_uses_bounded_memory(
     nursery: trio.Nursery, limit: float, is_bounded: bool
 ) -> None:
     ws, _ = await open_server(nursery, "tcp", max_unsent_bytes=limit)
@@ -230,7 +228,7 @@ def pings_in_flight() -> set[PendingPing]:
 
 
 @pytest.mark.parametrize(("limit", "count"), [(10, 10), (math.inf, 1000)])
-async def test_pings_that_are_not_answered_cost_no_more_than_the_bound(
+async def test_ping_unanswered_uses_bounded_memory(
     nursery: trio.Nursery, limit: float, count: int
 ) -> None:
     # They are counted: the tasks that wait, which are the application's, take most of the memory.
@@ -244,7 +242,7 @@ async def test_pings_that_are_not_answered_cost_no_more_than_the_bound(
         pinging.cancel_scope.cancel()
 
 
-async def test_pings_that_were_given_up_cost_nothing(nursery: trio.Nursery) -> None:
+async def test_ping_cancelled_uses_no_memory(nursery: trio.Nursery) -> None:
     async def cancel_soon(scope: trio.CancelScope) -> None:
         scope.cancel()
 
@@ -259,7 +257,7 @@ async def test_pings_that_were_given_up_cost_nothing(nursery: trio.Nursery) -> N
 
 
 @pytest.mark.parametrize(("limit", "is_bounded"), [(5, True), (math.inf, False)])
-async def test_clients_over_max_connections_cost_little(
+async def test_max_connections_excess_uses_little_memory(
     nursery: trio.Nursery, limit: float, is_bounded: bool
 ) -> None:
     async def handle(request: WebSocketRequest) -> None:
@@ -287,7 +285,7 @@ async def test_clients_over_max_connections_cost_little(
 
 @pytest.mark.parametrize("tail", [0, 500])
 @pytest.mark.parametrize("is_awaited", [True, False])
-async def test_idle_connection_after_many_messages_keeps_little(
+async def test_connection_idle_after_many_messages_keeps_little(
     nursery: trio.Nursery, tail: int, is_awaited: bool
 ) -> None:
     server, peer = await open_server(nursery, "tcp")

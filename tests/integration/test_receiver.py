@@ -35,7 +35,7 @@ def steps() -> Iterator[set[trio.lowlevel.Task]]:
         instrument.tasks.discard(trio.lowlevel.current_task())
 
 
-async def test_on_a_socket_a_message_wakes_no_task_but_the_one_that_waits_for_it(
+async def test_get_message_on_socket_wakes_one_task(
     nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, "socketpair")
@@ -47,7 +47,7 @@ async def test_on_a_socket_a_message_wakes_no_task_but_the_one_that_waits_for_it
     assert len(tasks) == 1
 
 
-async def test_on_a_socket_reading_is_handed_back_to_the_next_task_that_waits(
+async def test_get_message_cancelled_hands_reading_to_next_task(
     nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, "socketpair")
@@ -64,7 +64,7 @@ async def test_on_a_socket_reading_is_handed_back_to_the_next_task_that_waits(
     assert len(tasks) == 1
 
 
-async def test_messages_that_came_with_one_in_pieces_wait_until_that_is_done_with(
+async def test_get_message_during_receive_stream_waits(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery, "socketpair")
@@ -78,7 +78,7 @@ async def test_messages_that_came_with_one_in_pieces_wait_until_that_is_done_wit
     assert await getting.result() == "3"
 
 
-async def test_get_message_cancelled_together_with_the_arrival_loses_nothing(
+async def test_get_message_cancelled_at_arrival_loses_nothing(
     nursery: trio.Nursery,
 ) -> None:
     for kind in PAIRS:

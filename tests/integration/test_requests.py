@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         ("ws://BÜCHER.example:8080/", "xn--bcher-kva.example:8080"),
     ],
 )
-async def test_the_host_header_has_the_port_unless_it_is_the_default(
+async def test_host_header_has_port_unless_default(
     nursery: trio.Nursery, url: str, host: str
 ) -> None:
     request = await sent_to_server(nursery, url)
@@ -66,7 +66,7 @@ async def sent_to_server(nursery: trio.Nursery, url: str, **keywords: Any) -> by
     return requests[0]
 
 
-async def test_the_host_header_has_ipv6_addresses_in_brackets(nursery: trio.Nursery) -> None:
+async def test_host_header_ipv6_is_in_brackets(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         headers.update(request.headers)
         await request.reject(403)
@@ -83,7 +83,7 @@ async def test_the_host_header_has_ipv6_addresses_in_brackets(nursery: trio.Nurs
     assert headers[b"host"] == b"[::1]:%d" % server.port
 
 
-async def test_extra_headers_replace_headers_of_the_handshake(nursery: trio.Nursery) -> None:
+async def test_extra_headers_replace_own_headers(nursery: trio.Nursery) -> None:
     request = await sent_to_server(
         nursery,
         "ws://user:password@example.org/",
@@ -116,7 +116,7 @@ async def test_extra_headers_replace_headers_of_the_handshake(nursery: trio.Nurs
         ("?#f", "/?"),
     ],
 )
-async def test_the_request_target_is_encoded_and_has_no_fragment(
+async def test_request_target_is_encoded_without_fragment(
     nursery: trio.Nursery, tail: str, target: str
 ) -> None:
     request = await sent_to_server(nursery, "ws://example.org" + tail)
@@ -134,7 +134,7 @@ async def test_the_request_target_is_encoded_and_has_no_fragment(
         ("j\u00fcrgen:pw", "j\u00fcrgen:pw".encode()),
     ],
 )
-async def test_user_and_password_of_a_url_become_an_authorization_header(
+async def test_userinfo_becomes_authorization_header(
     nursery: trio.Nursery, userinfo: str, credentials: bytes
 ) -> None:
     request = await sent_to_server(nursery, f"ws://{userinfo}@example.org/")
@@ -143,7 +143,7 @@ async def test_user_and_password_of_a_url_become_an_authorization_header(
     assert b"\r\nHost: example.org\r\n" in request
 
 
-async def test_opening_leaves_the_headers_of_the_caller_alone(nursery: trio.Nursery) -> None:
+async def test_extra_headers_list_is_not_changed(nursery: trio.Nursery) -> None:
     headers = [(b"X-Extra", b"value")]
     await sent_to_server(nursery, "ws://user:pw@example.org/", extra_headers=headers)
     assert headers == [(b"X-Extra", b"value")]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from support.streams import StreamPair
 
 
-async def test_what_a_socket_takes_is_written_without_another_task(nursery: trio.Nursery) -> None:
+async def test_append_socket_has_room_writes_at_once(nursery: trio.Nursery) -> None:
     ours, theirs = await socket_pair()
     with running(nursery, ours) as outbox:
         outbox.append(b"data")
@@ -31,7 +31,7 @@ async def test_what_a_socket_takes_is_written_without_another_task(nursery: trio
         assert await receive_exactly(theirs, 4) == b"data"
 
 
-async def test_a_socket_has_a_writer_only_while_something_waits(nursery: trio.Nursery) -> None:
+async def test_append_starts_writer_only_while_data_waits(nursery: trio.Nursery) -> None:
     ours, theirs = await socket_pair()
     with running(nursery, ours) as outbox:
         for _ in range(2):
@@ -42,7 +42,7 @@ async def test_a_socket_has_a_writer_only_while_something_waits(nursery: trio.Nu
             assert not nursery.child_tasks
 
 
-async def test_flush_writes_what_is_kept_back(nursery: trio.Nursery) -> None:
+async def test_flush_writes_corked_frames(nursery: trio.Nursery) -> None:
     ours, theirs = await socket_pair()
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")
@@ -52,7 +52,7 @@ async def test_flush_writes_what_is_kept_back(nursery: trio.Nursery) -> None:
         assert await receive_exactly(theirs, 2) == b"12"
 
 
-async def test_a_pong_does_not_tear_a_frame_of_which_a_socket_took_a_part(
+async def test_append_pong_after_partial_write_keeps_frame_whole(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await socket_pair()
@@ -63,7 +63,7 @@ async def test_a_pong_does_not_tear_a_frame_of_which_a_socket_took_a_part(
         assert await receive_exactly(theirs, len(expected)) == expected
 
 
-async def test_a_reset_is_noticed_when_something_is_appended(nursery: trio.Nursery) -> None:
+async def test_append_reset_is_noticed(nursery: trio.Nursery) -> None:
     ours, theirs = await tcp_pair()
     reset(theirs)
     noted: list[None] = []
@@ -73,7 +73,7 @@ async def test_a_reset_is_noticed_when_something_is_appended(nursery: trio.Nurse
         assert isinstance(outbox.broken, ConnectionResetError)
 
 
-async def test_a_reset_is_noticed_while_something_waits(nursery: trio.Nursery) -> None:
+async def test_append_reset_while_waiting_is_noticed(nursery: trio.Nursery) -> None:
     ours, theirs = await tcp_pair()
     noted: list[None] = []
     with running(nursery, ours, lambda: noted.append(None)) as outbox:
@@ -84,7 +84,7 @@ async def test_a_reset_is_noticed_while_something_waits(nursery: trio.Nursery) -
         assert isinstance(outbox.broken, ConnectionResetError)
 
 
-async def test_what_was_kept_back_is_not_written_after_the_stop(nursery: trio.Nursery) -> None:
+async def test_stop_drops_corked_frames(nursery: trio.Nursery) -> None:
     ours, theirs = await socket_pair()
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")
@@ -96,7 +96,7 @@ async def test_what_was_kept_back_is_not_written_after_the_stop(nursery: trio.Nu
     assert await theirs.receive_some() == b""
 
 
-async def test_what_was_not_written_before_the_stop_does_not_count_as_written(
+async def test_stop_does_not_count_unwritten_bytes(
     nursery: trio.Nursery,
 ) -> None:
     ours, _ = await socket_pair()
@@ -108,7 +108,7 @@ async def test_what_was_not_written_before_the_stop_does_not_count_as_written(
         assert outbox.written == written
 
 
-async def test_what_can_not_be_written_does_not_count_as_written(nursery: trio.Nursery) -> None:
+async def test_append_failed_write_does_not_count(nursery: trio.Nursery) -> None:
     for before in ([], [b"1"], [b"1", b"2"]):
         ours, theirs = await socket_pair()
         with running(nursery, ours) as outbox:
@@ -119,7 +119,7 @@ async def test_what_can_not_be_written_does_not_count_as_written(nursery: trio.N
             assert outbox.written == len(before[:1])
 
 
-async def test_the_first_message_of_a_turn_is_written_at_once_and_others_together(
+async def test_append_message_first_is_written_others_are_corked(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await socket_pair()
@@ -133,7 +133,7 @@ async def test_the_first_message_of_a_turn_is_written_at_once_and_others_togethe
         assert outbox.unsent == (0, 0)
 
 
-async def test_what_is_kept_back_is_written_when_the_turn_ends(nursery: trio.Nursery) -> None:
+async def test_cork_ends_writes_corked_frames(nursery: trio.Nursery) -> None:
     ours, theirs = await socket_pair()
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")
@@ -143,7 +143,7 @@ async def test_what_is_kept_back_is_written_when_the_turn_ends(nursery: trio.Nur
         assert await receive_exactly(theirs, 2) == b"12"
 
 
-async def test_what_is_kept_back_is_written_before_what_is_written_now(
+async def test_append_now_writes_corked_frames_first(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await socket_pair()
@@ -155,7 +155,7 @@ async def test_what_is_kept_back_is_written_before_what_is_written_now(
         assert await receive_exactly(theirs, 3) == b"123"
 
 
-async def test_no_more_is_kept_back_than_the_high_water_mark(nursery: trio.Nursery) -> None:
+async def test_cork_at_high_water_mark_writes(nursery: trio.Nursery) -> None:
     ours, theirs = await tcp_pair()
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")
@@ -170,7 +170,7 @@ async def test_no_more_is_kept_back_than_the_high_water_mark(nursery: trio.Nurse
 
 
 @pytest.mark.parametrize("size", [11, 60])
-async def test_no_more_is_kept_back_than_may_wait(nursery: trio.Nursery, size: int) -> None:
+async def test_cork_at_max_unsent_writes(nursery: trio.Nursery, size: int) -> None:
     ours, theirs = await socket_pair()
     with running(nursery, ours, max_unsent=10) as outbox:
         outbox.append_message(b"1")
@@ -181,7 +181,7 @@ async def test_no_more_is_kept_back_than_may_wait(nursery: trio.Nursery, size: i
         assert await receive_exactly(theirs, 2 + size) == b"12" + bytes(size)
 
 
-async def test_however_much_may_wait_no_more_is_kept_back_than_leaves_in_one_write(
+async def test_cork_beyond_one_write_writes(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await tcp_pair()
@@ -197,7 +197,7 @@ async def test_however_much_may_wait_no_more_is_kept_back_than_leaves_in_one_wri
         )
 
 
-async def test_what_follows_in_the_turn_what_was_written_now_is_kept_back(
+async def test_append_message_after_now_is_corked(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await socket_pair()
@@ -210,7 +210,7 @@ async def test_what_follows_in_the_turn_what_was_written_now_is_kept_back(
         assert await receive_exactly(theirs, 4) == b"1234"
 
 
-async def test_after_the_end_of_a_turn_the_first_message_is_written_at_once(
+async def test_append_message_after_uncork_is_written_at_once(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await socket_pair()
@@ -224,7 +224,7 @@ async def test_after_the_end_of_a_turn_the_first_message_is_written_at_once(
 
 
 @pytest.mark.parametrize("count", [2, 20], ids=["taken", "not taken"])
-async def test_what_is_too_much_for_one_write_follows_what_was_kept_back(
+async def test_append_large_message_follows_corked_frames(
     nursery: trio.Nursery, count: int
 ) -> None:
     ours, theirs = await socket_pair()
@@ -237,7 +237,7 @@ async def test_what_is_too_much_for_one_write_follows_what_was_kept_back(
         assert await receive_exactly(theirs, len(expected)) == expected
 
 
-async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks(
+async def test_uncork_many_queues_lets_other_tasks_run(
     nursery: trio.Nursery,
 ) -> None:
     pairs = [await socket_pair() for _ in range(4 * STEPS_PER_TURN)]
@@ -254,7 +254,7 @@ async def test_many_outboxes_that_keep_something_back_do_not_hold_up_other_tasks
             assert turns >= 4
 
 
-async def test_one_task_writes_what_all_outboxes_keep_back(nursery: trio.Nursery) -> None:
+async def test_uncork_one_task_writes_for_all_queues(nursery: trio.Nursery) -> None:
     pairs = [await socket_pair() for _ in range(3)]
     with contextlib.ExitStack() as stack:
         outboxes = [stack.enter_context(running(nursery, ours)) for ours, _ in pairs]
@@ -267,7 +267,7 @@ async def test_one_task_writes_what_all_outboxes_keep_back(nursery: trio.Nursery
             await wait_all_tasks_blocked()
 
 
-async def test_what_another_outbox_keeps_back_meanwhile_is_written(nursery: trio.Nursery) -> None:
+async def test_uncork_frames_corked_meanwhile_are_written(nursery: trio.Nursery) -> None:
     pairs = [await socket_pair() for _ in range(STEPS_PER_TURN + 1)]
     ours, theirs = await socket_pair()
     with contextlib.ExitStack() as stack:
@@ -283,7 +283,7 @@ async def test_what_another_outbox_keeps_back_meanwhile_is_written(nursery: trio
         assert await receive_exactly(theirs, 2) == b"12"
 
 
-def test_what_is_kept_back_while_a_run_ends_is_written() -> None:
+def test_uncork_frames_corked_as_run_ends_are_written() -> None:
     async def work_on(is_at_work: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
             pairs = [await socket_pair() for _ in range(STEPS_PER_TURN + 2)]
@@ -323,7 +323,7 @@ def test_what_is_kept_back_while_a_run_ends_is_written() -> None:
     assert len(over) == 10
 
 
-async def test_an_outbox_that_has_kept_something_back_is_free_after_it(
+async def test_uncork_leaves_no_reference_to_queue(
     nursery: trio.Nursery,
 ) -> None:
     ours, _ = await socket_pair()
@@ -336,7 +336,7 @@ async def test_an_outbox_that_has_kept_something_back_is_free_after_it(
     assert is_kept() is None
 
 
-async def test_nothing_is_kept_back_when_the_peer_is_gone(nursery: trio.Nursery) -> None:
+async def test_append_message_peer_gone_corks_nothing(nursery: trio.Nursery) -> None:
     ours, theirs = await socket_pair()
     broken: list[str] = []
     with running(nursery, ours, lambda: broken.append("broken")) as outbox:
@@ -352,7 +352,7 @@ async def test_nothing_is_kept_back_when_the_peer_is_gone(nursery: trio.Nursery)
         assert broken == ["broken"]
 
 
-async def test_nothing_is_kept_back_behind_a_write_that_has_failed(nursery: trio.Nursery) -> None:
+async def test_append_message_after_failed_write_corks_nothing(nursery: trio.Nursery) -> None:
     ours, theirs = await socket_pair()
     broken: list[str] = []
     with running(nursery, ours, lambda: broken.append("broken")) as outbox:
@@ -365,7 +365,7 @@ async def test_nothing_is_kept_back_behind_a_write_that_has_failed(nursery: trio
         assert broken == ["broken"]
 
 
-async def test_nothing_is_kept_back_after_the_stop(nursery: trio.Nursery) -> None:
+async def test_append_message_after_stop_corks_nothing(nursery: trio.Nursery) -> None:
     ours, _ = await socket_pair()
     with running(nursery, ours) as outbox:
         outbox.append_message(b"1")

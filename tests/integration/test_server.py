@@ -84,14 +84,14 @@ OFFER = REQUEST.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat, superch
 # -- the server
 
 
-async def test_a_started_server_knows_where_it_listens(nursery: trio.Nursery) -> None:
+async def test_server_started_has_port_and_listeners(nursery: trio.Nursery) -> None:
     server = await nursery.start(serve_websocket, echo, "127.0.0.1", 0, None)
     assert isinstance(server, WebSocketServer)
     assert server.listeners == [Endpoint("127.0.0.1", server.port, False)]
     await assert_serves(server.port)
 
 
-async def test_a_server_runs_on_listeners_of_the_caller(nursery: trio.Nursery) -> None:
+async def test_websocket_server_uses_listeners_of_the_caller(nursery: trio.Nursery) -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     server = WebSocketServer(echo, listeners)
     port = server.port
@@ -99,7 +99,7 @@ async def test_a_server_runs_on_listeners_of_the_caller(nursery: trio.Nursery) -
     await assert_serves(port)
 
 
-async def test_a_server_serves_on_all_its_listeners(nursery: trio.Nursery) -> None:
+async def test_websocket_server_serves_on_all_listeners(nursery: trio.Nursery) -> None:
     listeners = [
         *await trio.open_tcp_listeners(0, host="127.0.0.1"),
         *await trio.open_tcp_listeners(0, host="127.0.0.1"),
@@ -110,7 +110,7 @@ async def test_a_server_serves_on_all_its_listeners(nursery: trio.Nursery) -> No
         await assert_serves(endpoint.port)
 
 
-async def test_several_listeners_have_no_single_port(nursery: trio.Nursery) -> None:
+async def test_port_several_listeners_raises(nursery: trio.Nursery) -> None:
     listeners = [
         *await trio.open_tcp_listeners(0, host="127.0.0.1"),
         *await trio.open_tcp_listeners(0, host="127.0.0.1"),
@@ -120,7 +120,7 @@ async def test_several_listeners_have_no_single_port(nursery: trio.Nursery) -> N
         _ = server.port
 
 
-def test_a_server_needs_a_listener() -> None:
+def test_websocket_server_without_listener_raises() -> None:
     with pytest.raises(ValueError, match="listener"):
         WebSocketServer(echo, [])
 
@@ -133,7 +133,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("options", "error"), BAD_OPTIONS)
-async def test_a_server_refuses_a_bad_option_at_once(
+async def test_websocket_server_bad_option_raises(
     options: dict[str, Any], error: type[Exception]
 ) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -143,21 +143,21 @@ async def test_a_server_refuses_a_bad_option_at_once(
 
 
 @pytest.mark.parametrize(("options", "error"), BAD_OPTIONS)
-async def test_serve_websocket_refuses_a_bad_option(
+async def test_serve_websocket_bad_option_raises(
     options: dict[str, Any], error: type[Exception]
 ) -> None:
     with trio.fail_after(30), pytest.raises(error, match=next(iter(options))):
         await serve_websocket(echo, "127.0.0.1", 0, None, **options)
 
 
-async def test_a_port_in_use_is_an_os_error(nursery: trio.Nursery) -> None:
+async def test_serve_websocket_port_in_use_raises_os_error(nursery: trio.Nursery) -> None:
     port = await start(nursery)
     with trio.fail_after(30), pytest.raises(OSError, match="in use"):
         await serve_websocket(echo, "127.0.0.1", port, None)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of order"), OSError(errno.EBADF, "closed")])
-async def test_a_listener_that_fails_ends_the_server_with_its_error_alone(
+async def test_run_listener_fails_raises_its_error(
     error: Exception,
 ) -> None:
     with trio.fail_after(30), pytest.raises(type(error)) as caught:
@@ -166,7 +166,7 @@ async def test_a_listener_that_fails_ends_the_server_with_its_error_alone(
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-async def test_a_server_that_is_out_of_resources_says_so_and_goes_on_after_a_while(
+async def test_run_out_of_resources_logs_and_goes_on(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     listener = MemoryListener(OSError(number, "too many open files"))
@@ -182,7 +182,7 @@ async def test_a_server_that_is_out_of_resources_says_so_and_goes_on_after_a_whi
     assert trio.current_time() > 0
 
 
-async def test_a_cancelled_server_tells_all_clients_1001(nursery: trio.Nursery) -> None:
+async def test_run_cancelled_closes_all_with_1001(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as serving:
         port = await start(serving)
         peers = [await connect(port) for _ in range(3)]
@@ -193,7 +193,7 @@ async def test_a_cancelled_server_tells_all_clients_1001(nursery: trio.Nursery) 
             assert await peer.receive() == (CLOSE, close_payload(1001), True, 0)
 
 
-async def test_a_cancelled_server_is_not_held_up_by_mute_clients(nursery: trio.Nursery) -> None:
+async def test_run_cancelled_does_not_wait_for_mute_clients(nursery: trio.Nursery) -> None:
     async def flood(request: WebSocketRequest) -> None:
         ws = await request.accept()
         while True:
@@ -210,7 +210,7 @@ async def test_a_cancelled_server_is_not_held_up_by_mute_clients(nursery: trio.N
         await peer.aclose()
 
 
-async def test_a_cancelled_server_closes_its_listeners(nursery: trio.Nursery) -> None:
+async def test_run_cancelled_closes_listeners(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as serving:
         port = await start(serving)
         serving.cancel_scope.cancel()
@@ -219,24 +219,24 @@ async def test_a_cancelled_server_closes_its_listeners(nursery: trio.Nursery) ->
 
 
 @pytest.mark.parametrize("value", [True, False, "cert.pem"])
-async def test_serve_websocket_ssl_context_of_wrong_type_raises_at_the_call(value: Any) -> None:
+async def test_serve_websocket_ssl_context_of_wrong_type_raises(value: Any) -> None:
     text = f"^ssl_context must be an ssl.SSLContext or None, not {value!r}$"
     with pytest.raises(TypeError, match=text):
         await serve_websocket(echo, "127.0.0.1", 0, value)
 
 
-async def test_serve_websocket_ssl_context_of_client_raises_at_the_call() -> None:
+async def test_serve_websocket_ssl_context_of_client_raises() -> None:
     with pytest.raises(ValueError, match=r"must be a context for servers, not for clients"):
         await serve_websocket(echo, "127.0.0.1", 0, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 @pytest.mark.parametrize("value", [None, "echo"])
-async def test_serve_websocket_handler_not_callable_raises_at_the_call(value: Any) -> None:
+async def test_serve_websocket_handler_not_callable_raises(value: Any) -> None:
     with pytest.raises(TypeError, match=f"^handler must be an async function, not {value!r}$"):
         await serve_websocket(value, "127.0.0.1", 0, None)
 
 
-async def test_serve_websocket_handler_is_coroutine_raises_at_the_call() -> None:
+async def test_serve_websocket_handler_is_coroutine_raises() -> None:
     called: Any = no_handler()
     with contextlib.closing(called):
         with pytest.raises(TypeError, match=r"; pass no_handler itself, without calling it$"):
@@ -248,7 +248,7 @@ async def test_serve_websocket_handler_is_coroutine_raises_at_the_call() -> None
 async def no_handler() -> None: ...
 
 
-async def test_serve_websocket_handler_nursery_of_wrong_type_raises_at_the_call() -> None:
+async def test_serve_websocket_handler_nursery_of_wrong_type_raises() -> None:
     wrong: Any = trio.CancelScope
     with pytest.raises(TypeError, match=r"^handler_nursery must be a nursery or None, not <class"):
         await serve_websocket(echo, "127.0.0.1", 0, None, handler_nursery=wrong)
@@ -264,7 +264,7 @@ async def test_serve_websocket_handler_nursery_of_wrong_type_raises_at_the_call(
         ([socket.socket], "each of listeners must be a Trio listener, not <class 'socket.socket'>"),
     ],
 )
-def test_websocket_server_listeners_of_wrong_type_raise_at_the_call(value: Any, text: str) -> None:
+def test_websocket_server_listeners_of_wrong_type_raises(value: Any, text: str) -> None:
     with pytest.raises(TypeError, match=f"^{text}"):
         WebSocketServer(echo, value)
 
@@ -298,7 +298,7 @@ async def test_serve_websocket_all_addresses_in_use_says_so(nursery: trio.Nurser
         (OSError("odd"), OSError),
     ],
 )
-async def test_serve_websocket_that_cannot_listen_keeps_type_and_errno(
+async def test_serve_websocket_cannot_listen_keeps_type_and_errno(
     monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[OSError]
 ) -> None:
     async def fail(*args: object, **keywords: object) -> None:
@@ -321,7 +321,7 @@ async def test_serve_websocket_that_cannot_listen_keeps_type_and_errno(
         (65536, ValueError, "port must be between 0 and 65535, not 65536"),
     ],
 )
-async def test_serve_websocket_port_that_is_not_one_raises_at_the_call(
+async def test_serve_websocket_wrong_port_raises(
     port: Any, error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=f"^{text}$"):
@@ -331,7 +331,7 @@ async def test_serve_websocket_port_that_is_not_one_raises_at_the_call(
 # -- requests
 
 
-async def test_a_request_tells_what_the_client_asks_for(nursery: trio.Nursery) -> None:
+async def test_request_has_path_headers_and_ends(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         requests.append(request)
         await request.accept()
@@ -349,7 +349,7 @@ async def test_a_request_tells_what_the_client_asks_for(nursery: trio.Nursery) -
         assert request.remote == ws.local
 
 
-async def test_an_accepted_connection_knows_its_ends(nursery: trio.Nursery) -> None:
+async def test_accept_connection_has_ends_and_subprotocol(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         opened.append(await request.accept(subprotocol="b"))
         await trio.sleep_forever()
@@ -375,7 +375,7 @@ async def test_accept_sends_extra_headers(nursery: trio.Nursery) -> None:
         assert ws.handshake_headers[0] == (b"set-cookie", b"a=b")
 
 
-async def test_frames_that_come_with_the_request_are_received(nursery: trio.Nursery) -> None:
+async def test_get_message_sent_with_the_request_is_received(nursery: trio.Nursery) -> None:
     ws, peer = await open_server(nursery, "tcp", trailing=frame(TEXT, b"hi", mask=True))
     async with peer.stream:
         assert await ws.get_message() == "hi"
@@ -389,7 +389,7 @@ async def open_request(nursery: trio.Nursery, request: bytes) -> tuple[WebSocket
     return await wrap_server_stream(nursery, ours), theirs
 
 
-async def test_accept_refuses_a_subprotocol_that_was_not_offered(nursery: trio.Nursery) -> None:
+async def test_accept_subprotocol_not_offered_raises(nursery: trio.Nursery) -> None:
     request, client = await open_request(nursery, OFFER)
     with pytest.raises(ValueError, match="other"):
         await request.accept(subprotocol="other")
@@ -398,7 +398,7 @@ async def test_accept_refuses_a_subprotocol_that_was_not_offered(nursery: trio.N
     assert b"\r\nSec-WebSocket-Protocol: chat\r\n" in head
 
 
-async def test_accept_refuses_a_header_that_can_not_be_sent(nursery: trio.Nursery) -> None:
+async def test_accept_impossible_header_raises(nursery: trio.Nursery) -> None:
     request, client = await open_request(nursery, REQUEST)
     with pytest.raises(ValueError, match="HTTP"):
         await request.accept(extra_headers=[(b"a", b"b\r\nc")])
@@ -406,7 +406,7 @@ async def test_accept_refuses_a_header_that_can_not_be_sent(nursery: trio.Nurser
     assert (await read_head(client))[0].startswith(b"HTTP/1.1 101 ")
 
 
-async def test_a_cancelled_accept_sends_nothing(nursery: trio.Nursery) -> None:
+async def test_accept_cancelled_sends_nothing(nursery: trio.Nursery) -> None:
     request, client = await open_request(nursery, REQUEST)
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -417,9 +417,7 @@ async def test_a_cancelled_accept_sends_nothing(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("status_code", [0, 101, 199, 1000])
-async def test_reject_refuses_what_is_no_final_status(
-    nursery: trio.Nursery, status_code: int
-) -> None:
+async def test_reject_status_not_final_raises(nursery: trio.Nursery, status_code: int) -> None:
     request, client = await open_request(nursery, REQUEST)
     with pytest.raises(ValueError, match=str(status_code)):
         await request.reject(status_code)
@@ -431,7 +429,7 @@ async def test_reject_refuses_what_is_no_final_status(
     "header",
     [(b"a", b"b\r\nc"), (b"Content-Length", b"3"), (b"Content-Length", b"x"), (b"a b", b"c")],
 )
-async def test_a_request_can_be_answered_after_reject_refused_a_header(
+async def test_reject_impossible_header_can_be_repeated(
     nursery: trio.Nursery, header: tuple[bytes, bytes]
 ) -> None:
     request, client = await open_request(nursery, REQUEST)
@@ -447,7 +445,7 @@ async def accept(request: WebSocketRequest) -> None:
 
 @pytest.mark.parametrize("first", [accept, reject])
 @pytest.mark.parametrize("second", [accept, reject])
-async def test_a_request_is_answered_once(
+async def test_accept_or_reject_second_answer_raises(
     nursery: trio.Nursery, first: Handler, second: Handler
 ) -> None:
     request, client = await open_request(nursery, REQUEST)
@@ -457,7 +455,7 @@ async def test_a_request_is_answered_once(
         await second(request)
 
 
-async def test_of_two_tasks_that_accept_one_gets_the_connection(nursery: trio.Nursery) -> None:
+async def test_accept_in_two_tasks_one_gets_connection(nursery: trio.Nursery) -> None:
     async def try_to_accept() -> None:
         try:
             outcomes.append(await request.accept())
@@ -472,7 +470,7 @@ async def test_of_two_tasks_that_accept_one_gets_the_connection(nursery: trio.Nu
     assert {type(outcome) for outcome in outcomes} == {WebSocketConnection, RuntimeError}
 
 
-async def test_a_rejected_client_sees_status_headers_and_body(nursery: trio.Nursery) -> None:
+async def test_reject_sends_status_headers_and_body(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.reject(403, extra_headers=[(b"X-Why", b"because")], body=b"no entry")
 
@@ -484,12 +482,12 @@ async def test_a_rejected_client_sees_status_headers_and_body(nursery: trio.Nurs
     assert caught.value.body == b"no entry"
 
 
-async def test_a_rejection_without_body_says_so(nursery: trio.Nursery) -> None:
+async def test_reject_without_body_sends_content_length_0(nursery: trio.Nursery) -> None:
     port = await start(nursery, reject)
     assert b"\r\nContent-Length: 0\r\n" in await ask(port)
 
 
-async def test_a_rejection_may_be_chunked(nursery: trio.Nursery) -> None:
+async def test_reject_chunked_body_is_received(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.reject(
             403, extra_headers=[(b"Transfer-Encoding", b"chunked")], body=b"no entry"
@@ -501,12 +499,12 @@ async def test_a_rejection_may_be_chunked(nursery: trio.Nursery) -> None:
     assert caught.value.body == b"no entry"
 
 
-async def test_a_rejected_connection_is_closed(nursery: trio.Nursery) -> None:
+async def test_reject_closes_the_stream(nursery: trio.Nursery) -> None:
     port = await start(nursery, reject)
     assert (await ask(port)).startswith(b"HTTP/1.1 403 ")
 
 
-async def test_a_rejection_is_not_held_up_by_a_client_that_stays(nursery: trio.Nursery) -> None:
+async def test_reject_does_not_wait_for_client(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.reject(403)
         rejected.set()
@@ -519,7 +517,7 @@ async def test_a_rejection_is_not_held_up_by_a_client_that_stays(nursery: trio.N
             await rejected.wait()
 
 
-async def test_a_cancelled_rejection_closes_the_stream(nursery: trio.Nursery) -> None:
+async def test_reject_cancelled_closes_stream(nursery: trio.Nursery) -> None:
     request, client = await open_request(nursery, REQUEST)
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -530,12 +528,12 @@ async def test_a_cancelled_rejection_closes_the_stream(nursery: trio.Nursery) ->
 # -- what a handler does
 
 
-async def test_a_handler_that_returns_closes_with_1000(nursery: trio.Nursery) -> None:
+async def test_handler_returns_closes_with_1000(nursery: trio.Nursery) -> None:
     port = await start(nursery, accept)
     assert await be_good(port) == [close_payload(1000)]
 
 
-async def test_a_handler_that_closed_sends_no_second_close(nursery: trio.Nursery) -> None:
+async def test_handler_after_aclose_sends_one_close(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         await ws.aclose(4000, "enough")
@@ -544,7 +542,7 @@ async def test_a_handler_that_closed_sends_no_second_close(nursery: trio.Nursery
     assert await be_good(port) == [close_payload(4000, "enough")]
 
 
-async def test_a_handler_that_returns_is_held_up_for_disconnect_timeout_at_most(
+async def test_handler_returns_waits_at_most_disconnect_timeout(
     nursery: trio.Nursery,
 ) -> None:
     port = await start(nursery, accept, disconnect_timeout=0.1)
@@ -559,7 +557,7 @@ async def fail(request: WebSocketRequest) -> None:
     raise LookupError("the user's")
 
 
-async def test_a_handler_that_raises_closes_with_1011() -> None:
+async def test_handler_raises_closes_with_1011() -> None:
     async def be_client(port: int) -> None:
         payloads.extend(await be_good(port))
 
@@ -569,7 +567,7 @@ async def test_a_handler_that_raises_closes_with_1011() -> None:
     assert payloads == [close_payload(1011)]
 
 
-async def test_the_exception_of_a_handler_comes_out_of_the_server_as_it_is() -> None:
+async def test_handler_raises_run_raises_it_unchanged() -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.accept()
         try:
@@ -585,7 +583,7 @@ async def test_the_exception_of_a_handler_comes_out_of_the_server_as_it_is() -> 
     assert error.__context__ is context
 
 
-async def test_the_exceptions_of_several_handlers_come_out_as_a_group() -> None:
+async def test_handlers_raise_run_raises_group() -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.accept()
         try:
@@ -607,7 +605,7 @@ async def test_the_exceptions_of_several_handlers_come_out_as_a_group() -> None:
     assert sorted(str(exc) for exc in flatten_group(caught.value)) == ["/1", "/2"]
 
 
-async def test_an_exception_that_is_raised_as_the_server_is_cancelled_comes_out() -> None:
+async def test_handler_raises_while_cancelled_run_raises_it() -> None:
     async def handler(request: WebSocketRequest) -> None:
         try:
             await trio.sleep_forever()
@@ -628,7 +626,7 @@ async def test_an_exception_that_is_raised_as_the_server_is_cancelled_comes_out(
             await server.run()
 
 
-async def test_a_handler_that_raises_before_it_answers_gives_500() -> None:
+async def test_handler_raises_before_answer_sends_500() -> None:
     async def handler(request: WebSocketRequest) -> None:
         raise LookupError("the user's")
 
@@ -641,7 +639,7 @@ async def test_a_handler_that_raises_before_it_answers_gives_500() -> None:
     assert answers[0].startswith(b"HTTP/1.1 500 ")
 
 
-async def test_a_handler_that_does_not_answer_gives_500(nursery: trio.Nursery) -> None:
+async def test_handler_without_answer_sends_500(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         if request.path != "/":
             await echo(request)
@@ -651,7 +649,7 @@ async def test_a_handler_that_does_not_answer_gives_500(nursery: trio.Nursery) -
     assert (await ask(port)).startswith(b"HTTP/1.1 500 ")
 
 
-async def test_a_handler_that_does_not_answer_a_client_that_is_gone_is_no_error(
+async def test_handler_without_answer_client_gone_is_no_error(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -667,7 +665,7 @@ async def test_a_handler_that_does_not_answer_a_client_that_is_gone_is_no_error(
     assert (await ask(port)).startswith(b"HTTP/1.1 500 ")
 
 
-async def test_a_handler_that_is_cancelled_before_it_answers_closes_the_stream(
+async def test_handler_cancelled_before_answer_closes_stream(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as serving:
@@ -680,7 +678,7 @@ async def test_a_handler_that_is_cancelled_before_it_answers_closes_the_stream(
         assert await receive_to_end(stream) == b""
 
 
-async def test_a_handler_may_end_its_own_cancellation(nursery: trio.Nursery) -> None:
+async def test_handler_catches_own_cancellation(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         with trio.move_on_after(0.05):
@@ -693,7 +691,7 @@ async def test_a_handler_may_end_its_own_cancellation(nursery: trio.Nursery) -> 
 # -- lost connections
 
 
-async def test_connection_closed_out_of_a_handler_is_no_error(nursery: trio.Nursery) -> None:
+async def test_handler_raises_connection_closed_is_no_error(nursery: trio.Nursery) -> None:
     port = await start(nursery, echo)
     peer = await connect(port)
     await peer.send_close(1000)
@@ -702,7 +700,7 @@ async def test_connection_closed_out_of_a_handler_is_no_error(nursery: trio.Nurs
     await assert_serves(port)
 
 
-async def test_connection_closed_of_another_connection_closes_with_1000(
+async def test_handler_raises_connection_closed_of_other_1000(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -713,7 +711,7 @@ async def test_connection_closed_of_another_connection_closes_with_1000(
     assert await be_good(port) == [close_payload(1000)]
 
 
-async def test_disconnection_timeout_out_of_a_handler_is_no_error(nursery: trio.Nursery) -> None:
+async def test_handler_raises_disconnection_timeout_is_no_error(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         if request.path == "/echo":
             await echo(request)
@@ -729,7 +727,7 @@ async def test_disconnection_timeout_out_of_a_handler_is_no_error(nursery: trio.
     await assert_serves(port)
 
 
-async def test_a_group_of_lost_connections_is_no_error(nursery: trio.Nursery) -> None:
+async def test_handler_raises_group_of_connection_closed_is_no_error(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         async with trio.open_nursery() as two:
@@ -744,7 +742,7 @@ async def test_a_group_of_lost_connections_is_no_error(nursery: trio.Nursery) ->
     await peer.aclose()
 
 
-async def test_of_a_group_the_exceptions_that_are_no_lost_connections_come_out() -> None:
+async def test_handler_raises_group_other_exceptions_propagate() -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.accept()
         raise BaseExceptionGroup("several", [ConnectionClosed(None), error])
@@ -755,7 +753,7 @@ async def test_of_a_group_the_exceptions_that_are_no_lost_connections_come_out()
     assert flatten_group(caught.value) == [error]
 
 
-async def test_a_message_over_the_limit_closes_with_1009(nursery: trio.Nursery) -> None:
+async def test_get_message_over_limit_closes_with_1009(nursery: trio.Nursery) -> None:
     port = await start(nursery, echo, max_message_size=10)
     peer = await connect(port)
     await peer.send_frame(BINARY, bytes(11))
@@ -767,7 +765,7 @@ async def test_a_message_over_the_limit_closes_with_1009(nursery: trio.Nursery) 
 # -- handler_nursery
 
 
-async def test_handlers_run_in_the_handler_nursery_and_outlive_the_server(
+async def test_handler_nursery_outlives_server(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as handlers:
@@ -781,7 +779,7 @@ async def test_handlers_run_in_the_handler_nursery_and_outlive_the_server(
         assert await last_words(peer) == [close_payload(1000)]
 
 
-async def test_a_connection_has_one_task_in_the_handler_nursery(nursery: trio.Nursery) -> None:
+async def test_handler_nursery_has_one_task_per_connection(nursery: trio.Nursery) -> None:
     peers: list[RawPeer] = []
     async with trio.open_nursery() as handlers:
         port = await start(nursery, echo, handler_nursery=handlers)
@@ -795,7 +793,7 @@ async def test_a_connection_has_one_task_in_the_handler_nursery(nursery: trio.Nu
         await peer.aclose()
 
 
-async def test_the_exception_of_a_handler_comes_out_of_the_handler_nursery(
+async def test_handler_nursery_raises_error_of_handler(
     nursery: trio.Nursery,
 ) -> None:
     async def serve_there() -> None:
@@ -807,7 +805,7 @@ async def test_the_exception_of_a_handler_comes_out_of_the_handler_nursery(
     assert [type(exc) for exc in caught.value.exceptions] == [LookupError]
 
 
-async def test_a_cancelled_handler_nursery_closes_with_1001(nursery: trio.Nursery) -> None:
+async def test_handler_nursery_cancelled_closes_with_1001(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as handlers:
         port = await start(nursery, echo, handler_nursery=handlers)
         peer = await connect(port)
@@ -833,7 +831,7 @@ async def test_wrap_server_stream_takes_the_old_limits_by_position(nursery: trio
     assert caught.value.reason.code == 1009
 
 
-async def test_wrap_server_stream_answers_and_raises_when_it_is_no_handshake(
+async def test_wrap_server_stream_no_handshake_answers_and_raises(
     nursery: trio.Nursery,
 ) -> None:
     theirs, ours = await memory_pair()
@@ -846,7 +844,7 @@ async def test_wrap_server_stream_answers_and_raises_when_it_is_no_handshake(
     assert (await receive_to_end(theirs)).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_wrap_server_stream_raises_when_the_client_leaves(nursery: trio.Nursery) -> None:
+async def test_wrap_server_stream_client_leaves_raises(nursery: trio.Nursery) -> None:
     theirs, ours = await memory_pair()
     await theirs.send_all(REQUEST[:-2])
     await theirs.aclose()
@@ -856,7 +854,7 @@ async def test_wrap_server_stream_raises_when_the_client_leaves(nursery: trio.Nu
         await ours.receive_some()
 
 
-async def test_wrap_server_stream_raises_when_the_stream_breaks(nursery: trio.Nursery) -> None:
+async def test_wrap_server_stream_stream_breaks_raises(nursery: trio.Nursery) -> None:
     _, ours = await memory_pair()
     await ours.aclose()
     with pytest.raises(ConnectionFailed) as caught:
@@ -864,7 +862,7 @@ async def test_wrap_server_stream_raises_when_the_stream_breaks(nursery: trio.Nu
     assert isinstance(caught.value.__cause__, trio.ClosedResourceError)
 
 
-async def test_wrap_server_stream_waits_for_connect_timeout_at_most(
+async def test_wrap_server_stream_waits_at_most_connect_timeout(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     theirs, ours = await memory_pair()
@@ -874,7 +872,7 @@ async def test_wrap_server_stream_waits_for_connect_timeout_at_most(
     assert await theirs.receive_some() == b""
 
 
-async def test_a_cancelled_wrap_server_stream_closes_the_stream(nursery: trio.Nursery) -> None:
+async def test_wrap_server_stream_cancelled_closes_stream(nursery: trio.Nursery) -> None:
     theirs, ours = await memory_pair()
     with trio.move_on_after(0.05) as scope:
         await wrap_server_stream(nursery, ours)
@@ -882,7 +880,7 @@ async def test_a_cancelled_wrap_server_stream_closes_the_stream(nursery: trio.Nu
     assert await theirs.receive_some() == b""
 
 
-async def test_a_refusal_that_is_cancelled_closes_the_stream(nursery: trio.Nursery) -> None:
+async def test_wrap_server_stream_refusal_cancelled_closes_stream(nursery: trio.Nursery) -> None:
     theirs, ours = trio.testing.lockstep_stream_pair()
     with trio.move_on_after(0.05) as scope:
         async with trio.open_nursery() as both:
@@ -893,7 +891,7 @@ async def test_a_refusal_that_is_cancelled_closes_the_stream(nursery: trio.Nurse
         await ours.receive_some()
 
 
-async def test_a_refusal_takes_no_longer_than_disconnect_timeout(
+async def test_wrap_server_stream_refusal_is_bounded(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     theirs, ours = trio.testing.lockstep_stream_pair()
@@ -932,7 +930,7 @@ class OddStream(trio.abc.Stream):
     [b"", b"nonsense\r\n\r\n", REQUEST],
     ids=["before the request", "after a bad one", "after the request"],
 )
-async def test_a_stream_that_fails_in_its_own_way_does_not_end_the_server(
+async def test_run_stream_raises_any_error_goes_on(
     request_: bytes,
 ) -> None:
     stream = OddStream(request_)
@@ -949,7 +947,7 @@ async def test_a_stream_that_fails_in_its_own_way_does_not_end_the_server(
 # -- time-outs
 
 
-async def test_a_client_that_sends_no_request_in_time_is_left_without_a_handler(
+async def test_run_no_request_in_time_starts_no_handler(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -966,7 +964,7 @@ async def test_a_client_that_sends_no_request_in_time_is_left_without_a_handler(
     await assert_serves(port)
 
 
-async def test_a_server_keeps_no_task_of_a_client_that_does_not_answer_its_close(
+async def test_run_unanswered_close_leaves_no_task(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -981,7 +979,7 @@ async def test_a_server_keeps_no_task_of_a_client_that_does_not_answer_its_close
                     await trio.sleep(0.01)
 
 
-async def test_a_client_that_leaves_before_its_request_gets_no_answer(
+async def test_run_client_leaves_before_request_sends_nothing(
     nursery: trio.Nursery,
 ) -> None:
     port = await start(nursery)
@@ -990,13 +988,13 @@ async def test_a_client_that_leaves_before_its_request_gets_no_answer(
         assert await receive_to_end(stream) == b""
 
 
-async def test_a_request_head_over_its_limit_gives_431(nursery: trio.Nursery) -> None:
+async def test_max_header_size_exceeded_sends_431(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_header_size=1000)
     head = REQUEST.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 2000)
     assert (await ask(port, head)).startswith(b"HTTP/1.1 431 ")
 
 
-async def test_a_whole_request_head_over_its_limit_gives_431(nursery: trio.Nursery) -> None:
+async def test_max_header_size_exceeded_by_whole_head_sends_431(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_header_size=1000)
     head = REQUEST.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 2000 + b"\r\n\r\n")
     with trio.fail_after(30):
@@ -1012,7 +1010,7 @@ async def interrupt_soon() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_while_a_server_waits_comes_out_of_it_alone() -> None:
+def test_run_ctrl_c_while_waiting_raises_it_alone() -> None:
     async def main() -> None:
         trio.lowlevel.spawn_system_task(interrupt_soon)
         await serve_websocket(echo, "127.0.0.1", 0, None)
@@ -1021,7 +1019,7 @@ def test_ctrl_c_while_a_server_waits_comes_out_of_it_alone() -> None:
         trio.run(main)
 
 
-def test_ctrl_c_in_a_handler_comes_out_of_the_server_alone() -> None:
+def test_run_ctrl_c_in_handler_raises_it_alone() -> None:
     async def handler(request: WebSocketRequest) -> None:
         signal.raise_signal(signal.SIGINT)
 
@@ -1032,7 +1030,7 @@ def test_ctrl_c_in_a_handler_comes_out_of_the_server_alone() -> None:
         trio.run(main)
 
 
-async def test_a_handlers_nursery_that_is_closed_ends_the_server_and_leaves_no_socket() -> None:
+async def test_handler_nursery_closed_ends_server() -> None:
     async with trio.open_nursery() as closed:
         pass
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -1046,7 +1044,7 @@ async def test_a_handlers_nursery_that_is_closed_ends_the_server_and_leaves_no_s
 # -- accepting
 
 
-async def test_clients_that_wait_are_accepted_in_few_turns(nursery: trio.Nursery) -> None:
+async def test_run_waiting_clients_are_accepted_together(nursery: trio.Nursery) -> None:
     requests = 0
 
     async def handler(request: WebSocketRequest) -> None:
@@ -1069,7 +1067,7 @@ async def test_clients_that_wait_are_accepted_in_few_turns(nursery: trio.Nursery
         nursery.cancel_scope.cancel()
 
 
-async def test_all_that_were_accepted_are_closed_if_the_handlers_nursery_is() -> None:
+async def test_handler_nursery_closed_closes_accepted_streams() -> None:
     async with trio.open_nursery() as closed:
         pass
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -1086,7 +1084,7 @@ async def test_all_that_were_accepted_are_closed_if_the_handlers_nursery_is() ->
                 assert await client.receive_some() == b""
 
 
-async def test_a_reset_before_accept_is_a_lost_connection_and_the_server_lives(
+async def test_accept_after_reset_gives_lost_connection(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -1119,7 +1117,7 @@ async def test_a_reset_before_accept_is_a_lost_connection_and_the_server_lives(
     await assert_serves(port)
 
 
-async def test_connection_closed_that_escapes_a_handler_leaves_the_server_alive(
+async def test_handler_raises_connection_closed_server_goes_on(
     nursery: trio.Nursery,
 ) -> None:
     port = await start(nursery)
@@ -1130,7 +1128,7 @@ async def test_connection_closed_that_escapes_a_handler_leaves_the_server_alive(
     await assert_serves(port)
 
 
-async def test_a_request_and_its_connection_have_all_headers(nursery: trio.Nursery) -> None:
+async def test_request_and_connection_have_all_headers(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         found.append([tuple(header) for header in request.headers])
@@ -1154,7 +1152,7 @@ async def test_a_request_and_its_connection_have_all_headers(nursery: trio.Nurse
     assert len(found) == 2
 
 
-async def test_a_server_on_a_unix_domain_listener_runs_and_its_ends_have_names(
+async def test_websocket_server_on_unix_listener_names_ends(
     nursery: trio.Nursery, tmp_path: Any
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -1179,7 +1177,7 @@ async def test_a_server_on_a_unix_domain_listener_runs_and_its_ends_have_names(
     assert all(isinstance(name, str) for name in names)
 
 
-async def test_reject_leaves_the_headers_of_the_caller_alone(nursery: trio.Nursery) -> None:
+async def test_reject_does_not_change_extra_headers(nursery: trio.Nursery) -> None:
     theirs, ours = await memory_pair()
     await theirs.send_all(REQUEST)
     request = await wrap_server_stream(nursery, ours)

@@ -101,14 +101,14 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
 # -- listening
 
 
-async def test_a_closed_server_does_not_listen(nursery: trio.Nursery) -> None:
+async def test_server_aclose_stops_listening(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     await server.aclose()
     with pytest.raises(OSError, match=str(server.port)):
         await trio.open_tcp_stream("127.0.0.1", server.port)
 
 
-async def test_a_server_that_is_being_closed_does_not_listen(nursery: trio.Nursery) -> None:
+async def test_server_aclose_in_progress_does_not_listen(nursery: trio.Nursery) -> None:
     may_end = trio.Event()
     server = await serve(nursery, staying(may_end))
     peer = await connect(server.port)
@@ -121,7 +121,7 @@ async def test_a_server_that_is_being_closed_does_not_listen(nursery: trio.Nurse
     await closing.result()
 
 
-async def test_all_listeners_are_closed(nursery: trio.Nursery) -> None:
+async def test_server_aclose_closes_all_listeners(nursery: trio.Nursery) -> None:
     listeners = [Listener((await memory_pair())[1]) for _ in range(3)]
     server = WebSocketServer(echo, listeners)
     await nursery.start(server.run)
@@ -129,14 +129,14 @@ async def test_all_listeners_are_closed(nursery: trio.Nursery) -> None:
     assert all(listener.is_closed for listener in listeners)
 
 
-async def test_a_closed_server_still_tells_where_it_listened(nursery: trio.Nursery) -> None:
+async def test_server_aclose_keeps_port_and_listeners(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     port = server.port
     await server.aclose()
     assert server.port == port
 
 
-async def test_a_server_that_waits_for_descriptors_can_be_closed(
+async def test_server_aclose_while_waiting_for_descriptors_returns(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     errors = [OSError(24, "too many open files") for _ in range(1000)]
@@ -152,14 +152,14 @@ async def test_a_server_that_waits_for_descriptors_can_be_closed(
 # -- run() and serve_websocket() return
 
 
-async def test_serve_websocket_returns_when_the_server_is_closed(nursery: trio.Nursery) -> None:
+async def test_serve_websocket_server_aclose_returns(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as serving:
         server = await serve(serving)
         await server.aclose()
     assert not serving.cancel_scope.cancel_called
 
 
-async def test_run_returns_when_the_server_is_closed(nursery: trio.Nursery) -> None:
+async def test_run_server_aclose_returns(nursery: trio.Nursery) -> None:
     server = WebSocketServer(echo, await trio.open_tcp_listeners(0, host="127.0.0.1"))
     running = Call(nursery, server.run)
     peer = await connect(server.port)
@@ -169,7 +169,7 @@ async def test_run_returns_when_the_server_is_closed(nursery: trio.Nursery) -> N
     assert await said.result() == [close_payload(1001)]
 
 
-async def test_an_exception_of_a_handler_comes_out_of_a_server_that_is_being_closed(
+async def test_server_aclose_handler_raises_run_raises(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -188,7 +188,7 @@ async def test_an_exception_of_a_handler_comes_out_of_a_server_that_is_being_clo
 # -- open connections
 
 
-async def test_every_connection_is_closed_with_1001(nursery: trio.Nursery) -> None:
+async def test_server_aclose_closes_all_with_1001(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     said = await be_good_clients(nursery, *[await connect(server.port) for _ in range(5)])
     await server.aclose()
@@ -196,7 +196,7 @@ async def test_every_connection_is_closed_with_1001(nursery: trio.Nursery) -> No
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1012, None), (4001, "moving house"), (1000, "\xe4")])
-async def test_every_connection_is_closed_with_the_code_and_reason(
+async def test_server_aclose_sends_code_and_reason(
     nursery: trio.Nursery, code: int, reason: str | None
 ) -> None:
     server = await serve(nursery)
@@ -205,14 +205,14 @@ async def test_every_connection_is_closed_with_the_code_and_reason(
     assert [await call.result() for call in said] == [[close_payload(code, reason or "")]] * 3
 
 
-async def test_a_long_reason_is_cut(nursery: trio.Nursery) -> None:
+async def test_server_aclose_cuts_long_reason(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     (said,) = await be_good_clients(nursery, await connect(server.port))
     await server.aclose(4000, "x" * 200)
     assert await said.result() == [close_payload(4000, "x" * 123)]
 
 
-async def test_connections_are_closed_over_tls(nursery: trio.Nursery) -> None:
+async def test_server_aclose_over_tls_closes_connections(nursery: trio.Nursery) -> None:
     server = await serve(nursery, context=tls_contexts()[1])
     stream = await connect_tls(server, REQUEST)
     _, rest = await read_head(stream)
@@ -222,7 +222,7 @@ async def test_connections_are_closed_over_tls(nursery: trio.Nursery) -> None:
     assert await said.result() == [close_payload(4001, "moving house")]
 
 
-async def test_a_handler_learns_that_the_server_was_closed(nursery: trio.Nursery) -> None:
+async def test_server_aclose_get_message_raises(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         with pytest.raises(ConnectionClosed) as caught:
@@ -237,7 +237,7 @@ async def test_a_handler_learns_that_the_server_was_closed(nursery: trio.Nursery
     assert reasons == [(reason, reason)]
 
 
-async def test_a_handler_that_sends_learns_that_the_server_was_closed(
+async def test_server_aclose_send_message_raises(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -255,7 +255,7 @@ async def test_a_handler_that_sends_learns_that_the_server_was_closed(
     assert ended.is_set()
 
 
-async def test_a_message_that_was_sent_before_still_arrives(nursery: trio.Nursery) -> None:
+async def test_server_aclose_queued_message_arrives(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         await ws.send_message("last")
@@ -271,7 +271,7 @@ async def test_a_message_that_was_sent_before_still_arrives(nursery: trio.Nurser
     assert await last_words(peer) == [close_payload(1001)]
 
 
-async def test_a_connection_that_the_handler_is_closing_keeps_its_code(
+async def test_server_aclose_during_aclose_keeps_its_code(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -286,7 +286,7 @@ async def test_a_connection_that_the_handler_is_closing_keeps_its_code(
     assert await said.result() == [close_payload(4000, "mine")]
 
 
-async def test_connections_are_closed_at_the_same_time(nursery: trio.Nursery) -> None:
+async def test_server_aclose_closes_connections_at_once(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     peers = [await connect(server.port) for _ in range(5)]
     mute = peers.pop(0)
@@ -301,7 +301,7 @@ async def test_connections_are_closed_at_the_same_time(nursery: trio.Nursery) ->
 # -- clients that are late
 
 
-async def test_a_client_in_the_handshake_gets_503_and_no_handler(nursery: trio.Nursery) -> None:
+async def test_server_aclose_client_in_handshake_gets_503(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         raise AssertionError("the handler was called")
 
@@ -315,7 +315,7 @@ async def test_a_client_in_the_handshake_gets_503_and_no_handler(nursery: trio.N
     await closing.result()
 
 
-async def test_a_client_that_never_ends_its_handshake_is_waited_for_2_seconds(
+async def test_server_aclose_unfinished_handshake_waits_2_seconds(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     theirs, ours = await memory_pair()
@@ -330,7 +330,7 @@ async def test_a_client_that_never_ends_its_handshake_is_waited_for_2_seconds(
     assert trio.current_time() - start == 2
 
 
-async def test_a_client_in_the_tls_handshake_gets_503(nursery: trio.Nursery) -> None:
+async def test_server_aclose_client_in_tls_handshake_gets_503(nursery: trio.Nursery) -> None:
     server = await serve(nursery, context=tls_contexts()[1])
     raw = await connect_raw(server, b"")
     closing = Call(nursery, server.aclose)
@@ -345,7 +345,7 @@ async def test_a_client_in_the_tls_handshake_gets_503(nursery: trio.Nursery) -> 
     await closing.result()
 
 
-async def test_a_bad_request_still_gets_400(nursery: trio.Nursery) -> None:
+async def test_server_aclose_bad_request_gets_400(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     stream = await connect_raw(server, b"")
     closing = Call(nursery, server.aclose)
@@ -357,7 +357,7 @@ async def test_a_bad_request_still_gets_400(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("use_tls", [False, True])
-async def test_a_client_that_waits_for_its_handler_gets_503(
+async def test_server_aclose_unanswered_request_gets_503(
     nursery: trio.Nursery, use_tls: bool
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -385,7 +385,7 @@ async def reject(request: WebSocketRequest) -> None:
 
 
 @pytest.mark.parametrize("answer", [accept, reject])
-async def test_a_handler_can_not_answer_when_the_server_has(
+async def test_server_aclose_answered_accept_and_reject_raise(
     nursery: trio.Nursery, answer: Handler
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -409,7 +409,7 @@ async def test_a_handler_can_not_answer_when_the_server_has(
 
 
 @pytest.mark.parametrize("answer", [accept, reject])
-async def test_a_handler_that_can_not_answer_any_more_is_no_error(
+async def test_server_aclose_late_answer_is_no_error(
     nursery: trio.Nursery, answer: Handler
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -433,7 +433,7 @@ async def test_a_handler_that_can_not_answer_any_more_is_no_error(
 
 
 @pytest.mark.parametrize("is_handler_first", [True, False])
-async def test_a_handler_that_accepts_as_the_server_is_closed_is_closed_or_gets_503(
+async def test_server_aclose_at_accept_closes_or_sends_503(
     nursery: trio.Nursery, is_handler_first: bool
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -461,7 +461,7 @@ async def test_a_handler_that_accepts_as_the_server_is_closed_is_closed_or_gets_
         await closing.result()
 
 
-async def test_a_handler_that_rejects_as_the_server_is_closed_has_the_word(
+async def test_server_aclose_at_reject_sends_rejection(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -475,7 +475,7 @@ async def test_a_handler_that_rejects_as_the_server_is_closed_has_the_word(
     await closing.result()
 
 
-async def test_a_client_without_request_does_not_hold_the_server_up_beyond_shutdown_timeout(
+async def test_server_aclose_no_request_ends_at_shutdown_timeout(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as serving:
@@ -487,7 +487,7 @@ async def test_a_client_without_request_does_not_hold_the_server_up_beyond_shutd
         assert await receive_to_end(stream) == b""
 
 
-async def test_a_client_that_is_accepted_at_the_last_moment_does_not_hold_the_server_up(
+async def test_server_aclose_late_client_does_not_wait(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -502,7 +502,7 @@ async def test_a_client_that_is_accepted_at_the_last_moment_does_not_hold_the_se
     assert (await receive_to_end(ours))[:13] in (b"HTTP/1.1 503 ", b"")
 
 
-async def test_clients_over_max_connections_do_not_hold_a_closing_server_up_for_long(
+async def test_server_aclose_clients_over_limit_are_bounded(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -518,7 +518,7 @@ async def test_clients_over_max_connections_do_not_hold_a_closing_server_up_for_
 # -- handlers
 
 
-async def test_it_waits_for_handlers(nursery: trio.Nursery) -> None:
+async def test_server_aclose_waits_for_handlers(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         await ws.wait_closed()
@@ -537,7 +537,7 @@ async def test_it_waits_for_handlers(nursery: trio.Nursery) -> None:
     assert ended.is_set()
 
 
-async def test_handlers_that_do_not_end_are_cancelled_after_shutdown_timeout(
+async def test_server_aclose_cancels_handlers_at_shutdown_timeout(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     cancelled: list[float] = []
@@ -554,7 +554,7 @@ async def test_handlers_that_do_not_end_are_cancelled_after_shutdown_timeout(
     assert cancelled == [30, 30]
 
 
-async def test_a_handler_that_has_not_answered_is_cancelled_after_shutdown_timeout(
+async def test_server_aclose_cancels_unanswered_at_shutdown_timeout(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as serving:
@@ -566,7 +566,7 @@ async def test_a_handler_that_has_not_answered_is_cancelled_after_shutdown_timeo
         assert (await receive_to_end(stream)).startswith(b"HTTP/1.1 503 ")
 
 
-async def test_a_client_that_does_not_answer_close_has_shutdown_timeout(
+async def test_server_aclose_mute_client_ends_at_shutdown_timeout(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as serving:
@@ -576,7 +576,7 @@ async def test_a_client_that_does_not_answer_close_has_shutdown_timeout(
                 await server.aclose()
 
 
-async def test_a_client_that_does_not_answer_close_has_disconnect_timeout_where_that_is_shorter(
+async def test_server_aclose_mute_client_ends_at_disconnect_timeout(
     nursery: trio.Nursery,
 ) -> None:
     server = await serve(nursery, disconnect_timeout=0.1)
@@ -585,7 +585,7 @@ async def test_a_client_that_does_not_answer_close_has_disconnect_timeout_where_
             await server.aclose()
 
 
-async def test_a_client_that_floods_does_not_hold_the_server_up(nursery: trio.Nursery) -> None:
+async def test_server_aclose_flooding_client_does_not_wait(nursery: trio.Nursery) -> None:
     async def flood(peer: RawPeer) -> None:
         data = peer.frame(TEXT, b"x" * 1000) * 100
         while True:
@@ -603,7 +603,7 @@ async def test_a_client_that_floods_does_not_hold_the_server_up(nursery: trio.Nu
     await peer.aclose()
 
 
-async def test_a_client_that_does_not_read_does_not_hold_the_server_up(
+async def test_server_aclose_unread_client_does_not_wait(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -619,7 +619,7 @@ async def test_a_client_that_does_not_read_does_not_hold_the_server_up(
                 await server.aclose()
 
 
-async def test_with_shutdown_timeout_0_clients_still_see_the_code(nursery: trio.Nursery) -> None:
+async def test_server_aclose_shutdown_timeout_0_sends_code(nursery: trio.Nursery) -> None:
     server = await serve(nursery, shutdown_timeout=0)
     peer = await connect(server.port)
     await trio.testing.wait_all_tasks_blocked(0.01)
@@ -628,7 +628,7 @@ async def test_with_shutdown_timeout_0_clients_still_see_the_code(nursery: trio.
         assert await peer.receive() == (CLOSE, close_payload(4001, "moving house"), True, 0)
 
 
-async def test_a_handler_that_closes_the_server_does_not_wait_for_itself(
+async def test_server_aclose_in_handler_does_not_wait_for_it(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -646,7 +646,7 @@ async def test_a_handler_that_closes_the_server_does_not_wait_for_itself(
         await closed.wait()
 
 
-async def test_an_on_handler_error_that_closes_the_server_does_not_wait_for_itself(
+async def test_server_aclose_in_on_handler_error_does_not_wait(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -667,7 +667,7 @@ async def test_an_on_handler_error_that_closes_the_server_does_not_wait_for_itse
 # -- cancelled
 
 
-async def test_when_cancelled_the_handlers_are_cancelled_at_once(nursery: trio.Nursery) -> None:
+async def test_server_aclose_cancelled_cancels_handlers(nursery: trio.Nursery) -> None:
     cancelled: list[float] = []
     async with trio.open_nursery() as serving:
         server = await serve(serving, noting(cancelled))
@@ -681,7 +681,7 @@ async def test_when_cancelled_the_handlers_are_cancelled_at_once(nursery: trio.N
     assert all(at - started < 30 for at in cancelled)  # shutdown_timeout is 60 seconds
 
 
-async def test_when_cancelled_a_mute_client_holds_nobody_up(nursery: trio.Nursery) -> None:
+async def test_server_aclose_cancelled_mute_client_does_not_wait(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as serving:
         server = await serve(serving)
         peer = await connect(server.port)
@@ -694,7 +694,7 @@ async def test_when_cancelled_a_mute_client_holds_nobody_up(nursery: trio.Nurser
         assert await peer.receive() == (CLOSE, close_payload(4001), True, 0)
 
 
-async def test_when_cancelled_from_the_start_clients_still_see_the_code(
+async def test_server_aclose_cancelled_before_sends_code(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as serving:
@@ -708,7 +708,7 @@ async def test_when_cancelled_from_the_start_clients_still_see_the_code(
         assert await peer.receive() == (CLOSE, close_payload(4001, "moving house"), True, 0)
 
 
-async def test_when_cancelled_before_run_all_listeners_are_closed(nursery: trio.Nursery) -> None:
+async def test_server_aclose_cancelled_before_run_closes_listeners(nursery: trio.Nursery) -> None:
     listeners = [Listener((await memory_pair())[1]) for _ in range(3)]
     server = WebSocketServer(echo, listeners)
     with trio.CancelScope() as scope:
@@ -717,7 +717,7 @@ async def test_when_cancelled_before_run_all_listeners_are_closed(nursery: trio.
     assert [listener.is_closed for listener in listeners] == [True] * 3
 
 
-async def test_a_cancelled_server_that_is_being_closed_ends_both(nursery: trio.Nursery) -> None:
+async def test_server_aclose_run_cancelled_ends_both(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as serving:
         server = await serve(serving)
         async with (await connect(server.port)).stream:
@@ -731,7 +731,7 @@ async def test_a_cancelled_server_that_is_being_closed_ends_both(nursery: trio.N
 # -- more than once, and early
 
 
-async def test_it_may_be_closed_again(nursery: trio.Nursery) -> None:
+async def test_server_aclose_twice_returns(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     (said,) = await be_good_clients(nursery, await connect(server.port))
     await server.aclose(4001)
@@ -739,7 +739,7 @@ async def test_it_may_be_closed_again(nursery: trio.Nursery) -> None:
     assert await said.result() == [close_payload(4001)]
 
 
-async def test_of_two_that_close_it_both_wait_and_the_first_says_the_code(
+async def test_server_aclose_in_two_tasks_first_code_counts(
     nursery: trio.Nursery,
 ) -> None:
     may_end = trio.Event()
@@ -757,7 +757,7 @@ async def test_of_two_that_close_it_both_wait_and_the_first_says_the_code(
     await second.result()
 
 
-async def test_of_two_that_close_it_one_may_be_cancelled(nursery: trio.Nursery) -> None:
+async def test_server_aclose_in_two_tasks_one_cancelled(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     async with (await connect(server.port)).stream:
         first = Call(nursery, server.aclose)
@@ -768,7 +768,7 @@ async def test_of_two_that_close_it_one_may_be_cancelled(nursery: trio.Nursery) 
             await second.result()
 
 
-async def test_of_two_that_close_it_one_answers_a_client_that_waits(nursery: trio.Nursery) -> None:
+async def test_server_aclose_in_two_tasks_answers_once(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         started.set()
         await may_end.wait()
@@ -791,7 +791,7 @@ async def test_of_two_that_close_it_one_answers_a_client_that_waits(nursery: tri
         await call.result()
 
 
-async def test_a_server_that_is_closed_before_it_runs_does_not_run() -> None:
+async def test_server_aclose_before_run_prevents_run() -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     server = WebSocketServer(echo, listeners)
     await server.aclose()
@@ -801,7 +801,7 @@ async def test_a_server_that_is_closed_before_it_runs_does_not_run() -> None:
         await server.run()
 
 
-async def test_a_server_that_was_closed_can_be_started_and_ends(nursery: trio.Nursery) -> None:
+async def test_server_aclose_before_start_ends(nursery: trio.Nursery) -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     server = WebSocketServer(echo, listeners)
     await server.aclose()
@@ -809,7 +809,7 @@ async def test_a_server_that_was_closed_can_be_started_and_ends(nursery: trio.Nu
         assert await serving.start(server.run) is server
 
 
-async def test_a_server_that_is_closed_as_it_starts_ends(nursery: trio.Nursery) -> None:
+async def test_server_aclose_during_start_ends(nursery: trio.Nursery) -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     server = WebSocketServer(echo, listeners)
     with trio.fail_after(30):
@@ -818,7 +818,7 @@ async def test_a_server_that_is_closed_as_it_starts_ends(nursery: trio.Nursery) 
             both.start_soon(server.aclose)
 
 
-async def test_a_server_without_connections_is_closed_at_once(
+async def test_server_aclose_without_connections_returns_at_once(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     server = WebSocketServer(echo, [MemoryListener()])
@@ -831,9 +831,7 @@ async def test_a_server_without_connections_is_closed_at_once(
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
-async def test_a_code_that_must_not_be_sent_is_refused_and_the_server_goes_on(
-    nursery: trio.Nursery, code: int
-) -> None:
+async def test_server_aclose_wrong_code_raises(nursery: trio.Nursery, code: int) -> None:
     server = await serve(nursery)
     peer = await connect(server.port)
     with pytest.raises(ValueError, match=str(code)):
@@ -844,7 +842,7 @@ async def test_a_code_that_must_not_be_sent_is_refused_and_the_server_goes_on(
     await (await connect(server.port)).aclose()
 
 
-async def test_a_code_that_is_no_int_is_refused(nursery: trio.Nursery) -> None:
+async def test_server_aclose_code_not_int_raises(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     wrong: Any = "1001"
     with pytest.raises(TypeError, match="code must be an int"):
@@ -853,9 +851,7 @@ async def test_a_code_that_is_no_int_is_refused(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("reason", ["\ud800", b"bytes", 5])
-async def test_a_reason_that_can_not_be_sent_is_refused_and_the_server_goes_on(
-    nursery: trio.Nursery, reason: Any
-) -> None:
+async def test_server_aclose_wrong_reason_raises(nursery: trio.Nursery, reason: Any) -> None:
     server = await serve(nursery)
     peer = await connect(server.port)
     with pytest.raises((ValueError, TypeError, AttributeError)):
@@ -875,14 +871,14 @@ WRONG: list[tuple[Any, type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("value", "error"), WRONG)
-async def test_a_wrong_shutdown_timeout_is_refused(value: Any, error: type[Exception]) -> None:
+async def test_shutdown_timeout_wrong_raises(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="shutdown_timeout"):
         WebSocketServer(echo, [MemoryListener()], shutdown_timeout=value)
     with pytest.raises(error, match="shutdown_timeout"):
         await serve_websocket(echo, "no such host", 0, None, shutdown_timeout=value)
 
 
-async def test_shutdown_timeout_may_be_infinite(nursery: trio.Nursery) -> None:
+async def test_shutdown_timeout_infinite_waits(nursery: trio.Nursery) -> None:
     server = await serve(nursery, shutdown_timeout=float("inf"))
     (said,) = await be_good_clients(nursery, await connect(server.port))
     await server.aclose()
@@ -892,7 +888,7 @@ async def test_shutdown_timeout_may_be_infinite(nursery: trio.Nursery) -> None:
 # -- handler_nursery
 
 
-async def test_connections_in_the_handler_nursery_are_closed_and_waited_for(
+async def test_server_aclose_with_handler_nursery_waits(
     nursery: trio.Nursery,
 ) -> None:
     may_end = trio.Event()
@@ -910,7 +906,7 @@ async def test_connections_in_the_handler_nursery_are_closed_and_waited_for(
         assert not handlers.cancel_scope.cancel_called
 
 
-async def test_handlers_in_the_handler_nursery_are_cancelled_after_shutdown_timeout(
+async def test_server_aclose_with_handler_nursery_cancels_handlers(
     nursery: trio.Nursery,
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -924,7 +920,7 @@ async def test_handlers_in_the_handler_nursery_are_cancelled_after_shutdown_time
     assert not handlers.cancel_scope.cancel_called
 
 
-async def test_connections_of_a_cancelled_server_can_be_closed_in_the_handler_nursery(
+async def test_server_aclose_after_cancel_with_handler_nursery(
     nursery: trio.Nursery,
 ) -> None:
     async with trio.open_nursery() as handlers:
@@ -937,7 +933,7 @@ async def test_connections_of_a_cancelled_server_can_be_closed_in_the_handler_nu
 
 
 @pytest.mark.parametrize("max_connections", [0, 1])
-async def test_a_server_whose_handler_nursery_was_closed_is_closed_at_once(
+async def test_server_aclose_handler_nursery_closed_returns(
     nursery: trio.Nursery, max_connections: int
 ) -> None:
     async with trio.open_nursery() as closed:
@@ -956,7 +952,7 @@ async def test_a_server_whose_handler_nursery_was_closed_is_closed_at_once(
 # -- nothing is left
 
 
-async def test_a_closed_server_leaves_no_task(nursery: trio.Nursery) -> None:
+async def test_server_aclose_leaves_no_task(nursery: trio.Nursery) -> None:
     async with trio.open_nursery() as serving:
         server = await serve(serving)
         said = await be_good_clients(nursery, *[await connect(server.port) for _ in range(3)])
@@ -972,7 +968,7 @@ async def test_a_closed_server_leaves_no_task(nursery: trio.Nursery) -> None:
     assert [await call.result() for call in said] == [[close_payload(1001)]] * 3
 
 
-async def test_the_port_of_a_closed_server_can_be_listened_on_again(nursery: trio.Nursery) -> None:
+async def test_server_aclose_frees_the_port(nursery: trio.Nursery) -> None:
     server = await serve(nursery)
     await be_good_clients(nursery, await connect(server.port))
     await server.aclose()

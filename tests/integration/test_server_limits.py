@@ -78,7 +78,7 @@ async def assert_gets_place(port: int) -> None:
 # -- max_connections
 
 
-async def test_as_many_clients_as_max_connections_are_served(nursery: trio.Nursery) -> None:
+async def test_max_connections_serves_that_many(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=3)
     peers = [await connect(port) for _ in range(3)]
     for peer in peers:
@@ -87,7 +87,7 @@ async def test_as_many_clients_as_max_connections_are_served(nursery: trio.Nurse
         await peer.aclose()
 
 
-async def test_a_client_over_max_connections_gets_503_and_is_closed(nursery: trio.Nursery) -> None:
+async def test_max_connections_exceeded_sends_503(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=1)
     async with (await connect(port)).stream:
         answer = await ask(port)
@@ -96,7 +96,7 @@ async def test_a_client_over_max_connections_gets_503_and_is_closed(nursery: tri
         assert answer.endswith(b"\r\nContent-Length: 0\r\n\r\n")
 
 
-async def test_who_came_first_is_served_first(nursery: trio.Nursery) -> None:
+async def test_max_connections_serves_in_order(nursery: trio.Nursery) -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     address = listeners[0].socket.getsockname()
     clients = [await trio.open_tcp_stream(*address) for _ in range(3)]
@@ -110,7 +110,7 @@ async def test_who_came_first_is_served_first(nursery: trio.Nursery) -> None:
         await client.aclose()
 
 
-async def test_a_client_of_ours_over_max_connections_sees_a_rejection(
+async def test_max_connections_exceeded_raises_connection_rejected(
     nursery: trio.Nursery,
 ) -> None:
     port = await start(nursery, max_connections=1)
@@ -120,7 +120,7 @@ async def test_a_client_of_ours_over_max_connections_sees_a_rejection(
     assert caught.value.status_code == 503
 
 
-async def test_a_client_over_max_connections_is_answered_before_it_asks(
+async def test_max_connections_exceeded_answers_before_request(
     nursery: trio.Nursery,
 ) -> None:
     port = await start(nursery, max_connections=1)
@@ -128,7 +128,7 @@ async def test_a_client_over_max_connections_is_answered_before_it_asks(
         assert (await ask(port, b"")).startswith(b"HTTP/1.1 503 ")
 
 
-async def test_a_client_over_max_connections_has_no_handler(nursery: trio.Nursery) -> None:
+async def test_max_connections_exceeded_starts_no_handler(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         paths.append(request.path)
         await echo(request)
@@ -140,7 +140,7 @@ async def test_a_client_over_max_connections_has_no_handler(nursery: trio.Nurser
         assert paths == ["/"]
 
 
-async def test_clients_over_max_connections_do_not_disturb_the_others(
+async def test_max_connections_exceeded_leaves_others_alone(
     nursery: trio.Nursery,
 ) -> None:
     port = await start(nursery, max_connections=1)
@@ -152,18 +152,18 @@ async def test_clients_over_max_connections_do_not_disturb_the_others(
     await peer.aclose()
 
 
-async def test_a_client_without_request_takes_a_place(nursery: trio.Nursery) -> None:
+async def test_max_connections_counts_clients_without_request(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=1)
     async with await trio.open_tcp_stream("127.0.0.1", port):
         assert (await ask(port)).startswith(b"HTTP/1.1 503 ")
 
 
-async def test_no_client_is_served_with_max_connections_0(nursery: trio.Nursery) -> None:
+async def test_max_connections_0_serves_nobody(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=0)
     assert (await ask(port)).startswith(b"HTTP/1.1 503 ")
 
 
-async def test_a_client_over_max_connections_gets_503_over_tls(nursery: trio.Nursery) -> None:
+async def test_max_connections_exceeded_over_tls_sends_503(nursery: trio.Nursery) -> None:
     ours, theirs = tls_contexts()
     server: WebSocketServer = await nursery.start(
         functools.partial(serve_websocket, echo, "127.0.0.1", 0, theirs, max_connections=0)
@@ -176,7 +176,7 @@ async def test_a_client_over_max_connections_gets_503_over_tls(nursery: trio.Nur
     assert head.startswith(b"HTTP/1.1 503 ")
 
 
-async def test_a_client_in_the_tls_handshake_takes_a_place(nursery: trio.Nursery) -> None:
+async def test_max_connections_counts_tls_handshakes(nursery: trio.Nursery) -> None:
     ours, theirs = await memory_pair()
     second, its_end = await memory_pair()
     tls = trio.SSLStream(theirs, tls_contexts()[1], server_side=True, https_compatible=True)
@@ -194,7 +194,7 @@ async def test_a_client_in_the_tls_handshake_takes_a_place(nursery: trio.Nursery
     assert head.startswith(b"HTTP/1.1 101 ")
 
 
-async def test_clients_that_come_at_the_same_time_do_not_pass_max_connections(
+async def test_max_connections_holds_for_simultaneous_clients(
     nursery: trio.Nursery,
 ) -> None:
     pairs = [await memory_pair() for _ in range(5)]
@@ -212,7 +212,7 @@ async def test_clients_that_come_at_the_same_time_do_not_pass_max_connections(
 # -- a place becomes free
 
 
-async def test_a_place_becomes_free_when_a_connection_is_closed(nursery: trio.Nursery) -> None:
+async def test_max_connections_connection_closed_frees_place(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=1)
     peer = await connect(port)
     await peer.send_close(1000)
@@ -220,32 +220,32 @@ async def test_a_place_becomes_free_when_a_connection_is_closed(nursery: trio.Nu
     await assert_gets_place(port)
 
 
-async def test_a_place_becomes_free_when_a_connection_is_lost(nursery: trio.Nursery) -> None:
+async def test_max_connections_connection_lost_frees_place(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=1)
     reset((await connect(port)).stream)
     await assert_gets_place(port)
 
 
-async def test_a_place_becomes_free_when_a_request_is_rejected(nursery: trio.Nursery) -> None:
+async def test_max_connections_request_rejected_frees_place(nursery: trio.Nursery) -> None:
     port = await start(nursery, reject, max_connections=1)
     assert (await ask(port)).startswith(b"HTTP/1.1 403 ")
     await ask_until(b"HTTP/1.1 403 ", port)
 
 
-async def test_a_place_becomes_free_after_what_is_no_handshake(nursery: trio.Nursery) -> None:
+async def test_max_connections_bad_handshake_frees_place(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=1)
     assert (await ask(port, b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
     await assert_gets_place(port)
 
 
-async def test_a_place_becomes_free_when_no_request_comes_in_time(nursery: trio.Nursery) -> None:
+async def test_max_connections_no_request_frees_place(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=1, connect_timeout=0.1)
     async with await trio.open_tcp_stream("127.0.0.1", port) as silent:
         assert await receive_to_end(silent) == b""
         await assert_gets_place(port)
 
 
-async def test_a_place_becomes_free_when_a_handler_raises(nursery: trio.Nursery) -> None:
+async def test_max_connections_handler_raises_frees_place(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         if request.path == "/":
             await echo(request)
@@ -259,7 +259,7 @@ async def test_a_place_becomes_free_when_a_handler_raises(nursery: trio.Nursery)
     await assert_gets_place(port)
 
 
-async def test_a_connection_keeps_its_place_until_its_handler_ends(nursery: trio.Nursery) -> None:
+async def test_max_connections_counts_until_handler_ends(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         if request.path == "/":
@@ -279,7 +279,7 @@ async def test_a_connection_keeps_its_place_until_its_handler_ends(nursery: trio
 # -- those that are turned away
 
 
-async def test_no_more_than_so_many_are_turned_away_with_an_answer(nursery: trio.Nursery) -> None:
+async def test_max_connections_limits_answers_to_turned_away(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=0)
     async with contextlib.AsyncExitStack() as stack:
         streams: list[Stream] = []
@@ -292,7 +292,7 @@ async def test_no_more_than_so_many_are_turned_away_with_an_answer(nursery: trio
         await ask_until(b"HTTP/1.1 503 ", port)
 
 
-async def test_a_client_that_is_turned_away_and_stays_is_gone_after_a_while(
+async def test_turned_away_client_stays_is_closed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -309,7 +309,7 @@ async def test_a_client_that_is_turned_away_and_stays_is_gone_after_a_while(
     assert trio.current_time() < 5
 
 
-async def test_a_client_that_is_turned_away_and_does_not_read_is_gone_after_a_while(
+async def test_turned_away_client_does_not_read_is_closed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = trio.testing.lockstep_stream_pair()
@@ -323,7 +323,7 @@ async def test_a_client_that_is_turned_away_and_does_not_read_is_gone_after_a_wh
         nursery.cancel_scope.cancel()
 
 
-async def test_a_client_that_is_turned_away_in_the_tls_handshake_is_gone_after_a_while(
+async def test_turned_away_client_in_tls_handshake_is_closed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -336,7 +336,7 @@ async def test_a_client_that_is_turned_away_in_the_tls_handshake_is_gone_after_a
     assert trio.current_time() < 5
 
 
-async def test_a_client_that_is_turned_away_and_gone_is_no_error(nursery: trio.Nursery) -> None:
+async def test_turned_away_client_gone_is_no_error(nursery: trio.Nursery) -> None:
     port = await start(nursery, max_connections=1)
     peer = await connect(port)
     for _ in range(5):
@@ -346,7 +346,7 @@ async def test_a_client_that_is_turned_away_and_gone_is_no_error(nursery: trio.N
     await assert_gets_place(port)
 
 
-async def test_a_cancelled_server_is_not_held_up_by_those_it_turns_away() -> None:
+async def test_run_cancelled_does_not_wait_for_turned_away() -> None:
     async with trio.open_nursery() as nursery:
         port = await start(nursery, max_connections=0)
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -356,7 +356,7 @@ async def test_a_cancelled_server_is_not_held_up_by_those_it_turns_away() -> Non
     assert trio.current_time() - started < 30  # disconnect_timeout is 60 seconds
 
 
-async def test_a_client_over_the_limit_in_a_closed_nursery_ends_the_server() -> None:
+async def test_max_connections_exceeded_in_closed_nursery_ends_run() -> None:
     async with trio.open_nursery() as closed:
         pass
     ours, theirs = await memory_pair()
@@ -399,7 +399,7 @@ def give_back(used: list[int]) -> None:
         os.close(used.pop())
 
 
-async def test_who_was_accepted_before_there_are_no_descriptors_is_served(
+async def test_run_out_of_descriptors_serves_accepted(
     nursery: trio.Nursery, few_descriptors: contextlib.ExitStack
 ) -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -418,7 +418,7 @@ async def test_who_was_accepted_before_there_are_no_descriptors_is_served(
         await client.aclose()
 
 
-async def test_a_server_without_descriptors_does_not_spin_and_goes_on_later(
+async def test_run_out_of_descriptors_sleeps_and_goes_on(
     nursery: trio.Nursery, few_descriptors: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = await start(nursery)
@@ -441,7 +441,7 @@ async def test_a_server_without_descriptors_does_not_spin_and_goes_on_later(
     assert {record.name for record in caplog.records} == {"trio-websocket"}
 
 
-async def test_a_server_without_descriptors_can_be_cancelled(
+async def test_run_out_of_descriptors_can_be_cancelled(
     few_descriptors: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -467,13 +467,15 @@ WRONG: list[tuple[Any, type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("value", "error"), WRONG)
-async def test_a_server_refuses_a_wrong_max_connections(value: Any, error: type[Exception]) -> None:
+async def test_websocket_server_wrong_max_connections_raises(
+    value: Any, error: type[Exception]
+) -> None:
     with pytest.raises(error, match="max_connections"):
         WebSocketServer(echo, [Listener()], max_connections=value)
 
 
 @pytest.mark.parametrize(("value", "error"), WRONG)
-async def test_serve_websocket_refuses_a_wrong_max_connections_before_it_listens(
+async def test_serve_websocket_wrong_max_connections_raises(
     value: Any, error: type[Exception]
 ) -> None:
     with pytest.raises(error, match="max_connections"):

@@ -55,7 +55,7 @@ async def test_borrowed_with_a_default_timeout_does_not_block() -> None:
 
 @pytest.mark.usefixtures("default_timeout")
 @pytest.mark.parametrize("is_tls", [False, True])
-async def test_serve_websocket_with_a_default_timeout_does_not_stop_the_event_loop(
+async def test_serve_websocket_default_timeout_does_not_block(
     nursery: trio.Nursery, is_tls: bool
 ) -> None:
     client_context, server_context = tls_contexts() if is_tls else (None, None)
@@ -72,7 +72,7 @@ async def test_serve_websocket_with_a_default_timeout_does_not_stop_the_event_lo
 # -- Trio's default thread limiter
 
 
-async def test_send_message_while_the_application_holds_all_threads_compresses(
+async def test_send_message_all_threads_busy_compresses(
     nursery: trio.Nursery,
 ) -> None:
     settings = {"compression": PerMessageDeflate()}
@@ -157,7 +157,7 @@ class VirtualNetwork(trio.abc.SocketFactory, trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
-async def test_open_websocket_with_a_socket_factory_and_a_resolver_uses_them(
+async def test_open_websocket_uses_socket_factory_and_resolver(
     nursery: trio.Nursery,
 ) -> None:
     network = VirtualNetwork(nursery)
@@ -179,7 +179,7 @@ async def test_is_direct_of_a_virtual_socket_is_false() -> None:
 
 @pytest.mark.parametrize("how", ["aclose", "cancelled"])
 @pytest.mark.parametrize("kind", ["tcp", "own-tls"])
-async def test_aclose_with_a_descriptor_held_by_a_child_ends_the_stream(
+async def test_aclose_descriptor_held_by_child_ends_stream(
     nursery: trio.Nursery, kind: str, how: str
 ) -> None:
     ours, theirs = await PAIRS[kind]()
@@ -198,7 +198,7 @@ async def test_aclose_with_a_descriptor_held_by_a_child_ends_the_stream(
         os.close(held)
 
 
-async def test_close_with_a_descriptor_held_after_a_failed_opening_ends_the_stream(
+async def test_open_websocket_url_failed_descriptor_held_ends_stream(
     nursery: trio.Nursery,
 ) -> None:
     async def serve() -> None:
@@ -256,7 +256,7 @@ def test_end_name_of_any_family_names_the_end(family: int, name: Any, shown: obj
     assert end_name(family, name) == shown
 
 
-async def test_listeners_of_another_address_family_are_shown_by_their_name() -> None:
+async def test_listeners_of_other_family_are_shown_by_name() -> None:
     class Listening(NamedSocket):
         def getsockopt(self, *args: object) -> Any:
             return 1

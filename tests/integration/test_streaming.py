@@ -24,7 +24,7 @@ def _bytes(piece: str | bytes) -> bytes:
     return piece
 
 
-async def test_when_the_peer_resets_in_the_middle_a_stream_ends(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_reset_raises(nursery: trio.Nursery) -> None:
     ours, theirs = await tcp_pair()
     client, peer = await open_client(nursery, streams=(ours, theirs))
     sending = Call(nursery, client.send_message, Source(*[LARGE] * 10))
@@ -36,7 +36,7 @@ async def test_when_the_peer_resets_in_the_middle_a_stream_ends(nursery: trio.Nu
     assert caught.value.reason.code == 1006
 
 
-async def test_a_stream_whose_last_write_fails_raises(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_last_write_fails_raises(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, "tcp")
 
     async def pieces() -> AsyncIterator[str]:
@@ -48,7 +48,7 @@ async def test_a_stream_whose_last_write_fails_raises(nursery: trio.Nursery) -> 
 
 
 @pytest.mark.parametrize("text", ["\u20ac" * 40, "\U0001f600" * 30, "\u00e9a" * 50])
-async def test_a_character_is_never_split(nursery: trio.Nursery, text: str) -> None:
+async def test_receive_stream_splits_no_character(nursery: trio.Nursery, text: str) -> None:
     client, peer = await open_client(nursery, "socketpair")
     data = peer.frame(TEXT, text.encode())
 
@@ -64,7 +64,7 @@ async def test_a_character_is_never_split(nursery: trio.Nursery, text: str) -> N
     assert len(pieces) >= len(text) - 1
 
 
-async def test_keep_alive_does_not_blame_the_peer_while_the_application_is_away_from_a_stream(
+async def test_keep_alive_unread_receive_stream_stays_open(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, server = await open_pair(
@@ -78,7 +78,7 @@ async def test_keep_alive_does_not_blame_the_peer_while_the_application_is_away_
     await sending.result()
 
 
-async def test_a_reset_in_the_middle_ends_a_stream(nursery: trio.Nursery) -> None:
+async def test_receive_stream_reset_raises(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, "tcp")
     await peer.send(peer.frame(TEXT, b"a", fin=False))
     with pytest.raises(ConnectionClosed) as caught:

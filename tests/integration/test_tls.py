@@ -62,14 +62,14 @@ async def assert_serves(server: WebSocketServer) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_messages_go_over_tls(nursery: trio.Nursery, host: str) -> None:
+async def test_open_websocket_url_wss_carries_messages(nursery: trio.Nursery, host: str) -> None:
     server = await serve_tls(nursery)
     async with open_websocket_url(url(server, host), tls_contexts()[0]) as ws:
         await ws.send_message("x" * 2**17)
         assert await ws.get_message() == "x" * 2**17
 
 
-async def test_the_context_may_be_given_as_use_ssl(nursery: trio.Nursery) -> None:
+async def test_open_websocket_use_ssl_takes_context(nursery: trio.Nursery) -> None:
     server = await serve_tls(nursery)
     context = tls_contexts()[0]
     async with open_websocket("localhost", server.port, "/", use_ssl=context) as ws:
@@ -78,7 +78,7 @@ async def test_the_context_may_be_given_as_use_ssl(nursery: trio.Nursery) -> Non
 
 
 @pytest.mark.parametrize("as_url", [True, False])
-async def test_the_certificates_of_the_system_count_by_default(
+async def test_open_websocket_url_trusts_system_certificates(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_url: bool
 ) -> None:
     authority = trustme.CA()
@@ -97,7 +97,7 @@ async def test_the_certificates_of_the_system_count_by_default(
         assert await ws.get_message() == "hello"
 
 
-async def test_endpoints_tell_of_tls(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_wss_endpoints_are_secure(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         ends.extend([request.local, request.remote, ws.local, ws.remote])
@@ -115,7 +115,7 @@ async def test_endpoints_tell_of_tls(nursery: trio.Nursery) -> None:
     assert ends == [here, ws.local, here, ws.local]
 
 
-async def test_the_server_sees_the_name_that_the_client_asks_for(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_wss_sends_server_name(nursery: trio.Nursery) -> None:
     def note_name(tls: object, name: str, context: object) -> None:
         names.append(name)
 
@@ -132,7 +132,7 @@ async def test_the_server_sees_the_name_that_the_client_asks_for(nursery: trio.N
     assert names == ["localhost"]
 
 
-async def test_a_rejection_comes_over_tls(nursery: trio.Nursery) -> None:
+async def test_connect_websocket_url_wss_rejection_is_received(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.reject(403, body=b"no entry")
 
@@ -142,7 +142,7 @@ async def test_a_rejection_comes_over_tls(nursery: trio.Nursery) -> None:
     assert caught.value.body == b"no entry"
 
 
-async def test_a_cancelled_block_closes_with_1001_over_tls(nursery: trio.Nursery) -> None:
+async def test_block_cancelled_over_tls_closes_with_1001(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         with pytest.raises(ConnectionClosed) as caught:
@@ -164,7 +164,7 @@ async def test_a_cancelled_block_closes_with_1001_over_tls(nursery: trio.Nursery
     assert reasons == [CloseReason(1001, None)]
 
 
-async def test_a_cancelled_server_closes_with_1001_over_tls() -> None:
+async def test_run_cancelled_over_tls_closes_with_1001() -> None:
     async with trio.open_nursery() as serving:
         server = await serve_tls(serving)
         async with trio.open_nursery() as own:
@@ -177,7 +177,7 @@ async def test_a_cancelled_server_closes_with_1001_over_tls() -> None:
     assert caught.value.reason == CloseReason(1001, None)
 
 
-async def test_a_block_that_raises_closes_with_1011_over_tls(nursery: trio.Nursery) -> None:
+async def test_block_raises_over_tls_closes_with_1011(nursery: trio.Nursery) -> None:
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
         with pytest.raises(ConnectionClosed) as caught:
@@ -195,7 +195,7 @@ async def test_a_block_that_raises_closes_with_1011_over_tls(nursery: trio.Nurse
 # -- no TLS
 
 
-async def test_a_certificate_of_an_unknown_authority_is_named_as_the_reason(
+async def test_open_websocket_url_unknown_authority_says_so(
     nursery: trio.Nursery,
 ) -> None:
     server = await serve_tls(nursery)
@@ -207,7 +207,7 @@ async def test_a_certificate_of_an_unknown_authority_is_named_as_the_reason(
     await assert_serves(server)
 
 
-async def test_a_certificate_of_another_host_is_named_as_the_reason(
+async def test_open_websocket_url_certificate_of_other_host_says_so(
     nursery: trio.Nursery,
 ) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -221,7 +221,7 @@ async def test_a_certificate_of_another_host_is_named_as_the_reason(
     assert "localhost" in str(error)
 
 
-async def test_a_server_without_tls_is_named_as_the_reason(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_wss_without_tls_says_so(nursery: trio.Nursery) -> None:
     async def speak_http(stream: Stream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.receive_some()
@@ -234,7 +234,7 @@ async def test_a_server_without_tls_is_named_as_the_reason(nursery: trio.Nursery
     assert "wrong version" in str(error).lower() or "record layer" in str(error).lower()
 
 
-async def test_a_server_that_ends_the_connection_during_tls_is_named_as_the_reason(
+async def test_open_websocket_url_eof_during_tls_says_so(
     nursery: trio.Nursery,
 ) -> None:
     port = await start_raw_server(nursery, trio.abc.ReceiveStream.receive_some)
@@ -242,7 +242,7 @@ async def test_a_server_that_ends_the_connection_during_tls_is_named_as_the_reas
     assert "no TLS with 127.0.0.1" in str(error)
 
 
-async def test_a_reset_during_tls_is_named_as_the_reason(nursery: trio.Nursery) -> None:
+async def test_open_websocket_url_reset_during_tls_says_so(nursery: trio.Nursery) -> None:
     async def fail(stream: Stream) -> None:
         await stream.receive_some()
         reset(stream)
@@ -252,7 +252,7 @@ async def test_a_reset_during_tls_is_named_as_the_reason(nursery: trio.Nursery) 
     assert "Connection reset by peer" in str(error)
 
 
-async def test_a_context_for_servers_fails_on_a_client_and_leaves_no_socket(
+async def test_connect_websocket_url_server_context_raises(
     nursery: trio.Nursery,
 ) -> None:
     async def wait_for_end(stream: Stream) -> None:
@@ -269,7 +269,7 @@ async def test_a_context_for_servers_fails_on_a_client_and_leaves_no_socket(
         await ended.wait()
 
 
-async def test_a_client_without_tls_is_left_and_the_server_lives(nursery: trio.Nursery) -> None:
+async def test_server_client_without_tls_is_closed(nursery: trio.Nursery) -> None:
     server = await serve_tls(nursery)
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
         await stream.send_all(REQUEST)
@@ -279,7 +279,7 @@ async def test_a_client_without_tls_is_left_and_the_server_lives(nursery: trio.N
     await assert_serves(server)
 
 
-async def test_a_client_that_is_silent_during_tls_is_left_after_connect_timeout(
+async def test_server_client_silent_during_tls_is_closed(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     server = await serve_tls(nursery, connect_timeout=10)
@@ -291,9 +291,7 @@ async def test_a_client_that_is_silent_during_tls_is_left_after_connect_timeout(
 
 
 @pytest.mark.parametrize("moment", ["before TLS", "after TLS", "after the request"])
-async def test_a_client_that_resets_is_left_and_the_server_lives(
-    nursery: trio.Nursery, moment: str
-) -> None:
+async def test_server_client_resets_goes_on(nursery: trio.Nursery, moment: str) -> None:
     server = await serve_tls(nursery)
     stream = await trio.open_tcp_stream("127.0.0.1", server.port)
     if moment != "before TLS":
@@ -329,7 +327,7 @@ async def mutual_server() -> Any:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_client_with_a_certificate_is_served() -> None:
+async def test_server_client_certificate_is_accepted() -> None:
     async with mutual_server() as (server, authority, called):
         context = ssl.create_default_context()
         authority.configure_trust(context)
@@ -341,7 +339,7 @@ async def test_a_client_with_a_certificate_is_served() -> None:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_client_without_a_certificate_is_not_served(
+async def test_server_client_without_certificate_is_refused(
     version: ssl.TLSVersion,
 ) -> None:
     async with mutual_server() as (server, authority, called):
@@ -359,7 +357,7 @@ async def test_a_client_without_a_certificate_is_not_served(
 
 
 @pytest.mark.parametrize("https_compatible", [True, False])
-async def test_tls_over_memory_streams_carries_messages_both_ways(
+async def test_wrap_streams_tls_in_memory_carries_messages(
     nursery: trio.Nursery, https_compatible: bool
 ) -> None:
     streams = await over_tls(*await memory_pair(), https_compatible=https_compatible)
@@ -378,7 +376,7 @@ async def test_tls_over_memory_streams_carries_messages_both_ways(
     assert caught.value.reason == CloseReason(1000, None)
 
 
-async def test_the_tls_handshake_may_come_with_the_first_use(nursery: trio.Nursery) -> None:
+async def test_wrap_streams_do_tls_handshake(nursery: trio.Nursery) -> None:
     client_context, server_context = tls_contexts()
     ours, theirs = await memory_pair()
     client_stream = trio.SSLStream(ours, client_context, server_hostname="example.org")
@@ -388,7 +386,7 @@ async def test_the_tls_handshake_may_come_with_the_first_use(nursery: trio.Nurse
     assert await server.get_message() == "hello"
 
 
-async def test_a_certificate_that_does_not_verify_on_a_wrapped_stream_is_a_failure(
+async def test_wrap_client_stream_unverified_certificate_raises(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -405,7 +403,7 @@ async def test_a_certificate_that_does_not_verify_on_a_wrapped_stream_is_a_failu
             await wrap_client_stream(nursery, stream, "example.org", "/")
 
 
-async def test_the_end_of_tls_without_notice_says_why(nursery: trio.Nursery) -> None:
+async def test_get_message_tls_eof_without_notify_says_why(nursery: trio.Nursery) -> None:
     ours, theirs = await tcp_pair()
     client, server = await over_tls(ours, theirs, https_compatible=False)
     ws, _ = await open_client(nursery, streams=(client, server))
@@ -417,7 +415,7 @@ async def test_the_end_of_tls_without_notice_says_why(nursery: trio.Nursery) -> 
     assert isinstance(caught.value.__cause__, (ssl.SSLError, EOFError))  # as OpenSSL sees it
 
 
-async def test_a_tls_listener_may_be_on_another_kind_of_listener(nursery: trio.Nursery) -> None:
+async def test_websocket_server_ssl_listener_on_memory_listener(nursery: trio.Nursery) -> None:
     client_context, server_context = tls_contexts()
     listener = MemoryListener()
     tls_listener = trio.SSLListener(listener, server_context)
@@ -435,7 +433,7 @@ async def test_a_tls_listener_may_be_on_another_kind_of_listener(nursery: trio.N
         await ws.aclose()
 
 
-async def test_a_server_on_another_kind_of_tls_listener_says_1001_when_cancelled() -> None:
+async def test_run_cancelled_ssl_listener_on_memory_sends_1001() -> None:
     client_context, server_context = tls_contexts()
     listener = MemoryListener()
     ours, theirs = await memory_pair()

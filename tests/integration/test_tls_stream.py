@@ -154,7 +154,7 @@ async def fill(stream: trio.SocketStream) -> int:
 
 @VERSIONS
 @SIDES
-async def test_data_goes_both_ways(side: str, version: ssl.TLSVersion) -> None:
+async def test_send_all_both_ways_arrives(side: str, version: ssl.TLSVersion) -> None:
     ours, theirs = await open_streams(side, version)
     await ours.send_all(b"hello")
     assert await receive(theirs, 5) == b"hello"
@@ -165,9 +165,7 @@ async def test_data_goes_both_ways(side: str, version: ssl.TLSVersion) -> None:
 
 @VERSIONS
 @SIDES
-async def test_large_data_goes_both_ways_at_the_same_time(
-    side: str, version: ssl.TLSVersion
-) -> None:
+async def test_send_all_large_both_ways_at_once_arrives(side: str, version: ssl.TLSVersion) -> None:
     async def expect(stream: trio.abc.ReceiveStream) -> None:
         received.append(await receive(stream, len(data)))
 
@@ -184,14 +182,14 @@ async def test_large_data_goes_both_ways_at_the_same_time(
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-async def test_data_may_be_of_any_kind_and_size(kind: Callable[[bytes], Any]) -> None:
+async def test_send_all_any_type_and_size_arrives(kind: Callable[[bytes], Any]) -> None:
     ours, theirs = await open_streams("server")
     for size in (0, 1, 2**14, 2**14 + 1, 2**15, 2**15 + 1):
         await ours.send_all(kind(b"x" * size))
         assert await receive(theirs, size) == b"x" * size
 
 
-async def test_16_megabytes_are_encrypted_in_one_call(keys: Path) -> None:
+async def test_send_all_16_megabytes_arrives(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     data = bytes(16 * MEGABYTE)
     assert peer.decrypt(ours.engine.encrypt(data)) == data
@@ -210,7 +208,7 @@ def count_encrypted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-async def test_little_is_encrypted_of_what_the_socket_does_not_take(
+async def test_send_all_full_socket_encrypts_little(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours, _ = await open_streams("client")
@@ -223,7 +221,7 @@ async def test_little_is_encrypted_of_what_the_socket_does_not_take(
     assert sum(encrypted) <= 4 * 2**15
 
 
-async def test_of_what_is_very_large_a_part_is_left_in_any_case(
+async def test_write_some_very_large_leaves_a_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours, _ = await open_streams("client")
@@ -239,14 +237,14 @@ async def test_of_what_is_very_large_a_part_is_left_in_any_case(
     assert sum(encrypted) == 4 * MEGABYTE
 
 
-async def test_what_is_encrypted_is_written_by_the_caller(keys: Path) -> None:
+async def test_write_some_full_socket_is_written_by_caller(keys: Path) -> None:
     ours, peer = await open_with_peer("client", keys)
     encrypted = [ours.engine.encrypt(data) for data in (b"one", b"", b"two")]
     assert peer.decrypt(b"".join(encrypted)) == b"onetwo"
     assert ours.engine.encrypt(b"") == b""
 
 
-async def test_a_blocking_socket_of_the_standard_library_is_served() -> None:
+async def test_do_handshake_with_blocking_socket_works() -> None:
     def talk() -> None:
         with contexts()[0].wrap_socket(sock, server_hostname=HOST) as tls:
             tls.sendall(b"hello")
@@ -268,7 +266,7 @@ async def test_a_blocking_socket_of_the_standard_library_is_served() -> None:
 
 @SIDES
 @pytest.mark.parametrize("first", ["receive_some", "send_all"])
-async def test_the_first_use_does_the_handshake(side: str, first: str) -> None:
+async def test_send_all_or_receive_some_do_handshake(side: str, first: str) -> None:
     ours, theirs = await streams(side)
     async with trio.open_nursery() as nursery:
         if first == "send_all":
@@ -280,13 +278,13 @@ async def test_the_first_use_does_the_handshake(side: str, first: str) -> None:
     await ours.do_handshake()  # nothing is left to do
 
 
-async def test_nothing_is_encrypted_before_the_handshake() -> None:
+async def test_write_some_before_handshake_takes_nothing() -> None:
     ours, _ = await with_raw("client")
     with pytest.raises(AssertionError):
         ours.engine.encrypt(b"x")
 
 
-async def test_data_is_sent_while_another_task_waits_for_some(nursery: trio.Nursery) -> None:
+async def test_send_all_during_receive_some_sends(nursery: trio.Nursery) -> None:
     ours, theirs = await open_streams("server")
     call = Call(nursery, ours.receive_some)
     await trio.testing.wait_all_tasks_blocked()
@@ -301,7 +299,9 @@ async def test_data_is_sent_while_another_task_waits_for_some(nursery: trio.Nurs
 
 
 @VERSIONS
-async def test_records_may_be_cut_anywhere(keys: Path, version: ssl.TLSVersion) -> None:
+async def test_receive_some_record_cut_anywhere_is_read(
+    keys: Path, version: ssl.TLSVersion
+) -> None:
     ours, peer = await open_with_peer("server", keys, version)
     data = b"".join(peer.encrypt(text) for text in (b"one", b"two", b"x" * 100))
     for size in (1, 2, 3, 7, 50):
@@ -310,7 +310,7 @@ async def test_records_may_be_cut_anywhere(keys: Path, version: ssl.TLSVersion) 
         data = b"".join(peer.encrypt(text) for text in (b"one", b"two", b"x" * 100))
 
 
-async def test_a_handshake_may_come_byte_by_byte(keys: Path) -> None:
+async def test_do_handshake_byte_by_byte_works(keys: Path) -> None:
     class Slow(WrappedStream):
         async def send_all(self, data: bytes | bytearray | memoryview) -> None:
             for i in range(len(data)):
@@ -323,13 +323,13 @@ async def test_a_handshake_may_come_byte_by_byte(keys: Path) -> None:
     assert ours.engine.decrypt(peer.encrypt(b"hello")) == b"hello"
 
 
-async def test_several_records_that_came_together_are_one_piece(keys: Path) -> None:
+async def test_receive_some_joins_records(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     await peer.send(peer.encrypt(b"one") + peer.encrypt(b"two") + peer.encrypt(b"three")[:-1])
     assert await ours.receive_some() == b"onetwo"
 
 
-async def test_not_more_than_was_asked_for_is_read_of_the_socket(keys: Path) -> None:
+async def test_receive_some_reads_at_most_max_bytes(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     records = [peer.encrypt(bytes([i]) * 1000) for i in range(10)]
     await peer.send(b"".join(records))
@@ -339,7 +339,7 @@ async def test_not_more_than_was_asked_for_is_read_of_the_socket(keys: Path) -> 
     assert await ours.receive_some(1) == bytes([3]) * 1000
 
 
-async def test_data_that_came_with_the_end_of_the_handshake_is_not_lost(keys: Path) -> None:
+async def test_receive_some_data_with_handshake_is_kept(keys: Path) -> None:
     async def shake_hands() -> None:
         with contextlib.suppress(ssl.SSLWantReadError):
             peer.engine.do_handshake()
@@ -357,7 +357,7 @@ async def test_data_that_came_with_the_end_of_the_handshake_is_not_lost(keys: Pa
     assert await ours.receive_some() == b"onetwo"
 
 
-async def test_empty_records_are_no_end(keys: Path) -> None:
+async def test_receive_some_empty_record_is_no_end(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     await peer.send(peer.record(DATA, b"") + peer.record(DATA, b""))
     await peer.send(peer.record(DATA, b"hello"))
@@ -365,7 +365,7 @@ async def test_empty_records_are_no_end(keys: Path) -> None:
 
 
 @VERSIONS
-async def test_a_session_is_resumed(version: ssl.TLSVersion) -> None:
+async def test_do_handshake_resumes_session(version: ssl.TLSVersion) -> None:
     client, server = contexts(version)
     session = None
     for _ in range(2):
@@ -383,7 +383,7 @@ async def test_a_session_is_resumed(version: ssl.TLSVersion) -> None:
         assert session.has_ticket
 
 
-async def test_tickets_of_a_server_are_no_data(keys: Path) -> None:
+async def test_receive_some_session_ticket_is_no_data(keys: Path) -> None:
     ours, theirs = await open_streams("client")
     await theirs.send_all(b"x")
     assert await ours.receive_some() == b"x"
@@ -391,7 +391,7 @@ async def test_tickets_of_a_server_are_no_data(keys: Path) -> None:
     assert ours.ssl_object.session.has_ticket
 
 
-async def test_a_server_sends_no_tickets_to_a_client_that_has_left_already() -> None:
+async def test_do_handshake_client_left_sends_no_tickets() -> None:
     async def leave() -> None:
         await theirs.send_all(b"the last words")
         await theirs.aclose()
@@ -403,7 +403,7 @@ async def test_a_server_sends_no_tickets_to_a_client_that_has_left_already() -> 
 
 @VERSIONS
 @pytest.mark.parametrize("is_named", [True, False])
-async def test_the_context_is_obeyed(version: ssl.TLSVersion, is_named: bool) -> None:
+async def test_do_handshake_uses_context(version: ssl.TLSVersion, is_named: bool) -> None:
     names = []
     client, server = contexts(version)
     server.sni_callback = lambda tls, name, context: names.append(name)
@@ -423,7 +423,7 @@ async def test_the_context_is_obeyed(version: ssl.TLSVersion, is_named: bool) ->
 
 
 @SIDES
-async def test_new_keys_are_answered_with_the_next_data(side: str, keys: Path) -> None:
+async def test_key_update_requested_is_answered_with_next_data(side: str, keys: Path) -> None:
     ours, peer = await open_with_peer(side, keys)
     assert peer.decrypt(ours.engine.encrypt(b"")) == b""  # tickets
     usual = ours.engine.encrypt(b"hello")
@@ -436,7 +436,7 @@ async def test_new_keys_are_answered_with_the_next_data(side: str, keys: Path) -
         assert peer.decrypt(data) == b"hello"
 
 
-async def test_new_keys_that_want_no_answer_have_none(keys: Path) -> None:
+async def test_key_update_not_requested_is_not_answered(keys: Path) -> None:
     ours, peer = await open_with_peer("client", keys)
     assert ours.engine.decrypt(peer.key_update(is_requested=False)) == b""
     data = peer.record(DATA, b"x")
@@ -447,7 +447,7 @@ async def test_new_keys_that_want_no_answer_have_none(keys: Path) -> None:
 
 
 @SIDES
-async def test_a_flood_of_requests_for_new_keys_ends_the_connection(side: str, keys: Path) -> None:
+async def test_key_update_flood_ends_connection(side: str, keys: Path) -> None:
     ours, peer = await open_with_peer(side, keys)
     with pytest.raises(ssl.SSLError, match="too many requests") as caught:
         for _ in range(10_000):
@@ -457,7 +457,7 @@ async def test_a_flood_of_requests_for_new_keys_ends_the_connection(side: str, k
         ours.engine.encrypt(b"x")
 
 
-async def test_decrypt_of_a_request_for_our_certificate_sends_the_answer_at_once(
+async def test_decrypt_certificate_request_answers_at_once(
     keys: Path,
 ) -> None:
     client, server = contexts()
@@ -486,9 +486,7 @@ def updates(peer: TlsPeer) -> bytes:
 
 
 @SIDES
-async def test_decrypt_with_a_full_socket_asks_that_the_answer_is_sent(
-    side: str, keys: Path
-) -> None:
+async def test_decrypt_full_socket_asks_to_send_answer(side: str, keys: Path) -> None:
     async def receive_up_to(last: bytes) -> None:
         received = b""
         while not received.endswith(last):
@@ -512,7 +510,7 @@ async def test_decrypt_with_a_full_socket_asks_that_the_answer_is_sent(
     await receive_up_to(b"two")
 
 
-async def test_feed_with_many_records_decrypts_a_bounded_number_of_them(keys: Path) -> None:
+async def test_feed_many_records_decrypts_some(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     updates = b"".join(peer.key_update(is_requested=False) for _ in range(1000))
     small = b"".join(peer.record(DATA, b"x") for _ in range(1000))
@@ -570,7 +568,7 @@ async def test_get_message_after_many_records_lets_other_tasks_run(
         assert turns() >= 4
 
 
-async def test_connection_with_a_full_socket_sends_an_answer_of_tls_later(
+async def test_send_message_full_socket_sends_tls_answer_later(
     nursery: trio.Nursery, keys: Path
 ) -> None:
     ws, ours, peer = await serve_peer(nursery, keys)
@@ -585,14 +583,14 @@ async def test_connection_with_a_full_socket_sends_an_answer_of_tls_later(
     assert peer.decrypt(bytes(await peer.stream.receive_some())) == frame(TEXT, b"y")
 
 
-async def test_read_of_a_transport_with_many_records_gives_what_follows_them(keys: Path) -> None:
+async def test_read_many_records_gives_following_data(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     updates = b"".join(peer.key_update(is_requested=False) for _ in range(1000))
     await peer.send(updates + peer.record(DATA, b"the end"))
     assert await Transport(ours, None).read() == b"the end"
 
 
-async def test_do_handshake_in_many_records_works(keys: Path) -> None:
+async def test_do_handshake_many_records_works(keys: Path) -> None:
     client, server = contexts()
     client.set_alpn_protocols(["x" * 200, "y" * 200])  # so that the first message is long
     connected, accepted = await tcp_pair()
@@ -609,9 +607,7 @@ async def test_do_handshake_in_many_records_works(keys: Path) -> None:
 
 
 @SIDES
-async def test_send_all_while_the_engine_answers_writes_the_answer_too(
-    side: str, keys: Path
-) -> None:
+async def test_send_all_writes_tls_answer_too(side: str, keys: Path) -> None:
     ours, peer = await open_with_peer(side, keys)
     data = bytes(2**20)
     plain = b""
@@ -626,7 +622,7 @@ async def test_send_all_while_the_engine_answers_writes_the_answer_too(
 
 
 @pytest.mark.parametrize("name", [HOST, HOST + ".", HOST + "%zone"])
-async def test_server_hostname_with_a_final_dot_or_a_zone_is_sent_without(name: str) -> None:
+async def test_server_hostname_is_sent_without_dot_or_zone(name: str) -> None:
     client, server = contexts()
     names: list[object] = []
     server.sni_callback = lambda _, name, __: names.append(name)
@@ -648,7 +644,7 @@ async def test_feed_with_a_record_cut_anywhere_keeps_its_beginning(keys: Path, r
     assert ours.is_drained
 
 
-async def test_do_handshake_with_many_records_after_it_keeps_them(keys: Path) -> None:
+async def test_do_handshake_keeps_records_after_it(keys: Path) -> None:
     ours, peer = await with_peer("server", keys)
 
     async def send_much() -> None:
@@ -663,7 +659,7 @@ async def test_do_handshake_with_many_records_after_it_keeps_them(keys: Path) ->
 
 
 @SIDES
-async def test_a_renegotiation_ends_the_connection(side: str, keys: Path) -> None:
+async def test_receive_some_renegotiation_ends_connection(side: str, keys: Path) -> None:
     ours, peer = await open_with_peer(side, keys, TLS_1_2)
     hello_request = bytes(4)
     request = peer.client_hello if side == "server" else hello_request
@@ -682,7 +678,7 @@ async def test_a_renegotiation_ends_the_connection(side: str, keys: Path) -> Non
 
 @VERSIONS
 @SIDES
-async def test_close_notify_is_the_end_and_stays_so(side: str, version: ssl.TLSVersion) -> None:
+async def test_receive_some_close_notify_is_end(side: str, version: ssl.TLSVersion) -> None:
     ours, theirs = await open_streams(side, version)
     await theirs.send_all(b"x")
     await theirs.aclose()
@@ -694,7 +690,9 @@ async def test_close_notify_is_the_end_and_stays_so(side: str, version: ssl.TLSV
 
 
 @VERSIONS
-async def test_data_behind_close_notify_is_ignored(keys: Path, version: ssl.TLSVersion) -> None:
+async def test_receive_some_data_after_close_notify_is_ignored(
+    keys: Path, version: ssl.TLSVersion
+) -> None:
     ours, peer = await open_with_peer("server", keys, version)
     records = [(DATA, b"x"), (ALERT, b"\1\0"), (DATA, b"y")]  # the alert is close_notify
     await peer.send(b"".join(peer.record(kind, payload) for kind, payload in records))
@@ -705,7 +703,7 @@ async def test_data_behind_close_notify_is_ignored(keys: Path, version: ssl.TLSV
 
 @VERSIONS
 @pytest.mark.parametrize("is_cut", [False, True])
-async def test_the_end_of_the_connection_is_the_end(
+async def test_receive_some_eof_without_notify_is_end(
     keys: Path, version: ssl.TLSVersion, is_cut: bool
 ) -> None:
     ours, peer = await open_with_peer("server", keys, version)
@@ -716,7 +714,7 @@ async def test_the_end_of_the_connection_is_the_end(
 
 
 @SIDES
-async def test_a_reset_is_an_error(side: str) -> None:
+async def test_receive_some_reset_raises(side: str) -> None:
     ours, theirs = await open_streams(side)
     reset(theirs.transport_stream)
     with pytest.raises(ConnectionResetError):
@@ -726,7 +724,7 @@ async def test_a_reset_is_an_error(side: str) -> None:
 
 @VERSIONS
 @SIDES
-async def test_send_eof_ends_our_side_alone(side: str, version: ssl.TLSVersion) -> None:
+async def test_send_eof_ends_one_side(side: str, version: ssl.TLSVersion) -> None:
     ours, theirs = await open_streams(side, version)
     for _ in range(2):
         await ours.send_eof()
@@ -740,7 +738,7 @@ async def test_send_eof_ends_our_side_alone(side: str, version: ssl.TLSVersion) 
     await ours.aclose()
 
 
-async def test_both_sides_may_end_theirs(keys: Path) -> None:
+async def test_send_eof_by_both_sides_ends_both(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     await ours.send_eof()
     peer.decrypt(await peer.receive())
@@ -752,7 +750,7 @@ async def test_both_sides_may_end_theirs(keys: Path) -> None:
 
 @VERSIONS
 @SIDES
-async def test_aclose_says_close_notify(side: str, version: ssl.TLSVersion) -> None:
+async def test_aclose_sends_close_notify(side: str, version: ssl.TLSVersion) -> None:
     ours, theirs = await open_streams(side, version)
     await ours.send_all(b"x")
     for _ in range(2):
@@ -762,7 +760,7 @@ async def test_aclose_says_close_notify(side: str, version: ssl.TLSVersion) -> N
         await ours.receive_some()
 
 
-async def test_a_cancelled_aclose_says_close_notify_too() -> None:
+async def test_aclose_cancelled_sends_close_notify() -> None:
     ours, theirs = await open_streams("server")
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -771,7 +769,7 @@ async def test_a_cancelled_aclose_says_close_notify_too() -> None:
     assert await receive_all(theirs) == b""
 
 
-async def test_aclose_does_not_wait_for_a_peer_that_does_not_read() -> None:
+async def test_aclose_unread_does_not_wait() -> None:
     ours, theirs = await open_streams("server")
     await fill(ours.transport_stream)
     start = trio.current_time()
@@ -791,7 +789,7 @@ def drain(stream: trio.abc.Stream) -> bytes:
     return b"".join(chunks)
 
 
-async def test_nothing_is_written_twice_by_a_close_while_another_task_writes(
+async def test_aclose_during_send_all_writes_nothing_twice(
     keys: Path, nursery: trio.Nursery
 ) -> None:
     ours, peer = await open_with_peer("server", keys)
@@ -806,9 +804,7 @@ async def test_nothing_is_written_twice_by_a_close_while_another_task_writes(
     assert data.startswith(peer.decrypt(received))  # no part of a record is in it twice
 
 
-async def test_our_side_does_not_end_within_a_record_of_another_task(
-    keys: Path, nursery: trio.Nursery
-) -> None:
+async def test_send_eof_during_send_all_tears_no_record(keys: Path, nursery: trio.Nursery) -> None:
     ours, peer = await open_with_peer("server", keys)
     data = bytes(8 * MEGABYTE)
     call = Call(nursery, ours.send_all, data)
@@ -823,7 +819,7 @@ async def test_our_side_does_not_end_within_a_record_of_another_task(
 
 
 @pytest.mark.parametrize("is_begun", [False, True])
-async def test_aclose_before_the_end_of_the_handshake_says_nothing(is_begun: bool) -> None:
+async def test_aclose_before_handshake_sends_nothing(is_begun: bool) -> None:
     ours, raw = await with_raw("client")
     if is_begun:
         async with trio.open_nursery() as nursery:
@@ -835,7 +831,7 @@ async def test_aclose_before_the_end_of_the_handshake_says_nothing(is_begun: boo
     assert bool(await receive_all(raw)) == is_begun
 
 
-async def test_aclose_ends_a_read_of_another_task(nursery: trio.Nursery) -> None:
+async def test_aclose_during_receive_some_ends_it(nursery: trio.Nursery) -> None:
     ours, theirs = await open_streams("server")
     call = Call(nursery, ours.receive_some)
     await trio.testing.wait_all_tasks_blocked()
@@ -850,7 +846,7 @@ async def test_aclose_ends_a_read_of_another_task(nursery: trio.Nursery) -> None
 
 @SIDES
 @pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", bytes(100)], ids=["HTTP", "zeros"])
-async def test_garbage_is_no_handshake(side: str, garbage: bytes) -> None:
+async def test_do_handshake_garbage_raises(side: str, garbage: bytes) -> None:
     ours, raw = await with_raw(side)
     await raw.send_all(garbage)
     with pytest.raises(ssl.SSLError):
@@ -860,7 +856,7 @@ async def test_garbage_is_no_handshake(side: str, garbage: bytes) -> None:
 
 
 @SIDES
-async def test_a_peer_that_garbles_the_handshake_is_told(side: str) -> None:
+async def test_do_handshake_garbage_sends_alert(side: str) -> None:
     ours, raw = await with_raw(side)
     await raw.send_all(b"\x16\3\1\0\5xxxxx")
     with pytest.raises(ssl.SSLError):
@@ -870,7 +866,9 @@ async def test_a_peer_that_garbles_the_handshake_is_told(side: str) -> None:
 
 
 @VERSIONS
-async def test_data_before_garbage_is_received(keys: Path, version: ssl.TLSVersion) -> None:
+async def test_receive_some_data_before_garbage_is_received(
+    keys: Path, version: ssl.TLSVersion
+) -> None:
     ours, peer = await open_with_peer("server", keys, version)
     await peer.send(peer.encrypt(b"the last words") + b"garbage")
     assert await ours.receive_some() == b"the last words"
@@ -890,7 +888,7 @@ async def test_data_before_garbage_is_received(keys: Path, version: ssl.TLSVersi
     assert "alert" in str(told.value).lower()
 
 
-async def test_garbage_behind_much_data_takes_none_of_it(keys: Path) -> None:
+async def test_receive_some_much_data_before_garbage_is_received(keys: Path) -> None:
     ours, peer = await open_with_peer("server", keys)
     data = peer.encrypt(b"x" * 200_000) + b"garbage" * 10_000
     assert ours.engine.decrypt(data) == b"x" * 200_000
@@ -899,7 +897,7 @@ async def test_garbage_behind_much_data_takes_none_of_it(keys: Path) -> None:
 
 
 @VERSIONS
-async def test_no_bytes_raise_anything_but_errors_of_tls(
+async def test_receive_some_any_bytes_raises_ssl_errors_only(
     keys: Path, version: ssl.TLSVersion
 ) -> None:
     rng = random.Random(7)
@@ -919,7 +917,7 @@ async def test_no_bytes_raise_anything_but_errors_of_tls(
 
 
 @VERSIONS
-async def test_an_alert_is_an_error(keys: Path, version: ssl.TLSVersion) -> None:
+async def test_receive_some_alert_raises(keys: Path, version: ssl.TLSVersion) -> None:
     ours, peer = await open_with_peer("client", keys, version)
     await peer.send(peer.record(ALERT, bytes([2, 80])))
     with pytest.raises(ssl.SSLError, match="internal error"):
@@ -928,7 +926,7 @@ async def test_an_alert_is_an_error(keys: Path, version: ssl.TLSVersion) -> None
 
 @VERSIONS
 @pytest.mark.parametrize("fault", ["authority", "name"])
-async def test_a_client_that_trusts_no_certificate_says_so(
+async def test_do_handshake_untrusted_certificate_sends_alert(
     version: ssl.TLSVersion, fault: str
 ) -> None:
     async def refuse() -> None:
@@ -953,7 +951,7 @@ async def test_a_client_that_trusts_no_certificate_says_so(
 
 
 @VERSIONS
-async def test_a_client_that_has_no_certificate_learns_that_it_needs_one(
+async def test_receive_some_certificate_required_raises(
     version: ssl.TLSVersion,
 ) -> None:
     async def refuse() -> None:
@@ -979,7 +977,7 @@ async def test_a_client_that_has_no_certificate_learns_that_it_needs_one(
 
 @SIDES
 @pytest.mark.parametrize("ending", ["close", "reset"])
-async def test_a_peer_that_leaves_during_the_handshake_is_an_error(side: str, ending: str) -> None:
+async def test_do_handshake_peer_leaves_raises(side: str, ending: str) -> None:
     async def leave() -> None:
         if side == "client":
             await raw.receive_some()
@@ -1001,7 +999,7 @@ async def test_a_peer_that_leaves_during_the_handshake_is_an_error(side: str, en
     await ours.aclose()
 
 
-async def test_a_context_that_does_not_fit_is_an_error_at_once() -> None:
+async def test_tls_stream_context_of_wrong_side_raises() -> None:
     _, raw = await with_raw("client")
     with pytest.raises(ValueError, match="check_hostname"):
         TlsStream(raw, contexts()[0])
@@ -1010,7 +1008,7 @@ async def test_a_context_that_does_not_fit_is_an_error_at_once() -> None:
 # -- cancellation
 
 
-async def test_a_cancelled_read_loses_nothing() -> None:
+async def test_receive_some_cancelled_loses_nothing() -> None:
     ours, theirs = await open_streams("server")
     data = bytes(range(256)) * 400
     rng = random.Random(3)
@@ -1044,7 +1042,7 @@ async def _cancel_later(scope: trio.CancelScope, turns: int) -> None:
 
 @VERSIONS
 @SIDES
-async def test_a_cancelled_handshake_can_be_gone_on_with(
+async def test_do_handshake_cancelled_can_continue(
     side: str, version: ssl.TLSVersion, nursery: trio.Nursery
 ) -> None:
     ours, theirs = await streams(side, version)
@@ -1063,7 +1061,7 @@ async def test_a_cancelled_handshake_can_be_gone_on_with(
     assert await receive(theirs, 5) == b"hello"
 
 
-async def test_a_handshake_that_is_cancelled_in_a_write_can_be_gone_on_with(
+async def test_do_handshake_cancelled_in_write_can_continue(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await streams("client")
@@ -1105,9 +1103,7 @@ def no_garbage() -> Iterator[None]:
 
 @VERSIONS
 @pytest.mark.parametrize("ending", ["close", "garbage", "renegotiation", "reset", "refusal"])
-def test_nothing_is_left_for_the_garbage_collector(
-    keys: Path, version: ssl.TLSVersion, ending: str
-) -> None:
+def test_tls_stream_leaves_no_garbage(keys: Path, version: ssl.TLSVersion, ending: str) -> None:
     async def main() -> None:
         ours, peer = await with_peer("server", keys, version)
         if ending != "refusal":
@@ -1137,7 +1133,7 @@ def test_nothing_is_left_for_the_garbage_collector(
 
 
 @SIDES
-async def test_what_is_read_of_the_socket_is_fed(side: str) -> None:
+async def test_feed_takes_what_was_read(side: str) -> None:
     ours, theirs = await open_streams(side)
     await theirs.send_all(b"data")
     data = await ours.transport_stream.receive_some()
@@ -1155,7 +1151,7 @@ async def test_what_is_read_of_the_socket_is_fed(side: str) -> None:
 
 
 @SIDES
-async def test_an_end_behind_data_is_told_when_asked_again(side: str) -> None:
+async def test_receive_some_end_after_data_comes_next(side: str) -> None:
     ours, theirs = await open_streams(side)
     await theirs.send_all(b"data")
     await theirs.aclose()
@@ -1171,7 +1167,7 @@ async def test_an_end_behind_data_is_told_when_asked_again(side: str) -> None:
 
 
 @SIDES
-async def test_a_fault_behind_data_is_told_when_asked_again(side: str) -> None:
+async def test_receive_some_fault_after_data_raises_next(side: str) -> None:
     ours, theirs = await open_streams(side)
     await theirs.send_all(b"data")
     await theirs.transport_stream.send_all(b"garbage" * 10)

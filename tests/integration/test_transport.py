@@ -51,9 +51,7 @@ class FailingStream(WrappedStream):
 @pytest.mark.parametrize(
     ("given", "asked"), [(None, 2**16 + 2**10), (4096, 2**16 + 2**10), (1, 1), (9000, 9000)]
 )
-async def test_a_read_asks_for_as_many_bytes_as_given_or_by_default_many(
-    given: int | None, asked: int
-) -> None:
+async def test_read_asks_for_receive_buffer_size(given: int | None, asked: int) -> None:
     class Stream(WrappedStream):
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
             assert max_bytes == asked
@@ -64,9 +62,7 @@ async def test_a_read_asks_for_as_many_bytes_as_given_or_by_default_many(
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-async def test_a_read_returns_bytes_and_nothing_at_the_end(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_read_at_the_end_returns_nothing(nursery: trio.Nursery, kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     sending = Call(nursery, theirs.send_all, b"data")
     data = await transport(ours).read()
@@ -77,7 +73,7 @@ async def test_a_read_returns_bytes_and_nothing_at_the_end(
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-async def test_a_write_writes_everything(nursery: trio.Nursery, kind: str) -> None:
+async def test_write_writes_everything(nursery: trio.Nursery, kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     sent = bytes(10**6)
     writing = Call(nursery, transport(ours).write, sent)
@@ -95,7 +91,7 @@ def write_now(stream: Stream, chunks: Sequence[bytes]) -> Unwritten:
     return rest
 
 
-async def test_write_now_writes_what_the_socket_takes() -> None:
+async def test_write_now_writes_what_socket_takes() -> None:
     ours, theirs = await tcp_pair()
     sent = bytes(10**6)
     begun, (rest,) = write_now(ours, [sent])
@@ -107,7 +103,7 @@ async def test_write_now_writes_what_the_socket_takes() -> None:
     assert received == len(sent) - len(rest)
 
 
-async def test_write_now_writes_nothing_where_the_socket_takes_nothing() -> None:
+async def test_write_now_full_socket_writes_nothing() -> None:
     ours, _ = await socket_pair()
     while len(write_now(ours, [bytes(10**6)]).chunks[0]) < 10**6:
         pass
@@ -116,7 +112,7 @@ async def test_write_now_writes_nothing_where_the_socket_takes_nothing() -> None
 
 @pytest.mark.parametrize("connect", [tcp_pair, own_tls_pair], ids=["tcp", "own-tls"])
 @pytest.mark.parametrize("head", [b"", b"head", b"a" * 2**16], ids=["no", "short", "long"])
-async def test_what_write_now_leaves_is_written_by_write(
+async def test_write_after_write_now_writes_rest(
     nursery: trio.Nursery, connect: Callable[[], Awaitable[tuple[Stream, Stream]]], head: bytes
 ) -> None:
     ours, theirs = await connect()
@@ -138,7 +134,7 @@ async def test_what_write_now_leaves_is_written_by_write(
     assert received == b"".join(chunks)
 
 
-async def test_write_now_raises_when_the_peer_is_gone() -> None:
+async def test_write_now_peer_gone_raises() -> None:
     ours, theirs = await socket_pair()
     await theirs.aclose()
     with pytest.raises(BrokenPipeError):
@@ -146,7 +142,7 @@ async def test_write_now_raises_when_the_peer_is_gone() -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-async def test_only_sockets_with_or_without_tls_of_ours_are_written_to_at_once(kind: str) -> None:
+async def test_write_now_other_streams_writes_nothing(kind: str) -> None:
     ours, _ = await PAIRS[kind]()
     assert transport(ours).is_direct == (kind in ("socketpair", "tcp", "own-tls"))
 
@@ -154,7 +150,7 @@ async def test_only_sockets_with_or_without_tls_of_ours_are_written_to_at_once(k
 # -- addresses
 
 
-async def test_the_ends_of_a_tcp_connection_are_endpoints() -> None:
+async def test_local_and_remote_of_tcp_are_endpoints() -> None:
     ours, theirs = await tcp_pair()
     assert isinstance(ours, trio.SocketStream)
     host, port = ours.socket.getsockname()
@@ -164,7 +160,7 @@ async def test_the_ends_of_a_tcp_connection_are_endpoints() -> None:
     assert end.local == transport(theirs).remote
 
 
-async def test_the_ends_of_a_tls_connection_are_secure_endpoints() -> None:
+async def test_local_and_remote_of_tls_are_secure() -> None:
     ours, theirs = await tls_pair()
     end = transport(ours)
     assert isinstance(end.local, Endpoint)
@@ -172,7 +168,7 @@ async def test_the_ends_of_a_tls_connection_are_secure_endpoints() -> None:
     assert end.remote == transport(theirs).local
 
 
-async def test_an_ipv6_address_has_no_zone() -> None:
+async def test_local_and_remote_of_ipv6_have_no_zone() -> None:
     class Socket(trio.socket.SocketType):
         """A link-local one, which not every machine has."""
 
@@ -195,13 +191,13 @@ async def test_an_ipv6_address_has_no_zone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "tls-memory"])
-async def test_the_ends_of_other_streams_are_their_repr(kind: str) -> None:
+async def test_local_and_remote_of_other_streams_are_repr(kind: str) -> None:
     ours, _ = await PAIRS[kind]()
     end = transport(ours)
     assert end.local == end.remote == repr(ours)
 
 
-async def test_a_peer_that_is_gone_has_no_address() -> None:
+async def test_remote_peer_gone_is_repr() -> None:
     ours, theirs = await tcp_pair()
     reset(theirs)
     end = transport(ours)
@@ -209,7 +205,7 @@ async def test_a_peer_that_is_gone_has_no_address() -> None:
     assert end.remote == repr(ours)
 
 
-async def test_the_addresses_are_known_after_the_stream_is_closed() -> None:
+async def test_local_and_remote_after_close_are_kept() -> None:
     ours, _ = await tcp_pair()
     end = transport(ours)
     await end.close_now()
@@ -219,7 +215,7 @@ async def test_the_addresses_are_known_after_the_stream_is_closed() -> None:
 # -- hanging up
 
 
-async def test_hanging_up_ends_our_side_and_waits_for_the_peer_to_end_its_own(
+async def test_half_close_and_drain_waits_for_peer(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -232,7 +228,9 @@ async def test_hanging_up_ends_our_side_and_waits_for_the_peer_to_end_its_own(
     await hanging_up.result()
 
 
-async def test_hanging_up_waits_a_short_while_only(autojump_clock: trio.testing.MockClock) -> None:
+async def test_half_close_and_drain_waits_a_short_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     ours, theirs = await memory_pair()
     await transport(ours).half_close_and_drain(peer_may_send=False)
     assert trio.current_time() == pytest.approx(LINGER)
@@ -240,7 +238,7 @@ async def test_hanging_up_waits_a_short_while_only(autojump_clock: trio.testing.
         await theirs.send_all(b"nobody reads")
 
 
-async def test_a_cancelled_hang_up_closes_at_once(nursery: trio.Nursery) -> None:
+async def test_half_close_and_drain_cancelled_closes(nursery: trio.Nursery) -> None:
     ours, theirs = await memory_pair()
     hanging_up = Call(nursery, lambda: transport(ours).half_close_and_drain(peer_may_send=False))
     await wait_all_tasks_blocked()
@@ -249,7 +247,7 @@ async def test_a_cancelled_hang_up_closes_at_once(nursery: trio.Nursery) -> None
         await theirs.send_all(b"nobody reads")
 
 
-async def test_hanging_up_where_no_side_can_be_ended_waits_if_the_peer_may_send(
+async def test_half_close_and_drain_no_half_close_waits(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -263,7 +261,7 @@ async def test_hanging_up_where_no_side_can_be_ended_waits_if_the_peer_may_send(
     await hanging_up.result()
 
 
-async def test_hanging_up_where_no_side_can_be_ended_does_not_wait_if_nothing_can_come(
+async def test_half_close_and_drain_no_half_close_ended_returns(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = await memory_pair()
@@ -272,19 +270,19 @@ async def test_hanging_up_where_no_side_can_be_ended_does_not_wait_if_nothing_ca
     assert await theirs.receive_some() == b""
 
 
-async def test_hanging_up_ends_tls_in_form(nursery: trio.Nursery) -> None:
+async def test_half_close_and_drain_sends_close_notify(nursery: trio.Nursery) -> None:
     ours, theirs = await tls_memory_pair(https_compatible=False)
     nursery.start_soon(lambda: transport(ours).half_close_and_drain(peer_may_send=False))
     assert await theirs.receive_some() == b""
 
 
 @pytest.mark.parametrize("peer_may_send", [True, False])
-async def test_hanging_up_does_not_raise_where_the_stream_does(peer_may_send: bool) -> None:
+async def test_half_close_and_drain_stream_raises_is_suppressed(peer_may_send: bool) -> None:
     ours, _ = await memory_pair()
     await transport(FailingStream(ours)).half_close_and_drain(peer_may_send=peer_may_send)
 
 
-async def test_hanging_up_a_reset_connection_does_not_raise() -> None:
+async def test_half_close_and_drain_reset_is_suppressed() -> None:
     ours, theirs = await tcp_pair()
     reset(theirs)
     await transport(ours).half_close_and_drain(peer_may_send=True)
@@ -295,7 +293,7 @@ async def test_hanging_up_a_reset_connection_does_not_raise() -> None:
 # -- closing at once
 
 
-async def test_close_now_does_not_wait_where_closing_would() -> None:
+async def test_close_now_does_not_wait() -> None:
     class Stream(WrappedStream):
         async def aclose(self) -> None:
             try:
@@ -309,7 +307,7 @@ async def test_close_now_does_not_wait_where_closing_would() -> None:
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
-async def test_close_now_does_not_raise_where_the_system_does(is_tls: bool) -> None:
+async def test_close_now_system_error_is_suppressed(is_tls: bool) -> None:
     for sock in await tcp_pair():
         assert isinstance(sock, trio.SocketStream)
         stream = TlsStream(sock, tls_contexts()[1], server_side=True) if is_tls else sock
@@ -318,13 +316,13 @@ async def test_close_now_does_not_raise_where_the_system_does(is_tls: bool) -> N
         assert sock.socket.fileno() == -1
 
 
-async def test_close_now_does_not_raise_where_the_stream_does() -> None:
+async def test_close_now_stream_error_is_suppressed() -> None:
     ours, _ = await memory_pair()
     await transport(FailingStream(ours)).close_now()
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-async def test_close_now_lets_a_cancelled_task_do_the_rest_of_its_work(kind: str) -> None:
+async def test_close_now_cancelled_task_goes_on(kind: str) -> None:
     ours, _ = await PAIRS[kind]()
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -335,7 +333,7 @@ async def test_close_now_lets_a_cancelled_task_do_the_rest_of_its_work(kind: str
 # -- errors
 
 
-async def test_the_cause_of_what_trio_raises_is_the_network_s_error() -> None:
+async def test_unwrap_network_error_returns_os_error() -> None:
     ours, theirs = await tcp_pair()
     reset(theirs)
     with pytest.raises(trio.BrokenResourceError) as excinfo:
@@ -344,11 +342,11 @@ async def test_the_cause_of_what_trio_raises_is_the_network_s_error() -> None:
 
 
 @pytest.mark.parametrize("exc", [trio.BrokenResourceError(), trio.ClosedResourceError(), OSError()])
-def test_an_error_without_another_behind_it_is_its_own_cause(exc: Exception) -> None:
+def test_unwrap_network_error_without_cause_returns_it(exc: Exception) -> None:
     assert unwrap_network_error(exc) is exc
 
 
-async def test_a_read_that_is_woken_for_nothing_waits_on(nursery: trio.Nursery) -> None:
+async def test_read_woken_without_data_waits(nursery: trio.Nursery) -> None:
     class Hasty(Transport):
         hastes = 1
 
@@ -368,9 +366,7 @@ async def test_a_read_that_is_woken_for_nothing_waits_on(nursery: trio.Nursery) 
     ("size", "awaited", "most"),
     [(None, 0, 2**16 + 2**10), (None, 2**17, 2**17), (None, 2**21, 2**19), (1000, 2**20, 1000)],
 )
-async def test_a_read_asks_for_more_where_more_is_to_come(
-    size: int | None, awaited: int, most: int
-) -> None:
+async def test_read_larger_frame_asks_for_more(size: int | None, awaited: int, most: int) -> None:
     ours, theirs = await socket_pair()
     for stream, option in ((ours, socket.SO_RCVBUF), (theirs, socket.SO_SNDBUF)):
         assert isinstance(stream, trio.SocketStream)

@@ -82,7 +82,9 @@ async def streams(request: pytest.FixtureRequest) -> StreamPair:
     return await ALL_PAIRS[request.param]()
 
 
-async def test_messages_go_both_ways(nursery: trio.Nursery, streams: StreamPair) -> None:
+async def test_send_message_over_any_stream_arrives(
+    nursery: trio.Nursery, streams: StreamPair
+) -> None:
     client, server = await open_pair(nursery, streams=streams)
     for sender, receiver in ((client, server), (server, client)):
         for message in ("", "text", b"", b"bytes", "x" * 2**17):
@@ -91,18 +93,14 @@ async def test_messages_go_both_ways(nursery: trio.Nursery, streams: StreamPair)
                 assert await receiver.get_message() == message
 
 
-async def test_a_ping_is_answered_while_nobody_reads(
-    nursery: trio.Nursery, streams: StreamPair
-) -> None:
+async def test_ping_unread_is_answered(nursery: trio.Nursery, streams: StreamPair) -> None:
     client, server = await open_pair(nursery, streams=streams)
     with trio.fail_after(30):
         assert await client.ping() >= 0
         assert await server.ping(b"payload") >= 0
 
 
-async def test_a_close_is_answered_while_nobody_reads(
-    nursery: trio.Nursery, streams: StreamPair
-) -> None:
+async def test_aclose_unread_is_answered(nursery: trio.Nursery, streams: StreamPair) -> None:
     client, server = await open_pair(nursery, streams=streams)
     with trio.fail_after(30):
         await client.aclose(4000, "enough")
@@ -111,7 +109,7 @@ async def test_a_close_is_answered_while_nobody_reads(
         await server.get_message()
 
 
-async def test_a_close_is_answered_while_somebody_reads(
+async def test_aclose_during_get_message_is_answered(
     nursery: trio.Nursery, streams: StreamPair
 ) -> None:
     async def read() -> None:
@@ -126,7 +124,7 @@ async def test_a_close_is_answered_while_somebody_reads(
             await server.aclose(4000, "enough")
 
 
-async def test_both_sides_may_close_at_once(nursery: trio.Nursery, streams: StreamPair) -> None:
+async def test_aclose_by_both_sides_closes(nursery: trio.Nursery, streams: StreamPair) -> None:
     client, server = await open_pair(nursery, streams=streams)
     with trio.fail_after(30):
         async with trio.open_nursery() as closing:
@@ -135,7 +133,7 @@ async def test_both_sides_may_close_at_once(nursery: trio.Nursery, streams: Stre
     assert client.closed == server.closed == CloseReason(1000, None)
 
 
-async def test_a_close_frame_ends_a_cancelled_connection(streams: StreamPair) -> None:
+async def test_connection_cancelled_sends_close(streams: StreamPair) -> None:
     async with trio.open_nursery() as serving:
         ours, theirs = streams
         reasons: list[CloseReason | None] = []
@@ -155,7 +153,7 @@ async def test_a_close_frame_ends_a_cancelled_connection(streams: StreamPair) ->
     assert reasons == [CloseReason(1001, None)]
 
 
-async def test_an_end_without_a_close_frame_is_a_lost_connection(
+async def test_get_message_eof_without_close_raises(
     nursery: trio.Nursery, streams: StreamPair
 ) -> None:
     ws, peer = await open_client(nursery, streams=streams)
@@ -167,9 +165,7 @@ async def test_an_end_without_a_close_frame_is_a_lost_connection(
     assert caught.value.reason.code == 1006
 
 
-async def test_the_stream_is_closed_after_the_closing_handshake(
-    nursery: trio.Nursery, streams: StreamPair
-) -> None:
+async def test_aclose_closes_the_stream(nursery: trio.Nursery, streams: StreamPair) -> None:
     ours, _ = streams
     client, _ = await open_pair(nursery, streams=streams)
     with trio.fail_after(30):
@@ -199,9 +195,7 @@ class ReplayingStream(PlainStream):
 
 
 @pytest.mark.parametrize("size", [1, 100, len(REQUEST)])
-async def test_a_stream_may_replay_what_was_read_from_it_before(
-    nursery: trio.Nursery, size: int
-) -> None:
+async def test_wrap_server_stream_replayed_bytes_are_read(nursery: trio.Nursery, size: int) -> None:
     theirs, ours = await tcp_pair()
     await theirs.send_all(REQUEST + frame(TEXT, b"hello", mask=True))
     peeked = bytes(await ours.receive_some(size))
@@ -210,7 +204,7 @@ async def test_a_stream_may_replay_what_was_read_from_it_before(
     assert await ws.get_message() == "hello"
 
 
-async def test_all_that_is_replayed_may_come_at_once(nursery: trio.Nursery) -> None:
+async def test_wrap_server_stream_all_replayed_at_once_is_read(nursery: trio.Nursery) -> None:
     _, ours = await memory_pair()
     data = REQUEST + frame(TEXT, b"1", mask=True) + frame(TEXT, b"2", mask=True)
     request = await wrap_server_stream(nursery, ReplayingStream(ours, data))
@@ -219,7 +213,7 @@ async def test_all_that_is_replayed_may_come_at_once(nursery: trio.Nursery) -> N
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
-async def test_the_bytes_may_come_in_pieces_of_any_size(nursery: trio.Nursery, size: int) -> None:
+async def test_get_message_bytes_in_any_chunks_arrives(nursery: trio.Nursery, size: int) -> None:
     ours, theirs = await memory_pair()
     dribble = Fault.split(size, direction="receive")
     streams = FaultyStream(ours, dribble), FaultyStream(theirs, dribble)
@@ -230,7 +224,7 @@ async def test_the_bytes_may_come_in_pieces_of_any_size(nursery: trio.Nursery, s
         await client.aclose()
 
 
-async def test_receive_buffer_size_is_how_much_is_read_at_a_time(nursery: trio.Nursery) -> None:
+async def test_receive_buffer_size_limits_each_read(nursery: trio.Nursery) -> None:
     class Counting(PlainStream):
         async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
             sizes.add(max_bytes)
@@ -255,7 +249,7 @@ async def listen_on_ipv6() -> trio.SocketListener:
 
 
 @pytest.mark.parametrize("use_tls", [False, True])
-async def test_ipv6_addresses_are_endpoints_and_stand_in_brackets_in_the_host_header(
+async def test_open_websocket_url_ipv6_host_is_in_brackets(
     nursery: trio.Nursery, use_tls: bool
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -279,7 +273,7 @@ async def test_ipv6_addresses_are_endpoints_and_stand_in_brackets_in_the_host_he
     assert dict(requests[0].headers)[b"host"] == b"[::1]:%d" % server.port
 
 
-async def test_an_ipv6_address_is_a_host_without_brackets(nursery: trio.Nursery) -> None:
+async def test_open_websocket_ipv6_host_without_brackets(nursery: trio.Nursery) -> None:
     listener = await listen_on_ipv6()
     server: WebSocketServer = await nursery.start(WebSocketServer(echo, [listener]).run)
     async with open_websocket("::1", server.port, "/", use_ssl=False) as ws:
@@ -300,7 +294,7 @@ async def unix_listener(tmp_path: Path) -> AsyncIterator[trio.SocketListener]:
 
 
 @unix
-async def test_a_unix_domain_listener_serves(
+async def test_websocket_server_on_unix_listener_serves(
     nursery: trio.Nursery, unix_listener: trio.SocketListener
 ) -> None:
     await nursery.start(WebSocketServer(echo, [unix_listener]).run)
@@ -313,7 +307,7 @@ async def test_a_unix_domain_listener_serves(
 
 
 @unix
-async def test_a_unix_domain_listener_has_no_port(unix_listener: trio.SocketListener) -> None:
+async def test_port_of_unix_listener_raises(unix_listener: trio.SocketListener) -> None:
     server = WebSocketServer(echo, [unix_listener])
     assert server.listeners == [unix_listener.socket.getsockname()]
     with pytest.raises(RuntimeError, match="no port"):
@@ -321,7 +315,7 @@ async def test_a_unix_domain_listener_has_no_port(unix_listener: trio.SocketList
 
 
 @unix
-async def test_the_ends_of_a_unix_domain_stream_are_names_before_and_after_closing(
+async def test_local_and_remote_of_unix_stream_are_names(
     nursery: trio.Nursery, unix_listener: trio.SocketListener
 ) -> None:
     async def handler(request: WebSocketRequest) -> None:
@@ -344,7 +338,7 @@ async def test_the_ends_of_a_unix_domain_stream_are_names_before_and_after_closi
 
 
 @unix
-async def test_a_pair_of_sockets_without_names_works(nursery: trio.Nursery) -> None:
+async def test_local_and_remote_of_unnamed_sockets_are_repr(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery, "socketpair")
     assert isinstance(client.local, str)
     assert isinstance(server.remote, str)
@@ -355,7 +349,7 @@ async def test_a_pair_of_sockets_without_names_works(nursery: trio.Nursery) -> N
 # -- streams in memory
 
 
-async def test_the_ends_of_a_memory_stream_are_its_repr(nursery: trio.Nursery) -> None:
+async def test_local_and_remote_of_memory_stream_are_repr(nursery: trio.Nursery) -> None:
     theirs, ours = await memory_pair()
     await theirs.send_all(REQUEST)
     request = await wrap_server_stream(nursery, ours)
@@ -363,14 +357,14 @@ async def test_the_ends_of_a_memory_stream_are_its_repr(nursery: trio.Nursery) -
     assert request.local == request.remote == ws.local == ws.remote == repr(ours)
 
 
-async def test_a_closed_stream_can_not_be_opened(nursery: trio.Nursery) -> None:
+async def test_wrap_client_stream_closed_stream_raises(nursery: trio.Nursery) -> None:
     ours, _ = await memory_pair()
     await ours.aclose()
     with pytest.raises(HandshakeError):
         await wrap_client_stream(nursery, ours, "example.org", "/")
 
 
-async def test_a_stream_that_fails_in_its_own_way_is_a_lost_connection(
+async def test_get_message_stream_raises_any_error_is_lost(
     nursery: trio.Nursery,
 ) -> None:
     error = LookupError("odd")
@@ -385,7 +379,7 @@ async def test_a_stream_that_fails_in_its_own_way_is_a_lost_connection(
     assert caught.value.__cause__ is error
 
 
-async def test_an_opening_on_a_stream_that_fails_in_its_own_way_is_a_failure(
+async def test_wrap_client_stream_stream_raises_any_error_fails(
     nursery: trio.Nursery,
 ) -> None:
     ours, _ = await memory_pair()
@@ -395,7 +389,9 @@ async def test_an_opening_on_a_stream_that_fails_in_its_own_way_is_a_failure(
 
 
 @pytest.mark.parametrize("pair", [lockstep_pair, stapled_pair, plain_pair])
-async def test_a_raw_client_is_served_over_any_stream(nursery: trio.Nursery, pair: object) -> None:
+async def test_server_raw_client_over_any_stream_is_served(
+    nursery: trio.Nursery, pair: object
+) -> None:
     ws, peer = await open_server(nursery, streams=await pair())  # type: ignore[operator] # a function
     with trio.fail_after(30):
         async with trio.open_nursery() as both:

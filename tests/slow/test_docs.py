@@ -397,7 +397,7 @@ def declared_rows() -> Iterator[str]:
             yield "| " + " | ".join(cells) + " |" * (6 - len(cells))
 
 
-def test_tables_of_what_a_peer_can_do_show_every_bound_and_its_default() -> None:
+def test_tables_of_peers_page_show_every_bound_and_default() -> None:
     text = (ROOT / "docs" / "peers.md").read_text("utf-8")
     shown = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
     taken = keywords(serve_websocket)
@@ -414,7 +414,7 @@ def first_cells(text: str) -> list[str]:
     return [cell for cell in (row.split("|")[1].strip() for row in rows) if cell]
 
 
-def test_each_row_of_what_a_peer_can_do_has_a_proof() -> None:
+def test_each_row_of_peers_page_has_a_proof() -> None:
     peers, proofs = (
         (ROOT / "docs" / name).read_text("utf-8") for name in ("peers.md", "proofs.md")
     )

@@ -78,7 +78,7 @@ def test_demo_shows_each_step_and_succeeds() -> None:
         ("import time; time.sleep(60)", "no output within 0.3 s"),
     ],
 )
-def test_demo_says_what_is_wrong(
+def test_demo_fails_says_why(
     server: str,
     complaint: str,
     tmp_path: Path,
@@ -125,7 +125,7 @@ def test_certificates_are_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "server.pem").read_text() == "precious"
 
 
-async def test_client_survives_what_the_user_mistypes() -> None:
+async def test_client_wrong_input_goes_on() -> None:
     async with run_example("server", "echo_server.py", "--port", "0") as server:
         url = await start_echo_server(server)
         async with run_example("client", "client.py", url) as client:
@@ -149,7 +149,7 @@ async def test_client_ends_with_its_input() -> None:
 
 
 @posix_signals
-async def test_client_ends_with_the_server_while_it_waits_for_input() -> None:
+async def test_client_server_ends_during_input_ends() -> None:
     async with run_example("server", "echo_server.py", "--port", "0") as server:
         url = await start_echo_server(server)
         async with run_example("client", "client.py", url) as client:

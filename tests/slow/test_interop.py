@@ -150,7 +150,9 @@ async def echo_messages(peer: Peer) -> None:
 
 @each_compression
 @each_way
-async def test_messages(library: Library, we_are: str, compression: bool) -> None:
+async def test_send_message_to_library_is_echoed(
+    library: Library, we_are: str, compression: bool
+) -> None:
     await converse(library, we_are, send_messages, echo_messages, compression=compression)
 
 
@@ -166,7 +168,7 @@ async def test_messages(library: Library, we_are: str, compression: bool) -> Non
     ids=["small windows", "large windows", "theirs small", "no takeover", "theirs none"],
 )
 @each_way
-async def test_settings_of_compression(
+async def test_compression_settings_with_library_work(
     library: Library, we_are: str, ours: dict[str, Any], theirs: Settings
 ) -> None:
     await converse(library, we_are, send_messages, echo_messages, compression=ours, settings=theirs)
@@ -174,7 +176,9 @@ async def test_settings_of_compression(
 
 @each_compression
 @each_way
-async def test_large_messages(library: Library, we_are: str, compression: bool) -> None:
+async def test_send_message_large_to_library_is_echoed(
+    library: Library, we_are: str, compression: bool
+) -> None:
     async def ours(ws: WebSocketConnection) -> None:
         await ws.send_message(LARGE_BINARY)
         assert same(await ws.get_message(), LARGE_TEXT)
@@ -190,7 +194,9 @@ async def test_large_messages(library: Library, we_are: str, compression: bool) 
 
 @each_compression
 @each_way
-async def test_a_message_too_large_for_us(library: Library, we_are: str, compression: bool) -> None:
+async def test_max_message_size_exceeded_by_library_closes(
+    library: Library, we_are: str, compression: bool
+) -> None:
     async def ours(ws: WebSocketConnection) -> None:
         with pytest.raises(ConnectionClosed) as caught:
             await ws.get_message()
@@ -207,7 +213,9 @@ async def test_a_message_too_large_for_us(library: Library, we_are: str, compres
 
 @each_compression
 @each_way
-async def test_their_fragments(library: Library, we_are: str, compression: bool) -> None:
+async def test_get_message_fragments_of_library(
+    library: Library, we_are: str, compression: bool
+) -> None:
     if not library.sends_fragments:
         pytest.skip("this library does not send fragments")
 
@@ -226,7 +234,7 @@ async def test_their_fragments(library: Library, we_are: str, compression: bool)
 @pytest.mark.parametrize("is_async", [False, True], ids=["iterable", "async"])
 @each_compression
 @each_way
-async def test_our_fragments(
+async def test_send_message_fragments_to_library(
     library: Library, we_are: str, compression: bool, is_async: bool
 ) -> None:
     async def ours(ws: WebSocketConnection) -> None:
@@ -261,7 +269,7 @@ def joined(fragments: Iterable[Any]) -> Message:
 
 @each_compression
 @each_way
-async def test_our_ping(library: Library, we_are: str, compression: bool) -> None:
+async def test_ping_library_answers(library: Library, we_are: str, compression: bool) -> None:
     async def ours(ws: WebSocketConnection) -> None:
         assert await ws.ping(b"from us") == ws.latency
         await ws.ping()
@@ -271,7 +279,9 @@ async def test_our_ping(library: Library, we_are: str, compression: bool) -> Non
 
 @each_compression
 @each_way
-async def test_their_ping(library: Library, we_are: str, compression: bool) -> None:
+async def test_ping_of_library_is_answered(
+    library: Library, we_are: str, compression: bool
+) -> None:
     async def ours(ws: WebSocketConnection) -> None:
         assert await ws.get_message() == "answered"
 
@@ -287,7 +297,7 @@ async def test_their_ping(library: Library, we_are: str, compression: bool) -> N
 
 @each_compression
 @each_way
-async def test_our_close(library: Library, we_are: str, compression: bool) -> None:
+async def test_aclose_library_answers(library: Library, we_are: str, compression: bool) -> None:
     async def ours(ws: WebSocketConnection) -> None:
         await ws.aclose(3001, "from us \u03c0")
         with pytest.raises(ConnectionClosed) as caught:
@@ -303,7 +313,9 @@ async def test_our_close(library: Library, we_are: str, compression: bool) -> No
 
 @each_compression
 @each_way
-async def test_their_close(library: Library, we_are: str, compression: bool) -> None:
+async def test_aclose_of_library_is_answered(
+    library: Library, we_are: str, compression: bool
+) -> None:
     async def ours(ws: WebSocketConnection) -> None:
         with pytest.raises(ConnectionClosed) as caught:
             await ws.get_message()
@@ -321,7 +333,7 @@ async def test_their_close(library: Library, we_are: str, compression: bool) -> 
 
 
 @each_way
-async def test_a_subprotocol(library: Library, we_are: str) -> None:
+async def test_subprotocol_with_library_is_chosen(library: Library, we_are: str) -> None:
     async def ours(ws: WebSocketConnection) -> None:
         assert ws.subprotocol == "chat"
 
@@ -335,7 +347,7 @@ async def test_a_subprotocol(library: Library, we_are: str) -> None:
     await converse(library, we_are, ours, theirs, subprotocols=ours_are, settings=settings)
 
 
-async def test_they_reject_us(library: Library) -> None:
+async def test_open_websocket_url_library_rejects(library: Library) -> None:
     async with library.serving(until_closed, Settings(rejects=True)) as port:
         with pytest.raises(ConnectionRejected) as caught:
             async with open_websocket_url(f"ws://{HOST}:{port}/"):
@@ -343,7 +355,7 @@ async def test_they_reject_us(library: Library) -> None:
     assert (caught.value.status_code, caught.value.body) == (STATUS, BODY)
 
 
-async def test_we_reject_them(library: Library) -> None:
+async def test_reject_library_sees_rejection(library: Library) -> None:
     async def handler(request: WebSocketRequest) -> None:
         await request.reject(STATUS, body=BODY)
 
@@ -387,12 +399,14 @@ def browser() -> interop_browser.Outcome:
     ],
 )
 @each_kind
-def test_browser(browser: interop_browser.Outcome, kind: str, case: str, result: object) -> None:
+def test_browser_script_succeeds(
+    browser: interop_browser.Outcome, kind: str, case: str, result: object
+) -> None:
     assert browser.results[kind, case] == result
 
 
 @each_kind
-def test_what_we_saw_of_the_browser(browser: interop_browser.Outcome, kind: str) -> None:
+def test_browser_is_seen_by_server(browser: interop_browser.Outcome, kind: str) -> None:
     assert browser.seen[kind, "large"] is True
     assert 0 <= browser.seen[kind, "ping"] < 10
     assert browser.seen[kind, "our-close"] == CloseReason(4001, "from us \u03c0")
@@ -400,7 +414,7 @@ def test_what_we_saw_of_the_browser(browser: interop_browser.Outcome, kind: str)
 
 
 @each_kind
-def test_compression_with_the_browser(browser: interop_browser.Outcome, kind: str) -> None:
+def test_browser_compression_works(browser: interop_browser.Outcome, kind: str) -> None:
     is_compressed = kind == "compressed"
     agreed = "permessage-deflate" if is_compressed else ""
     assert browser.results[kind, "compression"] == agreed

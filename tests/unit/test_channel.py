@@ -29,9 +29,7 @@ async def all_messages(channel: ReceiveChannel[str | bytes]) -> list[str | bytes
 
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("payload", NORMAL)
-async def test_iteration_ends_with_a_normal_close(
-    nursery: trio.Nursery, kind: str, payload: bytes
-) -> None:
+async def test_iterate_normal_close_ends(nursery: trio.Nursery, kind: str, payload: bytes) -> None:
     client, peer = await open_client(nursery, kind)
     iterating = Call(nursery, all_messages, client)
     await peer.send(peer.frame(TEXT, b"one"), peer.frame(BINARY, b"two"))
@@ -42,9 +40,7 @@ async def test_iteration_ends_with_a_normal_close(
 
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("payload", ABNORMAL)
-async def test_iteration_raises_after_another_close(
-    nursery: trio.Nursery, kind: str, payload: bytes
-) -> None:
+async def test_iterate_other_close_raises(nursery: trio.Nursery, kind: str, payload: bytes) -> None:
     client, peer = await open_client(nursery, kind)
     nursery.start_soon(peer.send, peer.frame(TEXT, b"one"), peer.frame(CLOSE, payload))
     messages = []
@@ -57,7 +53,7 @@ async def test_iteration_raises_after_another_close(
     assert await peer.receive() == Frame(CLOSE, payload)
 
 
-async def test_iteration_ends_when_another_task_closes(nursery: trio.Nursery) -> None:
+async def test_iterate_aclose_in_another_task_ends(nursery: trio.Nursery) -> None:
     client, _ = await open_pair(nursery)
     iterating = Call(nursery, all_messages, client)
     await wait_all_tasks_blocked()
@@ -65,7 +61,7 @@ async def test_iteration_ends_when_another_task_closes(nursery: trio.Nursery) ->
     assert await iterating.result() == []
 
 
-async def test_iteration_goes_on_after_it_was_left(nursery: trio.Nursery) -> None:
+async def test_iterate_again_after_break_goes_on(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     for message in ("one", "two"):
         await server.send_message(message)
@@ -77,7 +73,7 @@ async def test_iteration_goes_on_after_it_was_left(nursery: trio.Nursery) -> Non
     assert await all_messages(client) == []
 
 
-async def test_iteration_that_is_cancelled_loses_no_message(nursery: trio.Nursery) -> None:
+async def test_iterate_cancelled_loses_no_message(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     iterating = Call(nursery, all_messages, client)
     await wait_all_tasks_blocked()
@@ -86,7 +82,7 @@ async def test_iteration_that_is_cancelled_loses_no_message(nursery: trio.Nurser
     assert await client.get_message() == "message"
 
 
-async def test_tasks_that_iterate_share_the_messages(nursery: trio.Nursery) -> None:
+async def test_iterate_in_several_tasks_shares_messages(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     workers = [Call(nursery, all_messages, client) for _ in range(3)]
     for number in range(10):
@@ -100,14 +96,14 @@ async def test_tasks_that_iterate_share_the_messages(nursery: trio.Nursery) -> N
 # -- send and receive
 
 
-async def test_a_connection_is_a_channel(nursery: trio.Nursery) -> None:
+async def test_connection_is_a_trio_channel(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     assert isinstance(client, trio.abc.Channel)
 
 
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("message", ["text", b"binary", "", b""])
-async def test_what_is_sent_is_received(
+async def test_send_message_is_received(
     nursery: trio.Nursery, kind: str, message: str | bytes
 ) -> None:
     client, server = await open_pair(nursery, kind)
@@ -116,7 +112,7 @@ async def test_what_is_sent_is_received(
     await sending.result()
 
 
-async def test_send_refuses_what_is_no_message(nursery: trio.Nursery) -> None:
+async def test_send_no_message_raises(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     wrong: Any = None
     with pytest.raises(TypeError):
@@ -124,7 +120,7 @@ async def test_send_refuses_what_is_no_message(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("payload", NORMAL)
-async def test_receive_finds_the_end_after_a_normal_close(
+async def test_receive_normal_close_raises_end_of_channel(
     nursery: trio.Nursery, payload: bytes
 ) -> None:
     client, peer = await open_client(nursery)
@@ -137,7 +133,7 @@ async def test_receive_finds_the_end_after_a_normal_close(
 
 
 @pytest.mark.parametrize("payload", ABNORMAL)
-async def test_receive_finds_a_broken_channel_after_another_close(
+async def test_receive_other_close_raises_broken_resource(
     nursery: trio.Nursery, payload: bytes
 ) -> None:
     client, peer = await open_client(nursery)
@@ -150,7 +146,7 @@ async def test_receive_finds_a_broken_channel_after_another_close(
 
 
 @pytest.mark.parametrize("payload", [*NORMAL, *ABNORMAL])
-async def test_send_finds_a_broken_channel_when_the_peer_has_closed(
+async def test_send_peer_closed_raises_broken_resource(
     nursery: trio.Nursery, payload: bytes
 ) -> None:
     client, peer = await open_client(nursery)
@@ -162,7 +158,7 @@ async def test_send_finds_a_broken_channel_when_the_peer_has_closed(
     assert isinstance(caught.value.__cause__, ConnectionClosed)
 
 
-async def test_a_peer_that_breaks_the_protocol_leaves_a_broken_channel(
+async def test_receive_protocol_error_raises_broken_resource(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -171,7 +167,7 @@ async def test_a_peer_that_breaks_the_protocol_leaves_a_broken_channel(
         await client.receive()
 
 
-async def test_a_peer_that_is_silent_leaves_a_broken_channel(
+async def test_receive_keep_alive_timeout_raises_broken_resource(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, _ = await open_client(nursery, ping_interval=1, ping_timeout=1)
@@ -179,7 +175,7 @@ async def test_a_peer_that_is_silent_leaves_a_broken_channel(
         await client.receive()
 
 
-async def test_a_message_that_was_broken_off_leaves_a_broken_channel(
+async def test_send_broken_off_message_raises_broken_resource(
     nursery: trio.Nursery,
 ) -> None:
     client, _ = await open_client(nursery)
@@ -194,7 +190,7 @@ async def test_a_message_that_was_broken_off_leaves_a_broken_channel(
 
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("code", [1000, 1011])
-async def test_a_channel_that_was_closed_from_here_says_so(
+async def test_send_and_receive_after_aclose_raise_closed_resource(
     nursery: trio.Nursery, kind: str, code: int
 ) -> None:
     client, _ = await open_pair(nursery, kind)
@@ -207,7 +203,7 @@ async def test_a_channel_that_was_closed_from_here_says_so(
         assert isinstance(caught.value.__cause__, ConnectionClosed)
 
 
-async def test_a_task_in_receive_hears_that_another_closes_the_channel(
+async def test_receive_aclose_in_another_task_raises_closed_resource(
     nursery: trio.Nursery,
 ) -> None:
     client, _ = await open_pair(nursery)
@@ -218,7 +214,7 @@ async def test_a_task_in_receive_hears_that_another_closes_the_channel(
         await receiving.result()
 
 
-async def test_a_task_in_send_hears_that_another_closes_the_channel(
+async def test_send_aclose_in_another_task_raises_closed_resource(
     nursery: trio.Nursery,
 ) -> None:
     client, _ = await open_client(nursery, "lockstep")
@@ -232,7 +228,7 @@ async def test_a_task_in_send_hears_that_another_closes_the_channel(
             await call.result()
 
 
-async def test_a_channel_that_the_peer_closed_first_is_closed_by_aclose(
+async def test_aclose_after_peer_close_closes_channel(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -247,7 +243,7 @@ async def test_a_channel_that_the_peer_closed_first_is_closed_by_aclose(
         await client.send("message")
 
 
-async def test_a_cancelled_block_closes_the_channel(nursery: trio.Nursery) -> None:
+async def test_channel_block_cancelled_closes(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     with trio.CancelScope() as scope:
         async with client:
@@ -258,7 +254,7 @@ async def test_a_cancelled_block_closes_the_channel(nursery: trio.Nursery) -> No
         await client.send("message")
 
 
-async def test_receive_that_is_cancelled_loses_no_message(nursery: trio.Nursery) -> None:
+async def test_receive_cancelled_loses_no_message(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     receiving = Call(nursery, client.receive)
     await wait_all_tasks_blocked()
@@ -268,7 +264,7 @@ async def test_receive_that_is_cancelled_loses_no_message(nursery: trio.Nursery)
 
 
 @pytest.mark.parametrize("method", ["send", "receive"])
-async def test_calls_are_checkpoints(nursery: trio.Nursery, method: str) -> None:
+async def test_send_and_receive_are_checkpoints(nursery: trio.Nursery, method: str) -> None:
     client, peer = await open_client(nursery)
     await peer.send_frame(TEXT, b"message")
     await wait_all_tasks_blocked()
@@ -302,9 +298,7 @@ async def exchange(channel: Channel[Any], values: list[Any]) -> list[Any]:
 
 
 @pytest.mark.streams(KINDS)
-async def test_messages_are_pumped_from_a_connection_to_another(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_send_messages_of_another_connection(nursery: trio.Nursery, kind: str) -> None:
     source, front = await open_pair(nursery, kind)
     back, target = await open_pair(nursery, kind)
     nursery.start_soon(pump, front, back)
@@ -317,7 +311,7 @@ async def test_messages_are_pumped_from_a_connection_to_another(
     assert target.closed == CloseReason(1000, None)
 
 
-async def test_messages_are_pumped_from_and_to_memory_channels(nursery: trio.Nursery) -> None:
+async def test_send_messages_of_memory_channel(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     feed, source = trio.open_memory_channel[str](0)
     drain, target = trio.open_memory_channel[str](0)
@@ -330,7 +324,7 @@ async def test_messages_are_pumped_from_and_to_memory_channels(nursery: trio.Nur
     assert [value async for value in target] == []
 
 
-async def test_values_are_stapled_and_exchanged(nursery: trio.Nursery) -> None:
+async def test_stapled_channel_exchanges_values(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
 
     async def echo() -> None:

@@ -51,7 +51,7 @@ def pattern(size: int) -> bytes:
 # -- which is in use
 
 
-def test_c_is_used_where_it_was_built() -> None:
+def test_codec_uses_c_if_built() -> None:
     in_c = SimpleNamespace(**{name: object() for name in FUNCTIONS})
     module = load(speedups=in_c)
     assert module.HAS_SPEEDUPS is True
@@ -59,7 +59,7 @@ def test_c_is_used_where_it_was_built() -> None:
         assert getattr(module, name) is getattr(in_c, name)
 
 
-def test_python_is_used_where_c_was_not_built(caplog: pytest.LogCaptureFixture) -> None:
+def test_codec_uses_python_without_c(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "trio-websocket"):
         module = load(speedups=None)
     assert module.HAS_SPEEDUPS is False
@@ -69,7 +69,7 @@ def test_python_is_used_where_c_was_not_built(caplog: pytest.LogCaptureFixture) 
     assert "the log of the build may say why" in message
 
 
-def test_an_environment_variable_makes_it_python(caplog: pytest.LogCaptureFixture) -> None:
+def test_codec_environment_variable_selects_python(caplog: pytest.LogCaptureFixture) -> None:
     in_c = SimpleNamespace(**{name: object() for name in FUNCTIONS})
     with caplog.at_level(logging.DEBUG, "trio-websocket"):
         module = load(no_extensions="1", speedups=in_c)
@@ -78,7 +78,7 @@ def test_an_environment_variable_makes_it_python(caplog: pytest.LogCaptureFixtur
     assert module.masked(b"abcd", KEY) == xor(b"abcd", KEY)
 
 
-def test_the_package_tells_which_is_in_use() -> None:
+def test_has_speedups_shows_which_is_used() -> None:
     assert trio_websocket.HAS_SPEEDUPS is _codec.HAS_SPEEDUPS
     is_wanted = not os.environ.get("TRIO_WEBSOCKET_NO_EXTENSIONS")
     assert trio_websocket.HAS_SPEEDUPS is (is_wanted and IN_C is not None)
@@ -89,19 +89,19 @@ def test_the_package_tells_which_is_in_use() -> None:
 
 @pytest.mark.parametrize("key", [KEY, bytes(4), b"\xff\xff\xff\xff", b"\0\0\0\1"])
 @pytest.mark.parametrize("size", SIZES)
-def test_masking_is_xor_with_the_key_repeated(codec: Any, size: int, key: bytes) -> None:
+def test_masked_is_xor_with_repeated_key(codec: Any, size: int, key: bytes) -> None:
     payload = pattern(size)[:size]
     number = int.from_bytes(payload, "big") ^ int.from_bytes((key * (size // 4 + 1))[:size], "big")
     assert codec.masked(payload, key) == number.to_bytes(size, "big")
 
 
-def test_masking_twice_gives_what_was(codec: Any) -> None:
+def test_masked_twice_is_identity(codec: Any) -> None:
     for size in range(1100):
         payload = pattern(size)[:size]
         assert codec.masked(codec.masked(payload, KEY), KEY) == payload
 
 
-def test_masking_leaves_the_payload_as_it_was(codec: Any) -> None:
+def test_masked_does_not_change_payload(codec: Any) -> None:
     for size in (1, 4, 1000):
         payload = pattern(size)[:size]
         codec.masked(payload, KEY)
@@ -109,7 +109,7 @@ def test_masking_leaves_the_payload_as_it_was(codec: Any) -> None:
 
 
 @pytest.mark.parametrize("cuts", [[], [0], [1], [3, 4, 9], [2, 2, 2], [5, 1000], [999, 1000, 1001]])
-def test_chunks_are_joined_and_unmasked(codec: Any, cuts: list[int]) -> None:
+def test_unmasked_joins_chunks(codec: Any, cuts: list[int]) -> None:
     payload = pattern(2005)[:2005]
     ends = [0, *cuts, len(payload)]
     chunks = [payload[start:stop] for start, stop in zip(ends, ends[1:])]
@@ -119,7 +119,7 @@ def test_chunks_are_joined_and_unmasked(codec: Any, cuts: list[int]) -> None:
 
 @pytest.mark.parametrize("key", [KEY, b""])
 @pytest.mark.parametrize("chunks", [[], [b""], [b"", b""]])
-def test_no_bytes_unmasked_are_none(codec: Any, chunks: list[bytes], key: bytes) -> None:
+def test_unmasked_nothing_is_empty(codec: Any, chunks: list[bytes], key: bytes) -> None:
     assert codec.unmasked(chunks, key) == b""
 
 
@@ -129,7 +129,7 @@ def test_no_bytes_unmasked_are_none(codec: Any, chunks: list[bytes], key: bytes)
 @pytest.mark.parametrize("key", [KEY, b""])
 @pytest.mark.parametrize("first", [TEXT, BINARY, 0x00, 0x01, 0x80, 0xC1, 0xFF])
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 32, 125, 126, 127, 1000, 65535, 65536, 65537])
-def test_a_frame_has_the_shortest_length(codec: Any, size: int, first: int, key: bytes) -> None:
+def test_frame_has_shortest_length(codec: Any, size: int, first: int, key: bytes) -> None:
     payload = pattern(size)[:size]
     assert codec.frame(first, payload, key) == frame(payload, first=first, key=key)
 
@@ -137,9 +137,7 @@ def test_a_frame_has_the_shortest_length(codec: Any, size: int, first: int, key:
 @pytest.mark.parametrize("first", [-1, 256, 2**70, -(2**70)])
 @pytest.mark.parametrize("key", [KEY, b""])
 @pytest.mark.parametrize("size", [0, 126, 65536])
-def test_what_begins_with_no_byte_is_no_frame(
-    codec: Any, first: int, key: bytes, size: int
-) -> None:
+def test_frame_wrong_first_byte_raises(codec: Any, first: int, key: bytes, size: int) -> None:
     with pytest.raises((ValueError, OverflowError)):
         codec.frame(first, bytes(size), key)
 
@@ -149,7 +147,7 @@ def test_what_begins_with_no_byte_is_no_frame(
 
 @pytest.mark.parametrize("key", [KEY, b""])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_message_is_decoded(codec: Any, size: int, key: bytes) -> None:
+def test_messages_decodes_message(codec: Any, size: int, key: bytes) -> None:
     payload = pattern(size)[:size]
     buffer = codec.frame(BINARY, payload, key)
     found = codec.messages(buffer, 0, MASKED if key else 0, UNBOUNDED, 1, False)
@@ -160,7 +158,7 @@ def test_a_message_is_decoded(codec: Any, size: int, key: bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["", "a", "hello", "\xe9\u20ac\U0001f600", "a" * 200, "\xe9" * 900]
 )
-def test_a_text_is_str_or_its_bytes(codec: Any, text: str, key: bytes) -> None:
+def test_messages_text_is_str_or_bytes(codec: Any, text: str, key: bytes) -> None:
     payload = text.encode()
     buffer = frame(payload, first=TEXT, key=key)
     mask = MASKED if key else 0
@@ -171,7 +169,7 @@ def test_a_text_is_str_or_its_bytes(codec: Any, text: str, key: bytes) -> None:
 
 
 @pytest.mark.parametrize("mask", [MASKED, 0])
-def test_messages_are_decoded_from_a_place_on(codec: Any, mask: int) -> None:
+def test_messages_decodes_from_offset(codec: Any, mask: int) -> None:
     key = KEY if mask else b""
     skipped = frame(b"skipped", key=key)
     buffer = (
@@ -181,14 +179,14 @@ def test_messages_are_decoded_from_a_place_on(codec: Any, mask: int) -> None:
     assert found == (["a", b"", b"bc"], len(buffer), 3)
 
 
-def test_where_nothing_is_left_no_message_is(codec: Any) -> None:
+def test_messages_at_end_is_empty(codec: Any) -> None:
     buffer = frame(b"abc")
     for at in (len(buffer), len(buffer) - 1):
         assert codec.messages(buffer, at, MASKED, UNBOUNDED, 10, False) == ([], at, 0)
     assert codec.messages(b"", 0, MASKED, UNBOUNDED, 10, False) == ([], 0, 0)
 
 
-def test_no_more_messages_are_decoded_than_asked_for(codec: Any) -> None:
+def test_messages_decodes_at_most_max_count(codec: Any) -> None:
     one = frame(b"abc")
     for count in range(6):
         most = min(count, 4)
@@ -199,7 +197,7 @@ def test_no_more_messages_are_decoded_than_asked_for(codec: Any) -> None:
 
 @pytest.mark.parametrize("key", [KEY, b""])
 @pytest.mark.parametrize("size", [0, 5, 125, 126, 1000, 65536])
-def test_a_frame_that_is_not_whole_is_left(codec: Any, size: int, key: bytes) -> None:
+def test_messages_leaves_incomplete_frame(codec: Any, size: int, key: bytes) -> None:
     whole, buffer = frame(b"ab", key=key), frame(pattern(size)[:size], key=key)
     mask = MASKED if key else 0
     for stop in [*range(min(len(buffer), 200)), len(buffer) - 1]:
@@ -209,7 +207,7 @@ def test_a_frame_that_is_not_whole_is_left(codec: Any, size: int, key: bytes) ->
 
 @pytest.mark.parametrize("key", [KEY, b""])
 @pytest.mark.parametrize("size", [1, 125, 126, 1000, 65535, 65536])
-def test_a_message_that_is_too_large_is_left(codec: Any, size: int, key: bytes) -> None:
+def test_messages_leaves_message_over_max_size(codec: Any, size: int, key: bytes) -> None:
     payload = pattern(size)[:size]
     buffer, mask = frame(payload, key=key), MASKED if key else 0
     assert codec.messages(buffer, 0, mask, size, 10, False) == ([payload], len(buffer), size)
@@ -219,7 +217,7 @@ def test_a_message_that_is_too_large_is_left(codec: Any, size: int, key: bytes) 
 
 @pytest.mark.parametrize("key", [KEY, b""])
 @pytest.mark.parametrize("size", [0, 4, 126])
-def test_what_is_no_whole_message_is_left(codec: Any, size: int, key: bytes) -> None:
+def test_messages_leaves_fragments_and_control_frames(codec: Any, size: int, key: bytes) -> None:
     whole = frame(b"ab", key=key)
     for first in {*range(256)} - {TEXT, BINARY}:
         buffer = whole + frame(bytes(size), first=first, key=key) + whole
@@ -228,7 +226,7 @@ def test_what_is_no_whole_message_is_left(codec: Any, size: int, key: bytes) -> 
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65536])
-def test_a_frame_with_the_other_mask_bit_is_left(codec: Any, size: int) -> None:
+def test_messages_leaves_wrong_mask_bit(codec: Any, size: int) -> None:
     for key, mask in ((KEY, 0), (b"", MASKED)):
         buffer = frame(bytes(size), key=key)
         assert codec.messages(buffer, 0, mask, UNBOUNDED, 10, False) == ([], 0, 0)
@@ -238,9 +236,7 @@ def test_a_frame_with_the_other_mask_bit_is_left(codec: Any, size: int) -> None:
 @pytest.mark.parametrize(
     ("size", "width"), [(0, 2), (1, 2), (125, 2), (0, 8), (125, 8), (126, 8), (65535, 8)]
 )
-def test_a_length_that_is_not_the_shortest_is_left(
-    codec: Any, size: int, width: int, key: bytes
-) -> None:
+def test_messages_leaves_length_not_shortest(codec: Any, size: int, width: int, key: bytes) -> None:
     buffer = frame(bytes(size), key=key, width=width)
     assert codec.messages(buffer, 0, MASKED if key else 0, UNBOUNDED, 10, False) == ([], 0, 0)
 
@@ -249,7 +245,7 @@ def test_a_length_that_is_not_the_shortest_is_left(
 @pytest.mark.parametrize(
     "size", [2**16, 2**31, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 14, 2**64 - 20]
 )
-def test_a_huge_length_is_left(codec: Any, size: int, mask: int) -> None:
+def test_messages_leaves_huge_length(codec: Any, size: int, mask: int) -> None:
     whole = frame(b"ab", key=KEY if mask else b"")
     buffer = whole + bytes((BINARY, mask | 127)) + size.to_bytes(8, "big") + bytes(100)
     for most in (0, 2, 100, UNBOUNDED, 2**64, 2**100):
@@ -266,7 +262,7 @@ def test_a_huge_length_is_left(codec: Any, size: int, mask: int) -> None:
         *(b"\xf4\x90\x80\x80", b"a" * 130 + b"\x80", b"\x80" + b"a" * 5000, b"a" * 5000 + b"\xc3"),
     ],
 )
-def test_a_text_that_is_not_utf_8_is_left(codec: Any, bad: bytes, key: bytes, raw: bool) -> None:
+def test_messages_leaves_invalid_utf_8(codec: Any, bad: bytes, key: bytes, raw: bool) -> None:
     whole = frame(b"ab", key=key)
     buffer = whole + frame(bad, first=TEXT, key=key) + whole
     found = codec.messages(buffer, 0, MASKED if key else 0, UNBOUNDED, 10, raw)
@@ -308,28 +304,28 @@ def changed(name: str, place: int, value: object) -> tuple[Any, ...]:
 
 @needs_c
 @pytest.mark.parametrize(("name", "place", "value"), WRONG_TYPES)
-def test_c_refuses_a_wrong_type(name: str, place: int, value: object) -> None:
+def test_codec_in_c_wrong_type_raises(name: str, place: int, value: object) -> None:
     with pytest.raises(TypeError):
         getattr(IN_C, name)(*changed(name, place, value))
 
 
 @needs_c
 @pytest.mark.parametrize(("name", "place", "value"), WRONG_VALUES)
-def test_c_refuses_a_wrong_value(name: str, place: int, value: object) -> None:
+def test_codec_in_c_wrong_value_raises(name: str, place: int, value: object) -> None:
     with pytest.raises((ValueError, OverflowError)):
         getattr(IN_C, name)(*changed(name, place, value))
 
 
 @needs_c
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_c_refuses_a_wrong_number_of_arguments(name: str) -> None:
+def test_codec_in_c_wrong_number_of_arguments_raises(name: str) -> None:
     for arguments in ((), GOOD[name][1:], (*GOOD[name], KEY)):
         with pytest.raises(TypeError):
             getattr(IN_C, name)(*arguments)
 
 
 @needs_c
-def test_c_passes_on_what_truth_raises() -> None:
+def test_codec_in_c_passes_on_error_of_bool() -> None:
     class Undecided:
         def __bool__(self) -> bool:
             raise LookupError
@@ -386,7 +382,7 @@ def references(made: list[tuple[str, tuple[Any, ...]]]) -> list[int]:
     return found
 
 
-def test_no_reference_is_kept_or_lost(codec: Any) -> None:
+def test_codec_in_c_keeps_no_reference(codec: Any) -> None:
     made = make_all_calls(codec)
     before = references(made)
     for _ in range(20):
@@ -411,7 +407,7 @@ def growth(function: Callable[[], None], rounds: int) -> float:
 LESS_THAN_AN_OBJECT = 20
 
 
-def test_no_memory_is_kept(codec: Any) -> None:
+def test_codec_keeps_no_memory(codec: Any) -> None:
     made = make_all_calls(codec)
     assert growth(lambda: call_all(codec, made), rounds=50) < LESS_THAN_AN_OBJECT
 
@@ -434,7 +430,7 @@ def call_without_memory(function: Callable[..., object], arguments: tuple[Any, .
 
 
 @needs_c
-def test_c_raises_memory_error_and_keeps_nothing() -> None:
+def test_codec_in_c_without_memory_raises() -> None:
     made = make_calls()
 
     def call_all_without_memory() -> None:
@@ -451,7 +447,5 @@ def test_c_raises_memory_error_and_keeps_nothing() -> None:
 
 
 @pytest.mark.parametrize(("max_size", "max_count"), [(-1, 1), (0, -1), (0, 0), (-(2**70), 1)])
-def test_where_less_than_an_empty_message_is_wanted_there_is_none(
-    codec: Any, max_size: int, max_count: int
-) -> None:
+def test_messages_no_size_or_count_is_empty(codec: Any, max_size: int, max_count: int) -> None:
     assert codec.messages(b"\x82\0", 0, 0, max_size, max_count, False) == ([], 0, 0)

@@ -154,7 +154,7 @@ async def refused(call: Awaitable[object]) -> int:
 # -- the opening handshake
 
 
-async def test_both_sides_agree(nursery: trio.Nursery) -> None:
+async def test_compression_negotiated_by_both_is_used(nursery: trio.Nursery) -> None:
     client, server = await open_pair(
         nursery,
         client={"compression": DEFAULT},
@@ -178,7 +178,7 @@ async def test_both_sides_agree(nursery: trio.Nursery) -> None:
 
 @pytest.mark.parametrize("client_wants", [True, False])
 @pytest.mark.parametrize("server_wants", [True, False])
-async def test_one_side_that_does_not_want_it_is_enough(
+async def test_compression_declined_by_one_is_not_used(
     nursery: trio.Nursery, client_wants: bool, server_wants: bool
 ) -> None:
     client, server = await open_pair(
@@ -195,7 +195,7 @@ async def test_one_side_that_does_not_want_it_is_enough(
 
 
 @both_sides
-async def test_without_an_agreement_nothing_is_compressed(nursery: trio.Nursery, side: str) -> None:
+async def test_compression_not_negotiated_sends_plain(nursery: trio.Nursery, side: str) -> None:
     ours, peer = await open_ours(nursery, side, agreed=None)
     assert ours.compression is None
     await ours.send_message("a" * 1000)
@@ -205,7 +205,7 @@ async def test_without_an_agreement_nothing_is_compressed(nursery: trio.Nursery,
 
 
 @pytest.mark.parametrize("compression", [DEFAULT, None])
-async def test_the_header_of_the_request(compression: PerMessageDeflate | None) -> None:
+async def test_compression_offer_in_request(compression: PerMessageDeflate | None) -> None:
     ours, theirs = await memory_pair()
 
     async def connect() -> None:
@@ -232,7 +232,7 @@ async def test_the_header_of_the_request(compression: PerMessageDeflate | None) 
         ),
     ],
 )
-async def test_the_header_of_the_response(
+async def test_compression_answer_in_response(
     nursery: trio.Nursery, offers: list[bytes], answers: list[bytes]
 ) -> None:
     ours, theirs = await memory_pair()
@@ -247,7 +247,7 @@ async def test_the_header_of_the_response(
 
 
 @pytest.mark.parametrize("value", [b"permessage-deflate;", b"=", b'a; b="', b"\xe4"])
-async def test_a_malformed_offer_gets_400_if_compression_is_wanted(
+async def test_compression_malformed_offer_gets_400(
     nursery: trio.Nursery, autojump_clock: MockClock, value: bytes
 ) -> None:
     request = REQUEST[:-2] + b"Sec-WebSocket-Extensions: " + value + b"\r\n\r\n"
@@ -271,13 +271,15 @@ async def test_a_malformed_offer_gets_400_if_compression_is_wanted(
         b"=",
     ],
 )
-async def test_a_bad_answer_fails_the_handshake(nursery: trio.Nursery, value: bytes) -> None:
+async def test_compression_bad_answer_raises_handshake_error(
+    nursery: trio.Nursery, value: bytes
+) -> None:
     with pytest.raises(HandshakeError) as caught:
         await open_ours(nursery, "client", agreed=value)
     assert not isinstance(caught.value, ConnectionRejected)
 
 
-async def test_an_answer_that_was_not_asked_for_fails_the_handshake(nursery: trio.Nursery) -> None:
+async def test_compression_unrequested_answer_raises(nursery: trio.Nursery) -> None:
     with pytest.raises(HandshakeError, match="not offered"):
         await open_ours(nursery, "client", compression=None, agreed=OFFER)
 
@@ -289,7 +291,7 @@ async def test_an_answer_that_was_not_asked_for_fails_the_handshake(nursery: tri
 @pytest.mark.parametrize(
     "message", ["", "a", "a" * 127, "ä" * 64, b"", b"\x00\xff" * 64, bytes(70_000)]
 )
-async def test_a_message_is_compressed_as_a_whole(
+async def test_send_message_compresses_whole_message(
     nursery: trio.Nursery, side: str, message: str | bytes
 ) -> None:
     ours, peer = await open_ours(nursery, side)
@@ -306,7 +308,7 @@ async def test_a_message_is_compressed_as_a_whole(
         assert (payload.decode() if isinstance(message, str) else payload) == message
 
 
-async def test_send_message_with_a_window_of_8_bits_sends_uncompressed(
+async def test_send_message_window_of_8_bits_sends_plain(
     nursery: trio.Nursery,
 ) -> None:
     answer = b"permessage-deflate; server_max_window_bits=8; client_max_window_bits=8"
@@ -326,9 +328,7 @@ async def test_send_message_with_a_window_of_8_bits_sends_uncompressed(
 
 
 @both_sides
-async def test_a_message_below_the_threshold_is_sent_as_it_is(
-    nursery: trio.Nursery, side: str
-) -> None:
+async def test_send_message_below_threshold_sends_plain(nursery: trio.Nursery, side: str) -> None:
     ours, peer = await open_ours(nursery, side, compression=PerMessageDeflate(threshold=10))
     for message in ("a" * 9, "ä" * 4, b"b" * 9):
         await ours.send_message(message)
@@ -342,7 +342,7 @@ async def test_a_message_below_the_threshold_is_sent_as_it_is(
 
 @both_sides
 @pytest.mark.parametrize("size", [1000, 100_000])
-async def test_a_message_may_be_sent_uncompressed(
+async def test_send_message_compress_false_sends_plain(
     nursery: trio.Nursery, side: str, size: int
 ) -> None:
     ours, peer = await open_ours(nursery, side)
@@ -361,7 +361,7 @@ async def test_a_message_may_be_sent_uncompressed(
 
 
 @both_sides
-async def test_control_frames_are_never_compressed(nursery: trio.Nursery, side: str) -> None:
+async def test_compression_leaves_control_frames_plain(nursery: trio.Nursery, side: str) -> None:
     ours, peer = await open_ours(nursery, side)
     pinging = Call(nursery, ours.ping, b"x" * 125)
     assert await peer.receive() == (PING, b"x" * 125, True, 0)
@@ -376,7 +376,7 @@ async def test_control_frames_are_never_compressed(nursery: trio.Nursery, side: 
 
 
 @both_sides
-async def test_context_takeover_makes_an_equal_message_smaller(
+async def test_send_message_with_context_takeover_is_smaller(
     nursery: trio.Nursery, side: str
 ) -> None:
     message = random_bytes(1000)
@@ -395,9 +395,7 @@ async def test_context_takeover_makes_an_equal_message_smaller(
 
 
 @both_sides
-async def test_the_pieces_of_a_message_are_compressed_one_by_one(
-    nursery: trio.Nursery, side: str
-) -> None:
+async def test_send_message_stream_compresses_each_chunk(nursery: trio.Nursery, side: str) -> None:
     ours, peer = await open_ours(nursery, side, compression=DEFAULT)
     codec = Codec()
     more = trio.Event()
@@ -424,7 +422,7 @@ async def test_the_pieces_of_a_message_are_compressed_one_by_one(
 
 
 @both_sides
-async def test_a_message_without_pieces_is_an_empty_one(nursery: trio.Nursery, side: str) -> None:
+async def test_send_message_empty_stream_is_empty_message(nursery: trio.Nursery, side: str) -> None:
     ours, peer = await open_ours(nursery, side)
     await ours.send_message([])
     sent = await peer.receive_frame()
@@ -458,7 +456,7 @@ class Gate:
         assert await trio.to_thread.run_sync(self.is_reached.wait, 5)
 
 
-async def test_a_large_message_is_compressed_beside_other_tasks(
+async def test_send_message_large_compresses_in_thread(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, server = await open_compressing(nursery)
@@ -480,7 +478,7 @@ async def test_a_large_message_is_compressed_beside_other_tasks(
     await sending.result()
 
 
-async def test_a_large_piece_is_compressed_beside_other_tasks(
+async def test_send_message_stream_large_chunk_in_thread(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, server = await open_compressing(nursery)
@@ -495,7 +493,7 @@ async def test_a_large_piece_is_compressed_beside_other_tasks(
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-async def test_a_large_message_that_is_cancelled_is_sent_whole_or_not_at_all(
+async def test_send_message_large_cancelled_whole_or_nothing(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     client, server = await open_compressing(nursery)
@@ -520,7 +518,7 @@ async def test_a_large_message_that_is_cancelled_is_sent_whole_or_not_at_all(
 
 
 @pytest.mark.parametrize("by", ["us", "the peer"])
-async def test_the_connection_is_closed_while_a_large_message_is_compressed(
+async def test_send_message_large_aclose_meanwhile_raises(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     client, server = await open_compressing(nursery)
@@ -536,7 +534,7 @@ async def test_the_connection_is_closed_while_a_large_message_is_compressed(
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
-async def test_others_run_while_messages_are_compressed(
+async def test_send_message_compressing_lets_other_tasks_run(
     nursery: trio.Nursery, in_pieces: bool
 ) -> None:
     ours, peer = await open_ours(nursery, "client")
@@ -560,7 +558,7 @@ async def test_others_run_while_messages_are_compressed(
 
 
 @both_sides
-async def test_a_compressed_message_of_fragments_with_pings_between(
+async def test_get_message_compressed_fragments_with_pings(
     nursery: trio.Nursery, side: str
 ) -> None:
     ours, peer = await open_ours(nursery, side)
@@ -582,7 +580,7 @@ async def test_a_compressed_message_of_fragments_with_pings_between(
 
 
 @both_sides
-async def test_compressed_and_other_messages_take_turns(nursery: trio.Nursery, side: str) -> None:
+async def test_get_message_compressed_and_plain_alternate(nursery: trio.Nursery, side: str) -> None:
     ours, peer = await open_ours(nursery, side)
     codec = Codec()
     messages: list[str | bytes] = ["", "a" * 300, b"", b"b" * 300, "ä" * 300]
@@ -603,7 +601,7 @@ async def test_compressed_and_other_messages_take_turns(nursery: trio.Nursery, s
 
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("count", [1, 3])
-async def test_what_is_compressed_is_decoded_as_told(
+async def test_get_message_compressed_decodes_as_told(
     nursery: trio.Nursery, decode: bool, count: int
 ) -> None:
     ours, peer = await open_ours(nursery, "client")
@@ -617,7 +615,7 @@ async def test_what_is_compressed_is_decoded_as_told(
 @both_sides
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("decode", [None, False])
-async def test_a_compressed_text_that_is_not_utf_8(
+async def test_get_message_compressed_invalid_utf_8_raises(
     nursery: trio.Nursery, side: str, count: int, decode: bool | None
 ) -> None:
     for payload in (b"a" * 500 + b"\xff", b"a" * 500 + b"\xc3"):
@@ -630,7 +628,7 @@ async def test_a_compressed_text_that_is_not_utf_8(
 @both_sides
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("payload", [b"\xff" * 20, Codec().deflate(b"abc" * 99)[:-2]])
-async def test_what_can_not_be_inflated(
+async def test_get_message_invalid_deflate_data_raises(
     nursery: trio.Nursery, side: str, count: int, payload: bytes
 ) -> None:
     ours, peer = await open_ours(nursery, side)
@@ -660,7 +658,7 @@ async def test_what_can_not_be_inflated(
         (False, [(PING, True, RSV1)]),
     ],
 )
-async def test_reserved_bits_that_are_not_agreed_on(
+async def test_get_message_reserved_bits_raise(
     nursery: trio.Nursery, side: str, is_agreed: bool, frames: list[tuple[int, bool, int]]
 ) -> None:
     ours, peer = await open_ours(nursery, side, agreed=OFFER if is_agreed else None)
@@ -670,7 +668,7 @@ async def test_reserved_bits_that_are_not_agreed_on(
     assert await refused(ours.get_message()) == 1002
 
 
-async def test_a_message_within_a_compressed_one_is_called_so(nursery: trio.Nursery) -> None:
+async def test_get_message_new_message_inside_compressed_raises(nursery: trio.Nursery) -> None:
     ours, peer = await open_ours(nursery, "client")
     await peer.send_frame(TEXT, b"a", fin=False)
     await peer.send_frame(TEXT, b"b")
@@ -682,7 +680,7 @@ async def test_a_message_within_a_compressed_one_is_called_so(nursery: trio.Nurs
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("content", ["zeros", "random", "text"])
 @pytest.mark.parametrize("is_awaited", [True, False])
-async def test_the_size_is_limited_after_decompression(
+async def test_max_message_size_counts_decompressed_bytes(
     nursery: trio.Nursery,
     autojump_clock: MockClock,
     side: str,
@@ -709,7 +707,9 @@ async def test_the_size_is_limited_after_decompression(
     assert await refused(ours.get_message()) == 1009
 
 
-async def test_a_limit_of_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_max_message_size_0_with_compression(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     ours, peer = await open_ours(nursery, "client", max_message_size=0)
     await peer.send(compressed(peer, TEXT, b"\x00"), compressed(peer, BINARY, b"", b"\x00"))
     await trio.sleep(10)
@@ -721,7 +721,9 @@ async def test_a_limit_of_nothing(nursery: trio.Nursery, autojump_clock: MockClo
     assert ours.closed.reason == "message exceeds max_message_size=0"
 
 
-async def test_no_limit(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_max_message_size_infinite_with_compression(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     ours, peer = await open_ours(nursery, "client", max_message_size=math.inf)
     codec = Codec()
     for count in (1, 7):
@@ -732,7 +734,7 @@ async def test_no_limit(nursery: trio.Nursery, autojump_clock: MockClock) -> Non
 
 @pytest.mark.parametrize("is_awaited", [True, False])
 @pytest.mark.parametrize("limit", [20_000, math.inf])
-async def test_a_large_frame_is_decompressed_when_it_is_whole(
+async def test_get_message_large_compressed_frame(
     nursery: trio.Nursery, autojump_clock: MockClock, is_awaited: bool, limit: float
 ) -> None:
     ours, peer = await open_ours(nursery, "client", max_message_size=limit)
@@ -745,7 +747,7 @@ async def test_a_large_frame_is_decompressed_when_it_is_whole(
     assert await (ours.get_message() if getting is None else getting.result()) == message
 
 
-async def test_a_large_frame_that_can_not_be_inflated(nursery: trio.Nursery) -> None:
+async def test_get_message_large_invalid_frame_raises(nursery: trio.Nursery) -> None:
     ours, peer = await open_ours(nursery, "client")
     getting = Call(nursery, ours.get_message)
     data = compressed(peer, BINARY, b"\xff" * 10_000)
@@ -756,7 +758,7 @@ async def test_a_large_frame_that_can_not_be_inflated(nursery: trio.Nursery) -> 
 
 
 @pytest.mark.parametrize("count", [1, 50])
-async def test_a_message_that_nobody_wants_yet_is_decompressed(
+async def test_get_message_compressed_while_unread(
     nursery: trio.Nursery, autojump_clock: MockClock, count: int
 ) -> None:
     ours, peer = await open_ours(nursery, "client", max_message_size=20_000)
@@ -769,7 +771,7 @@ async def test_a_message_that_nobody_wants_yet_is_decompressed(
 
 
 @pytest.mark.parametrize("is_awaited", [True, False])
-async def test_the_number_of_compressed_fragments_is_limited(
+async def test_max_fragments_limits_compressed_fragments(
     nursery: trio.Nursery, autojump_clock: MockClock, is_awaited: bool
 ) -> None:
     ours, peer = await open_ours(nursery, "client", max_fragments=3)
@@ -785,7 +787,7 @@ async def test_the_number_of_compressed_fragments_is_limited(
 
 @both_sides
 @pytest.mark.parametrize("count", [1, 50])
-async def test_after_our_close_a_compressed_message_is_ignored(
+async def test_aclose_ignores_compressed_message(
     nursery: trio.Nursery, side: str, count: int
 ) -> None:
     ours, peer = await open_ours(nursery, side, compression=WIDE, agreed=OFFER_WIDE)
@@ -802,7 +804,7 @@ async def test_after_our_close_a_compressed_message_is_ignored(
     assert ours.statistics().messages_received == 0
 
 
-async def test_statistics_tell_what_compression_saves(nursery: trio.Nursery) -> None:
+async def test_statistics_show_savings_of_compression(nursery: trio.Nursery) -> None:
     client, server = await open_compressing(nursery)
     await client.send_message("ä" * 1000)
     await client.send_message(["ä" * 400, "ä" * 600])
@@ -838,7 +840,7 @@ def bomb(*, is_repeated: bool = False) -> Bomb:
 @pytest.mark.parametrize("kind", ["whole", "cut", "repeated"])
 @pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
 @pytest.mark.parametrize("reader", ["waits", "stays away", "comes late"])
-async def test_a_bomb_is_refused(
+async def test_get_message_bomb_closes_with_1009(
     nursery: trio.Nursery,
     autojump_clock: MockClock,
     side: str,
@@ -884,7 +886,7 @@ async def test_a_bomb_is_refused(
 @both_sides
 @pytest.mark.parametrize("count", [1, 20])
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-async def test_a_compressed_message_is_received_in_pieces(
+async def test_receive_stream_compressed_gives_chunks(
     nursery: trio.Nursery, side: str, count: int, opcode: int
 ) -> None:
     ours, peer = await open_ours(nursery, side)
@@ -902,7 +904,7 @@ async def test_a_compressed_message_is_received_in_pieces(
 
 @pytest.mark.parametrize("count", [1, 1000])
 @pytest.mark.parametrize("is_late", [False, True])
-async def test_a_bomb_is_received_in_bounded_pieces_if_allowed(
+async def test_receive_stream_bomb_gives_bounded_chunks(
     nursery: trio.Nursery, autojump_clock: MockClock, count: int, is_late: bool
 ) -> None:
     ours, peer = await open_ours(nursery, "client", compression=WIDE, agreed=OFFER_WIDE)
@@ -924,7 +926,7 @@ async def test_a_bomb_is_received_in_bounded_pieces_if_allowed(
     assert peak < 4 * MIB
 
 
-async def test_a_stream_that_begins_when_the_message_arrives_has_its_own_limit(
+async def test_receive_stream_compressed_has_own_limit(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     ours, peer = await open_ours(nursery, "client", compression=WIDE, agreed=OFFER_WIDE)
@@ -942,7 +944,7 @@ async def test_a_stream_that_begins_when_the_message_arrives_has_its_own_limit(
 @pytest.mark.parametrize("count", [1, 10])
 @pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("limit", [4999, 5000])
-async def test_the_limit_of_a_stream_counts_after_decompression(
+async def test_receive_stream_limit_counts_decompressed_bytes(
     nursery: trio.Nursery, autojump_clock: MockClock, count: int, is_late: bool, limit: int
 ) -> None:
     ours, peer = await open_ours(nursery, "client")
@@ -961,7 +963,7 @@ async def test_the_limit_of_a_stream_counts_after_decompression(
         assert await refused(receive()) == 1009
 
 
-async def test_what_was_decompressed_before_a_stream_counts(
+async def test_receive_stream_limit_counts_earlier_bytes(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     ours, peer = await open_ours(nursery, "client")
@@ -978,7 +980,7 @@ async def test_what_was_decompressed_before_a_stream_counts(
 
 @pytest.mark.parametrize("count", [1, 30])
 @pytest.mark.parametrize("taken", [0, 1, 3])
-async def test_leaving_a_compressed_stream_early(
+async def test_receive_stream_compressed_left_early_skips_rest(
     nursery: trio.Nursery, count: int, taken: int
 ) -> None:
     ours, peer = await open_ours(nursery, "client", compression=WIDE, agreed=OFFER_WIDE)
@@ -1025,7 +1027,7 @@ def events(protocol: Protocol, **how: bool) -> list[Any]:
 @pytest.mark.parametrize("is_text", [True, False])
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("is_awaited", [True, False])
-def test_a_huge_message_is_inflated_in_steps(
+def test_protocol_huge_message_inflates_in_steps(
     size: int, is_text: bool, raw: bool, is_awaited: bool
 ) -> None:
     receiver, sender = huge_pair()
@@ -1044,7 +1046,7 @@ def test_a_huge_message_is_inflated_in_steps(
     )
 
 
-def test_messages_behind_one_that_is_inflated_in_steps_come_after_it() -> None:
+def test_protocol_messages_follow_inflated_one() -> None:
     receiver, sender = huge_pair()
     receiver.reader.receive_data(
         sender.writer.message(False, HUGE) + sender.writer.message(False, b"x", compress=False)
@@ -1055,7 +1057,7 @@ def test_messages_behind_one_that_is_inflated_in_steps_come_after_it() -> None:
 
 
 @pytest.mark.parametrize("side", KINDS)
-def test_a_compressed_message_that_is_masked_wrongly_is_refused(side: ConnectionType) -> None:
+def test_protocol_compressed_wrong_mask_fails(side: ConnectionType) -> None:
     receiver, _ = open_two(side, WIDE, (15, 15), (False, False))
     is_masked = side is ConnectionType.CLIENT  # which is wrong
     payload = Codec(bits=15).deflate(b"payload")
@@ -1065,7 +1067,7 @@ def test_a_compressed_message_that_is_masked_wrongly_is_refused(side: Connection
     assert receiver.closing.sent.code == 1002
 
 
-def test_a_compressed_message_whose_length_is_written_too_long_is_refused() -> None:
+def test_protocol_compressed_length_not_shortest_fails() -> None:
     receiver, _ = huge_pair()
     payload = Codec(bits=15).deflate(b"payload")
     receiver.reader.receive_data(bytes([0xC2, 126]) + len(payload).to_bytes(2, "big") + payload)
@@ -1075,7 +1077,7 @@ def test_a_compressed_message_whose_length_is_written_too_long_is_refused() -> N
 
 
 @pytest.mark.parametrize("payload", [bytes(1001), HUGE], ids=["little", "much"])
-def test_after_our_close_a_compressed_message_over_the_limit_does_no_harm(payload: bytes) -> None:
+def test_protocol_after_close_compressed_over_limit_is_dropped(payload: bytes) -> None:
     receiver, sender = huge_pair(1000)
     receiver.start_close(1000, None)
     receiver.reader.receive_data(
@@ -1086,7 +1088,7 @@ def test_after_our_close_a_compressed_message_over_the_limit_does_no_harm(payloa
     assert receiver.closing.rcvd == receiver.closing.sent
 
 
-def test_a_large_compressed_message_that_may_be_over_the_limit_is_left_for_its_reader() -> None:
+def test_protocol_large_compressed_waits_for_reader() -> None:
     receiver, sender = huge_pair(10_000)
     payload = random_bytes(5000) + bytes(50_000)
     for chunk in cut(sender.writer.message(False, payload), 3):
@@ -1100,7 +1102,7 @@ def test_a_large_compressed_message_that_may_be_over_the_limit_is_left_for_its_r
     assert b"".join(piece.data for piece in pieces) == payload
 
 
-def test_what_is_thrown_away_of_a_compressed_message_may_be_over_the_limit() -> None:
+def test_protocol_skipped_compressed_may_exceed_limit() -> None:
     receiver, sender = huge_pair(1000)
     receiver.begin_stream()
     receiver.reader.receive_data(
@@ -1115,7 +1117,7 @@ def test_what_is_thrown_away_of_a_compressed_message_may_be_over_the_limit() -> 
     assert events(receiver) == [b"next"]
 
 
-def test_the_limit_of_a_stream_has_nothing_to_do_with_the_message_before_it() -> None:
+def test_receive_stream_limit_ignores_message_before_it() -> None:
     receiver, sender = huge_pair()
     for is_last in (False, True):
         receiver.reader.receive_data(
@@ -1129,7 +1131,7 @@ def test_the_limit_of_a_stream_has_nothing_to_do_with_the_message_before_it() ->
     assert b"".join(piece.data for piece in events(receiver)) == b"x" * 10
 
 
-def test_a_short_message_of_up_to_the_default_limit_is_inflated_in_one_step() -> None:
+def test_protocol_short_message_inflates_in_one_step() -> None:
     receiver, sender = huge_pair(MIB)
     receiver.reader.receive_data(sender.writer.message(False, bytes(MIB)))
     assert events(receiver) == [bytes(MIB)]
@@ -1138,7 +1140,7 @@ def test_a_short_message_of_up_to_the_default_limit_is_inflated_in_one_step() ->
 
 
 @pytest.mark.parametrize("excess", [0, 1])
-def test_the_limit_counts_what_all_steps_inflate(excess: int) -> None:
+def test_protocol_limit_counts_all_inflate_steps(excess: int) -> None:
     receiver, sender = huge_pair(len(HUGE) - excess)
     receiver.reader.receive_data(sender.writer.message(False, HUGE))
     assert events(receiver) == [*IN_STEPS, ENDED if excess else HUGE]
@@ -1148,7 +1150,7 @@ def test_the_limit_counts_what_all_steps_inflate(excess: int) -> None:
         assert receiver.closing.sent.code == 1009
 
 
-def test_a_message_may_end_at_the_limit_together_with_a_step() -> None:
+def test_protocol_message_ends_at_limit_and_step() -> None:
     size = 5 * (2**18 + 1)
     receiver, sender = huge_pair(size)
     receiver.reader.receive_data(sender.writer.message(False, bytes(size)))
@@ -1156,7 +1158,7 @@ def test_a_message_may_end_at_the_limit_together_with_a_step() -> None:
 
 
 @pytest.mark.parametrize("is_cut_off", [True, False])
-def test_what_is_wrong_at_the_end_is_found_in_the_last_step(is_cut_off: bool) -> None:
+def test_protocol_error_at_end_is_found_in_last_step(is_cut_off: bool) -> None:
     receiver, _ = huge_pair()
     packed = Codec(bits=15).deflate(HUGE if is_cut_off else HUGE + b"\xff")
     packed = packed[:-1] if is_cut_off else packed
@@ -1177,7 +1179,7 @@ def begun(limit: float = math.inf) -> tuple[Protocol, Protocol]:
     return receiver, sender
 
 
-def test_a_stream_that_begins_between_steps_gives_the_message_as_one_piece() -> None:
+def test_protocol_stream_between_steps_gives_one_chunk() -> None:
     receiver, _ = begun()
     receiver.begin_stream()
     piece = MessageChunk(HUGE.decode(), is_last=True)
@@ -1185,7 +1187,7 @@ def test_a_stream_that_begins_between_steps_gives_the_message_as_one_piece() -> 
 
 
 @pytest.mark.parametrize("max_size", [10, 2 * MIB])
-def test_a_stream_that_begins_between_steps_has_its_own_limit(max_size: int) -> None:
+def test_protocol_stream_between_steps_has_own_limit(max_size: int) -> None:
     receiver, _ = begun()
     receiver.begin_stream(max_size)
     assert set(events(receiver)) <= {YIELD, ENDED}
@@ -1194,7 +1196,7 @@ def test_a_stream_that_begins_between_steps_has_its_own_limit(max_size: int) -> 
 
 
 @pytest.mark.parametrize("limit", [math.inf, 2 * MIB])
-def test_a_close_between_steps(limit: float) -> None:
+def test_protocol_close_between_inflate_steps(limit: float) -> None:
     receiver, sender = begun(limit)
     receiver.start_close(1000, None)
     receiver.reader.receive_data(sender.writer.message(True, HUGE) + sender.start_close(1000, None))
@@ -1203,7 +1205,7 @@ def test_a_close_between_steps(limit: float) -> None:
     assert receiver.assembler.messages_received == 0
 
 
-def test_a_close_within_a_large_frame_that_later_ones_refer_to() -> None:
+def test_protocol_close_within_large_compressed_frame() -> None:
     receiver, sender = huge_pair()
     text = random_bytes(10_000)
     data = sender.writer.message(False, text)
@@ -1223,7 +1225,7 @@ async def receive_huge(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawP
     )
 
 
-async def test_others_run_while_a_huge_message_is_inflated(nursery: trio.Nursery) -> None:
+async def test_get_message_huge_inflating_lets_other_tasks_run(nursery: trio.Nursery) -> None:
     ours, peer = await receive_huge(nursery)
     await peer.send(compressed(peer, TEXT, Codec(bits=15).deflate(HUGE)))
     async with turns_of_another() as turns:
@@ -1231,7 +1233,7 @@ async def test_others_run_while_a_huge_message_is_inflated(nursery: trio.Nursery
         assert turns() >= len(IN_STEPS)
 
 
-async def test_a_huge_message_that_nobody_wants_yet_is_inflated(
+async def test_get_message_huge_inflates_while_unread(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     ours, peer = await receive_huge(nursery)
@@ -1242,9 +1244,7 @@ async def test_a_huge_message_that_nobody_wants_yet_is_inflated(
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_huge_message_is_not_lost_when_its_reader_is_cancelled(
-    nursery: trio.Nursery, turns: int
-) -> None:
+async def test_get_message_huge_cancelled_loses_nothing(nursery: trio.Nursery, turns: int) -> None:
     ours, peer = await receive_huge(nursery)
     await peer.send(compressed(peer, TEXT, Codec(bits=15).deflate(HUGE)))
     found = []

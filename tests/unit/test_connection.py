@@ -67,19 +67,19 @@ def facts(
 # -- facts
 
 
-async def test_a_connection_knows_its_side(nursery: trio.Nursery) -> None:
+async def test_is_client_and_is_server_show_side(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     assert (client.is_client, client.is_server) == (True, False)
     assert (server.is_client, server.is_server) == (False, True)
 
 
-async def test_a_connection_is_named_by_its_side_and_a_number(nursery: trio.Nursery) -> None:
+async def test_repr_shows_side_and_number(nursery: trio.Nursery) -> None:
     names = {str(end) for _ in range(2) for end in await open_pair(nursery)}
     assert len(names) == 4
     assert {name.partition("-")[0] for name in names} == {"client", "server"}
 
 
-async def test_a_connection_knows_its_handshake(nursery: trio.Nursery) -> None:
+async def test_handshake_headers_path_and_subprotocol_are_kept(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     assert client.path == server.path == "/"
     assert client.subprotocol is None
@@ -87,7 +87,7 @@ async def test_a_connection_knows_its_handshake(nursery: trio.Nursery) -> None:
     assert (b"upgrade", b"websocket") in client.handshake_headers
 
 
-async def test_closed_is_none_until_a_close_was_said(nursery: trio.Nursery) -> None:
+async def test_closed_before_close_is_none(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     assert client.closed is None
     await peer.send_close(4000, "bye")
@@ -95,7 +95,7 @@ async def test_closed_is_none_until_a_close_was_said(nursery: trio.Nursery) -> N
     assert client.closed == CloseReason(4000, "bye")
 
 
-async def test_a_connection_that_was_only_constructed_closes_its_stream() -> None:
+async def test_aclose_only_constructed_closes_stream() -> None:
     ours, theirs = await memory_pair()
     connection = WebSocketConnection(
         ours, wsproto.WSConnection(wsproto.ConnectionType.CLIENT), host="example.org", path="/"
@@ -168,7 +168,7 @@ async def test_broadcast_only_constructed_fails_for_that_connection() -> None:
         (memoryview(b"abcd")[::2], Frame(BINARY, b"ac")),
     ],
 )
-async def test_str_goes_out_as_text_and_bytes_as_binary(
+async def test_send_message_str_is_text_and_bytes_is_binary(
     nursery: trio.Nursery, kind: str, message: str | bytes, frame: Frame
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -178,7 +178,7 @@ async def test_str_goes_out_as_text_and_bytes_as_binary(
 
 @pytest.mark.parametrize("message", [None, 1, {"text": 1}])
 @pytest.mark.parametrize("error", [TypeError, ValueError])
-async def test_other_messages_are_refused(
+async def test_send_message_other_type_raises(
     nursery: trio.Nursery, message: Any, error: type[Exception]
 ) -> None:
     client, _ = await open_client(nursery)
@@ -187,15 +187,13 @@ async def test_other_messages_are_refused(
 
 
 @pytest.mark.streams(PUSHING_BACK)
-async def test_send_message_waits_for_a_peer_that_does_not_read(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_send_message_unread_waits(nursery: trio.Nursery, kind: str) -> None:
     _, peer, sending = await open_full(nursery, kind)
     assert await peer.receive() == Frame(BINARY, LARGE)
     await sending.result()
 
 
-async def test_send_message_waits_only_above_64_kib(nursery: trio.Nursery) -> None:
+async def test_send_message_below_64_kib_does_not_wait(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, "lockstep")
     message = bytes(WRITE_BATCH_BYTES - 14)
     await client.send_message(message)
@@ -207,7 +205,7 @@ async def test_send_message_waits_only_above_64_kib(nursery: trio.Nursery) -> No
 
 
 @pytest.mark.streams(PUSHING_BACK)
-async def test_senders_are_accepted_in_order(nursery: trio.Nursery, kind: str) -> None:
+async def test_send_message_in_tasks_keeps_the_order(nursery: trio.Nursery, kind: str) -> None:
     client, peer, _ = await open_full(nursery, kind)
     for number in range(5):
         Call(nursery, client.send_message, str(number))
@@ -217,7 +215,7 @@ async def test_senders_are_accepted_in_order(nursery: trio.Nursery, kind: str) -
         assert await peer.receive() == Frame(TEXT, str(number).encode())
 
 
-async def test_a_sender_does_not_overtake_those_that_wait(nursery: trio.Nursery) -> None:
+async def test_send_message_does_not_overtake(nursery: trio.Nursery) -> None:
     client, peer, sending = await open_full(nursery)
     Call(nursery, client.send_message, "second")
     await wait_all_tasks_blocked()
@@ -246,7 +244,7 @@ async def test_send_message_cancelled_before_it_began_sends_nothing(
 
 @pytest.mark.streams(PUSHING_BACK)
 @pytest.mark.parametrize("cancelled", [0, 1])
-async def test_send_message_cancelled_before_it_was_accepted_sends_nothing(
+async def test_send_message_cancelled_while_waiting_sends_nothing(
     nursery: trio.Nursery, kind: str, cancelled: int
 ) -> None:
     client, peer, _ = await open_full(nursery, kind)
@@ -264,7 +262,7 @@ async def test_send_message_cancelled_before_it_was_accepted_sends_nothing(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_send_message_cancelled_after_it_was_accepted_goes_out_whole(
+async def test_send_message_cancelled_after_queued_sends_whole(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -281,7 +279,7 @@ async def test_send_message_cancelled_after_it_was_accepted_goes_out_whole(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_no_frame_is_torn_by_senders_that_are_cancelled_at_any_time(
+async def test_send_message_cancelled_any_time_tears_no_frame(
     nursery: trio.Nursery, kind: str
 ) -> None:
     server, peer = await open_server(nursery, kind)
@@ -316,9 +314,7 @@ async def test_ping_returns_the_round_trip_time(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_ping_works_beside_a_task_that_waits_for_a_message(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_ping_during_get_message_returns(nursery: trio.Nursery, kind: str) -> None:
     client, _ = await open_pair(nursery, kind)
     Call(nursery, client.get_message)
     await wait_all_tasks_blocked()
@@ -326,7 +322,7 @@ async def test_ping_works_beside_a_task_that_waits_for_a_message(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_ping_does_not_wait_until_somebody_is_missed_in_get_message(
+async def test_ping_without_reader_returns_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -339,7 +335,7 @@ async def test_ping_does_not_wait_until_somebody_is_missed_in_get_message(
     assert await pinging.result() == 0
 
 
-async def test_a_pong_answers_the_pings_before_it_as_well(nursery: trio.Nursery) -> None:
+async def test_ping_pong_answers_earlier_pings(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     pinging = []
     for payload in (b"1", b"2", b"3"):
@@ -354,7 +350,7 @@ async def test_a_pong_answers_the_pings_before_it_as_well(nursery: trio.Nursery)
     await pinging[2].result()
 
 
-async def test_a_pong_that_nobody_asked_for_is_ignored(nursery: trio.Nursery) -> None:
+async def test_pong_unsolicited_is_ignored(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     pinging = Call(nursery, client.ping, b"1")
     await wait_all_tasks_blocked()
@@ -363,14 +359,14 @@ async def test_a_pong_that_nobody_asked_for_is_ignored(nursery: trio.Nursery) ->
     assert not pinging.is_over
 
 
-async def test_pings_without_a_payload_have_different_ones(nursery: trio.Nursery) -> None:
+async def test_ping_default_payloads_differ(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     for _ in range(2):
         Call(nursery, client.ping)
     assert await peer.receive() != await peer.receive()
 
 
-async def test_a_payload_that_is_under_way_is_refused(nursery: trio.Nursery) -> None:
+async def test_ping_payload_in_use_raises(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     Call(nursery, client.ping, b"1")
     await wait_all_tasks_blocked()
@@ -378,7 +374,7 @@ async def test_a_payload_that_is_under_way_is_refused(nursery: trio.Nursery) -> 
         await client.ping(b"1")
 
 
-async def test_of_two_pings_with_one_payload_that_wait_for_room_one_is_refused(
+async def test_ping_same_payload_twice_waiting_one_raises(
     nursery: trio.Nursery,
 ) -> None:
     client, peer, _ = await open_full(nursery)
@@ -395,7 +391,9 @@ async def test_of_two_pings_with_one_payload_that_wait_for_room_one_is_refused(
 
 
 @pytest.mark.parametrize("method", ["ping", "pong"])
-async def test_a_payload_has_up_to_125_bytes(nursery: trio.Nursery, method: str) -> None:
+async def test_ping_or_pong_payload_over_125_bytes_raises(
+    nursery: trio.Nursery, method: str
+) -> None:
     client, _ = await open_client(nursery)
     with pytest.raises(ValueError, match="at most 125 bytes"):
         await getattr(client, method)(bytes(126))
@@ -403,7 +401,7 @@ async def test_a_payload_has_up_to_125_bytes(nursery: trio.Nursery, method: str)
         await getattr(client, method)("text")
 
 
-async def test_a_cancelled_ping_forgets_its_payload(nursery: trio.Nursery) -> None:
+async def test_ping_cancelled_forgets_payload(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     for _ in range(2):
         pinging = Call(nursery, client.ping, b"1")
@@ -414,7 +412,7 @@ async def test_a_cancelled_ping_forgets_its_payload(nursery: trio.Nursery) -> No
 
 
 @pytest.mark.parametrize("method", ["ping", "pong"])
-async def test_a_ping_or_pong_cancelled_before_it_began_sends_nothing(
+async def test_ping_or_pong_cancelled_before_sends_nothing(
     nursery: trio.Nursery, method: str
 ) -> None:
     client, peer = await open_client(nursery)
@@ -427,7 +425,7 @@ async def test_a_ping_or_pong_cancelled_before_it_began_sends_nothing(
 
 
 @pytest.mark.parametrize("method", ["ping", "pong"])
-async def test_a_ping_or_pong_cancelled_while_it_waits_for_room_sends_nothing(
+async def test_ping_or_pong_cancelled_waiting_sends_nothing(
     nursery: trio.Nursery, method: str
 ) -> None:
     client, peer, _ = await open_full(nursery)
@@ -440,7 +438,7 @@ async def test_a_ping_or_pong_cancelled_while_it_waits_for_room_sends_nothing(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_pong_sends_a_pong(nursery: trio.Nursery, kind: str) -> None:
+async def test_pong_sends_pong_frame(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     await client.pong()
     await client.pong(b"payload")
@@ -449,9 +447,7 @@ async def test_pong_sends_a_pong(nursery: trio.Nursery, kind: str) -> None:
 
 
 @pytest.mark.streams(PUSHING_BACK)
-async def test_pings_of_a_peer_that_does_not_read_cost_a_few_pongs(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_pong_to_unread_peer_sends_few(nursery: trio.Nursery, kind: str) -> None:
     client, peer, _ = await open_full(nursery, kind)
     Call(nursery, client.get_message)
     for number in range(1000):
@@ -465,9 +461,7 @@ async def test_pings_of_a_peer_that_does_not_read_cost_a_few_pongs(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_peers_that_ping_each_other_while_both_send_much_finish(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_ping_while_both_send_much_returns(nursery: trio.Nursery, kind: str) -> None:
     async def talk(connection: WebSocketConnection) -> None:
         async with trio.open_nursery() as talking:
             talking.start_soon(send, connection)
@@ -500,7 +494,7 @@ async def test_peers_that_ping_each_other_while_both_send_much_finish(
         (Frame(BINARY, bytes(2**20 + 1)), 1009),
     ],
 )
-async def test_messages_before_the_end_are_answered_before_it(
+async def test_get_message_before_close_can_be_answered(
     nursery: trio.Nursery, kind: str, last: Frame, code: int
 ) -> None:
     server, peer = await open_server(nursery, kind)
@@ -522,9 +516,7 @@ async def test_messages_before_the_end_are_answered_before_it(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_messages_are_not_given_out_after_a_close_from_here(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_get_message_after_aclose_raises(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=3)
     await peer.send(*[peer.frame(TEXT, b"message")] * 3)
     await client.get_message()
@@ -541,9 +533,7 @@ async def test_messages_are_not_given_out_after_a_close_from_here(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_a_close_from_here_ends_a_get_message_that_waits(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_get_message_aclose_in_another_task_raises(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     getting = [Call(nursery, client.get_message) for _ in range(2)]
     await wait_all_tasks_blocked()
@@ -555,7 +545,7 @@ async def test_a_close_from_here_ends_a_get_message_that_waits(
 
 
 @pytest.mark.parametrize("method", ["send_message", "ping", "pong"])
-async def test_nothing_can_be_sent_after_the_close(nursery: trio.Nursery, method: str) -> None:
+async def test_send_message_after_aclose_raises(nursery: trio.Nursery, method: str) -> None:
     client, peer = await open_client(nursery)
     nursery.start_soon(client.aclose, 4000, "bye")
     await wait_all_tasks_blocked()
@@ -566,7 +556,7 @@ async def test_nothing_can_be_sent_after_the_close(nursery: trio.Nursery, method
 
 
 @pytest.mark.parametrize("method", ["send_message", "ping", "pong"])
-async def test_what_waits_for_room_when_the_connection_is_closed_is_not_sent(
+async def test_send_message_waiting_at_aclose_sends_nothing(
     nursery: trio.Nursery, method: str
 ) -> None:
     client, peer, _ = await open_full(nursery)
@@ -579,7 +569,7 @@ async def test_what_waits_for_room_when_the_connection_is_closed_is_not_sent(
     await closed_error(waiting.result())
 
 
-async def test_send_message_raises_if_the_message_was_thrown_away(
+async def test_send_message_dropped_by_aclose_raises(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, _, sending = await open_full(nursery)
@@ -589,7 +579,7 @@ async def test_send_message_raises_if_the_message_was_thrown_away(
 
 
 @pytest.mark.parametrize("end", ["close", "lost", "aclose"])
-async def test_a_ping_ends_when_the_connection_does(nursery: trio.Nursery, end: str) -> None:
+async def test_ping_connection_ends_raises(nursery: trio.Nursery, end: str) -> None:
     client, peer = await open_client(nursery)
     pinging = Call(nursery, client.ping)
     await peer.receive()
@@ -604,7 +594,7 @@ async def test_a_ping_ends_when_the_connection_does(nursery: trio.Nursery, end: 
     await closed_error(pinging.result())
 
 
-async def test_a_pong_that_comes_after_our_close_still_counts(nursery: trio.Nursery) -> None:
+async def test_ping_answered_after_aclose_returns(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     pinging = Call(nursery, client.ping, b"1")
     await peer.receive()
@@ -618,9 +608,7 @@ async def test_a_pong_that_comes_after_our_close_still_counts(nursery: trio.Nurs
 
 
 @pytest.mark.streams(PAIRS)
-async def test_aclose_waits_for_the_peer_s_close_and_closes_the_stream(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_aclose_waits_for_close_of_peer(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     closing = Call(nursery, client.aclose, 4000, "bye")
     assert await peer.receive() == Frame(CLOSE, close_payload(4000, "bye"))
@@ -634,7 +622,7 @@ async def test_aclose_waits_for_the_peer_s_close_and_closes_the_stream(
 
 @pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("unread", [0, 1, 5])
-async def test_aclose_needs_nobody_to_read_on_either_side(
+async def test_aclose_without_readers_returns(
     nursery: trio.Nursery, kind: str, unread: int
 ) -> None:
     client, server = await open_pair(nursery, kind, server={"message_queue_size": 10})
@@ -647,14 +635,14 @@ async def test_aclose_needs_nobody_to_read_on_either_side(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_both_sides_may_close_at_the_same_time(nursery: trio.Nursery, kind: str) -> None:
+async def test_aclose_by_both_sides_returns(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     async with trio.open_nursery() as closing:
         closing.start_soon(client.aclose, 4000)
         closing.start_soon(server.aclose, 4001)
 
 
-async def test_a_connection_is_a_context_that_closes_it(nursery: trio.Nursery) -> None:
+async def test_connection_block_ends_closes_with_1000(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     async with client:
         await client.send_message("message")
@@ -663,7 +651,7 @@ async def test_a_connection_is_a_context_that_closes_it(nursery: trio.Nursery) -
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 2999, 5000])
-async def test_a_code_that_must_not_be_sent_is_refused(nursery: trio.Nursery, code: int) -> None:
+async def test_aclose_wrong_code_raises(nursery: trio.Nursery, code: int) -> None:
     client, _ = await open_client(nursery)
     with pytest.raises(ValueError, match="must not be sent"):
         await client.aclose(code)
@@ -671,9 +659,7 @@ async def test_a_code_that_must_not_be_sent_is_refused(nursery: trio.Nursery, co
 
 
 @pytest.mark.parametrize("code", [1005, 1006, 1015])
-async def test_aclose_code_that_no_frame_may_hold_warns_and_sends_1000(
-    nursery: trio.Nursery, code: int
-) -> None:
+async def test_aclose_reserved_code_warns_and_sends_1000(nursery: trio.Nursery, code: int) -> None:
     client, server = await open_pair(nursery)
     text = rf"^aclose\({code}\) sends code 1000.*; use aclose\(1000\)$"
     with pytest.warns(DeprecationWarning, match=text) as caught:
@@ -706,7 +692,7 @@ async def test_aclose_none_with_a_reason_raises_type_error(nursery: trio.Nursery
         ("\u00e9" * 62, "\u00e9" * 61),
     ],
 )
-async def test_a_long_reason_is_cut_between_characters(
+async def test_aclose_long_reason_is_cut_between_characters(
     nursery: trio.Nursery, reason: str, sent: str
 ) -> None:
     client, peer = await open_client(nursery)
@@ -714,7 +700,7 @@ async def test_a_long_reason_is_cut_between_characters(
     assert await peer.receive() == Frame(CLOSE, close_payload(1000, sent))
 
 
-async def test_aclose_is_over_when_the_first_aclose_is(nursery: trio.Nursery) -> None:
+async def test_aclose_twice_waits_for_the_first(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     closing = [Call(nursery, client.aclose, code) for code in (4000, 4001)]
     await wait_all_tasks_blocked()
@@ -728,9 +714,7 @@ async def test_aclose_is_over_when_the_first_aclose_is(nursery: trio.Nursery) ->
 
 
 @pytest.mark.streams(PAIRS)
-async def test_aclose_after_the_peer_s_close_waits_until_the_stream_is_closed(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_aclose_after_peer_close_waits_for_stream(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     await peer.send_close(4000)
     await closed_error(client.get_message())
@@ -742,9 +726,7 @@ async def test_aclose_after_the_peer_s_close_waits_until_the_stream_is_closed(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_aclose_after_the_connection_was_lost_does_nothing(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_aclose_connection_lost_does_nothing(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     await peer.aclose()
     error = await closed_error(client.get_message())
@@ -753,7 +735,7 @@ async def test_aclose_after_the_connection_was_lost_does_nothing(
 
 
 @pytest.mark.parametrize("timeout", [0, 1])
-async def test_aclose_of_a_closed_connection_does_not_time_out(
+async def test_aclose_closed_connection_does_not_time_out(
     nursery: trio.Nursery, autojump_clock: MockClock, timeout: float
 ) -> None:
     client, peer = await open_client(nursery, disconnect_timeout=timeout)
@@ -767,7 +749,7 @@ async def test_aclose_of_a_closed_connection_does_not_time_out(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_peer_that_does_not_answer_the_close_is_given_up(
+async def test_aclose_unanswered_times_out(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, disconnect_timeout=7)
@@ -779,7 +761,7 @@ async def test_a_peer_that_does_not_answer_the_close_is_given_up(
 
 
 @pytest.mark.streams(["lockstep", "socketpair"])
-async def test_a_peer_that_reads_nothing_is_given_up(
+async def test_aclose_unread_times_out(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, _, sending = await open_full(nursery, kind, disconnect_timeout=7)
@@ -789,7 +771,7 @@ async def test_a_peer_that_reads_nothing_is_given_up(
     assert trio.current_time() == pytest.approx(7, abs=0.1)
 
 
-async def test_a_peer_that_talks_on_is_given_up(
+async def test_aclose_peer_keeps_sending_times_out(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, "lockstep", disconnect_timeout=7)
@@ -809,7 +791,7 @@ async def test_a_peer_that_talks_on_is_given_up(
 
 
 @pytest.mark.streams(["memory", "lockstep", "socketpair"])
-async def test_a_peer_that_does_not_end_its_side_is_waited_for_a_short_while_only(
+async def test_aclose_peer_does_not_half_close_waits_briefly(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -820,7 +802,7 @@ async def test_a_peer_that_does_not_end_its_side_is_waited_for_a_short_while_onl
 
 
 @pytest.mark.streams(["lockstep", "socketpair"])
-async def test_a_peer_that_closes_and_does_not_read_is_given_up(
+async def test_aclose_after_unread_peer_close_times_out(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer, sending = await open_full(nursery, kind, disconnect_timeout=7)
@@ -835,7 +817,7 @@ async def test_a_peer_that_closes_and_does_not_read_is_given_up(
 
 @pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("is_early", [True, False])
-async def test_a_cancelled_aclose_writes_the_close_and_closes_at_once(
+async def test_aclose_cancelled_sends_close_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, is_early: bool
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -858,7 +840,7 @@ async def scope_cancel_when_blocked(scope: trio.CancelScope) -> None:
 
 
 @pytest.mark.streams(["lockstep", "socketpair"])
-async def test_a_cancelled_aclose_waits_50_ms_at_most_for_a_peer_that_does_not_read(
+async def test_aclose_cancelled_unread_waits_50_ms(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, _, _ = await open_full(nursery, kind)
@@ -868,7 +850,7 @@ async def test_a_cancelled_aclose_waits_50_ms_at_most_for_a_peer_that_does_not_r
     assert trio.current_time() == pytest.approx(0.05)
 
 
-async def test_a_cancelled_aclose_ends_the_other_acloses(nursery: trio.Nursery) -> None:
+async def test_aclose_cancelled_ends_other_acloses(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     closing = [Call(nursery, client.aclose) for _ in range(2)]
     await wait_all_tasks_blocked()
@@ -877,7 +859,7 @@ async def test_a_cancelled_aclose_ends_the_other_acloses(nursery: trio.Nursery) 
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_cancelled_nursery_tells_the_peer_and_closes_at_once(
+async def test_nursery_cancelled_sends_close_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     async with trio.open_nursery() as its_nursery:
@@ -894,7 +876,7 @@ async def test_a_cancelled_nursery_tells_the_peer_and_closes_at_once(
 
 
 @pytest.mark.streams(["lockstep", "socketpair"])
-async def test_a_nursery_cancelled_while_a_peer_does_not_read_is_over_after_50_ms(
+async def test_nursery_cancelled_unread_waits_50_ms(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     async with trio.open_nursery() as its_nursery:
@@ -907,7 +889,7 @@ async def test_a_nursery_cancelled_while_a_peer_does_not_read_is_over_after_50_m
         await closed_error(call.result())
 
 
-async def test_a_nursery_cancelled_while_the_stream_is_being_closed_is_over_at_once(
+async def test_nursery_cancelled_during_close_returns(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as its_nursery:
@@ -1018,7 +1000,7 @@ NO_CLOSE = reason(1006, "the peer ended the connection without a Close frame")
         (end_by_timeout, reason(1000), None, reason(1000), ConnectionAbortedError),
     ],
 )
-async def test_every_end_is_told(
+async def test_connection_closed_says_how_it_ended(
     nursery: trio.Nursery,
     autojump_clock: MockClock,
     kind: str,
@@ -1047,7 +1029,7 @@ async def test_every_end_is_told(
     ("data", "code"),
     [(Frame(0x3), 1002), (Frame(TEXT, b"\xff"), 1007), (Frame(TEXT, bytes(101)), 1009)],
 )
-async def test_the_peer_is_told_what_was_wrong_and_the_stream_closed(
+async def test_get_message_bad_frame_sends_close_and_closes(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, data: Frame, code: int
 ) -> None:
     server, peer = await open_server(nursery, kind, max_message_size=100)
@@ -1063,7 +1045,7 @@ async def test_the_peer_is_told_what_was_wrong_and_the_stream_closed(
 
 @pytest.mark.streams(["memory", "socketpair"])
 @pytest.mark.parametrize("method", ["send_message", "ping"])
-async def test_what_the_peer_said_before_it_left_is_told(
+async def test_send_message_peer_left_shows_its_close(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, method: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1077,7 +1059,7 @@ async def test_what_the_peer_said_before_it_left_is_told(
 
 
 @pytest.mark.streams(["memory", "socketpair"])
-async def test_messages_of_a_peer_that_left_are_given_out_although_a_write_failed(
+async def test_get_message_after_failed_write_gives_messages(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1090,7 +1072,7 @@ async def test_messages_of_a_peer_that_left_are_given_out_although_a_write_faile
     assert (await closed_error(client.get_message())).rcvd is None
 
 
-async def test_a_failed_write_ends_the_connection_soon_though_the_peer_says_nothing(
+async def test_get_message_after_failed_write_raises_soon(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, _ = await open_broken(nursery)
@@ -1100,7 +1082,7 @@ async def test_a_failed_write_ends_the_connection_soon_though_the_peer_says_noth
 
 
 @pytest.mark.parametrize("method", ["send_message", "ping", "pong"])
-async def test_a_call_after_a_failed_write_tells_of_it(
+async def test_call_after_failed_write_raises(
     nursery: trio.Nursery, autojump_clock: MockClock, method: str
 ) -> None:
     client, _ = await open_broken(nursery)
@@ -1108,16 +1090,14 @@ async def test_a_call_after_a_failed_write_tells_of_it(
     assert facts(error) == (reason(1006, "out of order"), None, None, OSError)
 
 
-async def test_a_ping_whose_write_fails_tells_of_it(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
+async def test_ping_write_fails_raises(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     client, _, stream = await open_faulty(nursery)
     stream.faults.append(Fault.fail(OUT_OF_ORDER, direction="send"))
     error = await closed_error(client.ping())
     assert error.__cause__ is OUT_OF_ORDER
 
 
-async def test_aclose_after_a_failed_write_does_not_say_that_a_close_was_sent(
+async def test_aclose_after_failed_write_has_no_sent(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, _ = await open_broken(nursery)
@@ -1126,7 +1106,7 @@ async def test_aclose_after_a_failed_write_does_not_say_that_a_close_was_sent(
     assert facts(error) == (reason(1006, "out of order"), None, None, OSError)
 
 
-async def test_a_cancelled_aclose_after_a_failed_write_does_not_say_that_a_close_was_sent(
+async def test_aclose_cancelled_after_failed_write_has_no_sent(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, _ = await open_broken(nursery)
@@ -1137,7 +1117,7 @@ async def test_a_cancelled_aclose_after_a_failed_write_does_not_say_that_a_close
     assert facts(error) == (reason(1006, "out of order"), None, None, OSError)
 
 
-async def test_senders_that_wait_for_room_hear_of_a_failed_write(
+async def test_send_message_waiting_write_fails_raises(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer, sending = await open_full(nursery)
@@ -1153,9 +1133,7 @@ async def test_senders_that_wait_for_room_hear_of_a_failed_write(
 # -- bounds, and what is told of a connection
 
 
-async def test_latency_is_that_of_the_latest_ping(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
+async def test_latency_is_of_latest_ping(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     client, peer = await open_client(nursery)
     assert client.latency is None
     for seconds in (3, 2):
@@ -1166,7 +1144,7 @@ async def test_latency_is_that_of_the_latest_ping(
         assert await pinging.result() == client.latency == pytest.approx(seconds)
 
 
-async def test_a_ping_waits_while_too_many_are_unanswered(nursery: trio.Nursery) -> None:
+async def test_ping_too_many_unanswered_waits(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_unanswered_pings=2)
     pings = []
     for payload in (b"1", b"2", b"3"):
@@ -1183,7 +1161,7 @@ async def test_a_ping_waits_while_too_many_are_unanswered(nursery: trio.Nursery)
     await third.result()
 
 
-async def test_a_cancelled_ping_makes_room_for_another(nursery: trio.Nursery) -> None:
+async def test_ping_cancelled_makes_room(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_unanswered_pings=1)
     first = Call(nursery, client.ping, b"1")
     assert await peer.receive() == Frame(PING, b"1")
@@ -1193,7 +1171,7 @@ async def test_a_cancelled_ping_makes_room_for_another(nursery: trio.Nursery) ->
     assert await peer.receive() == Frame(PING, b"2")
 
 
-async def test_a_ping_that_waits_for_others_hears_of_the_end(nursery: trio.Nursery) -> None:
+async def test_ping_waiting_connection_ends_raises(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_unanswered_pings=1)
     pings = [Call(nursery, client.ping, payload) for payload in (b"1", b"2")]
     await wait_all_tasks_blocked()
@@ -1202,7 +1180,7 @@ async def test_a_ping_that_waits_for_others_hears_of_the_end(nursery: trio.Nurse
         await closed_error(ping.result())
 
 
-async def test_what_may_wait_to_be_written_is_an_option(nursery: trio.Nursery) -> None:
+async def test_max_unsent_bytes_limits_the_queue(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery, "lockstep", max_unsent_bytes=20)
     small = Call(nursery, client.send_message, b"12345678")
     await wait_all_tasks_blocked()
@@ -1212,7 +1190,7 @@ async def test_what_may_wait_to_be_written_is_an_option(nursery: trio.Nursery) -
     assert not second.is_over
 
 
-async def test_wait_closed_waits_for_the_end(nursery: trio.Nursery) -> None:
+async def test_wait_closed_returns_at_the_end(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     waiting = [Call(nursery, client.wait_closed) for _ in range(2)]
     await wait_all_tasks_blocked()
@@ -1225,7 +1203,7 @@ async def test_wait_closed_waits_for_the_end(nursery: trio.Nursery) -> None:
     await client.wait_closed()
 
 
-async def test_wait_closed_may_be_cancelled(nursery: trio.Nursery) -> None:
+async def test_wait_closed_cancelled_leaves_connection_open(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     with trio.move_on_after(0.01) as scope:
         await client.wait_closed()
@@ -1235,7 +1213,7 @@ async def test_wait_closed_may_be_cancelled(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.streams(PROMPT)
-async def test_aclose_forcefully_does_not_wait_for_the_peer(
+async def test_aclose_forcefully_does_not_wait(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1245,7 +1223,7 @@ async def test_aclose_forcefully_does_not_wait_for_the_peer(
     assert await receiving.result() == [Frame(CLOSE, close_payload(1000))]
 
 
-async def test_the_pong_of_a_ping_that_was_cancelled_answers_those_before_it(
+async def test_ping_cancelled_its_pong_answers_earlier(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -1259,7 +1237,7 @@ async def test_the_pong_of_a_ping_that_was_cancelled_answers_those_before_it(
     await first.result()
 
 
-async def test_a_ping_after_one_that_was_cancelled_answers_those_before_both(
+async def test_ping_after_cancelled_answers_earlier(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -1275,7 +1253,7 @@ async def test_a_ping_after_one_that_was_cancelled_answers_those_before_both(
     await calls[2].result()
 
 
-async def test_pings_that_were_cancelled_in_any_order_are_forgotten(nursery: trio.Nursery) -> None:
+async def test_ping_cancelled_in_any_order_is_forgotten(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_unanswered_pings=3)
     for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 2)):
         calls = []
@@ -1287,7 +1265,7 @@ async def test_pings_that_were_cancelled_in_any_order_are_forgotten(nursery: tri
             await wait_all_tasks_blocked()
 
 
-async def test_a_connection_ends_beside_a_ping_that_was_cancelled(nursery: trio.Nursery) -> None:
+async def test_ping_cancelled_connection_ends(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     calls = []
     for payload in (b"1", b"2"):
@@ -1300,7 +1278,7 @@ async def test_a_connection_ends_beside_a_ping_that_was_cancelled(nursery: trio.
     await closed_error(calls[0].result())
 
 
-async def test_an_answer_leaves_no_ping_that_was_cancelled(nursery: trio.Nursery) -> None:
+async def test_ping_answer_forgets_cancelled_pings(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_unanswered_pings=2)
     calls = []
     for payload in (b"1", b"2"):

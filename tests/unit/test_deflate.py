@@ -78,27 +78,27 @@ def library_of(*, no_zlib_ng: str = "", zlib_ng: object = None) -> object:
     return vars(module)["zlib"]
 
 
-def test_zlib_ng_is_used_where_it_is_installed() -> None:
+def test_deflate_uses_zlib_ng_if_installed() -> None:
     package = SimpleNamespace(zlib_ng=object())
     assert library_of(zlib_ng=package) is package.zlib_ng
     assert library_of(zlib_ng=None) is zlib
 
 
-def test_an_environment_variable_makes_it_zlib() -> None:
+def test_deflate_environment_variable_selects_zlib() -> None:
     assert library_of(no_zlib_ng="1", zlib_ng=SimpleNamespace(zlib_ng=object())) is zlib
 
 
 # -- what was negotiated
 
 
-def test_the_window_of_the_client_may_be_8() -> None:
+def test_inflate_client_window_of_8_works() -> None:
     # Its messages can be inflated, also if its zlib takes 9 for 8.
     text = random_bytes(300)
     packed = client(agreed(9, 9)).deflate(text * 2)
     assert server(agreed(8, 9)).inflate(packed, math.inf) == text * 2
 
 
-def test_the_window_of_a_client_that_was_not_asked_for_less_may_be_15() -> None:
+def test_inflate_client_window_default_is_15() -> None:
     text = random_bytes(2**14)
     assert server(agreed(15, 10)).inflate(client().deflate(text * 2), math.inf) == text * 2
 
@@ -107,7 +107,7 @@ def test_the_window_of_a_client_that_was_not_asked_for_less_may_be_15() -> None:
 
 
 @pytest.mark.parametrize("make", [client, server])
-def test_the_examples_of_the_rfc_are_what_is_sent(make: Any) -> None:
+def test_deflate_examples_of_rfc(make: Any) -> None:
     codec = make()
     assert codec.deflate(b"Hello") == HELLO
     assert codec.deflate(b"Hello") == HELLO_AGAIN
@@ -117,7 +117,7 @@ def test_the_examples_of_the_rfc_are_what_is_sent(make: Any) -> None:
 
 
 @BOTH
-def test_an_empty_message_is_one_byte(agreed: DeflateParameters) -> None:
+def test_deflate_empty_message_is_one_byte(agreed: DeflateParameters) -> None:
     codec = server(agreed)
     assert codec.deflate(b"") == EMPTY
     assert codec.deflate(b"") == EMPTY
@@ -129,7 +129,7 @@ def test_an_empty_message_is_one_byte(agreed: DeflateParameters) -> None:
 
 
 @pytest.mark.parametrize("level", [-1, *range(10)])
-def test_all_levels(level: int) -> None:
+def test_deflate_at_all_levels(level: int) -> None:
     settings = PerMessageDeflate(level=level)
     sender, receiver = server(settings=settings), client()
     for payload in (b"", b"Hello", bytes(10**5), random_bytes(10**5), b"", b"Hello"):
@@ -138,7 +138,7 @@ def test_all_levels(level: int) -> None:
         assert receiver.inflate(packed, len(payload)) == payload
 
 
-def test_a_side_compresses_with_its_own_window() -> None:
+def test_deflate_uses_own_window() -> None:
     # What is 2 KiB back is in a window of 12 bits, and not in one of 9.
     text = random_bytes(2**11) * 2
     narrow_client, narrow_server = agreed(9, 12), agreed(12, 9)
@@ -150,7 +150,7 @@ def test_a_side_compresses_with_its_own_window() -> None:
     )
 
 
-def test_a_side_decompresses_with_the_window_of_the_other() -> None:
+def test_inflate_uses_window_of_peer() -> None:
     codec = client(agreed(9, 12))
     text = random_bytes(2**11)
     sender = server(agreed(9, 12))
@@ -164,7 +164,7 @@ def test_a_side_decompresses_with_the_window_of_the_other() -> None:
         codec.inflate(sender.deflate(text), math.inf)
 
 
-def test_each_side_has_its_own_context_takeover() -> None:
+def test_deflate_context_takeover_per_side() -> None:
     codec = client(agreed(client_resets=True))
     assert [codec.deflate(b"Hello") for _ in range(2)] == [HELLO, HELLO]
     assert [codec.inflate(data, 5) for data in (HELLO, HELLO_AGAIN)] == [b"Hello"] * 2
@@ -185,7 +185,7 @@ def traced() -> Iterator[Callable[[], tuple[int, int]]]:
         tracemalloc.stop()
 
 
-def test_what_takes_memory_is_there_only_while_it_is_needed() -> None:
+def test_deflate_codec_frees_memory() -> None:
     codec = client(AGREED_WITHOUT_TAKEOVER)
     with traced() as memory:
         codec.inflate(codec.deflate(bytes(10**5)), 10**5)
@@ -224,7 +224,7 @@ def test_what_takes_memory_is_there_only_while_it_is_needed() -> None:
         (b"\x01\x05\x00\xfa\xffHello", b"Hello"),  # stored and final
     ],
 )
-def test_what_peers_may_send(
+def test_inflate_valid_payloads(
     make: Any, agreed: DeflateParameters, payload: bytes, message: bytes
 ) -> None:
     codec = make(agreed)
@@ -256,14 +256,14 @@ def test_what_peers_may_send(
         HELLO_FINAL[:-1] + HELLO_AGAIN,
     ],
 )
-def test_what_is_no_compressed_message(agreed: DeflateParameters, payload: bytes) -> None:
+def test_inflate_invalid_payload_raises(agreed: DeflateParameters, payload: bytes) -> None:
     with pytest.raises(InvalidData, match=r"^the message can't be inflated: "):
         client(agreed).inflate(payload, math.inf)
     with pytest.raises(InvalidData, match=r"^the message can't be inflated: "):
         pieces(client(agreed), [payload[:1], payload[1:]], 100)
 
 
-def test_as_much_as_is_allowed_is_inflated() -> None:
+def test_inflate_up_to_max_length() -> None:
     for size in (0, 1, 1000, 2**16, 2**16 + 1):
         packed = server().deflate(bytes(size))
         assert client().inflate(packed, size) == bytes(size)
@@ -278,7 +278,7 @@ def test_as_much_as_is_allowed_is_inflated() -> None:
                 client().inflate(packed, size - 0.5)
 
 
-def test_a_bomb_costs_no_more_than_what_is_allowed() -> None:
+def test_inflate_bomb_uses_bounded_memory() -> None:
     bomb = server().deflate(bytes(2**24))
     assert len(bomb) < 2**15
     codec = client()
@@ -290,7 +290,7 @@ def test_a_bomb_costs_no_more_than_what_is_allowed() -> None:
     assert time.process_time() - start < 0.5
 
 
-def test_bombs_with_context_takeover() -> None:
+def test_inflate_bombs_with_context_takeover() -> None:
     sender, receiver = server(), client()
     for _ in range(4):
         packed = sender.deflate(bytes(2**20))
@@ -307,7 +307,7 @@ def test_bombs_with_context_takeover() -> None:
         (b"\x02\x00\x00\x00\xff\xff", EMPTY),  # with codes, and stored
     ],
 )
-def test_many_empty_blocks_take_linear_time(blocks: bytes, end: bytes) -> None:
+def test_inflate_many_empty_blocks_in_linear_time(blocks: bytes, end: bytes) -> None:
     payload = blocks * 2**17 + end
     start = time.process_time()
     assert client().inflate(payload, 0) == b""
@@ -315,14 +315,14 @@ def test_many_empty_blocks_take_linear_time(blocks: bytes, end: bytes) -> None:
     assert time.process_time() - start < 5
 
 
-def test_a_large_message_in_small_portions_takes_linear_time() -> None:
+def test_inflate_chunk_small_chunks_in_linear_time() -> None:
     packed = server().deflate(bytes(2**22) + random_bytes(2**18))
     start = time.process_time()
     assert len(pieces(client(), [packed], 100)) == 2**22 + 2**18
     assert time.process_time() - start < 5
 
 
-def test_a_stream_is_decompressed_in_bounded_memory() -> None:
+def test_inflate_chunk_uses_bounded_memory() -> None:
     sender, receiver = server(), client()
     size = 0
     with traced() as memory:
@@ -336,7 +336,7 @@ def test_a_stream_is_decompressed_in_bounded_memory() -> None:
     assert receiver.inflate(sender.deflate(b"Hello"), 5) == b"Hello"
 
 
-def test_that_a_piece_is_the_last_need_not_be_repeated() -> None:
+def test_inflate_chunk_is_last_once_is_enough() -> None:
     codec = client()
     parts = [codec.inflate_chunk(HELLO, is_last=True, max_length=2)]
     while codec.has_more:
@@ -345,7 +345,7 @@ def test_that_a_piece_is_the_last_need_not_be_repeated() -> None:
 
 
 @BOTH
-def test_a_whole_message_is_taken_in_pieces(agreed: DeflateParameters) -> None:
+def test_inflate_chunk_whole_message(agreed: DeflateParameters) -> None:
     sender, receiver = server(agreed), client(agreed)
     for text in (b"Hello" * 100, random_bytes(300), bytes(10**5), b"Hello", b"!"):
         packed = sender.deflate(text)
@@ -356,7 +356,7 @@ def test_a_whole_message_is_taken_in_pieces(agreed: DeflateParameters) -> None:
 
 
 @BOTH
-def test_a_whole_message_that_is_cut_off_is_found_by_its_last_piece(
+def test_inflate_chunk_cut_off_message_raises(
     agreed: DeflateParameters,
 ) -> None:
     receiver = client(agreed)
@@ -366,7 +366,7 @@ def test_a_whole_message_that_is_cut_off_is_found_by_its_last_piece(
 
 
 @BOTH
-def test_a_last_piece_behind_a_final_block(agreed: DeflateParameters) -> None:
+def test_inflate_chunk_after_final_block(agreed: DeflateParameters) -> None:
     codec = client(agreed)
     for _ in range(2):
         assert codec.inflate_chunk(HELLO_FINAL[:-1], is_last=False, max_length=50) == b"Hello"
@@ -374,7 +374,7 @@ def test_a_last_piece_behind_a_final_block(agreed: DeflateParameters) -> None:
         assert codec.inflate(HELLO_FINAL, 5) == b"Hello"
 
 
-def test_no_input_while_there_is_more_output() -> None:
+def test_inflate_chunk_input_before_output_raises() -> None:
     codec = client()
     assert codec.inflate_chunk(HELLO, is_last=False, max_length=2) == b"He"
     with pytest.raises(AssertionError):
@@ -390,7 +390,7 @@ TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
 
 
 @pytest.mark.parametrize("size", [0, 1, 3])
-def test_compressed_and_other_messages_fragments_and_controls(size: int) -> None:
+def test_extension_mixed_frames_are_read(size: int) -> None:
     data = b"".join(
         [
             frame(TEXT, HELLO, rsv=RSV1),
@@ -432,7 +432,7 @@ def test_compressed_and_other_messages_fragments_and_controls(size: int) -> None
     ]
 
 
-def test_a_client_receives_what_a_server_compressed() -> None:
+def test_extension_client_reads_server_messages() -> None:
     ws = connection(agreed=agreed(9, 15), is_client=True)
     text = random_bytes(2**14)
     sender = server(agreed(9, 15))
@@ -459,7 +459,7 @@ def test_a_client_receives_what_a_server_compressed() -> None:
         frame(TEXT, b"plain", fin=False) + frame(BINARY, b"\xff", rsv=RSV1),
     ],
 )
-def test_what_breaks_the_protocol(data: bytes, size: int) -> None:
+def test_extension_protocol_error_closes_with_1002(data: bytes, size: int) -> None:
     assert received(connection(), data, size=size) == [CloseReason.PROTOCOL_ERROR]
 
 
@@ -475,12 +475,14 @@ def test_what_breaks_the_protocol(data: bytes, size: int) -> None:
         frame(TEXT, server().deflate(b"\xe4"), rsv=RSV1),  # not UTF-8
     ],
 )
-def test_bad_data(data: bytes, size: int, agreed: DeflateParameters) -> None:
+def test_extension_bad_data_closes_with_1007(
+    data: bytes, size: int, agreed: DeflateParameters
+) -> None:
     codes = received(connection(agreed=agreed), data, size=size)
     assert codes == [CloseReason.INVALID_FRAME_PAYLOAD_DATA]
 
 
-def test_the_size_of_each_message_is_limited() -> None:
+def test_extension_max_size_limits_each_message() -> None:
     data = frame(TEXT, HELLO, rsv=RSV1) + frame(TEXT, HELLO_AGAIN, rsv=RSV1)
     assert received(connection(5), data) == ["Hello", "Hello"]
     assert received(connection(5.5), data) == ["Hello", "Hello"]
@@ -489,7 +491,7 @@ def test_the_size_of_each_message_is_limited() -> None:
     assert received(connection(0), frame(TEXT, EMPTY, rsv=RSV1)) == [""]
 
 
-def test_a_limit_that_was_lowered_below_what_was_decompressed() -> None:
+def test_extension_max_size_lowered_below_current() -> None:
     extension = DeflateExtension(server())
     ws = Connection(ConnectionType.SERVER, extensions=[extension])
     assert received(ws, frame(TEXT, HELLO, fin=False, rsv=RSV1)) == []
@@ -498,7 +500,7 @@ def test_a_limit_that_was_lowered_below_what_was_decompressed() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 16, 2**14])
-def test_a_bomb_in_fragments(size: int) -> None:
+def test_extension_bomb_in_fragments_is_refused(size: int) -> None:
     bomb = client().deflate(bytes(2**24))
     first, *rest = (bomb[at : at + size] for at in range(0, len(bomb), size))
     data = frame(BINARY, first, fin=False, rsv=RSV1)
@@ -509,14 +511,14 @@ def test_a_bomb_in_fragments(size: int) -> None:
         assert memory()[1] < 6 * 2**20  # wsproto copies what was decompressed
 
 
-def test_what_is_sent_is_left_as_it_is() -> None:
+def test_extension_leaves_sent_frames_alone() -> None:
     ws = connection(is_client=True)
     plain = Connection(ConnectionType.SERVER)
     data = ws.send(TextMessage(data="Hello")) + ws.send(Ping(payload=b"!"))
     assert received(plain, bytes(data)) == ["Hello", (Ping, b"!")]
 
 
-def test_the_extension_has_no_part_in_the_handshake() -> None:
+def test_extension_takes_no_part_in_handshake() -> None:
     extension = DeflateExtension(server())
     assert extension.enabled()
     assert extension.name == "permessage-deflate"

@@ -38,7 +38,7 @@ class Code(enum.IntEnum):
     NORMAL = 1000
 
 
-def test_the_version_is_that_of_a_release_which_dependents_allow() -> None:
+def test_version_is_in_range_of_dependents() -> None:
     # they pin >=0.12.2,<1.0
     assert re.fullmatch(r"0\.(1[3-9]|[2-9]\d)\.\d+(\.dev\d+)?", trio_websocket.__version__)
 
@@ -76,11 +76,11 @@ def test_the_version_is_that_of_a_release_which_dependents_allow() -> None:
         (5000, "INVALID_CODE"),
     ],
 )
-def test_a_close_code_has_the_name_of_the_registry_or_of_its_range(code: int, name: str) -> None:
+def test_close_reason_name_is_of_registry_or_range(code: int, name: str) -> None:
     assert CloseReason(code, None).name == name
 
 
-def test_a_close_reason_has_a_code_and_a_text() -> None:
+def test_close_reason_has_code_and_text() -> None:
     reason = CloseReason(4001, "out of credit")
     assert (reason.code, reason.reason) == (4001, "out of credit")
 
@@ -105,17 +105,17 @@ def test_close_code_has_the_numbers_of_the_registry() -> None:
     }
 
 
-def test_the_code_of_a_close_reason_is_a_plain_int() -> None:
+def test_close_reason_code_is_int() -> None:
     assert type(CloseReason(Code.NORMAL, None).code) is int
 
 
-def test_close_reasons_of_equal_code_and_text_are_equal() -> None:
+def test_close_reason_equal_code_and_text_is_equal() -> None:
     assert CloseReason(1000, "bye") == CloseReason(1000, "bye")
     assert len({CloseReason(1000, "bye"), CloseReason(1000, "bye")}) == 1
 
 
 @pytest.mark.parametrize("other", [CloseReason(1001, "bye"), CloseReason(1000, None), 1000])
-def test_a_close_reason_differs_from(other: object) -> None:
+def test_close_reason_differs_from_others(other: object) -> None:
     assert CloseReason(1000, "bye") != other
 
 
@@ -126,7 +126,7 @@ def test_a_close_reason_differs_from(other: object) -> None:
         (CloseReason(4001, "bye"), "CloseReason<code=4001, name=PRIVATE_RESERVED, reason=bye>"),
     ],
 )
-def test_the_repr_of_a_close_reason_is_that_of_0_12(reason: CloseReason, text: str) -> None:
+def test_close_reason_repr_is_of_0_12(reason: CloseReason, text: str) -> None:
     assert repr(reason) == text
 
 
@@ -136,20 +136,20 @@ def test_the_repr_of_a_close_reason_is_that_of_0_12(reason: CloseReason, text: s
 @pytest.mark.parametrize(
     "code", [*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999, Code.NORMAL]
 )
-def test_a_close_code_that_may_be_sent_is_accepted(code: int) -> None:
+def test_check_code_valid_is_accepted(code: int) -> None:
     check_close_code(code)
 
 
 @pytest.mark.parametrize(
     "code", [-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 70000, True]
 )
-def test_a_close_code_that_must_not_be_sent_is_refused(code: int) -> None:
+def test_check_code_invalid_raises(code: int) -> None:
     with pytest.raises(ValueError, match=f"close code {code} must not be sent"):
         check_close_code(code)
 
 
 @pytest.mark.parametrize("code", [None, "1000", 1000.0])
-def test_a_close_code_that_is_no_int_is_refused(code: object) -> None:
+def test_check_code_not_int_raises(code: object) -> None:
     with pytest.raises(TypeError, match="code must be an int"):
         check_close_code(code)
 
@@ -170,25 +170,25 @@ def test_a_close_code_that_is_no_int_is_refused(code: object) -> None:
         (MessageTypeError, ValueError),
     ],
 )
-def test_an_exception_is_caught_as(exception: type[Exception], base: type[Exception]) -> None:
+def test_exceptions_are_subclasses(exception: type[Exception], base: type[Exception]) -> None:
     assert issubclass(exception, base)
 
 
 @pytest.mark.parametrize("exception", [ConnectionRejected, ConnectionClosed, DisconnectionTimeout])
-def test_an_exception_that_is_not_the_networks_is_no_os_error(exception: type[Exception]) -> None:
+def test_exceptions_not_of_network_are_no_os_errors(exception: type[Exception]) -> None:
     assert not issubclass(exception, OSError)
 
 
-def test_a_closed_connection_is_no_handshake_error() -> None:
+def test_connection_closed_is_no_handshake_error() -> None:
     assert not issubclass(ConnectionClosed, HandshakeError)
 
 
-def test_a_rejection_tells_status_headers_and_body() -> None:
+def test_connection_rejected_has_status_headers_body() -> None:
     exc = ConnectionRejected(403, ((b"x", b"y"),), b"no entry")
     assert (exc.status_code, exc.headers, exc.body) == (403, ((b"x", b"y"),), b"no entry")
 
 
-def test_a_rejection_shows_its_status() -> None:
+def test_connection_rejected_str_shows_status() -> None:
     exc = ConnectionRejected(403, (), None)
     assert repr(exc) == "ConnectionRejected<status_code=403>"
     assert str(exc) == "the server rejected the connection with HTTP status 403"
@@ -251,18 +251,18 @@ def test_exceptions_when_copied_keep_everything(
     assert getattr(other, "errno", None) == getattr(exc, "errno", None)
 
 
-def test_a_closed_connection_tells_what_both_sides_said() -> None:
+def test_connection_closed_has_rcvd_and_sent() -> None:
     ours, theirs = CloseReason(1000, None), CloseReason(1001, "gone")
     exc = ConnectionClosed(ours, rcvd=theirs, sent=ours)
     assert (exc.reason, exc.rcvd, exc.sent) == (ours, theirs, ours)
 
 
-def test_a_closed_connection_made_by_position_knows_the_reason_only() -> None:
+def test_connection_closed_by_position_has_reason_only() -> None:
     exc = ConnectionClosed(CloseReason(1006, None))
     assert (exc.reason, exc.rcvd, exc.sent) == (CloseReason(1006, None), None, None)
 
 
-def test_the_repr_of_a_closed_connection_is_that_of_0_12() -> None:
+def test_connection_closed_repr_is_of_0_12() -> None:
     exc = ConnectionClosed(CloseReason(1000, None))
     assert repr(exc) == (
         "ConnectionClosed<CloseReason<code=1000, name=NORMAL_CLOSURE, reason=None>>"
@@ -277,7 +277,7 @@ def test_the_repr_of_a_closed_connection_is_that_of_0_12() -> None:
         (None, "1006 ABNORMAL_CLOSURE"),
     ],
 )
-def test_a_closed_connection_says_why(reason: CloseReason | None, text: str) -> None:
+def test_connection_closed_str_says_why(reason: CloseReason | None, text: str) -> None:
     assert str(ConnectionClosed(reason)) == text
 
 
@@ -326,9 +326,7 @@ OS_ATTRIBUTES = ("errno", "strerror", "filename", "filename2")
     ],
     ids=repr,
 )
-def test_a_copied_exception_has_the_same_attributes(
-    exc: Exception, copier: Callable[[Any], Any]
-) -> None:
+def test_exceptions_copied_keep_attributes(exc: Exception, copier: Callable[[Any], Any]) -> None:
     twin = copier(exc)
     assert (type(twin), twin.args, vars(twin)) == (type(exc), exc.args, vars(exc))
     assert (str(twin), repr(twin)) == (str(exc), repr(exc))
@@ -354,7 +352,7 @@ def test_a_copied_exception_has_the_same_attributes(
     ],
     ids=lambda result: type(result).__name__,
 )
-def test_a_copied_result_is_equal(result: object, copier: Callable[[Any], Any]) -> None:
+def test_results_copied_are_equal(result: object, copier: Callable[[Any], Any]) -> None:
     assert copier(result) == result
 
 
@@ -366,9 +364,7 @@ def test_a_copied_result_is_equal(result: object, copier: Callable[[Any], Any]) 
         (HandshakeError, ()),
     ],
 )
-def test_an_exception_can_be_subclassed(
-    base: type[Exception], arguments: tuple[object, ...]
-) -> None:
+def test_exceptions_can_be_subclassed(base: type[Exception], arguments: tuple[object, ...]) -> None:
     subclass = type("Ours", (base,), {})
     exc = subclass(*arguments)
     assert isinstance(exc, base)
@@ -378,18 +374,18 @@ def test_an_exception_can_be_subclassed(
 # Groups
 
 
-def test_the_leaves_of_a_group_are_those_of_its_groups_in_order() -> None:
+def test_flatten_group_gives_leaves_in_order() -> None:
     first, second, third = KeyError(1), KeyboardInterrupt(), KeyError(3)
     group = BaseExceptionGroup("", [first, BaseExceptionGroup("", [second]), third])
     assert flatten_group(group) == [first, second, third]
 
 
-def test_the_members_of_a_group_may_be_groups() -> None:
+def test_group_members_may_be_groups() -> None:
     first, second = KeyError(1), ExceptionGroup("", [KeyError(2)])
     assert tuple(group_members(ExceptionGroup("", [first, second]))) == (first, second)
 
 
-def test_an_exception_that_is_no_group_is_its_own_leaf_and_member() -> None:
+def test_flatten_group_no_group_gives_itself() -> None:
     exc = KeyError()
     assert list(flatten_group(exc)) == list(group_members(exc)) == [exc]
 
@@ -401,12 +397,12 @@ BUG = KeyError("bug")
 
 
 @pytest.mark.parametrize("exc", [LOST, LATE, ExceptionGroup("", [LOST, LATE])])
-def test_nothing_is_left_of_a_lost_connection(exc: Exception) -> None:
+def test_strip_closed_connection_closed_gives_none(exc: Exception) -> None:
     assert strip_closed(exc) is None
 
 
 @pytest.mark.parametrize("exc", [BUG, KeyboardInterrupt(), HandshakeError("no")])
-def test_any_other_error_is_left_as_it_is(exc: BaseException) -> None:
+def test_strip_closed_other_error_gives_itself(exc: BaseException) -> None:
     assert strip_closed(exc) is exc
 
 
@@ -419,13 +415,13 @@ def test_any_other_error_is_left_as_it_is(exc: BaseException) -> None:
         (STOP, LATE, STOP),
     ],
 )
-def test_what_a_block_has_raised_counts_for_more_than_what_closing_raised_but_ctrl_c(
+def test_exception_to_raise_prefers_block_except_ctrl_c(
     error: BaseException | None, later: BaseException, graver_one: BaseException
 ) -> None:
     assert exception_to_raise(error, later) is graver_one
 
 
-def test_the_other_errors_of_a_group_are_left() -> None:
+def test_strip_closed_group_gives_other_errors() -> None:
     stop = KeyboardInterrupt()
     group = BaseExceptionGroup("", [LOST, BUG, BaseExceptionGroup("", [LATE, stop])])
     rest = strip_closed(group)

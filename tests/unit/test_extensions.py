@@ -28,12 +28,12 @@ BOTH_RESETS = b"; server_no_context_takeover; client_no_context_takeover"
 # -- settings
 
 
-def test_the_defaults() -> None:
+def test_per_message_deflate_defaults() -> None:
     settings = PerMessageDeflate()
     assert settings == PerMessageDeflate(12, 5, 6, True, 128)
 
 
-def test_settings_are_frozen() -> None:
+def test_per_message_deflate_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         PerMessageDeflate().level = 1  # type: ignore[misc] # what is tested
 
@@ -50,7 +50,7 @@ def test_settings_are_frozen() -> None:
         ("threshold", -1, "threshold must be 0 or more, not -1"),
     ],
 )
-def test_settings_out_of_range(name: str, value: int, text: str) -> None:
+def test_per_message_deflate_out_of_range_raises(name: str, value: int, text: str) -> None:
     kwargs: Any = {name: value}
     with pytest.raises(ValueError, match=f"^{text}$"):
         PerMessageDeflate(**kwargs)
@@ -58,27 +58,27 @@ def test_settings_out_of_range(name: str, value: int, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["window_bits", "mem_level", "level", "threshold"])
 @pytest.mark.parametrize("value", [9.0, "9", None, True])
-def test_settings_of_a_wrong_type(name: str, value: object) -> None:
+def test_per_message_deflate_wrong_type_raises(name: str, value: object) -> None:
     kwargs: Any = {name: value}
     with pytest.raises(TypeError, match=f"^{name} must be an int, not {value!r}$"):
         PerMessageDeflate(**kwargs)
 
 
 @pytest.mark.parametrize("value", [1, None, "yes"])
-def test_context_takeover_of_a_wrong_type(value: Any) -> None:
+def test_per_message_deflate_takeover_wrong_type_raises(value: Any) -> None:
     with pytest.raises(TypeError, match=f"^context_takeover must be a bool, not {value!r}$"):
         PerMessageDeflate(context_takeover=value)
 
 
 @pytest.mark.parametrize("name", ["window_bits", "mem_level", "level", "threshold"])
-def test_settings_at_the_ends_of_their_ranges(name: str) -> None:
+def test_per_message_deflate_ends_of_ranges_are_accepted(name: str) -> None:
     ends = {"window_bits": (9, 15), "mem_level": (1, 9), "level": (-1, 9), "threshold": (0, 10**9)}
     for value in ends[name]:
         kwargs: Any = {name: value}
         assert getattr(PerMessageDeflate(**kwargs), name) == value
 
 
-def test_what_was_agreed_has_a_repr_that_says_it() -> None:
+def test_deflate_parameters_repr_shows_values() -> None:
     assert repr(agreed()) == (
         "DeflateParameters(client_max_window_bits=15, server_max_window_bits=15, "
         "client_no_context_takeover=False, server_no_context_takeover=False)"
@@ -109,7 +109,7 @@ def test_what_was_agreed_has_a_repr_that_says_it() -> None:
         ([b"foo, bar; baz=2"], [("foo", []), ("bar", [("baz", "2")])]),  # RFC 6455, 9.1
     ],
 )
-def test_headers(values: list[bytes], expected: object) -> None:
+def test_parse_extensions_valid_headers(values: list[bytes], expected: object) -> None:
     assert list(parse_extensions(values)) == expected
 
 
@@ -151,7 +151,7 @@ def test_headers(values: list[bytes], expected: object) -> None:
         b"a, b, c d",
     ],
 )
-def test_malformed_headers(value: bytes) -> None:
+def test_parse_extensions_malformed_raises(value: bytes) -> None:
     for values in ([value], [b"a", value]):
         with pytest.raises(ValueError, match=r"^Sec-WebSocket-Extensions is malformed"):
             list(parse_extensions(values))
@@ -181,7 +181,9 @@ def test_malformed_headers(value: bytes) -> None:
         (b"permessage-deflate", b"; foo", b""),
     ],
 )
-def test_a_long_header_takes_no_long_time(start: bytes, middle: bytes, end: bytes) -> None:
+def test_parse_extensions_long_header_in_linear_time(
+    start: bytes, middle: bytes, end: bytes
+) -> None:
     value = start + middle * (2**16 // len(middle)) + end
     began = time.process_time()
     for negotiate in (answer, check_answer):
@@ -272,7 +274,7 @@ def test_offer_with_fallbacks_has_fewer_parameters_in_each(
         ),
     ],
 )
-def test_what_a_server_answers_to_known_clients(
+def test_answer_to_known_clients(
     offered: bytes, settings: PerMessageDeflate, expected: bytes, parameters: DeflateParameters
 ) -> None:
     assert answer([offered], settings) == (b"permessage-deflate" + expected, parameters)
@@ -286,12 +288,12 @@ def answered(offered: bytes, settings: PerMessageDeflate = WIDE) -> bytes:
     return result[0][len("permessage-deflate") :]
 
 
-def test_the_window_of_the_server_is_named_if_the_client_named_it() -> None:
+def test_answer_names_server_window_if_offered() -> None:
     assert answered(b"; server_max_window_bits=15") == b"; server_max_window_bits=15"
     assert answered(b"; server_max_window_bits=9") == b"; server_max_window_bits=9"
 
 
-def test_the_window_of_the_client_may_be_8() -> None:
+def test_answer_client_window_may_be_8() -> None:
     offered = b"permessage-deflate; client_max_window_bits=8"
     assert answer([offered], PerMessageDeflate(9)) == (
         b"permessage-deflate; server_max_window_bits=9; client_max_window_bits=8",
@@ -299,7 +301,7 @@ def test_the_window_of_the_client_may_be_8() -> None:
     )
 
 
-def test_the_window_of_a_client_is_not_named_unless_it_is_offered() -> None:
+def test_answer_omits_client_window_unless_offered() -> None:
     # So what it sends may need 15 bits.
     assert answer([FIREFOX], PerMessageDeflate(10)) == (
         b"permessage-deflate; server_max_window_bits=10",
@@ -307,21 +309,21 @@ def test_the_window_of_a_client_is_not_named_unless_it_is_offered() -> None:
     )
 
 
-def test_the_window_of_a_client_is_not_above_its_offer() -> None:
+def test_answer_client_window_is_at_most_offered() -> None:
     assert answered(b"; client_max_window_bits=10") == b"; client_max_window_bits=10"
     assert answered(b"; client_max_window_bits=15") == b""
 
 
-def test_no_context_takeover_is_confirmed() -> None:
+def test_answer_confirms_no_context_takeover() -> None:
     offered = b"permessage-deflate; server_no_context_takeover"
     assert answer([offered], WIDE) == (offered, agreed(resets=True))
 
 
-def test_the_hint_of_no_context_takeover_is_repeated() -> None:
+def test_answer_repeats_client_no_context_takeover() -> None:
     assert answered(b"; client_no_context_takeover") == b"; client_no_context_takeover"
 
 
-def test_a_server_without_context_takeover_says_so_of_both() -> None:
+def test_answer_without_takeover_names_both() -> None:
     settings = PerMessageDeflate(15, context_takeover=False)
     assert answered(b"", settings) == BOTH_RESETS
     assert answer([FIREFOX], settings) == (FIREFOX + BOTH_RESETS, agreed(15, 15, True, True))
@@ -357,7 +359,7 @@ def test_a_server_without_context_takeover_says_so_of_both() -> None:
         b"client_max_window_bits=" + b"1" * 5000,
     ],
 )
-def test_offers_that_are_declined(parameters: bytes) -> None:
+def test_answer_declines_unacceptable_offers(parameters: bytes) -> None:
     bad = b"permessage-deflate; " + parameters
     assert answer([bad], WIDE) is None
     # Nothing of it is in the answer to the next offer.
@@ -366,7 +368,7 @@ def test_offers_that_are_declined(parameters: bytes) -> None:
     assert answer([leaking, b"permessage-deflate"], WIDE) == (b"permessage-deflate", agreed())
 
 
-def test_the_first_offer_that_can_be_served_is_taken() -> None:
+def test_answer_takes_first_acceptable_offer() -> None:
     values = [
         b"x-webkit-deflate-frame, permessage-deflate; server_max_window_bits=8",
         b'permessage-deflate; server_max_window_bits="10", permessage-deflate',
@@ -378,11 +380,11 @@ def test_the_first_offer_that_can_be_served_is_taken() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [b""], [b"foo; bar=2, baz"], [b"Permessage-Deflate"]])
-def test_nothing_that_is_known_is_offered(values: list[bytes]) -> None:
+def test_answer_unknown_extensions_is_none(values: list[bytes]) -> None:
     assert answer(values, WIDE) is None
 
 
-def test_what_is_malformed_behind_a_good_offer_is_not_overlooked() -> None:
+def test_answer_malformed_after_good_offer_raises() -> None:
     with pytest.raises(ValueError, match="malformed"):
         answer([b"permessage-deflate, foo bar"], WIDE)
 
@@ -391,7 +393,7 @@ def test_what_is_malformed_behind_a_good_offer_is_not_overlooked() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [b""]])
-def test_the_server_declined(values: list[bytes]) -> None:
+def test_check_answer_declined_is_none(values: list[bytes]) -> None:
     assert check_answer(values, WIDE) is None
 
 
@@ -420,7 +422,7 @@ def test_the_server_declined(values: list[bytes]) -> None:
         ),
     ],
 )
-def test_answers_that_are_taken(
+def test_check_answer_valid_is_accepted(
     parameters: bytes, settings: PerMessageDeflate, expected: DeflateParameters
 ) -> None:
     assert check_answer([b"permessage-deflate" + parameters], settings) == expected
@@ -461,13 +463,13 @@ RESETTING = PerMessageDeflate(15, context_takeover=False)
         ),
     ],
 )
-def test_answers_that_are_refused(value: bytes, settings: PerMessageDeflate, text: str) -> None:
+def test_check_answer_invalid_raises(value: bytes, settings: PerMessageDeflate, text: str) -> None:
     with pytest.raises(ValueError) as exc_info:  # noqa: PT011 # matched below
         check_answer([value], settings)
     assert text in str(exc_info.value)
 
 
-def test_a_second_answer_in_another_line_is_refused() -> None:
+def test_check_answer_in_two_lines_raises() -> None:
     with pytest.raises(ValueError, match="twice"):
         check_answer([b"permessage-deflate", b"permessage-deflate"], WIDE)
 
@@ -482,7 +484,7 @@ def test_a_second_answer_in_another_line_is_refused() -> None:
         (b"permessage-deflate", RESETTING, agreed(15, 15, True, False)),
     ],
 )
-def test_check_answer_to_a_fallback_takes_what_it_allows(
+def test_check_answer_to_fallback_is_accepted(
     value: bytes, settings: PerMessageDeflate, parameters: DeflateParameters
 ) -> None:
     assert check_answer([value], settings) == parameters

@@ -38,7 +38,7 @@ def head(length: int, *, is_masked: bool) -> bytes:
 
 @pytest.mark.parametrize("is_masked", [False, True])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_head_tells_its_size_and_that_of_the_payload(length: int, is_masked: bool) -> None:
+def test_sizes_of_head_and_payload(length: int, is_masked: bool) -> None:
     data = head(length, is_masked=is_masked)
     size = len(data) + (len(KEY) if is_masked else 0)
     assert sizes(data) == (size, length)
@@ -47,16 +47,14 @@ def test_a_head_tells_its_size_and_that_of_the_payload(length: int, is_masked: b
 
 @pytest.mark.parametrize("is_masked", [False, True])
 @pytest.mark.parametrize("length", [126, 0xFFFF, 0x10000, 2**63])
-def test_a_head_that_is_cut_off_tells_only_how_much_of_it_is_needed(
-    length: int, is_masked: bool
-) -> None:
+def test_sizes_incomplete_head_gives_missing_size(length: int, is_masked: bool) -> None:
     data = head(length, is_masked=is_masked)
     for end in range(2, len(data)):
         assert sizes(data[:end]) == (len(data), None)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_length_in_as_few_bytes_as_it_can_be_is_the_shortest(length: int) -> None:
+def test_is_shortest_minimal_length_is_true(length: int) -> None:
     assert is_shortest(head(length, is_masked=False), length)
     assert is_shortest(head(length, is_masked=True), length)
 
@@ -65,12 +63,12 @@ def test_a_length_in_as_few_bytes_as_it_can_be_is_the_shortest(length: int) -> N
     ("form", "length"), [(126, 0), (126, 125), (127, 0), (127, 126), (127, 0xFFFF)]
 )
 @pytest.mark.parametrize("mask", [0, 0x80])
-def test_a_length_in_more_bytes_than_it_needs_is_not(form: int, length: int, mask: int) -> None:
+def test_is_shortest_longer_length_is_false(form: int, length: int, mask: int) -> None:
     assert not is_shortest(bytes((0x82, mask | form)), length)
 
 
 @pytest.mark.parametrize("size", [0x10000, 2**20, 2**40])
-def test_a_long_head_is_that_of_a_frame_of_this_size(size: int) -> None:
+def test_long_head_of_frame_of_this_size(size: int) -> None:
     assert long_head(FINAL | BINARY, size) == head(size, is_masked=False)
     assert sizes(long_head(FINAL | BINARY, size)) == (10, size)
 
@@ -89,19 +87,19 @@ def test_a_long_head_is_that_of_a_frame_of_this_size(size: int) -> None:
         ("xx" + "\N{SNOWMAN}" * 41, b"xx" + "\N{SNOWMAN}".encode() * 40),
     ],
 )
-def test_a_reason_is_cut_between_two_characters(reason: str, cut: bytes) -> None:
+def test_cut_reason_between_characters(reason: str, cut: bytes) -> None:
     assert cut_reason(reason).encode() == cut
 
 
 @pytest.mark.parametrize("text", ["", "ASCII", "\x7f", "\x80", "\N{SNOWMAN}", "\U0010ffff"])
-def test_utf_8_is_no_error(text: str) -> None:
+def test_utf_8_valid_is_no_error(text: str) -> None:
     check_utf8(text.encode())
 
 
 @pytest.mark.parametrize(
     "payload", [b"\x80", b"\xff", b"x\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]
 )
-def test_anything_else_is_an_error(payload: bytes) -> None:
+def test_utf_8_invalid_is_error(payload: bytes) -> None:
     with pytest.raises(UnicodeDecodeError):
         check_utf8(payload)
 
@@ -115,9 +113,7 @@ def payload(size: int = 10_000) -> bytes:
 
 @pytest.mark.parametrize("step", [1, 7, 4095, 4096, 4097, 9_999, 10_000])
 @pytest.mark.parametrize("is_masked", [False, True])
-def test_a_large_frame_gives_the_payload_that_it_was_given_in_parts(
-    step: int, is_masked: bool
-) -> None:
+def test_large_frame_joins_parts(step: int, is_masked: bool) -> None:
     data = frame(BINARY, payload(), mask=True) if is_masked else frame(BINARY, payload())
     head_size, size = sizes(data)
     assert size == 10_000
@@ -128,7 +124,7 @@ def test_a_large_frame_gives_the_payload_that_it_was_given_in_parts(
     assert large.payload() == payload()
 
 
-def test_it_tells_what_has_come_and_what_is_to_come() -> None:
+def test_large_frame_counts_received_and_missing() -> None:
     large = LargeFrame(HEAD, 10_000)
     assert (large.received, large.left) == (0, 10_000)
     large.add(bytes(10))
@@ -139,7 +135,7 @@ def test_it_tells_what_has_come_and_what_is_to_come() -> None:
     assert (large.received, large.left) == (10_000, 0)
 
 
-def test_it_gives_back_what_is_behind_the_frame() -> None:
+def test_large_frame_returns_bytes_after_it() -> None:
     large = LargeFrame(HEAD, 10_000)
     assert large.add(bytes(9_999)) == b""
     assert large.add(b"xbehind") == b"behind"
@@ -148,13 +144,13 @@ def test_it_gives_back_what_is_behind_the_frame() -> None:
     assert (large.received, large.left) == (10_000, 0)
 
 
-def test_the_key_is_that_at_the_end_of_a_masked_head() -> None:
+def test_large_frame_key_is_end_of_head() -> None:
     large = LargeFrame(MASKED_HEAD, 10_000)
     large.add(KEY * 2_500)
     assert large.payload() == bytes(10_000)
 
 
-def test_many_short_parts_take_hardly_more_memory_than_their_bytes() -> None:
+def test_large_frame_many_short_parts_use_little_memory() -> None:
     large = LargeFrame(long_head(FINAL | BINARY, 100_000), 100_000)
     data = payload(100_000)
     tracemalloc.start()
@@ -168,7 +164,7 @@ def test_many_short_parts_take_hardly_more_memory_than_their_bytes() -> None:
     assert large.payload() == data
 
 
-def test_a_large_part_is_not_copied() -> None:
+def test_large_frame_large_part_is_not_copied() -> None:
     large = LargeFrame(HEAD, 10_000)
     parts = [bytes(4096), b"x" * 4096]
     for part in parts:

@@ -101,11 +101,11 @@ def accepted(handshake: ServerHandshake, **arguments: Any) -> tuple[Message, Han
     return Message.parse(response), opened
 
 
-def test_a_server_waits_for_a_request() -> None:
+def test_server_handshake_no_data_waits() -> None:
     assert not ServerHandshake(Options()).has_request()
 
 
-def test_a_request_may_come_byte_by_byte() -> None:
+def test_server_handshake_byte_by_byte() -> None:
     handshake = ServerHandshake(Options())
     *pieces, last = single_bytes(a_request())
     for piece in pieces:
@@ -116,7 +116,7 @@ def test_a_request_may_come_byte_by_byte() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, len(a_request()) - 1])
-def test_the_end_of_the_stream_before_a_whole_request_is_a_failed_connection(size: int) -> None:
+def test_server_handshake_eof_in_request_fails(size: int) -> None:
     handshake = ServerHandshake(Options())
     if size:
         handshake.receive_data(a_request()[:size])
@@ -125,7 +125,7 @@ def test_the_end_of_the_stream_before_a_whole_request_is_a_failed_connection(siz
         handshake.receive_data(b"")
 
 
-def test_a_request_is_accepted_with_101() -> None:
+def test_server_handshake_accept_sends_101() -> None:
     response, _ = accepted(server())
     assert response.start == b"HTTP/1.1 101 Switching Protocols"
     assert response.headers == [
@@ -136,7 +136,7 @@ def test_a_request_is_accepted_with_101() -> None:
     assert response.body == b""
 
 
-def test_a_request_knows_its_path_with_the_query() -> None:
+def test_server_handshake_path_has_query() -> None:
     handshake = server(a_request(start=b"GET /chat?room=1& HTTP/1.1"))
     assert handshake.path == "/chat?room=1&"
     assert accepted(handshake)[1].path == "/chat?room=1&"
@@ -151,17 +151,17 @@ def test_a_request_knows_its_path_with_the_query() -> None:
         (b"http://example.com?a", "/?a"),
     ],
 )
-def test_the_path_of_an_absolute_target_is_its_resource_name(target: bytes, path: str) -> None:
+def test_server_handshake_absolute_target_gives_path(target: bytes, path: str) -> None:
     # RFC 6455, 4.2.1, point 1; 3: an empty path is "/"
     assert server(a_request(start=b"GET " + target + b" HTTP/1.1")).path == path
 
 
 @pytest.mark.parametrize("path", ["/to?url=http://other.example/x", "/http://other.example/x"])
-def test_a_url_in_the_path_is_left_alone(path: str) -> None:
+def test_server_handshake_url_in_path_is_kept(path: str) -> None:
     assert server(a_request(start=b"GET " + path.encode() + b" HTTP/1.1")).path == path
 
 
-def test_a_request_has_all_its_headers_in_order_with_lower_case_names() -> None:
+def test_server_handshake_headers_are_in_order() -> None:
     headers = [
         *REQUEST,
         (b"Sec-WebSocket-Protocol", b"chat"),
@@ -175,12 +175,12 @@ def test_a_request_has_all_its_headers_in_order_with_lower_case_names() -> None:
     assert accepted(handshake)[1].headers == tuple(wanted)
 
 
-def test_what_comes_behind_a_request_is_left_for_the_connection() -> None:
+def test_server_handshake_trailing_bytes_are_kept() -> None:
     _, opened = accepted(server(a_request(body=b"\x89\x80\0\0\0\0")))
     assert opened.trailing == b"\x89\x80\0\0\0\0"
 
 
-def test_a_server_speaks_websocket_after_it_has_accepted() -> None:
+def test_server_handshake_accepted_exchanges_frames() -> None:
     _, opened = accepted(server())
     protocol = Protocol(opened.side, Options())
     protocol.reader.receive_data(b"\x81\x82\0\0\0\0hi")
@@ -204,22 +204,22 @@ def test_a_server_speaks_websocket_after_it_has_accepted() -> None:
         (b"Sec-WebSocket-Protocol", [b""]),
     ],
 )
-def test_a_request_is_good_with(name: bytes, values: list[bytes]) -> None:
+def test_server_handshake_valid_request_is_accepted(name: bytes, values: list[bytes]) -> None:
     handshake = server(a_request(replaced(REQUEST, name, *values)))
     assert accepted(handshake)[0].status == 101
 
 
-def test_a_repeated_connection_header_is_combined() -> None:
+def test_server_handshake_connection_headers_are_combined() -> None:
     headers = replaced(REQUEST, b"Connection", b"keep-alive", b"Upgrade")
     assert accepted(server(a_request(headers)))[0].status == 101
 
 
-def test_a_repeated_upgrade_header_is_combined() -> None:
+def test_server_handshake_upgrade_headers_are_combined() -> None:
     headers = replaced(REQUEST, b"Upgrade", b"h2c", b"websocket")
     assert accepted(server(a_request(headers)))[0].status == 101
 
 
-def test_no_extension_is_accepted() -> None:
+def test_server_handshake_accepts_no_extension() -> None:
     headers = replaced(REQUEST, b"Sec-WebSocket-Extensions", b"permessage-deflate")
     response, _ = accepted(server(a_request(headers)))
     assert response.values(b"Sec-WebSocket-Extensions") == []
@@ -229,39 +229,39 @@ def test_no_extension_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT"])
-def test_another_method_gets_405(method: bytes) -> None:
+def test_server_handshake_other_method_gets_405(method: bytes) -> None:
     response = refused(a_request(start=method + b" /chat HTTP/1.1"))
     assert response.status == 405
     assert response.value(b"Allow") == b"GET"
 
 
-def test_head_gets_405_and_no_body() -> None:
+def test_server_handshake_head_gets_405_without_body() -> None:
     response = refused(a_request(start=b"HEAD /chat HTTP/1.1"))
     assert response.status == 405
     assert int(response.value(b"Content-Length")) > 0
     assert response.body == b""
 
 
-def test_plain_http_gets_426_and_is_told_to_upgrade() -> None:
+def test_server_handshake_plain_http_gets_426() -> None:
     response = refused(a_request([(b"Host", b"example.com"), (b"Connection", b"keep-alive")]))
     assert response.status == 426
     assert response.value(b"Upgrade") == b"websocket"
 
 
-def test_the_upgrade_header_of_a_426_is_a_connection_option() -> None:
+def test_server_handshake_426_has_connection_upgrade() -> None:
     # RFC 9110, 7.8: a sender of Upgrade must also send an "Upgrade" connection option
     response = refused(a_request([(b"Host", b"example.com")]))
     assert response.tokens(b"Connection") == {b"upgrade", b"close"}
 
 
 @pytest.mark.parametrize("version", [b"8", b"12", b"14", b"013", b"13, 8", b"", b"\xff"])
-def test_another_websocket_version_gets_426_and_is_told_ours(version: bytes) -> None:
+def test_server_handshake_other_version_gets_426(version: bytes) -> None:
     response = refused(a_request(replaced(REQUEST, b"Sec-WebSocket-Version", version)))
     assert response.status == 426
     assert response.value(b"Sec-WebSocket-Version") == b"13"
 
 
-def test_a_426_for_the_version_has_an_upgrade_header() -> None:
+def test_server_handshake_426_for_version_has_upgrade() -> None:
     # RFC 9110, 15.5.22: the server must send an Upgrade header field in a 426 response
     response = refused(a_request(replaced(REQUEST, b"Sec-WebSocket-Version", b"8")))
     assert response.value(b"Upgrade") == b"websocket"
@@ -339,12 +339,12 @@ def test_server_handshake_non_ascii_elsewhere_is_accepted(name: bytes, value: by
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.2", b"HTTP/2.0"])
-def test_a_request_of_a_later_http_version_needs_a_host_too(version: bytes) -> None:
+def test_server_handshake_later_http_version_needs_host(version: bytes) -> None:
     data = a_request(without(REQUEST, b"Host"), start=b"GET /chat " + version)
     assert refused(data).status in (400, 505)
 
 
-def test_a_request_that_lacks_a_version_is_told_ours() -> None:
+def test_server_handshake_missing_version_names_13() -> None:
     response = refused(a_request(without(REQUEST, b"Sec-WebSocket-Version")))
     assert response.value(b"Sec-WebSocket-Version") == b"13"
 
@@ -358,7 +358,7 @@ def test_a_request_that_lacks_a_version_is_told_ours() -> None:
         b"hello\r\n\r\n",
     ],
 )
-def test_the_answer_to_a_bad_request_says_why_in_plain_text(data: bytes) -> None:
+def test_server_handshake_bad_request_says_why(data: bytes) -> None:
     response = refused(data)
     assert response.value(b"Content-Type") == b"text/plain; charset=utf-8"
     assert int(response.value(b"Content-Length")) == len(response.body)
@@ -368,11 +368,11 @@ def test_the_answer_to_a_bad_request_says_why_in_plain_text(data: bytes) -> None
 @pytest.mark.parametrize(
     "data", [a_request(start=b"POST / HTTP/1.1"), a_request(without(REQUEST, b"Sec-WebSocket-Key"))]
 )
-def test_the_answer_to_a_bad_request_ends_the_connection(data: bytes) -> None:
+def test_server_handshake_bad_request_closes_connection(data: bytes) -> None:
     assert b"close" in refused(data).tokens(b"Connection")
 
 
-def test_the_answer_to_a_bad_request_does_not_repeat_it() -> None:
+def test_server_handshake_bad_request_is_not_repeated() -> None:
     data = b"GET / HTTP/1.1\r\nX: " + b"\0" * 10000 + b"\r\n\r\n"
     assert len(refused(data).body) < 1000
 
@@ -382,21 +382,21 @@ def test_the_answer_to_a_bad_request_does_not_repeat_it() -> None:
 LONG = a_request([*REQUEST, (b"X-Padding", b"x" * 5000)])
 
 
-def test_a_head_within_the_limit_is_taken() -> None:
+def test_server_handshake_head_within_limit_is_accepted() -> None:
     server(LONG, max_header_size=len(LONG))
 
 
-def test_a_head_over_the_limit_gets_431_before_it_is_whole() -> None:
+def test_server_handshake_incomplete_head_over_limit_gets_431() -> None:
     response = refused(LONG[:1001], max_header_size=1000)
     assert response.status == 431
     assert b"more than max_header_size=1000 bytes, or more than 256 lines" in response.body
 
 
-def test_a_head_over_the_limit_gets_431_when_it_comes_at_once() -> None:
+def test_server_handshake_head_over_limit_at_once_gets_431() -> None:
     assert refused(LONG, max_header_size=1000).status == 431
 
 
-def test_a_head_over_the_limit_gets_431_when_it_comes_byte_by_byte() -> None:
+def test_server_handshake_head_over_limit_by_bytes_gets_431() -> None:
     handshake = ServerHandshake(Options(max_header_size=1000))
     for piece in single_bytes(LONG[:1000]):
         handshake.receive_data(piece)
@@ -407,13 +407,13 @@ def test_a_head_over_the_limit_gets_431_when_it_comes_byte_by_byte() -> None:
     assert Message.parse(caught.value.response).status == 431
 
 
-def test_what_comes_behind_the_head_does_not_count() -> None:
+def test_server_handshake_limit_excludes_trailing_bytes() -> None:
     data = a_request(body=b"x" * 5000)
     _, opened = accepted(server(data, max_header_size=len(a_request())))
     assert len(opened.trailing) == 5000
 
 
-def test_by_default_a_head_may_have_64_kib() -> None:
+def test_server_handshake_default_limit_is_64_kib() -> None:
     padding = 65536 - len(a_request([*REQUEST, (b"X", b"")]))
     server(a_request([*REQUEST, (b"X", b"x" * padding)]))
 
@@ -430,9 +430,7 @@ def test_by_default_a_head_may_have_64_kib() -> None:
         ([], ()),
     ],
 )
-def test_a_request_lists_the_subprotocols_offered(
-    values: list[bytes], names: tuple[str, ...]
-) -> None:
+def test_server_handshake_lists_subprotocols(values: list[bytes], names: tuple[str, ...]) -> None:
     handshake = server(a_request(replaced(REQUEST, b"Sec-WebSocket-Protocol", *values)))
     assert handshake.proposed_subprotocols == names
 
@@ -441,13 +439,13 @@ def offering_chat() -> ServerHandshake:
     return server(a_request([*REQUEST, (b"Sec-WebSocket-Protocol", b"chat, superchat")]))
 
 
-def test_a_server_chooses_a_subprotocol() -> None:
+def test_server_handshake_accept_sends_subprotocol() -> None:
     response, opened = accepted(offering_chat(), subprotocol="superchat")
     assert response.value(b"Sec-WebSocket-Protocol") == b"superchat"
     assert opened.subprotocol == "superchat"
 
 
-def test_a_server_need_not_choose_a_subprotocol() -> None:
+def test_server_handshake_accept_without_subprotocol() -> None:
     response, opened = accepted(offering_chat())
     assert response.values(b"Sec-WebSocket-Protocol") == []
     assert opened.subprotocol is None
@@ -456,14 +454,14 @@ def test_a_server_need_not_choose_a_subprotocol() -> None:
 @pytest.mark.parametrize(
     ("handshake", "offers"), [(offering_chat(), "chat, superchat"), (server(), "none")]
 )
-def test_a_server_can_not_choose_a_subprotocol_that_was_not_offered(
+def test_server_handshake_accept_other_subprotocol_raises(
     handshake: ServerHandshake, offers: str
 ) -> None:
     with pytest.raises(ValueError, match=f"'soap' is not among those offered: {offers}"):
         handshake.accept("soap", None)
 
 
-def test_a_server_answers_a_request_that_was_refused_a_bad_acceptance() -> None:
+def test_server_handshake_accept_again_after_error() -> None:
     handshake = server()
     with pytest.raises(ValueError, match="header name"):
         handshake.accept(None, [(b"no name", b"")])
@@ -490,26 +488,30 @@ taken = pytest.mark.parametrize("take", TAKERS)
 
 
 @taken
-def test_extra_headers_are_sent_as_they_were_given(take: Callable[[ExtraHeaders], bytes]) -> None:
+def test_server_handshake_extra_headers_are_sent_unchanged(
+    take: Callable[[ExtraHeaders], bytes],
+) -> None:
     message = Message.parse(take([(b"x-ONE", b"1"), ("X-Two", "2"), (b"x-one", b"\xff")]))
     ours = [pair for pair in message.headers if pair[0].lower().startswith(b"x-")]
     assert ours == [(b"x-ONE", b"1"), (b"X-Two", b"2"), (b"x-one", b"\xff")]
 
 
 @taken
-def test_extra_headers_may_come_from_an_iterator(take: Callable[[ExtraHeaders], bytes]) -> None:
+def test_server_handshake_extra_headers_from_iterator(
+    take: Callable[[ExtraHeaders], bytes],
+) -> None:
     message = Message.parse(take(iter([(b"X-A", b"1"), (b"X-B", b"2")])))
     assert {(b"X-A", b"1"), (b"X-B", b"2")} <= set(message.headers)
 
 
 @taken
-def test_extra_headers_replace_ours(take: Callable[[ExtraHeaders], bytes]) -> None:
+def test_server_handshake_extra_headers_replace_own(take: Callable[[ExtraHeaders], bytes]) -> None:
     message = Message.parse(take([(b"connection", b"Upgrade, X")]))
     assert message.values(b"Connection") == [b"Upgrade, X"]
 
 
 @taken
-def test_the_list_of_extra_headers_is_left_alone(take: Callable[[ExtraHeaders], bytes]) -> None:
+def test_extra_headers_list_is_not_changed(take: Callable[[ExtraHeaders], bytes]) -> None:
     extra_headers: list[Any] = [(b"X", b"1")]
     take(extra_headers)
     assert extra_headers == [(b"X", b"1")]
@@ -529,7 +531,7 @@ def test_the_list_of_extra_headers_is_left_alone(take: Callable[[ExtraHeaders], 
         (b"Content-Length", b"x"),
     ],
 )
-def test_an_extra_header_that_can_not_be_sent_is_refused(
+def test_extra_headers_impossible_raises(
     take: Callable[[ExtraHeaders], bytes], header: tuple[bytes, bytes]
 ) -> None:
     with pytest.raises(ValueError, match=r"can't be sent|can't encode"):
@@ -537,7 +539,7 @@ def test_an_extra_header_that_can_not_be_sent_is_refused(
 
 
 @pytest.mark.parametrize("take", [of_a_client, of_a_rejection])
-def test_a_length_that_the_body_does_not_have_is_refused(
+def test_reject_wrong_content_length_raises(
     take: Callable[[ExtraHeaders], bytes],
 ) -> None:
     with pytest.raises(ValueError, match="can't be sent"):
@@ -546,7 +548,7 @@ def test_a_length_that_the_body_does_not_have_is_refused(
 
 @taken
 @pytest.mark.parametrize("header", [(b"X", None), (1, b"x"), (b"X", bytearray(b"x"))])
-def test_an_extra_header_of_another_type_is_refused(
+def test_extra_headers_wrong_type_raises(
     take: Callable[[ExtraHeaders], bytes], header: Any
 ) -> None:
     with pytest.raises(TypeError, match="the name and value of a header must be bytes or str"):
@@ -585,7 +587,7 @@ def rejected(status_code: int, *arguments: Any) -> Message:
     return Message.parse(server().reject(status_code, *arguments))
 
 
-def test_a_rejection_has_a_status_and_a_body_of_known_length() -> None:
+def test_reject_sends_status_body_and_length() -> None:
     response = rejected(403, [(b"X", b"1")], b"no entry")
     assert response.status == 403
     assert response.value(b"Content-Length") == b"8"
@@ -594,41 +596,41 @@ def test_a_rejection_has_a_status_and_a_body_of_known_length() -> None:
 
 
 @pytest.mark.parametrize("body", [None, b""])
-def test_a_rejection_needs_no_body(body: bytes | None) -> None:
+def test_reject_without_body_sends_length_0(body: bytes | None) -> None:
     response = rejected(403, None, body)
     assert response.value(b"Content-Length") == b"0"
     assert response.body == b""
 
 
-def test_a_rejection_ends_the_connection() -> None:
+def test_reject_sends_connection_close() -> None:
     assert rejected(403).tokens(b"Connection") == {b"close"}
 
 
 @pytest.mark.parametrize("status_code", [200, 302, 401, 503, 999])
-def test_a_rejection_may_have_any_status_but_1xx(status_code: int) -> None:
+def test_reject_any_final_status_is_accepted(status_code: int) -> None:
     assert rejected(status_code).status == status_code
 
 
 @pytest.mark.parametrize("status_code", [0, 100, 101, 199, 1000, -1])
-def test_a_rejection_of_another_status_is_refused(status_code: int) -> None:
+def test_reject_status_not_final_raises(status_code: int) -> None:
     with pytest.raises(ValueError, match="status_code must be between 200 and 999"):
         server().reject(status_code)
 
 
-def test_a_body_may_be_sent_in_chunks() -> None:
+def test_reject_chunked_body_is_sent() -> None:
     response = rejected(403, [(b"Transfer-Encoding", b"chunked")], b"hello")
     assert response.body == b"5\r\nhello\r\n0\r\n\r\n"
     assert response.values(b"Content-Length") == []
 
 
-def test_a_body_of_the_length_that_the_caller_says_is_sent() -> None:
+def test_reject_given_content_length_is_sent() -> None:
     response = rejected(403, [(b"content-length", b"5")], b"hello")
     assert response.values(b"Content-Length") == [b"5"]
     assert response.body == b"hello"
 
 
 @pytest.mark.parametrize("status_code", [204, 304])
-def test_a_rejection_that_has_no_body_by_its_status_has_no_length(status_code: int) -> None:
+def test_reject_status_without_body_has_no_length(status_code: int) -> None:
     # RFC 9110, 8.6: not in a 204, and in a 304 only that of the 200
     assert rejected(status_code).values(b"Content-Length") == []
 
@@ -647,9 +649,7 @@ def test_a_rejection_that_has_no_body_by_its_status_has_no_length(status_code: i
         ((403.0,), (TypeError, ValueError)),
     ],
 )
-def test_a_server_answers_a_request_that_was_refused_a_bad_rejection(
-    arguments: tuple[Any, ...], error: Any
-) -> None:
+def test_reject_again_after_error(arguments: tuple[Any, ...], error: Any) -> None:
     handshake = server()
     with pytest.raises(error):
         handshake.reject(*arguments)
@@ -657,7 +657,7 @@ def test_a_server_answers_a_request_that_was_refused_a_bad_rejection(
 
 
 @pytest.mark.timeout(2)
-def test_a_server_accepts_a_request_that_was_refused_a_bad_rejection() -> None:
+def test_accept_after_error_of_reject() -> None:
     handshake = server()
     with pytest.raises(ValueError, match="can't be sent"):
         handshake.reject(204, None, b"hello")
@@ -722,7 +722,7 @@ def rejection(
     return caught.value
 
 
-def test_a_client_sends_a_request() -> None:
+def test_client_handshake_sends_request() -> None:
     request = requested(client())
     key = request.value(b"Sec-WebSocket-Key")
     assert request.start == b"GET /chat HTTP/1.1"
@@ -736,12 +736,12 @@ def test_a_client_sends_a_request() -> None:
     assert request.body == b""
 
 
-def test_a_key_has_16_bytes_in_base64() -> None:
+def test_client_handshake_key_has_16_bytes() -> None:
     key = requested(client()).value(b"Sec-WebSocket-Key")
     assert len(base64.b64decode(key, validate=True)) == 16
 
 
-def test_every_request_has_a_key_of_its_own() -> None:
+def test_client_handshake_keys_differ() -> None:
     keys = {requested(client()).value(b"Sec-WebSocket-Key") for _ in range(20)}
     assert len(keys) == 20
 
@@ -749,7 +749,7 @@ def test_every_request_has_a_key_of_its_own() -> None:
 @pytest.mark.parametrize(
     "host", ["example.com", "example.com:8000", "[::1]", "[::1]:8000", "localhost"]
 )
-def test_a_client_sends_the_host(host: str) -> None:
+def test_client_handshake_sends_host(host: str) -> None:
     handshake = ClientHandshake(host, "/", None, None, Options())
     assert requested(handshake).value(b"Host") == host.encode()
 
@@ -758,7 +758,7 @@ def test_a_client_sends_the_host(host: str) -> None:
     ("host", "resource"),
     [("example.com", "/a b"), ("example.com", ""), ("example.com", "/\n"), ("a\r\nb", "/")],
 )
-def test_a_client_refuses_what_can_not_stand_in_a_request(host: str, resource: str) -> None:
+def test_client_handshake_impossible_request_raises(host: str, resource: str) -> None:
     with pytest.raises(ValueError, match="can't be sent in an HTTP request"):
         ClientHandshake(host, resource, None, None, Options())
 
@@ -774,20 +774,20 @@ def test_a_client_refuses_what_can_not_stand_in_a_request(host: str, resource: s
         (iter(["chat"]), [b"chat"]),
     ],
 )
-def test_a_client_offers_subprotocols(
+def test_client_handshake_sends_subprotocols(
     subprotocols: Iterable[str] | None, values: list[bytes]
 ) -> None:
     assert requested(client(subprotocols)).values(b"Sec-WebSocket-Protocol") == values
 
 
 @pytest.mark.parametrize("subprotocols", ["chat", b"chat", [b"chat"], [None]])
-def test_subprotocols_are_a_list_of_str(subprotocols: Any) -> None:
+def test_client_handshake_subprotocols_wrong_type_raises(subprotocols: Any) -> None:
     with pytest.raises(TypeError, match="str"):
         client(subprotocols)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "ä", "a\r\nb", '"a"', "a/b"])
-def test_a_subprotocol_that_is_no_token_is_refused(name: str) -> None:
+def test_client_handshake_subprotocol_no_token_raises(name: str) -> None:
     with pytest.raises(ValueError, match="can't be the name of a subprotocol"):
         client([name])
 
@@ -802,12 +802,12 @@ def test_a_subprotocol_that_is_no_token_is_refused(name: str) -> None:
         (b"Authorization", b"Basic Og=="),
     ],
 )
-def test_an_extra_header_is_there_once(name: bytes, value: bytes) -> None:
+def test_client_handshake_extra_header_is_sent_once(name: bytes, value: bytes) -> None:
     request = requested(client(["chat"], [(name, value)]))
     assert [pair for pair in request.headers if pair[0].lower() == name.lower()] == [(name, value)]
 
 
-def test_two_hosts_are_refused() -> None:
+def test_client_handshake_two_hosts_raise() -> None:
     with pytest.raises(ValueError, match="multiple Host"):
         client(None, [(b"Host", b"a"), (b"Host", b"b")])
 
@@ -815,7 +815,7 @@ def test_two_hosts_are_refused() -> None:
 # What a client accepts
 
 
-def test_a_client_takes_the_acceptance() -> None:
+def test_client_handshake_101_is_accepted() -> None:
     handshake = client()
     opened = answered(handshake, acceptance(handshake))
     assert opened.path == "/chat"
@@ -823,7 +823,7 @@ def test_a_client_takes_the_acceptance() -> None:
     assert opened.trailing == b""
 
 
-def test_an_acceptance_may_come_byte_by_byte() -> None:
+def test_client_handshake_101_byte_by_byte() -> None:
     handshake = client()
     data = written(b"HTTP/1.1 101 OK", acceptance(handshake))
     *pieces, last = single_bytes(data)
@@ -834,20 +834,20 @@ def test_an_acceptance_may_come_byte_by_byte() -> None:
     assert handshake.result() is not None
 
 
-def test_what_comes_behind_an_acceptance_is_left_for_the_connection() -> None:
+def test_client_handshake_trailing_bytes_are_kept() -> None:
     handshake = client()
     opened = answered(handshake, acceptance(handshake), body=b"\x81\x02hi")
     assert opened.trailing == b"\x81\x02hi"
 
 
-def test_a_client_speaks_websocket_after_it_was_accepted() -> None:
+def test_client_handshake_accepted_exchanges_frames() -> None:
     handshake = client()
     protocol = Protocol(answered(handshake, acceptance(handshake)).side, Options())
     protocol.reader.receive_data(b"\x81\x02hi")
     assert protocol.next_event() == "hi"
 
 
-def test_the_servers_own_headers_come_first() -> None:
+def test_server_handshake_own_headers_come_first() -> None:
     handshake = client()
     headers = [(b"Server", b"x"), *acceptance(handshake), (b"Date", b"y"), (b"Server", b"z")]
     opened = answered(handshake, headers)
@@ -859,7 +859,7 @@ def test_the_servers_own_headers_come_first() -> None:
     )
 
 
-def test_a_client_checks_the_acceptance_by_the_key_that_it_sent() -> None:
+def test_client_handshake_accept_value_is_checked() -> None:
     handshake = client(None, [(b"Sec-WebSocket-Key", KEY)])
     answered(handshake, replaced(acceptance(handshake), b"Sec-WebSocket-Accept", ACCEPT))
 
@@ -875,24 +875,24 @@ def test_a_client_checks_the_acceptance_by_the_key_that_it_sent() -> None:
         (b"X", [b"\xff"]),
     ],
 )
-def test_an_acceptance_is_good_with(name: bytes, values: list[bytes]) -> None:
+def test_client_handshake_valid_101_is_accepted(name: bytes, values: list[bytes]) -> None:
     handshake = client()
     answered(handshake, replaced(acceptance(handshake), name, *values))
 
 
 @pytest.mark.parametrize("name", [b"superchat", b"chat"])
-def test_the_server_chooses_a_subprotocol(name: bytes) -> None:
+def test_client_handshake_subprotocol_of_server(name: bytes) -> None:
     handshake = client(["superchat", "chat"])
     opened = answered(handshake, [*acceptance(handshake), (b"Sec-WebSocket-Protocol", name)])
     assert opened.subprotocol == name.decode()
 
 
-def test_the_server_need_not_choose_a_subprotocol() -> None:
+def test_client_handshake_no_subprotocol_of_server() -> None:
     handshake = client(["chat"])
     assert answered(handshake, acceptance(handshake)).subprotocol is None
 
 
-def test_a_subprotocol_may_be_offered_by_an_extra_header() -> None:
+def test_client_handshake_subprotocol_in_extra_header() -> None:
     handshake = client(None, [(b"Sec-WebSocket-Protocol", b"chat")])
     opened = answered(handshake, [*acceptance(handshake), (b"Sec-WebSocket-Protocol", b"chat")])
     assert opened.subprotocol == "chat"
@@ -901,7 +901,7 @@ def test_a_subprotocol_may_be_offered_by_an_extra_header() -> None:
 # What a client refuses
 
 
-def test_a_subprotocol_of_no_ascii_is_no_unicode_error() -> None:
+def test_client_handshake_subprotocol_non_ascii_fails() -> None:
     header = (b"Sec-WebSocket-Protocol", b"caf\xc3\xa9")
     handshake = client(None, [header])
     with pytest.raises(HandshakeError):
@@ -930,26 +930,26 @@ def test_a_subprotocol_of_no_ascii_is_no_unicode_error() -> None:
         (b"Sec-WebSocket-Protocol", [b"chat", b"chat"], "chose the subprotocol 'chat, chat'"),
     ],
 )
-def test_an_acceptance_is_bad_with(name: bytes, values: list[bytes], text: str) -> None:
+def test_client_handshake_invalid_101_fails(name: bytes, values: list[bytes], text: str) -> None:
     handshake = client(["chat"])
     with pytest.raises(HandshakeError, match=text):
         answered(handshake, replaced(acceptance(handshake), name, *values))
 
 
-def test_a_doubled_accept_is_bad() -> None:
+def test_client_handshake_repeated_accept_fails() -> None:
     handshake = client()
     double = (b"Sec-WebSocket-Accept", accept_of(handshake))
     with pytest.raises(HandshakeError, match="does not match our key"):
         answered(handshake, [*acceptance(handshake), double])
 
 
-def test_a_subprotocol_is_bad_if_none_was_offered() -> None:
+def test_client_handshake_unrequested_subprotocol_fails() -> None:
     handshake = client()
     with pytest.raises(HandshakeError, match="not offered"):
         answered(handshake, [*acceptance(handshake), (b"Sec-WebSocket-Protocol", b"chat")])
 
 
-def test_an_acceptance_in_http_1_0_is_bad() -> None:
+def test_client_handshake_http_1_0_fails() -> None:
     handshake = client()
     with pytest.raises(HandshakeError, match=r"HTTP/1\.0"):
         answered(handshake, acceptance(handshake), start=b"HTTP/1.0 101 OK")
@@ -971,7 +971,7 @@ def test_an_acceptance_in_http_1_0_is_bad() -> None:
         b"HTTP/1.1 200 OK\r\n" + b"Content-Length: x\r\n" * 257 + b"\r\n",
     ],
 )
-def test_a_response_that_is_not_http_is_an_error_of_ours(data: bytes) -> None:
+def test_client_handshake_not_http_fails(data: bytes) -> None:
     handshake = client()
     handshake.receive_data(data)
     with pytest.raises(HandshakeError, match="the server did not answer in HTTP") as caught:
@@ -979,14 +979,14 @@ def test_a_response_that_is_not_http_is_an_error_of_ours(data: bytes) -> None:
     assert caught.value.__cause__ is not None
 
 
-def test_a_response_to_a_request_without_upgrade_is_an_error_of_ours() -> None:
+def test_client_handshake_response_without_upgrade_fails() -> None:
     handshake = client(None, [(b"Upgrade", b"")])
     with pytest.raises(HandshakeError):
         answered(handshake, acceptance(handshake))
 
 
 @pytest.mark.parametrize("size", [0, 1, 30])
-def test_the_end_of_the_stream_before_the_answer_is_a_failed_connection(size: int) -> None:
+def test_client_handshake_eof_before_response_fails(size: int) -> None:
     handshake = client()
     if size:
         handshake.receive_data(b"HTTP/1.1 101 Switching Protocols\r\n"[:size])
@@ -997,7 +997,7 @@ def test_the_end_of_the_stream_before_the_answer_is_a_failed_connection(size: in
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 101 OK", b"HTTP/1.1 403 Forbidden"])
 @pytest.mark.parametrize("size", [1001, 1500])
-def test_a_head_over_the_limit_is_refused_as_too_long(start: bytes, size: int) -> None:
+def test_client_handshake_head_over_limit_fails(start: bytes, size: int) -> None:
     handshake = client(max_header_size=1000)
     data = written(start, [*acceptance(handshake), (b"X", b"x" * 2000)])
     handshake.receive_data(data[:size])
@@ -1006,18 +1006,18 @@ def test_a_head_over_the_limit_is_refused_as_too_long(start: bytes, size: int) -
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 101 OK", b"HTTP/1.1 403 Forbidden"])
-def test_a_head_over_the_limit_is_refused_when_it_comes_at_once(start: bytes) -> None:
+def test_client_handshake_head_over_limit_at_once_fails(start: bytes) -> None:
     handshake = client(max_header_size=1000)
     with pytest.raises(HandshakeError, match="response has more than max_header_size=1000 bytes"):
         answered(handshake, [*acceptance(handshake), (b"X", b"x" * 1000)], start=start)
 
 
-def test_what_comes_behind_the_head_of_an_acceptance_does_not_count() -> None:
+def test_client_handshake_limit_excludes_trailing_bytes() -> None:
     handshake = client(max_header_size=200)
     assert len(answered(handshake, acceptance(handshake), body=b"x" * 500).trailing) == 500
 
 
-def test_the_body_of_a_rejection_does_not_count_as_head() -> None:
+def test_client_handshake_limit_excludes_rejection_body() -> None:
     pieces = [b"HTTP/1.1 403 X\r\nContent-Length: 500\r\n\r\n", b"x" * 200, b"x" * 300]
     assert rejection(*pieces, options={"max_header_size": 100}).body == b"x" * 500
 
@@ -1026,14 +1026,14 @@ def test_the_body_of_a_rejection_does_not_count_as_head() -> None:
 
 
 @pytest.mark.parametrize("status_code", [200, 302, 401, 403, 426, 500, 999])
-def test_another_status_is_a_rejection(status_code: int) -> None:
+def test_client_handshake_other_status_is_rejection(status_code: int) -> None:
     exc = rejection(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\nX-Y: z\r\n\r\nno" % status_code)
     assert exc.status_code == status_code
     assert exc.headers == ((b"content-length", b"2"), (b"x-y", b"z"))
     assert exc.body == b"no"
 
 
-def test_a_client_knows_that_it_was_rejected_before_the_body_is_there() -> None:
+def test_client_handshake_rejected_before_body() -> None:
     handshake = client()
     handshake.receive_data(b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\n")
     assert not handshake.has_response
@@ -1041,7 +1041,7 @@ def test_a_client_knows_that_it_was_rejected_before_the_body_is_there() -> None:
     assert handshake.has_response
 
 
-def test_a_rejection_tells_what_is_there_of_its_body() -> None:
+def test_client_handshake_rejection_has_received_body() -> None:
     handshake = client()
     handshake.receive_data(b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\nno")
     assert handshake.result() is None
@@ -1050,7 +1050,7 @@ def test_a_rejection_tells_what_is_there_of_its_body() -> None:
 
 
 @pytest.mark.parametrize("status_code", [100, 102, 103, 199])
-def test_another_1xx_status_is_a_rejection_without_a_body(status_code: int) -> None:
+def test_client_handshake_1xx_is_rejection_without_body(status_code: int) -> None:
     exc = rejection(b"HTTP/1.1 %d X\r\nX-Y: z\r\n\r\n" % status_code, eof=True)
     assert (exc.status_code, exc.headers, exc.body) == (status_code, ((b"x-y", b"z"),), None)
 
@@ -1063,11 +1063,11 @@ def test_another_1xx_status_is_a_rejection_without_a_body(status_code: int) -> N
         b"HTTP/1.0 403 X\r\nContent-Length: 8\r\n\r\nno entry",
     ],
 )
-def test_the_body_of_a_rejection_may_come_byte_by_byte(response: bytes) -> None:
+def test_client_handshake_rejection_body_byte_by_byte(response: bytes) -> None:
     assert rejection(*single_bytes(response)).body == b"no entry"
 
 
-def test_a_rejection_without_a_length_goes_to_the_end_of_the_stream() -> None:
+def test_client_handshake_rejection_without_length_to_eof() -> None:
     exc = rejection(b"HTTP/1.1 403 X\r\n\r\nno ", b"entry", eof=True)
     assert (exc.status_code, exc.body) == (403, b"no entry")
 
@@ -1080,14 +1080,12 @@ def test_a_rejection_without_a_length_goes_to_the_end_of_the_stream() -> None:
         (b"HTTP/1.1 403 X\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nno", b"no"),
     ],
 )
-def test_a_rejection_whose_body_is_cut_off_is_still_a_rejection(
-    response: bytes, body: bytes
-) -> None:
+def test_client_handshake_rejection_body_cut_off(response: bytes, body: bytes) -> None:
     exc = rejection(response, eof=True)
     assert (exc.status_code, exc.body) == (403, body)
 
 
-def test_a_rejection_whose_body_is_malformed_is_still_a_rejection() -> None:
+def test_client_handshake_rejection_body_malformed() -> None:
     exc = rejection(b"HTTP/1.1 403 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\nx\r\n")
     assert (exc.status_code, exc.body) == (403, b"no")
 
@@ -1100,7 +1098,7 @@ def test_a_rejection_whose_body_is_malformed_is_still_a_rejection() -> None:
         b"HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-def test_a_rejection_without_a_body_needs_no_end_of_the_stream(response: bytes) -> None:
+def test_client_handshake_rejection_no_body_needs_no_eof(response: bytes) -> None:
     assert rejection(response).body == b""
 
 
@@ -1112,18 +1110,18 @@ def test_a_rejection_without_a_body_needs_no_end_of_the_stream(response: bytes) 
         b"HTTP/1.1 403 X\r\n\r\n",
     ],
 )
-def test_the_body_of_a_rejection_is_bounded(head: bytes) -> None:
+def test_client_handshake_rejection_body_is_limited(head: bytes) -> None:
     exc = rejection(head, b"x" * 60, b"x" * 60, options={"max_rejection_body": 100})
     assert exc.body == b"x" * 100
 
 
-def test_no_more_of_a_body_is_waited_for_than_is_kept() -> None:
+def test_client_handshake_rejection_body_stops_at_limit() -> None:
     head = b"HTTP/1.1 403 X\r\nContent-Length: 101\r\n\r\n"
     exc = rejection(head, b"x" * 100, options={"max_rejection_body": 100})
     assert exc.body == b"x" * 100
 
 
-def test_of_the_body_of_a_rejection_nothing_may_be_wanted() -> None:
+def test_client_handshake_rejection_body_limit_0() -> None:
     exc = rejection(
         b"HTTP/1.1 403 X\r\nContent-Length: 8\r\n\r\nno entry", options={"max_rejection_body": 0}
     )
@@ -1135,7 +1133,7 @@ def test_of_the_body_of_a_rejection_nothing_may_be_wanted() -> None:
 
 @pytest.mark.parametrize("split", [single_bytes, lambda data: [data]])
 @pytest.mark.parametrize("subprotocol", [None, "chat"])
-def test_client_and_server_agree(
+def test_handshake_client_and_server_agree(
     split: Callable[[bytes], list[bytes]], subprotocol: str | None
 ) -> None:
     asking, asked = client(["soap", "chat"], [(b"X-Ask", b"1")]), ServerHandshake(Options())
@@ -1160,7 +1158,7 @@ def test_client_and_server_agree(
     assert [theirs.next_event(), theirs.next_event()] == ["grüß", NEED_DATA]
 
 
-def test_a_client_sees_how_a_server_rejects() -> None:
+def test_handshake_client_sees_rejection_of_server() -> None:
     asking, asked = client(), ServerHandshake(Options())
     asked.receive_data(asking.request)
     assert asked.has_request()
@@ -1172,7 +1170,7 @@ def test_a_client_sees_how_a_server_rejects() -> None:
     assert (b"x", b"1") in exc.headers
 
 
-def test_a_client_sees_why_its_request_was_bad() -> None:
+def test_handshake_client_sees_why_request_was_bad() -> None:
     asking, asked = client(None, [(b"Sec-WebSocket-Key", b"bad")]), ServerHandshake(Options())
     asked.receive_data(asking.request)
     with pytest.raises(BadRequest) as bad:
@@ -1187,25 +1185,25 @@ def test_a_client_sees_why_its_request_was_bad() -> None:
 @pytest.mark.parametrize(
     "name", [b"Sec-WebSocket-Extensions", b"Content-Length", b"transfer-encoding"]
 )
-def test_an_acceptance_has_no_header_that_tells_what_is_not_so(name: bytes) -> None:
+def test_accept_misleading_extra_header_raises(name: bytes) -> None:
     handshake = server()
     with pytest.raises(ValueError, match="can't be sent"):
         handshake.accept(None, [(name, b"chunked")])
     assert handshake.accept(None, None)[0].startswith(b"HTTP/1.1 101 ")
 
 
-def test_a_subprotocol_among_the_extra_headers_is_the_subprotocol() -> None:
+def test_accept_subprotocol_in_extra_headers() -> None:
     response, opened = server().accept(None, [(b"Sec-WebSocket-Protocol", b"chat")])
     assert Message.parse(response).values(b"Sec-WebSocket-Protocol") == [b"chat"]
     assert opened.subprotocol == "chat"
 
 
-def test_an_offer_that_is_no_token_is_refused() -> None:
+def test_server_handshake_offered_subprotocol_no_token_gets_400() -> None:
     extra = [*REQUEST, (b"Sec-WebSocket-Protocol", b"a b")]
     assert refused(a_request(extra)).status == 400
 
 
-def test_a_rejection_whose_body_is_not_wanted_is_not_waited_for() -> None:
+def test_client_handshake_rejection_body_unwanted_no_wait() -> None:
     handshake = client(max_rejection_body=0)
     handshake.receive_data(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n")
     with pytest.raises(ConnectionRejected) as caught:
@@ -1213,7 +1211,7 @@ def test_a_rejection_whose_body_is_not_wanted_is_not_waited_for() -> None:
     assert caught.value.body == b""
 
 
-def test_the_name_of_a_subprotocol_that_was_not_offered_is_shortened() -> None:
+def test_client_handshake_long_subprotocol_is_truncated() -> None:
     handshake = client()
     chosen = [(b"Sec-WebSocket-Protocol", b"x" * 60_000)]
     handshake.receive_data(written(b"HTTP/1.1 101 OK", [*acceptance(handshake), *chosen]))
@@ -1222,12 +1220,12 @@ def test_the_name_of_a_subprotocol_that_was_not_offered_is_shortened() -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_a_length_of_many_digits_is_refused() -> None:
+def test_server_handshake_length_of_many_digits_is_refused() -> None:
     data = a_request([*REQUEST, (b"Content-Length", b"9" * 5000)])
     assert refused(data).status == 400
 
 
-def test_a_length_of_many_digits_in_a_response_is_an_error_of_ours() -> None:
+def test_client_handshake_length_of_many_digits_fails() -> None:
     handshake = client()
     handshake.receive_data(written(b"HTTP/1.1 503 No", [(b"Content-Length", b"9" * 5000)]))
     with pytest.raises(ConnectionRejected):
@@ -1244,7 +1242,7 @@ def test_a_length_of_many_digits_in_a_response_is_an_error_of_ours() -> None:
         b"Transfer-Encoding: chunked\r\ntransfer-encoding : x",
     ],
 )
-def test_client_handshake_with_an_oddly_framed_rejection_is_a_rejection(framing: bytes) -> None:
+def test_client_handshake_odd_framing_is_rejection(framing: bytes) -> None:
     exc = rejection(b"HTTP/1.1 503 Too Busy\r\nX: y\r\n" + framing + b"\r\n\r\nno ", b"room")
     assert (exc.status_code, exc.reason_phrase) == (503, "Too Busy")
     assert exc.headers[0] == (b"x", b"y")
@@ -1259,7 +1257,7 @@ def test_client_handshake_with_an_oddly_framed_rejection_is_a_rejection(framing:
         (b"Transfer-Encoding: gzip,\r\n\tchunked\r\n", (b"transfer-encoding", b"gzip, chunked")),
     ],
 )
-def test_client_handshake_with_an_oddly_written_framing_header_is_a_rejection(
+def test_client_handshake_odd_framing_header_is_rejection(
     framing: bytes, header: tuple[bytes, bytes]
 ) -> None:
     exc = rejection(b"HTTP/1.1 503 Busy\nX: y\n" + framing + b"\nno room")
@@ -1267,7 +1265,7 @@ def test_client_handshake_with_an_oddly_written_framing_header_is_a_rejection(
 
 
 @pytest.mark.parametrize("cut", [lambda data: [data], single_bytes], ids=["whole", "single bytes"])
-def test_client_handshake_with_interim_responses_and_an_oddly_framed_rejection_is_a_rejection(
+def test_client_handshake_interim_then_odd_framing_is_rejection(
     cut: Callable[[bytes], list[bytes]],
 ) -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
@@ -1277,7 +1275,7 @@ def test_client_handshake_with_interim_responses_and_an_oddly_framed_rejection_i
 
 
 @pytest.mark.parametrize("status", [100, 102, 103, 199])
-def test_client_handshake_with_interim_responses_skips_them(status: int) -> None:
+def test_client_handshake_interim_responses_are_skipped(status: int) -> None:
     handshake = client()
     for _ in range(10):
         handshake.receive_data(b"HTTP/1.1 %d Wait\r\nLink: x\r\n\r\n" % status)
@@ -1285,19 +1283,19 @@ def test_client_handshake_with_interim_responses_skips_them(status: int) -> None
     assert answered(handshake, acceptance(handshake)).headers[0][0] != b"link"
 
 
-def test_client_handshake_with_interim_responses_and_a_rejection_gives_the_rejection() -> None:
+def test_client_handshake_interim_then_rejection() -> None:
     exc = rejection(b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 403 No\r\n\r\n", eof=True)
     assert exc.status_code == 403
 
 
-def test_client_handshake_with_eleven_interim_responses_fails() -> None:
+def test_client_handshake_eleven_interim_responses_fails() -> None:
     handshake = client()
     handshake.receive_data(11 * b"HTTP/1.1 100 Continue\r\n\r\n")
     with pytest.raises(HandshakeError, match="more than 10 interim responses"):
         handshake.result()
 
 
-def test_server_handshake_with_empty_lines_before_the_request_ignores_them() -> None:
+def test_server_handshake_empty_lines_before_are_ignored() -> None:
     handshake = ServerHandshake(Options())
     for data in (b"\r", b"\n\r\n", a_request()):
         assert not handshake.has_request()
@@ -1306,7 +1304,7 @@ def test_server_handshake_with_empty_lines_before_the_request_ignores_them() -> 
     assert server(b"\r\n" + a_request()).path == handshake.path
 
 
-def test_server_handshake_with_empty_lines_only_gets_431_at_the_limit() -> None:
+def test_server_handshake_only_empty_lines_gets_431() -> None:
     handshake = ServerHandshake(Options(max_header_size=100))
     handshake.receive_data(b"\r\n" * 50)
     with pytest.raises(BadRequest) as caught:
@@ -1314,7 +1312,7 @@ def test_server_handshake_with_empty_lines_only_gets_431_at_the_limit() -> None:
     assert Message.parse(caught.value.response).status == 431
 
 
-def test_a_value_error_of_h11_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_handshake_value_error_of_h11_gets_400(monkeypatch: pytest.MonkeyPatch) -> None:
     # h11 before 0.15 makes an int of any Content-Length, and Python has a limit for their digits.
     def fail(self: h11.Connection) -> None:
         raise ValueError("Exceeds the limit for integer string conversion")
@@ -1369,11 +1367,11 @@ ODD_REQUESTS = {
 
 
 @pytest.mark.parametrize("request_", ODD_REQUESTS.values(), ids=list(ODD_REQUESTS))
-def test_a_request_that_comes_at_once_is_taken_as_in_parts(request_: bytes) -> None:
+def test_server_handshake_at_once_or_in_parts_is_same(request_: bytes) -> None:
     assert outcome(request_) == outcome(request_[:1], request_[1:])
 
 
-def test_the_limit_on_the_head_holds_for_plain_requests() -> None:
+def test_server_handshake_limit_holds_for_plain_requests() -> None:
     size = len(a_request())
     for limit in (size - 1, size):
         request = a_request(body=b"\x81\x80\0\0\0\0")
@@ -1390,7 +1388,7 @@ LISTS = [b"Connection", b"Upgrade", b"Sec-WebSocket-Protocol", b"Sec-WebSocket-E
 
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("lines", [1, 2])
-def test_server_handshake_with_101_elements_of_a_list_gets_431(name: bytes, lines: int) -> None:
+def test_server_handshake_101_list_elements_gets_431(name: bytes, lines: int) -> None:
     others = [(key, value) for key, value in REQUEST if key != name]
     (first, *_) = [value for key, value in REQUEST if key == name] or [b"a"]
     elements = [first, *(b"a%d" % i for i in range(99))]
@@ -1401,13 +1399,13 @@ def test_server_handshake_with_101_elements_of_a_list_gets_431(name: bytes, line
     assert refused(a_request([*others, *((name, value) for value in values)])).status == 431
 
 
-def test_server_handshake_with_101_parameters_of_an_extension_gets_431() -> None:
+def test_server_handshake_101_parameters_gets_431() -> None:
     value = b"x" + b";a" * 100
     assert refused(a_request([*REQUEST, (b"Sec-WebSocket-Extensions", value)])).status == 431
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_client_handshake_with_101_elements_of_a_list_fails(name: bytes) -> None:
+def test_client_handshake_101_list_elements_fails(name: bytes) -> None:
     handshake = client()
     headers = [*acceptance(handshake), (name, b"," * 100)]
     with pytest.raises(HandshakeError, match="has more than 100 elements"):
@@ -1415,7 +1413,7 @@ def test_client_handshake_with_101_elements_of_a_list_fails(name: bytes) -> None
 
 
 @pytest.mark.parametrize("lines", [255, 256])
-def test_client_handshake_with_an_oddly_framed_rejection_over_the_limits_fails(lines: int) -> None:
+def test_client_handshake_odd_framing_over_limits_fails(lines: int) -> None:
     head = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: identity\r\n" + b"X: y\r\n" * lines
     handshake = client()
     handshake.receive_data(head + b"\r\n")
@@ -1425,12 +1423,12 @@ def test_client_handshake_with_an_oddly_framed_rejection_over_the_limits_fails(l
     assert isinstance(caught.value, ConnectionRejected) == is_allowed
 
 
-def test_server_handshake_with_empty_lines_counts_them_in_the_size_of_the_head() -> None:
+def test_server_handshake_empty_lines_count_in_size() -> None:
     answer = refused(b"\r\n" * 10 + b"GET / HTTP/1.1\r\nX: " + b"x" * 70, max_header_size=100)
     assert answer.status == 431
 
 
-def test_client_handshake_with_interim_responses_counts_them_in_the_size_of_the_head() -> None:
+def test_client_handshake_interim_responses_count_in_size() -> None:
     handshake = client(max_header_size=100)
     handshake.receive_data(b"HTTP/1.1 103 Early Hints\r\n\r\n")
     assert handshake.result() is None

@@ -16,7 +16,7 @@ SIZE = 2**20  # more than a socket takes
 SILENT = "keep-alive: no Pong within 20 s"
 
 
-async def test_no_ping_is_sent_unless_asked(
+async def test_ping_interval_none_sends_no_ping(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     _, peer = await open_client(nursery)
@@ -26,7 +26,7 @@ async def test_no_ping_is_sent_unless_asked(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_ping_is_sent_every_interval(
+async def test_ping_interval_sends_pings(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, ping_interval=10)
@@ -38,7 +38,7 @@ async def test_a_ping_is_sent_every_interval(
     assert client.closed is None
 
 
-async def test_the_answer_tells_the_latency(
+async def test_keep_alive_pong_sets_latency(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, ping_interval=10)
@@ -51,7 +51,7 @@ async def test_the_answer_tells_the_latency(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_peer_that_does_not_answer_is_closed_with_1011(
+async def test_keep_alive_no_pong_closes_with_1011(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, ping_interval=10)
@@ -68,7 +68,7 @@ async def test_a_peer_that_does_not_answer_is_closed_with_1011(
     assert str(caught.value.__cause__) == SILENT
 
 
-async def test_what_came_before_the_peer_fell_silent_is_still_there(
+async def test_keep_alive_no_pong_keeps_received_messages(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, ping_interval=10)
@@ -79,7 +79,7 @@ async def test_what_came_before_the_peer_fell_silent_is_still_there(
         await client.get_message()
 
 
-async def test_time_in_which_the_application_does_not_read_does_not_count(
+async def test_keep_alive_pauses_while_application_is_busy(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, message_queue_size=1, ping_interval=10)
@@ -95,7 +95,7 @@ async def test_time_in_which_the_application_does_not_read_does_not_count(
     assert client.latency == pytest.approx(500, abs=1)
 
 
-async def test_once_the_application_reads_again_the_time_counts(
+async def test_keep_alive_resumes_when_application_reads(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, message_queue_size=1, ping_interval=10)
@@ -145,14 +145,16 @@ async def test_keep_alive_tiny_timeout_while_paused_does_not_spin(
     assert client.closed is None
 
 
-async def test_no_timeout_waits_for_ever(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_ping_timeout_infinite_waits(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     client, peer = await open_client(nursery, ping_interval=10, ping_timeout=math.inf)
     await peer.receive()
     await trio.sleep(900)
     assert client.closed is None
 
 
-async def test_the_nursery_ends_with_the_connection(
+async def test_keep_alive_connection_ends_leaves_no_task(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as its_nursery:
@@ -163,7 +165,7 @@ async def test_the_nursery_ends_with_the_connection(
     assert trio.current_time() < 3
 
 
-async def test_a_connection_that_is_being_closed_gets_no_ping(
+async def test_keep_alive_during_aclose_sends_no_ping(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, ping_interval=10, disconnect_timeout=100)
@@ -175,7 +177,7 @@ async def test_a_connection_that_is_being_closed_gets_no_ping(
     assert await peer.receive_all() == []
 
 
-async def test_a_ping_that_is_not_answered_does_not_cut_a_closing_short(
+async def test_keep_alive_no_pong_during_aclose_waits(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, ping_interval=10, disconnect_timeout=100)
@@ -187,7 +189,7 @@ async def test_a_ping_that_is_not_answered_does_not_cut_a_closing_short(
     await closing.result()
 
 
-async def test_a_peer_that_answers_just_in_time_stays(
+async def test_keep_alive_pong_just_in_time_stays_open(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, ping_interval=10, ping_timeout=20)

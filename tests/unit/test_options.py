@@ -113,23 +113,23 @@ def test_options_invalid_value_raises(
         options(**{name: value})
 
 
-def test_an_unknown_option_is_refused() -> None:
+def test_options_unknown_raises() -> None:
     with pytest.raises(TypeError, match="max_size"):
         options(max_size=1)
 
 
-def test_options_do_not_change() -> None:
+def test_options_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Options().max_fragments = 1  # type: ignore[misc] # that it is read-only, is what is tested
 
 
-def test_type_checkers_know_every_option() -> None:
+def test_options_typed_dict_has_every_option() -> None:
     assert set(OptionKeywords.__annotations__) == set(NAMES)
     positional = {"message_queue_size", "max_message_size", "receive_buffer_size"}
     assert set(NewerOptionKeywords.__annotations__) == set(NAMES) - positional
 
 
-def test_type_checkers_know_the_type_of_every_option() -> None:
+def test_options_typed_dict_has_every_type() -> None:
     types = {name: ref.__forward_arg__ for name, ref in OptionKeywords.__annotations__.items()}
     assert types == {field.name: field.type for field in dataclasses.fields(Options)}
 
@@ -146,15 +146,13 @@ def test_type_checkers_know_the_type_of_every_option() -> None:
         ("colour", ""),
     ],
 )
-def test_open_websocket_url_misspelt_option_names_function_and_option(
-    misspelt: str, meant: str
-) -> None:
+def test_open_websocket_url_misspelt_option_is_named(misspelt: str, meant: str) -> None:
     expected = f"open_websocket_url() got an unexpected keyword argument '{misspelt}'{meant}"
     with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
         open_websocket_url("ws://127.0.0.1", **{misspelt: 1})  # type: ignore[arg-type] # as above
 
 
-async def test_every_function_misspelt_option_names_that_function() -> None:
+async def test_functions_misspelt_option_names_function() -> None:
     async with trio.open_nursery() as nursery:
         stream, _ = trio.testing.memory_stream_pair()
         wrong: Any = {"max_conections": 1}
@@ -200,7 +198,7 @@ def opens(url: str, *, port: int = 80, **options: Unpack[OptionKeywords]) -> obj
 def wraps(message_queue_size: float = 7, **options: Unpack[NewerOptionKeywords]) -> None: ...
 
 
-def test_a_signature_shows_every_option_with_its_default() -> None:
+def test_signature_shows_every_option_with_default() -> None:
     parameters = inspect.signature(opens).parameters
     assert list(parameters) == ["url", "port", *NAMES]
     for field in dataclasses.fields(Options):
@@ -209,12 +207,12 @@ def test_a_signature_shows_every_option_with_its_default() -> None:
         assert parameters[field.name].annotation == field.type
 
 
-def test_a_signature_keeps_an_option_that_it_names_itself() -> None:
+def test_signature_keeps_own_option() -> None:
     parameters = inspect.signature(wraps).parameters
     assert list(parameters) == ["message_queue_size", *NAMES[1:]]
     assert parameters["message_queue_size"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert parameters["message_queue_size"].default == 7
 
 
-def test_a_function_that_takes_options_is_called_as_before() -> None:
+def test_function_with_options_is_called_unchanged() -> None:
     assert opens("ws://host", max_fragments=3) == {"max_fragments": 3}

@@ -6,7 +6,7 @@ from trio_websocket._io.pacing import CheckpointBudget
 from trio_websocket._sansio.costs import COST_PER_TURN
 
 
-async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nursery) -> None:
+async def test_checkpoint_some_let_other_tasks_run(nursery: trio.Nursery) -> None:
     turns = 0
 
     async def other() -> None:
@@ -22,7 +22,7 @@ async def test_one_checkpoint_in_so_many_lets_other_tasks_run(nursery: trio.Nurs
     assert 9 <= turns <= 11
 
 
-async def test_every_checkpoint_raises_if_cancelled() -> None:
+async def test_checkpoint_cancelled_raises() -> None:
     pacer = CheckpointBudget()
     for _ in range(2 * COST_PER_TURN):
         with trio.CancelScope() as scope:

@@ -27,13 +27,13 @@ def over(flights: list[PendingPing]) -> list[bool]:
 # -- one
 
 
-async def test_a_ping_in_flight_is_not_over() -> None:
+async def test_ping_in_flight_is_not_over() -> None:
     _, (ping,) = sent(b"1")
     assert ping.round_trip is None
     assert not ping.is_over.is_set
 
 
-async def test_its_pong_tells_the_round_trip(autojump_clock: MockClock) -> None:
+async def test_ping_pong_sets_round_trip(autojump_clock: MockClock) -> None:
     pings, (ping,) = sent(b"1")
     await trio.sleep(0.25)
     pings.answer(b"1")
@@ -41,14 +41,14 @@ async def test_its_pong_tells_the_round_trip(autojump_clock: MockClock) -> None:
     assert ping.round_trip == pytest.approx(0.25)
 
 
-async def test_an_answer_returns_the_round_trip(autojump_clock: MockClock) -> None:
+async def test_resolve_returns_round_trip(autojump_clock: MockClock) -> None:
     ping = PendingPing()
     await trio.sleep(0.5)
     assert ping.answer() == ping.round_trip == pytest.approx(0.5)
     assert ping.is_over.is_set
 
 
-async def test_a_pong_wakes_who_waits_for_it(nursery: trio.Nursery) -> None:
+async def test_resolve_wakes_waiting_task(nursery: trio.Nursery) -> None:
     pings, flights = sent(b"1")
     calls = [Call(nursery, ping.is_over.wait) for ping in flights * 2]
     await wait_all_tasks_blocked()
@@ -61,7 +61,7 @@ async def test_a_pong_wakes_who_waits_for_it(nursery: trio.Nursery) -> None:
 # -- which Pong answers which
 
 
-async def test_a_pong_answers_the_pings_before_its_own_as_well(autojump_clock: MockClock) -> None:
+async def test_resolve_answers_earlier_pings(autojump_clock: MockClock) -> None:
     pings = Pings(math.inf)
     flights = []
     for payload in (b"1", b"2", b"3"):
@@ -74,7 +74,7 @@ async def test_a_pong_answers_the_pings_before_its_own_as_well(autojump_clock: M
     assert over(flights) == [True, True, True]
 
 
-async def test_a_pong_that_nobody_asked_for_answers_nothing() -> None:
+async def test_resolve_unsolicited_answers_nothing() -> None:
     pings, flights = sent(b"1", b"2")
     pings.answer(b"3")
     pings.answer(b"")
@@ -82,7 +82,7 @@ async def test_a_pong_that_nobody_asked_for_answers_nothing() -> None:
     assert pings.latency is None
 
 
-async def test_a_pong_counts_once(autojump_clock: MockClock) -> None:
+async def test_resolve_same_pong_twice_counts_once(autojump_clock: MockClock) -> None:
     pings, _ = sent(b"1", b"2")
     await trio.sleep(1)
     pings.answer(b"1")
@@ -92,7 +92,7 @@ async def test_a_pong_counts_once(autojump_clock: MockClock) -> None:
     assert pings.count == 1
 
 
-async def test_a_payload_may_be_used_again_once_it_was_answered() -> None:
+async def test_add_payload_answered_can_be_reused() -> None:
     pings, (first,) = sent(b"1")
     pings.answer(b"1")
     pings.check_unused(b"1")
@@ -102,7 +102,7 @@ async def test_a_payload_may_be_used_again_once_it_was_answered() -> None:
     assert second.is_over.is_set
 
 
-async def test_a_payload_that_is_under_way_is_refused() -> None:
+async def test_add_payload_in_use_raises() -> None:
     pings, _ = sent(b"1", b"2")
     pings.check_unused(b"3")
     for payload in (b"1", b"2"):
@@ -114,7 +114,7 @@ async def test_a_payload_that_is_under_way_is_refused() -> None:
 # -- latency, count, whether a Pong is of use
 
 
-async def test_the_latency_is_that_of_the_latest_ping_that_was_answered(
+async def test_latency_is_of_latest_answered_ping(
     autojump_clock: MockClock,
 ) -> None:
     pings, _ = sent(b"1")
@@ -128,7 +128,7 @@ async def test_the_latency_is_that_of_the_latest_ping_that_was_answered(
     assert pings.latency == pytest.approx(2)
 
 
-async def test_the_pong_of_one_that_was_given_up_tells_the_latency_of_those_before_it(
+async def test_latency_pong_of_abandoned_sets_earlier(
     autojump_clock: MockClock,
 ) -> None:
     pings, _ = sent(b"1")
@@ -139,7 +139,7 @@ async def test_the_pong_of_one_that_was_given_up_tells_the_latency_of_those_befo
     assert pings.latency == pytest.approx(2)
 
 
-async def test_a_pong_is_of_use_while_a_ping_waits_for_it() -> None:
+async def test_resolve_is_useful_while_ping_waits() -> None:
     pings, (first, second) = sent(b"1", b"2")
     assert (bool(pings), pings.count) == (True, 2)
     pings.forget(b"2", second)
@@ -148,7 +148,7 @@ async def test_a_pong_is_of_use_while_a_ping_waits_for_it() -> None:
     assert (bool(pings), pings.count) == (False, 0)
 
 
-async def test_there_is_none_at_first() -> None:
+async def test_pings_new_is_empty() -> None:
     pings = Pings(math.inf)
     assert (bool(pings), pings.count, pings.is_full) == (False, 0, False)
 
@@ -156,7 +156,7 @@ async def test_there_is_none_at_first() -> None:
 # -- what is forgotten
 
 
-async def test_one_that_was_given_up_is_not_answered() -> None:
+async def test_abandon_ping_is_not_answered() -> None:
     for payload in (b"1", b"2"):
         pings, flights = sent(b"1", b"2")
         given_up = flights[int(payload) - 1]
@@ -166,7 +166,7 @@ async def test_one_that_was_given_up_is_not_answered() -> None:
         assert not given_up.is_over.is_set
 
 
-async def test_the_pong_of_one_that_was_given_up_answers_those_before_it() -> None:
+async def test_abandon_its_pong_answers_earlier() -> None:
     pings, (first, second) = sent(b"1", b"2")
     pings.forget(b"2", second)
     pings.answer(b"2")
@@ -174,7 +174,7 @@ async def test_the_pong_of_one_that_was_given_up_answers_those_before_it() -> No
     assert not pings
 
 
-async def test_a_payload_that_was_given_up_may_be_used_again() -> None:
+async def test_abandon_payload_can_be_reused() -> None:
     for number, payload in enumerate((b"1", b"2")):
         pings, flights = sent(b"1", b"2")
         pings.forget(payload, flights[number])
@@ -184,7 +184,7 @@ async def test_a_payload_that_was_given_up_may_be_used_again() -> None:
         assert over([*flights, again]) == [number == 1, number == 0, True]
 
 
-async def test_a_ping_after_one_that_was_given_up_answers_those_before_both() -> None:
+async def test_abandon_later_pong_answers_earlier() -> None:
     pings, (first, second) = sent(b"1", b"2")
     pings.forget(b"2", second)
     third = pings.add(b"3")
@@ -194,7 +194,7 @@ async def test_a_ping_after_one_that_was_given_up_answers_those_before_both() ->
     assert over([first, third]) == [True, True]
 
 
-async def test_forgetting_one_that_is_over_leaves_another_with_its_payload() -> None:
+async def test_abandon_finished_leaves_same_payload() -> None:
     pings, (first,) = sent(b"1")
     pings.answer(b"1")
     second = pings.add(b"1")
@@ -204,7 +204,7 @@ async def test_forgetting_one_that_is_over_leaves_another_with_its_payload() -> 
     assert second.is_over.is_set
 
 
-async def test_forgetting_one_that_is_over_does_nothing() -> None:
+async def test_abandon_finished_does_nothing() -> None:
     pings, (ping,) = sent(b"1")
     pings.answer(b"1")
     pings.forget(b"1", ping)
@@ -215,7 +215,7 @@ async def test_forgetting_one_that_is_over_does_nothing() -> None:
 @pytest.mark.parametrize(
     "order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
 )
-async def test_nothing_is_left_of_pings_that_were_given_up(order: tuple[int, ...]) -> None:
+async def test_abandon_all_leaves_nothing(order: tuple[int, ...]) -> None:
     payloads = (b"1", b"2", b"3")
     pings, flights = sent(*payloads, limit=3)
     for number in order:
@@ -223,7 +223,7 @@ async def test_nothing_is_left_of_pings_that_were_given_up(order: tuple[int, ...
     assert (bool(pings), pings.count, pings.is_full) == (False, 0, False)
 
 
-async def test_an_answer_leaves_nothing_of_one_that_was_given_up_behind_it() -> None:
+async def test_resolve_forgets_abandoned_before() -> None:
     pings, (_, second) = sent(b"1", b"2")
     pings.forget(b"2", second)
     pings.answer(b"1")
@@ -233,7 +233,7 @@ async def test_an_answer_leaves_nothing_of_one_that_was_given_up_behind_it() -> 
 # -- the limit, and who waits
 
 
-async def test_there_are_no_more_than_the_limit() -> None:
+async def test_add_at_limit_waits() -> None:
     pings, _ = sent(b"1", limit=2)
     assert not pings.is_full
     pings.add(b"2")
@@ -242,13 +242,13 @@ async def test_there_are_no_more_than_the_limit() -> None:
     assert not pings.is_full
 
 
-async def test_without_a_limit_there_is_always_room() -> None:
+async def test_add_without_limit_has_room() -> None:
     pings, _ = sent(*(b"%d" % number for number in range(2000)))
     assert pings.count == 2000
     assert not pings.is_full
 
 
-async def test_one_that_was_given_up_makes_room() -> None:
+async def test_abandon_makes_room() -> None:
     for number in (0, 1):
         pings, flights = sent(b"1", b"2", b"3", limit=3)
         assert pings.is_full
@@ -257,7 +257,7 @@ async def test_one_that_was_given_up_makes_room() -> None:
 
 
 @pytest.mark.parametrize("how", ["answer", "forget", "end"])
-async def test_all_who_wait_for_a_change_hear_of_it(nursery: trio.Nursery, how: str) -> None:
+async def test_wait_change_wakes_all(nursery: trio.Nursery, how: str) -> None:
     pings, (ping,) = sent(b"1")
     calls = [Call(nursery, pings.wait_changed) for _ in range(2)]
     await wait_all_tasks_blocked()
@@ -272,7 +272,7 @@ async def test_all_who_wait_for_a_change_hear_of_it(nursery: trio.Nursery, how: 
         await call.result()
 
 
-async def test_one_that_waits_and_is_of_no_use_leaves_its_room_to_another(
+async def test_wait_change_unused_room_goes_to_next(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery, max_unanswered_pings=2)
@@ -287,7 +287,7 @@ async def test_one_that_waits_and_is_of_no_use_leaves_its_room_to_another(
     assert {await peer.expect(PING) for _ in range(4)} == {b"1", b"2", b"3", b"4"}
 
 
-async def test_a_pong_that_nobody_asked_for_is_no_change(nursery: trio.Nursery) -> None:
+async def test_wait_change_unsolicited_pong_is_no_change(nursery: trio.Nursery) -> None:
     pings, (ping,) = sent(b"1")
     call = Call(nursery, pings.wait_changed)
     await wait_all_tasks_blocked()
@@ -297,7 +297,7 @@ async def test_a_pong_that_nobody_asked_for_is_no_change(nursery: trio.Nursery) 
     assert not call.is_over
 
 
-async def test_who_is_cancelled_while_it_waits_for_a_change_has_changed_nothing() -> None:
+async def test_wait_change_cancelled_changes_nothing() -> None:
     pings, (ping,) = sent(b"1")
     with trio.move_on_after(0) as scope:
         await pings.wait_changed()
@@ -310,7 +310,7 @@ async def test_who_is_cancelled_while_it_waits_for_a_change_has_changed_nothing(
 # -- the end
 
 
-async def test_at_the_end_all_are_over_without_a_round_trip() -> None:
+async def test_pings_connection_ends_has_no_round_trip() -> None:
     pings, flights = sent(b"1", b"2", b"3")
     pings.forget(b"3", flights[2])
     pings.end()
@@ -319,7 +319,7 @@ async def test_at_the_end_all_are_over_without_a_round_trip() -> None:
     assert pings.latency is None
 
 
-async def test_what_is_over_at_the_end_can_be_forgotten() -> None:
+async def test_abandon_after_connection_ends() -> None:
     pings, (ping,) = sent(b"1")
     pings.end()
     pings.forget(b"1", ping)

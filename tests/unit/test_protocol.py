@@ -73,7 +73,7 @@ def key_to(side: ConnectionType) -> bytes | None:
     ],
     ids=lambda value: f"{value!r:.12}",
 )
-def test_a_frame_becomes_a_message(
+def test_next_event_frame_is_message(
     side: ConnectionType, fast: bool, opcode: int, payload: bytes, message: str | bytes
 ) -> None:
     protocol = open_protocol(side, fast=fast)
@@ -83,7 +83,7 @@ def test_a_frame_becomes_a_message(
 
 @both_sides
 @both_paths
-def test_frames_of_a_message_are_joined(side: ConnectionType, fast: bool) -> None:
+def test_next_event_fragments_are_joined(side: ConnectionType, fast: bool) -> None:
     key = key_to(side)
     data = (
         frame(TEXT, b"gr\xc3", fin=False, key=key)
@@ -94,7 +94,7 @@ def test_frames_of_a_message_are_joined(side: ConnectionType, fast: bool) -> Non
 
 
 @both_paths
-def test_a_message_is_the_same_after_another_of_fragments(fast: bool) -> None:
+def test_next_event_fragmented_messages_in_turn(fast: bool) -> None:
     data = b"".join(
         frame(opcode, text, fin=False) + frame(CONTINUATION, text)
         for opcode, text in [(BINARY, b"a"), (TEXT, b"b"), (BINARY, b"c"), (TEXT, b"d")]
@@ -105,9 +105,7 @@ def test_a_message_is_the_same_after_another_of_fragments(fast: bool) -> None:
 
 @both_sides
 @both_paths
-def test_control_frames_come_between_the_frames_of_a_message(
-    side: ConnectionType, fast: bool
-) -> None:
+def test_next_event_control_frames_between_fragments(side: ConnectionType, fast: bool) -> None:
     key = key_to(side)
     data = (
         frame(BINARY, b"a", fin=False, key=key)
@@ -123,13 +121,13 @@ def test_control_frames_come_between_the_frames_of_a_message(
     ]
 
 
-def test_a_part_of_a_message_is_progress() -> None:
+def test_next_event_fragment_is_progress() -> None:
     protocol = open_protocol(CLIENT)
     protocol.reader.receive_data(frame(TEXT, b"a", fin=False))
     assert [protocol.next_event(), protocol.next_event()] == [PARTIAL, NEED_DATA]
 
 
-def test_messages_are_decoded_one_at_a_time() -> None:
+def test_next_event_decodes_one_message() -> None:
     protocol = open_protocol(CLIENT)
     protocol.reader.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b"))
     assert protocol.next_event() == "a"
@@ -138,7 +136,7 @@ def test_messages_are_decoded_one_at_a_time() -> None:
     assert protocol.reader.undecoded == 0
 
 
-def test_data_may_come_before_what_was_there_is_decoded() -> None:
+def test_receive_data_before_next_event() -> None:
     protocol = open_protocol(CLIENT)
     protocol.reader.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b")[:1])
     protocol.reader.receive_data(frame(TEXT, b"b")[1:])
@@ -159,7 +157,9 @@ def _unfed(monkeypatch: pytest.MonkeyPatch) -> None:
 @both_sides
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 255, 256, 65535, 65536])
-def test_a_whole_frame_takes_the_fast_path(side: ConnectionType, opcode: int, size: int) -> None:
+def test_next_event_whole_frame_takes_fast_path(
+    side: ConnectionType, opcode: int, size: int
+) -> None:
     protocol = open_protocol(side, max_message_size=size)
     data = frame(opcode, b"x" * size, key=key_to(side))
     message = "x" * size if opcode == TEXT else b"x" * size
@@ -171,7 +171,7 @@ def test_a_whole_frame_takes_the_fast_path(side: ConnectionType, opcode: int, si
 @pytest.mark.parametrize(
     "data", [frame(TEXT, b"x"), frame(TEXT, b"x", fin=False), frame(PING)], ids=lambda data: data
 )
-def test_the_slow_path_is_that_of_wsproto(data: bytes) -> None:
+def test_next_event_slow_path_is_wsproto(data: bytes) -> None:
     protocol = open_protocol(CLIENT, fast=False)
     protocol.reader.receive_data(data)
     with pytest.raises(AssertionError, match="did not take the fast path"):
@@ -222,7 +222,7 @@ BAD_FRAMES = [
 
 @both_paths
 @pytest.mark.parametrize(("data", "code"), BAD_FRAMES, ids=lambda value: f"{value!r:.30}")
-def test_a_bad_frame_fails_the_connection(fast: bool, data: bytes, code: int) -> None:
+def test_next_event_bad_frame_fails(fast: bool, data: bytes, code: int) -> None:
     protocol = open_protocol(CLIENT, fast=fast)
     events = received(protocol, frame(TEXT, b"before") + data + frame(TEXT, b"after"))
     assert events == ["before", ENDED]
@@ -234,7 +234,7 @@ def test_a_bad_frame_fails_the_connection(fast: bool, data: bytes, code: int) ->
     ("side", "key"), [(SERVER, None), (CLIENT, KEY)], ids=["unmasked", "masked"]
 )
 @pytest.mark.parametrize("opcode", [TEXT, BINARY, PING, CLOSE])
-def test_a_frame_that_is_masked_wrongly_fails_the_connection(
+def test_next_event_wrong_mask_fails(
     side: ConnectionType, key: bytes | None, opcode: int, fast: bool
 ) -> None:
     protocol = open_protocol(side, fast=fast)
@@ -260,9 +260,7 @@ def test_a_frame_that_is_masked_wrongly_fails_the_connection(
     ],
     ids=lambda value: f"{value!r:.30}",
 )
-def test_a_frame_that_begins_wrong_is_refused_by_its_first_two_bytes(
-    side: ConnectionType, data: bytes, fast: bool
-) -> None:
+def test_next_event_bad_first_two_bytes_fail(side: ConnectionType, data: bytes, fast: bool) -> None:
     protocol = open_protocol(side, fast=fast)
     assert received(protocol, data[:1]) == [NEED_DATA]
     assert received(protocol, data[1:2]) == [ENDED]
@@ -279,7 +277,7 @@ def test_a_frame_that_begins_wrong_is_refused_by_its_first_two_bytes(
     ],
     ids=["unmasked", "masked", "wide"],
 )
-def test_a_large_frame_that_begins_wrong_and_comes_in_parts_is_refused(
+def test_next_event_bad_large_frame_in_parts_fails(
     side: ConnectionType, data: bytes, fast: bool
 ) -> None:
     protocol = open_protocol(side, fast=fast)
@@ -289,13 +287,13 @@ def test_a_large_frame_that_begins_wrong_and_comes_in_parts_is_refused(
 
 @both_paths
 @pytest.mark.parametrize("opcode", [TEXT, BINARY, CONTINUATION, PING])
-def test_an_empty_frame_that_lacks_its_mask_fails_the_connection(opcode: int, fast: bool) -> None:
+def test_next_event_empty_frame_without_mask_fails(opcode: int, fast: bool) -> None:
     protocol = open_protocol(SERVER, fast=fast)
     assert received(protocol, frame(opcode) + bytes(200)) == [ENDED]
     assert sent_close(protocol.take_final_bytes(), SERVER)[0] == 1002
 
 
-def test_a_failed_connection_tells_why() -> None:
+def test_error_of_failed_connection_says_why() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, frame(TEXT, b"\xff"))
     assert isinstance(protocol.closing.error, RemoteProtocolError)
@@ -307,19 +305,19 @@ def test_a_failed_connection_tells_why() -> None:
     assert not protocol.closing.is_open
 
 
-def test_the_close_frame_of_a_failed_connection_says_what_the_error_says() -> None:
+def test_take_final_bytes_close_says_error() -> None:
     protocol = open_protocol(SERVER)
     received(protocol, frame(0x3, key=KEY))
     assert sent_close(protocol.take_final_bytes(), SERVER) == (1002, str(protocol.closing.error))
 
 
-def test_invalid_text_is_refused_before_its_frame_is_whole() -> None:
+def test_next_event_invalid_text_fails_early() -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, frame(TEXT, b"\xff" + b"x" * 1000)[:5]) == [ENDED]
     assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1007
 
 
-def test_nothing_is_decoded_after_the_end() -> None:
+def test_next_event_after_end_decodes_nothing() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, frame(0x3))
     assert received(protocol, frame(TEXT, b"late")) == [ENDED]
@@ -330,7 +328,7 @@ def test_nothing_is_decoded_after_the_end() -> None:
 
 @both_sides
 @both_paths
-def test_a_message_of_the_size_allowed_is_taken(side: ConnectionType, fast: bool) -> None:
+def test_max_message_size_equal_is_accepted(side: ConnectionType, fast: bool) -> None:
     protocol = open_protocol(side, fast=fast, max_message_size=10)
     data = frame(TEXT, b"x" * 10, key=key_to(side))
     assert received(protocol, data) == ["x" * 10, NEED_DATA]
@@ -340,7 +338,7 @@ def test_a_message_of_the_size_allowed_is_taken(side: ConnectionType, fast: bool
 @both_paths
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("length", [11, 200, 70000, 2**62])
-def test_a_message_over_the_size_is_refused_by_its_head(
+def test_max_message_size_exceeded_fails_at_head(
     side: ConnectionType, fast: bool, opcode: int, length: int
 ) -> None:
     protocol = open_protocol(side, fast=fast, max_message_size=10)
@@ -356,7 +354,7 @@ def test_a_message_over_the_size_is_refused_by_its_head(
 
 
 @both_paths
-def test_the_size_of_a_message_is_that_of_its_frames_together(fast: bool) -> None:
+def test_max_message_size_counts_all_fragments(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
     first = frame(TEXT, b"x" * 6, fin=False)
     assert received(protocol, first) == [NEED_DATA]
@@ -365,32 +363,32 @@ def test_the_size_of_a_message_is_that_of_its_frames_together(fast: bool) -> Non
 
 
 @both_paths
-def test_every_message_may_have_the_size_allowed(fast: bool) -> None:
+def test_max_message_size_is_per_message(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
     message = frame(TEXT, b"x" * 6, fin=False) + frame(CONTINUATION, b"x" * 4)
     assert received(protocol, message * 3) == ["x" * 10] * 3 + [NEED_DATA]
 
 
 @both_paths
-def test_size_is_counted_in_bytes(fast: bool) -> None:
+def test_max_message_size_counts_bytes(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
     assert received(protocol, frame(TEXT, ("ä" * 6).encode())) == [ENDED]
     assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1009
 
 
 @both_paths
-def test_an_empty_message_is_within_any_size(fast: bool) -> None:
+def test_max_message_size_0_accepts_empty_message(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=0)
     assert received(protocol, frame(TEXT), frame(BINARY, b"x")) == ["", ENDED]
 
 
-def test_control_frames_do_not_count_as_size() -> None:
+def test_max_message_size_excludes_control_frames() -> None:
     protocol = open_protocol(CLIENT, max_message_size=0, max_fragments=1)
     assert received(protocol, frame(PING, b"x" * 125) * 3)[-1] is NEED_DATA
 
 
 @pytest.mark.parametrize("width", [2, 8])
-def test_a_length_that_is_written_too_long_counts_for_more_than_the_limit(width: int) -> None:
+def test_max_message_size_after_length_not_shortest(width: int) -> None:
     protocol = open_protocol(CLIENT, max_message_size=10)
     assert received(protocol, frame(BINARY, length=100, width=width)) == [ENDED]
     assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1002
@@ -398,7 +396,7 @@ def test_a_length_that_is_written_too_long_counts_for_more_than_the_limit(width:
 
 
 @pytest.mark.parametrize("last", [b"", b"x"])
-def test_a_message_of_more_frames_than_allowed_is_refused(last: bytes) -> None:
+def test_max_fragments_exceeded_fails(last: bytes) -> None:
     protocol = open_protocol(CLIENT, max_fragments=3, max_message_size=10)
     allowed = frame(TEXT, b"x" * 9, fin=False) + frame(CONTINUATION, fin=False) * 2
     assert received(protocol, allowed) == [NEED_DATA]
@@ -410,19 +408,19 @@ def test_a_message_of_more_frames_than_allowed_is_refused(last: bytes) -> None:
 
 
 @both_paths
-def test_every_message_may_have_the_frames_allowed(fast: bool) -> None:
+def test_max_fragments_is_per_message(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_fragments=3)
     message = frame(TEXT, b"a", fin=False) + frame(CONTINUATION, fin=False) + frame(CONTINUATION)
     assert received(protocol, message * 3) == ["a"] * 3 + [NEED_DATA]
 
 
 @both_paths
-def test_where_no_frame_is_allowed_no_message_is(fast: bool) -> None:
+def test_max_fragments_0_accepts_no_message(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_fragments=0)
     assert received(protocol, frame(TEXT, b"x")) == [ENDED]
 
 
-def test_of_200_000_empty_frames_no_more_are_taken_than_allowed() -> None:
+def test_max_fragments_200_000_empty_frames_fail() -> None:
     protocol = open_protocol(CLIENT, max_fragments=1000)
     protocol.reader.receive_data(frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * 200_000)
     taken = 0
@@ -433,7 +431,7 @@ def test_of_200_000_empty_frames_no_more_are_taken_than_allowed() -> None:
     assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1009
 
 
-def test_without_limits_everything_is_taken() -> None:
+def test_max_message_size_infinite_accepts_all() -> None:
     protocol = open_protocol(CLIENT, max_message_size=math.inf, max_fragments=math.inf)
     assert received(protocol, frame(BINARY, bytes(2**21))) == [bytes(2**21), NEED_DATA]
 
@@ -452,13 +450,13 @@ def test_without_limits_everything_is_taken() -> None:
         frame(TEXT, b"x" * 6, fin=False) + frame(TEXT, b"x" * 6),  # another message
     ],
 )
-def test_what_is_wrong_with_a_frame_counts_for_more_than_its_size(fast: bool, data: bytes) -> None:
+def test_max_message_size_after_other_errors(fast: bool, data: bytes) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10)
     assert received(protocol, data) == [ENDED]
     assert sent_close(protocol.take_final_bytes(), CLIENT)[0] == 1002
 
 
-def test_two_oversize_messages_in_one_segment_are_refused_once() -> None:
+def test_max_message_size_exceeded_twice_fails_once() -> None:
     protocol = open_protocol(SERVER, max_message_size=10)
     assert received(protocol, frame(BINARY, bytes(11), key=KEY) * 2) == [ENDED]
     assert sent_close(protocol.take_final_bytes(), SERVER)[0] == 1009
@@ -466,7 +464,7 @@ def test_two_oversize_messages_in_one_segment_are_refused_once() -> None:
     assert protocol.next_event() is ENDED
 
 
-def test_what_precedes_an_oversize_message_is_delivered() -> None:
+def test_max_message_size_exceeded_gives_earlier_messages() -> None:
     protocol = open_protocol(CLIENT, max_message_size=10)
     data = frame(TEXT, b"first") + frame(PING, b"1") + frame(BINARY, bytes(11))
     assert received(protocol, data) == ["first", ("ping", b"1"), ENDED]
@@ -475,7 +473,7 @@ def test_what_precedes_an_oversize_message_is_delivered() -> None:
 # Closing
 
 
-def test_a_new_connection_is_open() -> None:
+def test_protocol_new_is_open() -> None:
     protocol = open_protocol(CLIENT)
     assert protocol.closing.is_open
     assert not protocol.closing.ended
@@ -488,7 +486,7 @@ VALID_CODES = [1000, 1001, 1003, 1007, 1011, 1012, 1013, 1014, 3000, 3999, 4000,
 
 @both_sides
 @pytest.mark.parametrize("code", VALID_CODES)
-def test_a_close_from_the_peer_is_answered_with_the_same(side: ConnectionType, code: int) -> None:
+def test_receive_close_is_echoed(side: ConnectionType, code: int) -> None:
     protocol = open_protocol(side)
     data = close_frame(code, "grüß".encode(), key=key_to(side))
     assert received(protocol, data + frame(PING, key=key_to(side))) == [ENDED]
@@ -509,14 +507,14 @@ def test_a_close_from_the_peer_is_answered_with_the_same(side: ConnectionType, c
 
 
 @both_sides
-def test_a_close_without_a_code_is_answered_without_one(side: ConnectionType) -> None:
+def test_receive_close_without_code_is_echoed(side: ConnectionType) -> None:
     protocol = open_protocol(side)
     assert received(protocol, frame(CLOSE, key=key_to(side))) == [ENDED]
     assert protocol.closing.rcvd == protocol.closing.sent == CloseReason(1005, None)
     assert sent_close(protocol.take_final_bytes(), side) == (1005, "")
 
 
-def test_a_close_without_a_text_has_none() -> None:
+def test_receive_close_without_reason_has_none() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, close_frame(1000))
     assert protocol.closing.rcvd == CloseReason(1000, None)
@@ -525,14 +523,14 @@ def test_a_close_without_a_text_has_none() -> None:
 @both_sides
 @both_paths
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 5])
-def test_code_1014_is_taken(side: ConnectionType, fast: bool, cut: int) -> None:
+def test_receive_close_1014_is_accepted(side: ConnectionType, fast: bool, cut: int) -> None:
     protocol = open_protocol(side, fast=fast)
     data = close_frame(1014, b"upstream", key=key_to(side))
     assert received(protocol, data[:cut], data[cut:]) == [ENDED]
     assert protocol.closing.rcvd == CloseReason(1014, "upstream")
 
 
-def test_the_bytes_of_code_1014_are_any_bytes_elsewhere() -> None:
+def test_receive_data_like_close_1014_is_data() -> None:
     protocol = open_protocol(CLIENT)
     code = close_payload(1014)
     data = frame(BINARY, code) + frame(PING, code) + close_frame(1014, b"in it: \x03")
@@ -540,7 +538,7 @@ def test_the_bytes_of_code_1014_are_any_bytes_elsewhere() -> None:
     assert protocol.closing.rcvd == CloseReason(1014, "in it: \x03")
 
 
-def test_code_1014_comes_in_answer_to_a_close() -> None:
+def test_receive_close_1014_as_answer() -> None:
     protocol = open_protocol(CLIENT)
     protocol.start_close(1000, None)
     assert received(protocol, close_frame(1014)) == [ENDED]
@@ -557,7 +555,7 @@ def test_code_1014_comes_in_answer_to_a_close() -> None:
         (1005, None, (1005, "")),
     ],
 )
-def test_our_close_says_code_and_text(
+def test_close_sends_code_and_reason(
     side: ConnectionType, code: int, reason: str | None, said: tuple[int, str]
 ) -> None:
     protocol = open_protocol(side)
@@ -568,11 +566,11 @@ def test_our_close_says_code_and_text(
     assert not protocol.closing.ended
 
 
-def test_code_1014_may_be_sent() -> None:
+def test_close_1014_is_sent() -> None:
     assert open_protocol(SERVER).start_close(1014, "upstream") == close_frame(1014, b"upstream")
 
 
-def test_the_peers_answer_ends_the_connection_that_we_close() -> None:
+def test_close_answered_ends() -> None:
     protocol = open_protocol(CLIENT)
     protocol.start_close(4001, "bye")
     assert received(protocol, close_frame(4001, b"bye")) == [ENDED]
@@ -580,7 +578,7 @@ def test_the_peers_answer_ends_the_connection_that_we_close() -> None:
     assert protocol.closing.error is None
 
 
-def test_when_closes_cross_each_side_keeps_its_own_reason() -> None:
+def test_close_crossing_keeps_both_reasons() -> None:
     protocol = open_protocol(CLIENT)
     protocol.start_close(4001, "ours")
     assert received(protocol, close_frame(4002, b"theirs")) == [ENDED]
@@ -590,7 +588,7 @@ def test_when_closes_cross_each_side_keeps_its_own_reason() -> None:
 
 
 @both_paths
-def test_after_our_close_only_pongs_are_events(fast: bool) -> None:
+def test_next_event_after_close_gives_only_pongs(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast)
     protocol.start_close(1000, None)
     data = (
@@ -605,7 +603,7 @@ def test_after_our_close_only_pongs_are_events(fast: bool) -> None:
     assert received(protocol, data) == [("pong", b"2"), ENDED]
 
 
-def test_a_message_that_our_close_came_into_is_dropped() -> None:
+def test_close_during_message_drops_it() -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, frame(TEXT, b"a", fin=False)) == [NEED_DATA]
     protocol.start_close(1000, None)
@@ -614,7 +612,7 @@ def test_a_message_that_our_close_came_into_is_dropped() -> None:
 
 
 @both_paths
-def test_an_oversize_message_while_closing_is_dropped(fast: bool) -> None:
+def test_close_then_oversize_message_is_dropped(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast, max_message_size=10, max_fragments=2)
     protocol.start_close(1000, None)
     fragments = frame(TEXT, b"x", fin=False) + frame(CONTINUATION, fin=False) * 5
@@ -625,7 +623,7 @@ def test_an_oversize_message_while_closing_is_dropped(fast: bool) -> None:
 
 
 @both_paths
-def test_a_bad_frame_while_closing_ends_the_connection(fast: bool) -> None:
+def test_close_then_bad_frame_ends(fast: bool) -> None:
     protocol = open_protocol(CLIENT, fast=fast)
     protocol.start_close(1000, "bye")
     assert received(protocol, frame(TEXT, b"\xff")) == [ENDED]
@@ -635,7 +633,7 @@ def test_a_bad_frame_while_closing_ends_the_connection(fast: bool) -> None:
     assert isinstance(protocol.closing.error, RemoteProtocolError)
 
 
-def test_the_farewell_is_given_once() -> None:
+def test_take_final_bytes_gives_them_once() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, close_frame(1000))
     assert protocol.take_final_bytes() != b""
@@ -646,7 +644,7 @@ def test_the_farewell_is_given_once() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", frame(TEXT, b"abc")[:-1], frame(PING, b"abc")[:-1]])
-def test_the_end_of_the_stream_ends_the_connection(data: bytes) -> None:
+def test_receive_eof_ends(data: bytes) -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, data) == [NEED_DATA]
     protocol.receive_eof()
@@ -659,7 +657,7 @@ def test_the_end_of_the_stream_ends_the_connection(data: bytes) -> None:
     assert protocol.take_final_bytes() == b""
 
 
-def test_what_was_received_is_decoded_before_the_end_of_the_stream() -> None:
+def test_receive_eof_after_messages_gives_them() -> None:
     protocol = open_protocol(CLIENT)
     protocol.reader.receive_data(frame(TEXT, b"last") + frame(PING, b"1"))
     protocol.receive_eof()
@@ -667,7 +665,7 @@ def test_what_was_received_is_decoded_before_the_end_of_the_stream() -> None:
     assert list(events_of(protocol)) == ["last", ("ping", b"1"), ENDED]
 
 
-def test_a_close_before_the_end_of_the_stream_counts() -> None:
+def test_receive_eof_after_close_is_closed() -> None:
     protocol = open_protocol(CLIENT)
     protocol.reader.receive_data(close_frame(1001))
     protocol.receive_eof()
@@ -676,7 +674,7 @@ def test_a_close_before_the_end_of_the_stream_counts() -> None:
     assert protocol.closing.reason == CloseReason(1001, None)
 
 
-def test_a_stream_that_fails_is_the_error() -> None:
+def test_connection_lost_has_error_of_stream() -> None:
     protocol = open_protocol(CLIENT)
     cause = ConnectionResetError(104, "Connection reset by peer")
     protocol.receive_eof(cause)
@@ -685,7 +683,7 @@ def test_a_stream_that_fails_is_the_error() -> None:
     assert protocol.closing.reason == CloseReason(1006, str(cause))
 
 
-def test_the_error_of_a_write_says_more_than_the_end_of_the_stream() -> None:
+def test_note_write_error_before_eof_is_the_error() -> None:
     protocol = open_protocol(CLIENT)
     error = BrokenPipeError("broken pipe")
     protocol.note_write_error(error)
@@ -694,7 +692,7 @@ def test_the_error_of_a_write_says_more_than_the_end_of_the_stream() -> None:
     assert protocol.closing.error is error
 
 
-def test_the_error_of_a_read_counts_for_more_than_that_of_a_write() -> None:
+def test_note_write_error_read_error_takes_precedence() -> None:
     protocol = open_protocol(CLIENT)
     protocol.note_write_error(BrokenPipeError("broken pipe"))
     cause = ConnectionResetError("reset")
@@ -703,14 +701,14 @@ def test_the_error_of_a_read_counts_for_more_than_that_of_a_write() -> None:
     assert protocol.closing.error is cause
 
 
-def test_an_error_without_a_text_is_told_by_its_name() -> None:
+def test_connection_lost_error_without_text_is_named() -> None:
     protocol = open_protocol(CLIENT)
     protocol.receive_eof(ConnectionResetError())
     protocol.next_event()
     assert protocol.closing.reason == CloseReason(1006, "ConnectionResetError")
 
 
-def test_the_end_of_the_stream_after_our_close_is_an_error() -> None:
+def test_receive_eof_after_own_close_is_error() -> None:
     protocol = open_protocol(CLIENT)
     protocol.start_close(1000, None)
     protocol.receive_eof()
@@ -719,7 +717,7 @@ def test_the_end_of_the_stream_after_our_close_is_an_error() -> None:
     assert protocol.closing.reason == CloseReason(1000, None)
 
 
-def test_a_connection_that_is_lost_has_ended_whatever_was_received() -> None:
+def test_connection_lost_ends_despite_buffered_data() -> None:
     protocol = open_protocol(CLIENT)
     protocol.reader.receive_data(frame(TEXT, b"late"))
     cause = ConnectionAbortedError("gone")
@@ -729,14 +727,14 @@ def test_a_connection_that_is_lost_has_ended_whatever_was_received() -> None:
     assert protocol.closing.reason == CloseReason(1006, "gone")
 
 
-def test_a_connection_that_has_ended_can_not_be_lost() -> None:
+def test_connection_lost_after_end_does_nothing() -> None:
     protocol = open_protocol(CLIENT)
     received(protocol, close_frame(1000))
     protocol.closing.lose(ConnectionAbortedError("gone"))
     assert protocol.closing.error is None
 
 
-def test_the_exception_of_a_closed_connection_tells_all() -> None:
+def test_exception_of_closed_has_both_closes() -> None:
     protocol = open_protocol(CLIENT)
     protocol.start_close(4001, "ours")
     received(protocol, close_frame(4002, b"theirs"))
@@ -747,7 +745,7 @@ def test_the_exception_of_a_closed_connection_tells_all() -> None:
     assert exc.__cause__ is None
 
 
-def test_the_exception_of_a_lost_connection_has_its_cause() -> None:
+def test_exception_of_lost_has_cause() -> None:
     protocol = open_protocol(CLIENT)
     cause = ConnectionAbortedError("gone")
     protocol.closing.lose(cause)
@@ -761,7 +759,7 @@ SIZES = [0, 1, 125, 126, 1023, 1024, 65535, 65536]
 
 @both_sides
 @pytest.mark.parametrize("size", SIZES)
-def test_a_message_is_sent_in_one_frame(side: ConnectionType, size: int) -> None:
+def test_message_is_one_frame(side: ConnectionType, size: int) -> None:
     payload = bytes(range(256)) * (size // 256 + 1)
     (event,) = parsed(open_protocol(side).writer.message(False, payload[:size]), peer_of(side))
     assert isinstance(event, BytesMessage)
@@ -770,33 +768,33 @@ def test_a_message_is_sent_in_one_frame(side: ConnectionType, size: int) -> None
 
 
 @both_sides
-def test_text_is_sent_as_text(side: ConnectionType) -> None:
+def test_message_str_is_text_frame(side: ConnectionType) -> None:
     (event,) = parsed(open_protocol(side).writer.message(True, "grüß".encode()), peer_of(side))
     assert isinstance(event, TextMessage)
     assert (event.data, event.message_finished) == ("grüß", True)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_server_sends_the_shortest_head_and_no_mask(size: int) -> None:
+def test_message_of_server_has_shortest_head(size: int) -> None:
     assert open_protocol(SERVER).writer.message(False, bytes(size)) == frame(BINARY, bytes(size))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_client_sends_the_shortest_head_and_a_mask(size: int) -> None:
+def test_message_of_client_has_shortest_head_and_mask(size: int) -> None:
     data = open_protocol(CLIENT).writer.message(False, bytes(size))
     head_size = len(frame(BINARY, bytes(size))) - size
     key = data[head_size : head_size + 4]
     assert data == frame(BINARY, bytes(size), key=key)
 
 
-def test_every_frame_of_a_client_has_a_mask_of_its_own() -> None:
+def test_message_of_client_masks_differ() -> None:
     protocol = open_protocol(CLIENT)
     assert len({protocol.writer.message(False, b"same") for _ in range(20)}) == 20
 
 
 @both_sides
 @pytest.mark.parametrize("payload", [b"", b"x", b"x" * 125])
-def test_a_ping_is_sent(side: ConnectionType, payload: bytes) -> None:
+def test_ping_is_sent(side: ConnectionType, payload: bytes) -> None:
     (event,) = parsed(open_protocol(side).writer.ping(payload), peer_of(side))
     assert isinstance(event, Ping)
     assert bytes(event.payload) == payload
@@ -804,7 +802,7 @@ def test_a_ping_is_sent(side: ConnectionType, payload: bytes) -> None:
 
 @both_sides
 @pytest.mark.parametrize("payload", [b"", b"x", b"x" * 125])
-def test_a_pong_is_sent(side: ConnectionType, payload: bytes) -> None:
+def test_pong_is_sent(side: ConnectionType, payload: bytes) -> None:
     (event,) = parsed(open_protocol(side).writer.pong(payload), peer_of(side))
     assert isinstance(event, Pong)
     assert bytes(event.payload) == payload
@@ -815,7 +813,7 @@ def test_a_pong_is_sent(side: ConnectionType, payload: bytes) -> None:
 
 @both_sides
 @pytest.mark.parametrize(("limit", "code"), [(1, 1009), (2, 1007)])
-def test_a_fragment_too_many_is_refused_before_its_text_is_judged(
+def test_max_fragments_exceeded_before_text_is_checked(
     side: ConnectionType, limit: int, code: int
 ) -> None:
     key = key_to(side)
@@ -835,7 +833,7 @@ def test_a_fragment_too_many_is_refused_before_its_text_is_judged(
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("size", [LARGE, LARGE + 1, 70_000])
 @pytest.mark.parametrize("step", [1000, 4096, 65536])
-def test_a_large_frame_is_decoded_when_it_is_whole(
+def test_next_event_large_frame_when_complete(
     side: ConnectionType, raw: bool, size: int, step: int
 ) -> None:
     payload = b"large" * (size // 5 + 1)
@@ -851,7 +849,7 @@ def test_a_large_frame_is_decoded_when_it_is_whole(
     assert (protocol.assembler.messages_received, protocol.assembler.bytes_received) == (1, size)
 
 
-def test_it_tells_how_much_of_a_large_frame_is_to_come() -> None:
+def test_large_frame_missing_bytes_are_known() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
     protocol.reader.receive_data(data[:3000])
@@ -862,7 +860,7 @@ def test_it_tells_how_much_of_a_large_frame_is_to_come() -> None:
     assert protocol.reader.awaited == 0
 
 
-def test_nothing_behind_a_large_frame_is_lost_if_that_is_not_decoded_yet() -> None:
+def test_large_frame_keeps_bytes_after_it() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
     protocol.reader.receive_data(data[:5000])
@@ -872,7 +870,7 @@ def test_nothing_behind_a_large_frame_is_lost_if_that_is_not_decoded_yet() -> No
     assert [protocol.next_event() for _ in range(4)] == [bytes(10_000), "1", "2", NEED_DATA]
 
 
-def test_messages_behind_a_large_frame_wait_for_it() -> None:
+def test_large_frame_delays_later_messages() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
     protocol.reader.receive_data(data[:5000])
@@ -885,7 +883,7 @@ def test_messages_behind_a_large_frame_wait_for_it() -> None:
 
 
 @both_sides
-def test_a_large_text_that_is_not_utf_8_fails_when_it_is_whole(side: ConnectionType) -> None:
+def test_large_frame_invalid_utf_8_fails_when_complete(side: ConnectionType) -> None:
     protocol = open_protocol(side)
     data = frame(TEXT, b"\xff" + bytes(10_000), key=key_to(side))
     assert received(protocol, data[:5000], data[5000:]) == [ENDED]
@@ -893,7 +891,7 @@ def test_a_large_text_that_is_not_utf_8_fails_when_it_is_whole(side: ConnectionT
 
 
 @both_sides
-def test_a_large_text_that_is_not_utf_8_and_breaks_off_fails_at_the_end(
+def test_large_frame_invalid_utf_8_cut_off_fails(
     side: ConnectionType,
 ) -> None:
     protocol = open_protocol(side)
@@ -907,9 +905,7 @@ def test_a_large_text_that_is_not_utf_8_and_breaks_off_fails_at_the_end(
 @both_sides
 @pytest.mark.parametrize("size", [LARGE, 70_000])
 @pytest.mark.parametrize("cut", range(15))
-def test_the_head_of_a_large_frame_may_be_cut_anywhere(
-    side: ConnectionType, size: int, cut: int
-) -> None:
+def test_large_frame_head_cut_anywhere(side: ConnectionType, size: int, cut: int) -> None:
     payload = (b"large" * size)[:size]
     protocol = open_protocol(side)
     data = frame(BINARY, payload, key=key_to(side)) + frame(BINARY, b"next", key=key_to(side))
@@ -917,7 +913,7 @@ def test_the_head_of_a_large_frame_may_be_cut_anywhere(
     assert [event for event in events if isinstance(event, bytes)] == [payload, b"next"]
 
 
-def test_a_large_frame_that_comes_after_our_close_is_thrown_away() -> None:
+def test_large_frame_after_close_is_dropped() -> None:
     protocol = open_protocol(CLIENT)
     data = frame(BINARY, bytes(10_000))
     protocol.reader.receive_data(data[:5000])
@@ -927,7 +923,7 @@ def test_a_large_frame_that_comes_after_our_close_is_thrown_away() -> None:
     assert protocol.assembler.messages_received == 0
 
 
-def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
+def test_large_frame_in_progress_becomes_stream() -> None:
     protocol = open_protocol(CLIENT)
     payload = b"0123456789" * 1000
     data = frame(BINARY, payload)
@@ -942,7 +938,7 @@ def test_a_stream_takes_over_a_large_frame_that_is_under_way() -> None:
     assert b"".join(piece.data for piece in pieces if isinstance(piece, MessageChunk)) == payload  # type: ignore[misc] # bytes, as it is binary
 
 
-def test_what_follows_a_close_without_a_code_is_not_its_code() -> None:
+def test_receive_close_without_code_ignores_next_bytes() -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, frame(CLOSE) + (1014).to_bytes(2, "big")) == [ENDED]
     assert protocol.closing.rcvd == CloseReason(1005, None)
@@ -951,7 +947,9 @@ def test_what_follows_a_close_without_a_code_is_not_its_code() -> None:
 @both_paths
 @pytest.mark.parametrize("payload", [b"x", bytes(LARGE)], ids=["short", "large"])
 @pytest.mark.parametrize("fin", [True, False], ids=["whole", "fragmented"])
-def test_what_comes_after_our_close_is_not_counted(fast: bool, payload: bytes, fin: bool) -> None:
+def test_messages_received_excludes_those_after_close(
+    fast: bool, payload: bytes, fin: bool
+) -> None:
     protocol = open_protocol(CLIENT, fast=fast)
     protocol.start_close(1000, None)
     data = frame(BINARY, payload, fin=fin) + (b"" if fin else frame(CONTINUATION))
@@ -963,7 +961,7 @@ def test_what_comes_after_our_close_is_not_counted(fast: bool, payload: bytes, f
 
 
 @both_sides
-def test_messages_are_decoded_up_to_what_wsproto_must_see(side: ConnectionType) -> None:
+def test_messages_stop_before_frames_for_wsproto(side: ConnectionType) -> None:
     protocol = open_protocol(side)
     key = key_to(side)
     data = [frame(TEXT, b"1", key=key), frame(BINARY, b"2", key=key), frame(PING, key=key)]
@@ -975,7 +973,7 @@ def test_messages_are_decoded_up_to_what_wsproto_must_see(side: ConnectionType) 
     assert (protocol.assembler.messages_received, protocol.assembler.bytes_received) == (3, 3)
 
 
-def test_no_more_messages_are_decoded_than_are_asked_for() -> None:
+def test_messages_at_most_that_many() -> None:
     protocol = open_protocol(CLIENT)
     protocol.reader.receive_data(frame(TEXT, b"x") * 3)
     assert protocol.reader.messages(2) == ["x", "x"]
@@ -991,14 +989,14 @@ def test_no_more_messages_are_decoded_than_are_asked_for() -> None:
     ],
     ids=["closed", "lost", "streaming"],
 )
-def test_there_are_no_messages_to_decode(prepare: Callable[[Protocol], object]) -> None:
+def test_messages_without_data_are_none(prepare: Callable[[Protocol], object]) -> None:
     protocol = open_protocol(CLIENT)
     protocol.reader.receive_data(frame(TEXT, b"x"))
     prepare(protocol)
     assert protocol.reader.messages(9) == []
 
 
-def test_where_no_frame_is_allowed_there_are_no_messages() -> None:
+def test_messages_max_fragments_0_are_none() -> None:
     protocol = open_protocol(CLIENT, max_fragments=0)
     protocol.reader.receive_data(frame(TEXT, b"x"))
     assert protocol.reader.messages(9) == []
@@ -1010,7 +1008,7 @@ def test_where_no_frame_is_allowed_there_are_no_messages() -> None:
     [frame(TEXT, length=300)[:2], frame(TEXT, length=2**16)[:2]],
     ids=["16-bit", "64-bit"],
 )
-def test_there_are_no_messages_in_a_frame_that_begins_wrongly(head: bytes) -> None:
+def test_messages_bad_frame_are_none(head: bytes) -> None:
     protocol = open_protocol(SERVER)  # which takes masked frames only
     assert received(protocol, head) == [NEED_DATA]  # wsproto looks at the mask bit later
     protocol.reader.receive_data(frame(TEXT, b"a text", key=KEY))
@@ -1018,7 +1016,7 @@ def test_there_are_no_messages_in_a_frame_that_begins_wrongly(head: bytes) -> No
     assert protocol.next_event() is ENDED
 
 
-def test_there_are_no_messages_within_a_message() -> None:
+def test_messages_within_a_message_are_none() -> None:
     protocol = open_protocol(CLIENT)
     assert received(protocol, frame(TEXT, b"x", fin=False)) == [NEED_DATA]
     protocol.reader.receive_data(frame(TEXT, b"y"))
@@ -1028,14 +1026,14 @@ def test_there_are_no_messages_within_a_message() -> None:
 # Masking keys
 
 
-def test_each_frame_of_a_client_has_another_key() -> None:
+def test_masking_keys_differ() -> None:
     protocol = open_protocol(CLIENT)
     keys = {protocol.writer.message(False, b"")[2:6] for _ in range(1000)}
     assert len(keys) == 1000
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_child_process_has_keys_of_its_own() -> None:
+def test_masking_keys_of_child_process_differ() -> None:
     protocol = open_protocol(CLIENT)
     protocol.writer.message(False, b"")
     reader, writer = os.pipe()
@@ -1049,7 +1047,7 @@ def test_a_child_process_has_keys_of_its_own() -> None:
         assert pipe.read() != protocol.writer.message(False, b"")
 
 
-def test_skip_rest_behind_an_invalid_frame_fails_the_connection_all_the_same() -> None:
+def test_skip_rest_after_invalid_frame_fails() -> None:
     protocol = open_protocol(CLIENT)
     protocol.begin_stream()
     protocol.reader.receive_data(frame(TEXT, b"begun", fin=False))

@@ -30,7 +30,7 @@ async def is_answered(peer: RawPeer, payload: bytes) -> bool:
 
 @pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("in_one_write", [True, False])
-async def test_tasks_that_wait_get_messages_in_order(
+async def test_get_message_in_tasks_keeps_the_order(
     nursery: trio.Nursery, kind: str, in_one_write: bool
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -45,7 +45,7 @@ async def test_tasks_that_wait_get_messages_in_order(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_texts_behind_one_that_was_taken_as_bytes_are_str(
+async def test_get_message_decode_false_affects_one_message(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -61,7 +61,7 @@ async def test_texts_behind_one_that_was_taken_as_bytes_are_str(
 
 @pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("leaving", [0, 1])
-async def test_a_task_that_leaves_passes_the_wait_on(
+async def test_get_message_cancelled_passes_reading_on(
     nursery: trio.Nursery, kind: str, leaving: int
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -78,7 +78,7 @@ async def test_a_task_that_leaves_passes_the_wait_on(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_get_message_cancelled_while_it_waits_loses_nothing(
+async def test_get_message_cancelled_waiting_loses_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -91,7 +91,7 @@ async def test_get_message_cancelled_while_it_waits_loses_nothing(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_get_message_cancelled_in_the_middle_of_a_frame_loses_nothing(
+async def test_get_message_cancelled_in_frame_loses_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -105,9 +105,7 @@ async def test_get_message_cancelled_in_the_middle_of_a_frame_loses_nothing(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_get_message_cancelled_before_it_began_takes_nothing(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_get_message_cancelled_before_takes_nothing(nursery: trio.Nursery, kind: str) -> None:
     client, _ = await open_client(nursery, kind, trailing=Frame(TEXT, b"message").encode())
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -116,7 +114,7 @@ async def test_get_message_cancelled_before_it_began_takes_nothing(
     assert await client.get_message() == "message"
 
 
-async def test_get_message_cancelled_while_it_decodes_loses_nothing(nursery: trio.Nursery) -> None:
+async def test_get_message_cancelled_decoding_loses_nothing(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await peer.send(peer.frame(PING) * 10 * STEPS_PER_TURN, peer.texts("message"))
     getting = Call(nursery, client.get_message)
@@ -132,7 +130,7 @@ async def test_get_message_cancelled_while_it_decodes_loses_nothing(nursery: tri
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_ping_is_answered_after_20_to_40_ms(
+async def test_idle_monitor_answers_ping_after_20_to_40_ms(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     _, peer = await open_client(nursery, kind)
@@ -142,7 +140,7 @@ async def test_a_ping_is_answered_after_20_to_40_ms(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_once_it_is_tended_a_ping_is_answered_at_once(
+async def test_background_reading_answers_ping_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     _, peer = await open_client(nursery, kind)
@@ -153,7 +151,7 @@ async def test_once_it_is_tended_a_ping_is_answered_at_once(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_ping_behind_a_message_is_answered_20_to_40_ms_after_that_was_taken(
+async def test_idle_monitor_answers_ping_after_message_was_taken(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=0)
@@ -167,7 +165,7 @@ async def test_a_ping_behind_a_message_is_answered_20_to_40_ms_after_that_was_ta
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_ping_behind_a_message_is_answered_at_once_if_the_next_message_is_waited_for(
+async def test_get_message_waiting_answers_ping_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -180,7 +178,7 @@ async def test_a_ping_behind_a_message_is_answered_at_once_if_the_next_message_i
 
 @pytest.mark.parametrize("decode", [None, True])
 @pytest.mark.streams(PROMPT)
-async def test_a_task_that_takes_a_message_now_and_then_can_answer_before_a_close_behind_them(
+async def test_get_message_now_and_then_can_answer_before_close(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, decode: Any
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=20)
@@ -196,7 +194,7 @@ async def test_a_task_that_takes_a_message_now_and_then_can_answer_before_a_clos
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_ping_that_came_with_a_message_for_a_task_that_left_is_answered(
+async def test_get_message_cancelled_ping_is_answered(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -208,7 +206,7 @@ async def test_a_ping_that_came_with_a_message_for_a_task_that_left_is_answered(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_close_is_noticed(
+async def test_idle_monitor_notices_close(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -219,7 +217,7 @@ async def test_a_close_is_noticed(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_the_end_of_the_stream_is_noticed(
+async def test_idle_monitor_notices_eof(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -228,7 +226,7 @@ async def test_the_end_of_the_stream_is_noticed(
     assert client.closed is not None
 
 
-async def test_one_watch_looks_after_all_connections(
+async def test_idle_monitor_is_one_for_all_connections(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     before = system_tasks()
@@ -238,7 +236,7 @@ async def test_one_watch_looks_after_all_connections(
         assert await is_answered(peer, b"")
 
 
-async def test_a_connection_that_is_tended_needs_no_watch(
+async def test_idle_monitor_ignores_background_reading(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     before = system_tasks()
@@ -250,7 +248,7 @@ async def test_a_connection_that_is_tended_needs_no_watch(
     assert system_tasks() == before + 1
 
 
-async def test_a_connection_that_is_waited_for_needs_no_watch(
+async def test_idle_monitor_ignores_waiting_get_message(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     before = system_tasks()
@@ -265,7 +263,7 @@ async def test_a_connection_that_is_waited_for_needs_no_watch(
 
 @pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize(("size", "room"), [(0, 1), (1, 2), (3, 4), (math.inf, 50)])
-async def test_no_more_is_decoded_than_there_is_room_for_messages(
+async def test_receive_queue_full_stops_decoding(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, size: float, room: int
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=size)
@@ -279,9 +277,7 @@ async def test_no_more_is_decoded_than_there_is_room_for_messages(
 
 
 @pytest.mark.streams(PUSHING_BACK)
-async def test_a_peer_is_stopped_while_messages_are_not_read(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_receive_queue_full_stops_peer(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     message = "x" * 2**20
     sending = Call(nursery, peer.send, peer.texts(*[message] * 4))
@@ -303,7 +299,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("is_waited_for", [True, False])
-async def test_a_flood_does_not_hold_up_other_tasks(
+async def test_get_message_flood_lets_other_tasks_run(
     nursery: trio.Nursery, mock_clock: MockClock, flood: str, is_waited_for: bool
 ) -> None:
     client, peer = await open_client(nursery, message_queue_size=math.inf)
@@ -334,7 +330,7 @@ async def test_a_flood_does_not_hold_up_other_tasks(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_what_came_before_the_end_is_there_long_after_it(
+async def test_get_message_long_after_end_gives_messages(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=2)
@@ -348,7 +344,7 @@ async def test_what_came_before_the_end_is_there_long_after_it(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_every_task_that_waits_hears_of_the_end(
+async def test_get_message_in_tasks_all_raise_at_end(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -360,7 +356,7 @@ async def test_every_task_that_waits_hears_of_the_end(
             await call.result()
 
 
-async def test_the_memory_of_messages_that_wait_is_bounded(
+async def test_receive_queue_memory_is_bounded(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(
@@ -379,7 +375,7 @@ async def test_the_memory_of_messages_that_wait_is_bounded(
     assert await answer.result() == Frame(PONG, b"behind")
 
 
-async def test_empty_messages_take_memory_too(
+async def test_receive_queue_counts_empty_messages(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(
@@ -392,7 +388,7 @@ async def test_empty_messages_take_memory_too(
     assert await peer.receive() == Frame(PONG, b"behind")
 
 
-async def test_messages_that_were_taken_leave_their_room_to_others(
+async def test_receive_queue_taken_messages_make_room(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(
@@ -411,7 +407,7 @@ async def test_messages_that_were_taken_leave_their_room_to_others(
             await client.get_message()
 
 
-async def test_pieces_that_were_thrown_away_leave_their_room_to_messages(
+async def test_receive_queue_skipped_chunks_make_room(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(
@@ -432,7 +428,7 @@ async def test_pieces_that_were_thrown_away_leave_their_room_to_messages(
 
 
 @pytest.mark.streams(["memory", "socketpair"])
-async def test_a_queue_of_no_bytes_lets_one_message_through(
+async def test_receive_queue_of_0_bytes_passes_one_message(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_bytes=0)

@@ -50,7 +50,7 @@ async def held(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_what_is_appended_is_written_in_order(nursery: trio.Nursery, kind: str) -> None:
+async def test_append_is_written_in_order(nursery: trio.Nursery, kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     pieces = [b"first", LARGE, b"third", LARGE[:50000], LARGE[:50000], b"last"]
     everything = b"".join(pieces)
@@ -62,7 +62,7 @@ async def test_what_is_appended_is_written_in_order(nursery: trio.Nursery, kind:
         assert await receive_exactly(theirs, 5) == b"later"
 
 
-async def test_small_frames_leave_in_one_write_and_large_ones_alone(nursery: trio.Nursery) -> None:
+async def test_append_small_frames_share_a_write(nursery: trio.Nursery) -> None:
     large = bytes(WRITE_BATCH_BYTES)
     async with held(nursery, b"first") as (outbox, stream):
         for data in (b"a", b"b", large, b"c", b"d"):
@@ -73,7 +73,7 @@ async def test_small_frames_leave_in_one_write_and_large_ones_alone(nursery: tri
 
 
 @pytest.mark.streams(PAIRS)
-async def test_a_cancelled_nursery_does_not_end_a_write(kind: str) -> None:
+async def test_append_nursery_cancelled_write_goes_on(kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     async with trio.open_nursery() as nursery:
         with running(nursery, ours) as outbox, trio.CancelScope(shield=True):
@@ -91,7 +91,7 @@ async def test_a_cancelled_nursery_does_not_end_a_write(kind: str) -> None:
 @pytest.mark.parametrize(
     ("size", "is_full"), [(WRITE_BATCH_BYTES, False), (WRITE_BATCH_BYTES + 1, True)]
 )
-async def test_it_is_full_above_the_high_water_mark(
+async def test_is_full_above_high_water_mark(
     nursery: trio.Nursery, size: int, is_full: bool
 ) -> None:
     async with held(nursery, b"x") as (outbox, _):
@@ -99,7 +99,7 @@ async def test_it_is_full_above_the_high_water_mark(
         assert outbox.is_full == is_full
 
 
-async def test_wait_room_waits_until_it_is_not_full(nursery: trio.Nursery) -> None:
+async def test_wait_room_waits_until_not_full(nursery: trio.Nursery) -> None:
     ours, theirs = await lockstep_pair()
     with running(nursery, ours) as outbox:
         outbox.append(bytes(WRITE_BATCH_BYTES))
@@ -112,7 +112,7 @@ async def test_wait_room_waits_until_it_is_not_full(nursery: trio.Nursery) -> No
         await waiting.result()
 
 
-async def test_wait_room_waits_on_while_it_is_still_full(nursery: trio.Nursery) -> None:
+async def test_wait_room_waits_while_still_full(nursery: trio.Nursery) -> None:
     ours, theirs = await lockstep_pair()
     with running(nursery, ours) as outbox:
         for _ in range(3):
@@ -126,7 +126,7 @@ async def test_wait_room_waits_on_while_it_is_still_full(nursery: trio.Nursery) 
         await waiting.result()
 
 
-async def test_flush_waits_until_all_is_written(nursery: trio.Nursery) -> None:
+async def test_flush_waits_until_all_written(nursery: trio.Nursery) -> None:
     ours, theirs = await lockstep_pair()
     with running(nursery, ours) as outbox:
         await outbox.flush()
@@ -140,7 +140,7 @@ async def test_flush_waits_until_all_is_written(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("wait", [SendQueue.wait_room, SendQueue.flush])
-async def test_a_cancelled_wait_leaves_what_is_to_be_written(
+async def test_flush_cancelled_keeps_frames(
     nursery: trio.Nursery, wait: Callable[[SendQueue], Awaitable[None]]
 ) -> None:
     ours, theirs = await lockstep_pair()
@@ -156,16 +156,14 @@ async def test_a_cancelled_wait_leaves_what_is_to_be_written(
 
 
 @pytest.mark.streams(PAIRS)
-async def test_a_pong_is_written_at_once_where_nothing_waits(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_append_pong_empty_queue_writes_at_once(nursery: trio.Nursery, kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     with running(nursery, ours) as outbox:
         outbox.append_pong(b"pong")
         assert await receive_exactly(theirs, 4) == b"pong"
 
 
-async def test_of_pongs_that_wait_only_the_latest_is_written(nursery: trio.Nursery) -> None:
+async def test_append_pong_replaces_waiting_pong(nursery: trio.Nursery) -> None:
     async with held(nursery, b"first") as (outbox, stream):
         outbox.append(b"second")
         for number in range(1000):
@@ -177,7 +175,7 @@ async def test_of_pongs_that_wait_only_the_latest_is_written(nursery: trio.Nurse
         assert b"[999]" in written
 
 
-async def test_pongs_that_wait_for_a_peer_that_does_not_read_take_no_room(
+async def test_append_pong_unread_takes_no_room(
     nursery: trio.Nursery,
 ) -> None:
     async with held(nursery, b"first") as (outbox, _):
@@ -186,7 +184,7 @@ async def test_pongs_that_wait_for_a_peer_that_does_not_read_take_no_room(
         assert not outbox.is_full
 
 
-async def test_a_pong_does_not_wait_behind_all_that_waits(nursery: trio.Nursery) -> None:
+async def test_append_pong_overtakes_messages(nursery: trio.Nursery) -> None:
     async with held(nursery, b"first") as (outbox, stream):
         for _ in range(3):
             outbox.append(bytes(WRITE_BATCH_BYTES))
@@ -196,7 +194,7 @@ async def test_a_pong_does_not_wait_behind_all_that_waits(nursery: trio.Nursery)
         assert b"pong" in stream.writes[1]
 
 
-async def test_a_pong_that_had_to_wait_is_written_once(nursery: trio.Nursery) -> None:
+async def test_append_pong_waiting_is_written_once(nursery: trio.Nursery) -> None:
     async with held(nursery, b"first") as (outbox, stream):
         for _ in range(3):
             outbox.append(bytes(WRITE_BATCH_BYTES - 1))
@@ -206,7 +204,7 @@ async def test_a_pong_that_had_to_wait_is_written_once(nursery: trio.Nursery) ->
         assert b"".join(stream.writes).count(b"pong") == 1
 
 
-async def test_a_pong_that_waits_leaves_before_what_was_appended_after_it(
+async def test_append_pong_goes_before_later_frames(
     nursery: trio.Nursery,
 ) -> None:
     async with held(nursery, b"first") as (outbox, stream):
@@ -221,7 +219,7 @@ async def test_a_pong_that_waits_leaves_before_what_was_appended_after_it(
 # -- the end
 
 
-async def test_any_error_of_a_stream_breaks_it(nursery: trio.Nursery) -> None:
+async def test_append_any_stream_error_breaks_queue(nursery: trio.Nursery) -> None:
     error = RuntimeError("not one of Trio's")
 
     class Stream(WrappedStream):
@@ -236,7 +234,7 @@ async def test_any_error_of_a_stream_breaks_it(nursery: trio.Nursery) -> None:
         assert (noted, outbox.broken) == ([None], error)
 
 
-async def test_nothing_is_kept_after_an_error(nursery: trio.Nursery) -> None:
+async def test_append_after_error_keeps_nothing(nursery: trio.Nursery) -> None:
     ours, theirs = await memory_pair()
     await theirs.aclose()
     with running(nursery, ours) as outbox:
@@ -249,7 +247,7 @@ async def test_nothing_is_kept_after_an_error(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.streams(PAIRS)
-async def test_nothing_is_written_after_the_stop(nursery: trio.Nursery, kind: str) -> None:
+async def test_stop_writes_nothing_more(nursery: trio.Nursery, kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     with running(nursery, ours) as outbox:
         outbox.stop()
@@ -258,7 +256,7 @@ async def test_nothing_is_written_after_the_stop(nursery: trio.Nursery, kind: st
     assert await theirs.receive_some() == b""
 
 
-async def test_a_write_that_fails_because_of_the_stop_is_no_news(nursery: trio.Nursery) -> None:
+async def test_stop_during_write_reports_no_error(nursery: trio.Nursery) -> None:
     class Stubborn(WrappedStream):
         async def send_all(self, data: bytes | bytearray | memoryview) -> None:
             try:
@@ -277,7 +275,7 @@ async def test_a_write_that_fails_because_of_the_stop_is_no_news(nursery: trio.N
     assert isinstance(outbox.broken, ConnectionAbortedError)
 
 
-async def test_the_stop_ends_a_write_and_every_wait(nursery: trio.Nursery) -> None:
+async def test_stop_ends_write_and_waits(nursery: trio.Nursery) -> None:
     ours, _ = await lockstep_pair()
     with running(nursery, ours) as outbox:
         outbox.append(LARGE)
@@ -295,9 +293,7 @@ async def test_the_stop_ends_a_write_and_every_wait(nursery: trio.Nursery) -> No
 
 
 @pytest.mark.streams(PAIRS)
-async def test_what_may_wait_for_another_answer_is_written_without_one(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_cork_is_written_without_another_message(nursery: trio.Nursery, kind: str) -> None:
     ours, theirs = await PAIRS[kind]()
     with running(nursery, ours) as outbox:
         await wait_all_tasks_blocked()
@@ -306,7 +302,7 @@ async def test_what_may_wait_for_another_answer_is_written_without_one(
         assert await receive_exactly(theirs, 6) == b"answer"
 
 
-async def test_a_pong_never_comes_between_the_parts_of_a_frame(nursery: trio.Nursery) -> None:
+async def test_append_pong_never_splits_a_frame(nursery: trio.Nursery) -> None:
     large = bytes(WRITE_BATCH_BYTES)
     async with held(nursery, b"first") as (outbox, stream):
         outbox.append(b"head", large)

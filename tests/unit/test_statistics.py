@@ -44,7 +44,7 @@ def expect(connection: WebSocketConnection, **changed: float) -> None:
 
 
 @pytest.mark.streams(KINDS)
-async def test_a_new_connection_has_had_no_traffic(nursery: trio.Nursery, kind: str) -> None:
+async def test_statistics_new_connection_is_zero(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     await wait_all_tasks_blocked()
     expect(client)
@@ -52,14 +52,12 @@ async def test_a_new_connection_has_had_no_traffic(nursery: trio.Nursery, kind: 
 
 
 @pytest.mark.streams(["memory", "tcp"])
-async def test_a_server_connection_counts_nothing_of_its_response(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_statistics_exclude_response_of_server(nursery: trio.Nursery, kind: str) -> None:
     server, _ = await open_server(nursery, kind)
     expect(server)
 
 
-async def test_a_response_that_is_not_written_yet_does_not_count(nursery: trio.Nursery) -> None:
+async def test_statistics_exclude_unwritten_response(nursery: trio.Nursery) -> None:
     ours, theirs = await memory_pair()
     await theirs.send_all(REQUEST)
     request = await wrap_server_stream(nursery, ours)
@@ -79,7 +77,7 @@ async def test_statistics_are_frozen(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.streams(KINDS)
-async def test_messages_are_counted_on_both_sides(nursery: trio.Nursery, kind: str) -> None:
+async def test_statistics_count_messages_of_both_sides(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     for message in ("\u20ac", b"x" * 200, b"y" * 70_000, ""):
         sending = Call(nursery, client.send_message, message)
@@ -112,9 +110,7 @@ async def test_messages_are_counted_on_both_sides(nursery: trio.Nursery, kind: s
 
 
 @pytest.mark.streams(KINDS)
-async def test_a_message_in_fragments_is_one_when_it_is_whole(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_statistics_fragmented_message_is_one(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     getting = Call(nursery, server.get_message)
     feed, pieces = trio.open_memory_channel[str](0)
@@ -132,7 +128,7 @@ async def test_a_message_in_fragments_is_one_when_it_is_whole(
     expect(server, messages_received=1, bytes_received=6, wire_bytes_received=24)
 
 
-async def test_statistics_with_large_messages_queued_counts_frames(nursery: trio.Nursery) -> None:
+async def test_statistics_count_queued_large_frames(nursery: trio.Nursery) -> None:
     server, _ = await open_server(nursery, streams=await lockstep_pair(), max_unsent_bytes=10**9)
     for count in (1, 2, 3):
         await server.send_message(bytes(2**17))
@@ -140,7 +136,7 @@ async def test_statistics_with_large_messages_queued_counts_frames(nursery: trio
         assert server.statistics().frames_unsent == count
 
 
-async def test_statistics_while_the_response_is_unwritten_counts_frames_only(
+async def test_statistics_unwritten_response_counts_frames_only(
     nursery: trio.Nursery,
 ) -> None:
     ours, theirs = await lockstep_pair()
@@ -151,7 +147,7 @@ async def test_statistics_while_the_response_is_unwritten_counts_frames_only(
     assert server.statistics().frames_unsent == 1
 
 
-async def test_statistics_after_a_message_that_raised_do_not_count_it(
+async def test_statistics_exclude_message_that_raised(
     nursery: trio.Nursery,
 ) -> None:
     settings = {"compression": PerMessageDeflate()}
@@ -166,9 +162,7 @@ async def test_statistics_after_a_message_that_raised_do_not_count_it(
 
 
 @pytest.mark.streams(KINDS)
-async def test_a_large_message_of_a_server_counts_with_the_head_of_its_frame(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_statistics_count_head_of_large_frame(nursery: trio.Nursery, kind: str) -> None:
     server, peer = await open_server(nursery, kind)
     sending = Call(nursery, server.send_message, bytes(70_000))
     assert len(await peer.expect(BINARY)) == 70_000
@@ -178,7 +172,7 @@ async def test_a_large_message_of_a_server_counts_with_the_head_of_its_frame(
 
 
 @pytest.mark.streams(KINDS)
-async def test_a_message_in_pieces_is_counted_as_one(nursery: trio.Nursery, kind: str) -> None:
+async def test_statistics_received_stream_is_one(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     frames = peer.frame(TEXT, b"one", fin=False) + peer.frame(CONTINUATION, b"two")
     nursery.start_soon(peer.send, frames)
@@ -187,7 +181,7 @@ async def test_a_message_in_pieces_is_counted_as_one(nursery: trio.Nursery, kind
     expect(client, messages_received=1, bytes_received=6, wire_bytes_received=len(frames))
 
 
-async def test_a_message_that_is_thrown_away_is_counted(nursery: trio.Nursery) -> None:
+async def test_statistics_count_skipped_message(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     frames = [
         peer.frame(TEXT, b"one", fin=False) + peer.frame(CONTINUATION, b"two"),
@@ -202,7 +196,7 @@ async def test_a_message_that_is_thrown_away_is_counted(nursery: trio.Nursery) -
     )
 
 
-async def test_a_message_that_is_refused_is_not_counted(nursery: trio.Nursery) -> None:
+async def test_statistics_exclude_refused_message(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_message_size=10)
     await peer.send(peer.frame(TEXT, b"small"), peer.frame(TEXT, b"x" * 11))
     assert await client.get_message() == "small"
@@ -212,7 +206,7 @@ async def test_a_message_that_is_refused_is_not_counted(nursery: trio.Nursery) -
     assert (counted.messages_received, counted.bytes_received) == (1, 5)
 
 
-async def test_control_frames_are_bytes_on_the_wire_and_no_messages(
+async def test_statistics_control_frames_are_wire_bytes(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -230,7 +224,7 @@ async def test_control_frames_are_bytes_on_the_wire_and_no_messages(
     expect(client, wire_bytes_received=2 + 5 + 2 + 2, wire_bytes_sent=6 + 5 + 6 + 3 + 6 + 2)
 
 
-async def test_what_came_with_the_opening_handshake_is_counted(nursery: trio.Nursery) -> None:
+async def test_statistics_count_frames_with_handshake(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery, trailing=b"\x81\x05hello")
     assert await client.get_message() == "hello"
     expect(client, messages_received=1, bytes_received=5, wire_bytes_received=7)
@@ -240,7 +234,7 @@ async def test_what_came_with_the_opening_handshake_is_counted(nursery: trio.Nur
 
 
 @pytest.mark.streams(PROMPT)
-async def test_messages_that_wait_to_be_read_are_counted(
+async def test_statistics_messages_queued(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=1)
@@ -265,7 +259,7 @@ async def test_messages_that_wait_to_be_read_are_counted(
     expect(client, messages_received=3, bytes_received=3 + 5 + 4, wire_bytes_received=received)
 
 
-async def test_frames_that_wait_to_be_written_are_counted(nursery: trio.Nursery) -> None:
+async def test_statistics_unsent_bytes(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, "lockstep")
     await client.send_message(b"x" * 1000)
     await wait_all_tasks_blocked()
@@ -283,7 +277,7 @@ async def test_frames_that_wait_to_be_written_are_counted(nursery: trio.Nursery)
 
 
 @pytest.mark.streams(KINDS)
-async def test_tasks_that_wait_for_a_message_are_counted(nursery: trio.Nursery, kind: str) -> None:
+async def test_statistics_tasks_in_get_message(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     getting = []
     for count in range(1, 4):
@@ -298,7 +292,7 @@ async def test_tasks_that_wait_for_a_message_are_counted(nursery: trio.Nursery, 
     assert client.statistics().tasks_receiving == 0
 
 
-async def test_a_task_counts_while_it_waits_after_another_gave_up_to_wait_for_a_stream(
+async def test_statistics_tasks_after_cancelled_receive_stream(
     nursery: trio.Nursery,
 ) -> None:
     async def receive_stream() -> None:
@@ -317,7 +311,7 @@ async def test_a_task_counts_while_it_waits_after_another_gave_up_to_wait_for_a_
     assert await getting.result() == "one"
 
 
-async def test_a_task_counts_while_it_waits_for_what_is_behind_a_stream(
+async def test_statistics_tasks_waiting_after_stream(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -330,7 +324,7 @@ async def test_a_task_counts_while_it_waits_for_what_is_behind_a_stream(
     await getting.cancel()
 
 
-async def test_a_task_counts_while_it_waits_for_a_piece(nursery: trio.Nursery) -> None:
+async def test_statistics_tasks_waiting_for_chunk(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await peer.send_frame(TEXT, b"a", fin=False)
     async with client.receive_stream() as pieces:
@@ -347,7 +341,7 @@ async def test_a_task_counts_while_it_waits_for_a_piece(nursery: trio.Nursery) -
     await getting.cancel()
 
 
-async def test_tasks_that_wait_to_send_are_counted(nursery: trio.Nursery) -> None:
+async def test_statistics_tasks_in_send_message(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, "lockstep")
     sending = []
     for count in range(1, 4):
@@ -364,7 +358,7 @@ async def test_tasks_that_wait_to_send_are_counted(nursery: trio.Nursery) -> Non
     assert client.statistics().tasks_sending == 0
 
 
-async def test_tasks_that_wait_behind_a_stream_are_counted(nursery: trio.Nursery) -> None:
+async def test_statistics_tasks_in_send_message_after_stream(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     feed, pieces = trio.open_memory_channel[str](0)
     sending = Call(nursery, client.send_message, pieces)
@@ -383,7 +377,7 @@ async def test_tasks_that_wait_behind_a_stream_are_counted(nursery: trio.Nursery
 
 
 @pytest.mark.streams(PROMPT)
-async def test_pings_in_flight_and_the_latency_are_told(
+async def test_statistics_pings_and_latency(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -404,9 +398,7 @@ async def test_pings_in_flight_and_the_latency_are_told(
 
 
 @pytest.mark.streams(KINDS)
-async def test_the_numbers_stay_when_the_connection_is_closed(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_statistics_after_close_are_kept(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     await client.send_message("message")
     assert await server.get_message() == "message"

@@ -67,7 +67,7 @@ async def receive_until_close(peer: RawPeer) -> list[Frame]:
         ),
     ],
 )
-async def test_each_piece_is_a_fragment(
+async def test_send_message_stream_each_chunk_is_a_fragment(
     nursery: trio.Nursery, kind: str, make: Callable[[Any], Any], pieces: list[Any], opcode: int
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -81,7 +81,7 @@ async def test_each_piece_is_a_fragment(
     await sending.result()
 
 
-async def test_an_array_is_one_message_and_a_list_of_arrays_is_one_in_pieces(
+async def test_send_message_array_is_one_and_list_is_stream(
     nursery: trio.Nursery,
 ) -> None:
     client, server = await open_pair(nursery)
@@ -92,7 +92,7 @@ async def test_an_array_is_one_message_and_a_list_of_arrays_is_one_in_pieces(
     assert await server.get_message() == numbers.tobytes() * 2
 
 
-async def test_a_server_sends_pieces_unmasked(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_of_server_is_unmasked(nursery: trio.Nursery) -> None:
     server, peer = await open_server(nursery)
     await server.send_message(["a", "b"])
     assert [frame.payload for frame in await receive_frames(peer, 3)] == [b"a", b"b", b""]
@@ -100,7 +100,7 @@ async def test_a_server_sends_pieces_unmasked(nursery: trio.Nursery) -> None:
 
 @pytest.mark.parametrize("make", [listed, generated])
 @pytest.mark.parametrize(("text", "opcode"), [(None, BINARY), (False, BINARY), (True, TEXT)])
-async def test_an_empty_iterable_is_an_empty_message(
+async def test_send_message_empty_iterable_is_empty_message(
     nursery: trio.Nursery, make: Callable[[Any], Any], text: bool | None, opcode: int
 ) -> None:
     client, peer = await open_client(nursery)
@@ -109,16 +109,16 @@ async def test_an_empty_iterable_is_an_empty_message(
 
 
 @pytest.mark.parametrize("pieces", [[""], ["", "a", "", "b", ""]])
-async def test_empty_pieces_add_nothing(nursery: trio.Nursery, pieces: list[str]) -> None:
+async def test_send_message_stream_skips_empty_chunks(
+    nursery: trio.Nursery, pieces: list[str]
+) -> None:
     client, server = await open_pair(nursery)
     await client.send_message(pieces)
     assert await server.get_message() == "".join(pieces)
 
 
 @pytest.mark.streams(KINDS)
-async def test_a_message_goes_from_a_generator_to_a_stream(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_send_message_generator_to_receive_stream(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     sending = Call(nursery, client.send_message, generated([CHUNK] * 32))
     assert b"".join(map(_bytes, await pieces_of(server))) == CHUNK * 32
@@ -133,25 +133,25 @@ def _bytes(piece: str | bytes) -> bytes:
 # -- streaming out: text
 
 
-async def test_bytes_pieces_are_sent_as_text_if_told(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_bytes_as_text(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await client.send_message([b"a", bytearray(b"b")], text=True)
     assert [frame.opcode for frame in await receive_frames(peer, 3)] == [TEXT, 0, 0]
 
 
-async def test_str_pieces_are_sent_as_binary_if_told(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_str_as_binary(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     await client.send_message(["\u20ac", "b"], text=False)
     assert await server.get_message() == b"\xe2\x82\xacb"
 
 
-async def test_a_character_may_be_split_over_pieces(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_character_over_chunks(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     await client.send_message([b"\xe2", b"\x82", b"\xac"], text=True)
     assert await server.get_message() == "\u20ac"
 
 
-async def test_a_first_piece_that_is_not_utf_8_sends_nothing(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_invalid_first_chunk_sends_nothing(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     with pytest.raises(UnicodeDecodeError):
         await client.send_message([b"\xff"], text=True)
@@ -160,7 +160,7 @@ async def test_a_first_piece_that_is_not_utf_8_sends_nothing(nursery: trio.Nurse
 
 
 @pytest.mark.parametrize("pieces", [[b"a", b"\xff"], [b"\xe2\x82"], [b"\xe2", b"a"]])
-async def test_pieces_that_become_no_utf_8_close_the_connection(
+async def test_send_message_stream_invalid_utf_8_closes(
     nursery: trio.Nursery, pieces: list[bytes]
 ) -> None:
     client, peer = await open_client(nursery)
@@ -176,7 +176,7 @@ async def test_pieces_that_become_no_utf_8_close_the_connection(
 
 @pytest.mark.parametrize("message", [None, 1, 1.5, {"a": "b"}, object()])
 @pytest.mark.parametrize("error", [TypeError, ValueError])
-async def test_what_has_no_pieces_is_refused(
+async def test_send_message_not_iterable_raises(
     nursery: trio.Nursery, message: Any, error: type[Exception]
 ) -> None:
     client, server = await open_pair(nursery)
@@ -209,7 +209,7 @@ class Reader:
         lambda path: Reader(),
     ],
 )
-async def test_send_message_of_a_file_object_raises_and_shows_the_right_way(
+async def test_send_message_file_object_raises_with_hint(
     nursery: trio.Nursery, tmp_path: Path, open_file: Callable[[Path], Any]
 ) -> None:
     client, server = await open_pair(nursery)
@@ -231,7 +231,7 @@ async def test_send_message_of_a_file_object_raises_and_shows_the_right_way(
     assert await server.get_message() == "next"
 
 
-async def test_send_message_of_a_mapped_file_sends_its_bytes(
+async def test_send_message_mapped_file_sends_its_bytes(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     client, server = await open_pair(nursery)
@@ -244,7 +244,7 @@ async def test_send_message_of_a_mapped_file_sends_its_bytes(
 
 @pytest.mark.parametrize("make", [listed, generated])
 @pytest.mark.parametrize("piece", [1, ["a"], object()])
-async def test_a_wrong_first_piece_sends_nothing(
+async def test_send_message_stream_wrong_first_chunk_sends_nothing(
     nursery: trio.Nursery, make: Callable[[Any], Any], piece: Any
 ) -> None:
     client, server = await open_pair(nursery)
@@ -263,7 +263,7 @@ async def test_a_wrong_first_piece_sends_nothing(
         ([b"a", "b"], "all str, or all bytes-like"),
     ],
 )
-async def test_a_wrong_later_piece_closes_the_connection(
+async def test_send_message_stream_wrong_later_chunk_closes(
     nursery: trio.Nursery, kind: str, pieces: list[Any], match: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -275,7 +275,7 @@ async def test_a_wrong_later_piece_closes_the_connection(
     assert frames[-1].payload[:2] == b"\x03\xf3"
 
 
-async def test_an_iterable_that_raises_at_once_sends_nothing(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_raises_at_once_sends_nothing(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     source = Source(LookupError("no data"))
     with pytest.raises(LookupError, match="no data"):
@@ -286,9 +286,7 @@ async def test_an_iterable_that_raises_at_once_sends_nothing(nursery: trio.Nurse
 
 
 @pytest.mark.streams(KINDS)
-async def test_an_iterable_that_raises_in_the_middle_closes_the_connection(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_send_message_stream_raises_later_closes(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     source = Source("a", LookupError("no data"))
     sending = Call(nursery, client.send_message, source)
@@ -301,7 +299,7 @@ async def test_an_iterable_that_raises_in_the_middle_closes_the_connection(
     assert len(frames) == 2
 
 
-async def test_the_next_call_says_that_a_message_was_broken_off(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_broken_off_next_call_says_so(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     with pytest.raises(LookupError):
         await client.send_message(Source("a", LookupError("no data")))
@@ -315,7 +313,7 @@ async def test_the_next_call_says_that_a_message_was_broken_off(nursery: trio.Nu
         assert "LookupError('no data')" in str(caught.value.__cause__)
 
 
-async def test_the_peer_is_not_told_what_the_iterable_raised(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_raises_hides_error_from_peer(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     with pytest.raises(LookupError):
         await client.send_message(Source("a", LookupError("secret")))
@@ -327,9 +325,7 @@ async def test_the_peer_is_not_told_what_the_iterable_raised(nursery: trio.Nurse
 
 
 @pytest.mark.streams(KINDS)
-async def test_cancelled_in_the_middle_the_connection_is_closed(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_send_message_stream_cancelled_later_closes(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     source = Source("a", None)
     sending = Call(nursery, client.send_message, source)
@@ -345,7 +341,7 @@ async def test_cancelled_in_the_middle_the_connection_is_closed(
 
 
 @pytest.mark.streams(KINDS)
-async def test_cancelled_before_the_first_piece_nothing_is_sent(
+async def test_send_message_stream_cancelled_before_first_chunk(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, server = await open_pair(nursery, kind)
@@ -358,7 +354,7 @@ async def test_cancelled_before_the_first_piece_nothing_is_sent(
     assert await server.get_message() == "next"
 
 
-async def test_cancelled_before_it_began_it_asks_for_nothing(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_cancelled_before_asks_nothing(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     source = Source("a")
     with trio.CancelScope() as scope:
@@ -370,7 +366,7 @@ async def test_cancelled_before_it_began_it_asks_for_nothing(nursery: trio.Nurse
     await client.send_message("next")
 
 
-async def test_cancelled_behind_another_stream_it_sends_nothing(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_cancelled_waiting_sends_nothing(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     gate = trio.Event()
 
@@ -395,7 +391,7 @@ async def test_cancelled_behind_another_stream_it_sends_nothing(nursery: trio.Nu
 
 
 @pytest.mark.streams(PUSHING_BACK)
-async def test_cancelled_while_the_peer_does_not_read_the_connection_is_closed(
+async def test_send_message_stream_cancelled_unread_closes(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, _ = await open_client(nursery, kind)
@@ -412,7 +408,7 @@ async def test_cancelled_while_the_peer_does_not_read_the_connection_is_closed(
 
 
 @pytest.mark.parametrize("pieces", [[], ["a"], ["a", "b"]])
-async def test_an_iterator_that_is_exhausted_is_closed(
+async def test_send_message_stream_exhausted_iterator_is_closed(
     nursery: trio.Nursery, pieces: list[str]
 ) -> None:
     client, _ = await open_client(nursery)
@@ -423,7 +419,7 @@ async def test_an_iterator_that_is_exhausted_is_closed(
 
 
 @pytest.mark.parametrize("pieces", [[1], ["a", 1], ["a", b"b"]])
-async def test_an_iterator_with_a_wrong_piece_is_closed(
+async def test_send_message_stream_wrong_chunk_closes_iterator(
     nursery: trio.Nursery, pieces: list[Any]
 ) -> None:
     client, _ = await open_client(nursery)
@@ -433,7 +429,7 @@ async def test_an_iterator_with_a_wrong_piece_is_closed(
     assert source.is_closed
 
 
-async def test_on_a_closed_connection_the_iterator_is_closed(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_closed_connection_closes_iterator(nursery: trio.Nursery) -> None:
     client, _ = await open_pair(nursery)
     await client.aclose()
     source = Source("a", "b")
@@ -444,7 +440,7 @@ async def test_on_a_closed_connection_the_iterator_is_closed(nursery: trio.Nurse
 
 
 @pytest.mark.streams(KINDS)
-async def test_when_the_peer_closes_in_the_middle_the_iterator_is_closed(
+async def test_send_message_stream_peer_closes_closes_iterator(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -469,7 +465,7 @@ async def test_when_the_peer_closes_in_the_middle_the_iterator_is_closed(
     assert closed.is_set()
 
 
-async def test_an_iterator_without_aclose_will_do(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_iterator_without_aclose(nursery: trio.Nursery) -> None:
     class Once:
         def __init__(self) -> None:
             self._pieces = ["a"]
@@ -487,7 +483,7 @@ async def test_an_iterator_without_aclose_will_do(nursery: trio.Nursery) -> None
     assert await server.get_message() == "a"
 
 
-async def test_a_trio_channel_is_sent_and_closed(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_of_trio_channel(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     feed, pieces = trio.open_memory_channel[str](2)
     async with feed:
@@ -503,9 +499,7 @@ async def test_a_trio_channel_is_sent_and_closed(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.streams(KINDS)
-async def test_other_messages_wait_until_the_message_is_whole(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_send_message_waits_for_stream(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     gate = trio.Event()
 
@@ -528,7 +522,7 @@ async def test_other_messages_wait_until_the_message_is_whole(
 
 
 @pytest.mark.streams(KINDS)
-async def test_pings_and_pongs_go_between_the_pieces(nursery: trio.Nursery, kind: str) -> None:
+async def test_send_message_stream_pings_between_chunks(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     getting = Call(nursery, client.get_message)
     feed, pieces = trio.open_memory_channel[str](0)
@@ -552,7 +546,7 @@ async def test_pings_and_pongs_go_between_the_pieces(nursery: trio.Nursery, kind
 
 
 @pytest.mark.streams(PUSHING_BACK)
-async def test_a_ping_waits_for_room_and_not_for_the_end_of_the_message(
+async def test_ping_during_send_message_stream_waits_for_room(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -572,9 +566,7 @@ async def test_a_ping_waits_for_room_and_not_for_the_end_of_the_message(
 
 
 @pytest.mark.streams(PUSHING_BACK)
-async def test_a_peer_that_does_not_read_stops_the_iterable(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_send_message_stream_unread_stops_iterable(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     source = Source(*[CHUNK] * 64)
     sending = Call(nursery, client.send_message, source)
@@ -590,7 +582,7 @@ async def test_a_peer_that_does_not_read_stops_the_iterable(
     await sending.result()
 
 
-async def test_a_stream_of_small_pieces_does_not_hold_up_other_tasks(
+async def test_send_message_stream_lets_other_tasks_run(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery, "memory")
@@ -602,7 +594,7 @@ async def test_a_stream_of_small_pieces_does_not_hold_up_other_tasks(
     assert len(await receive_frames(peer, 1001)) == 1001
 
 
-async def test_the_end_of_the_connection_is_in_between_pieces(nursery: trio.Nursery) -> None:
+async def test_send_message_stream_aclose_between_chunks_raises(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     feed, pieces = trio.open_memory_channel[str](0)
     sending = Call(nursery, client.send_message, pieces)
@@ -623,7 +615,7 @@ async def test_the_end_of_the_connection_is_in_between_pieces(nursery: trio.Nurs
 
 @pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize(("opcode", "message"), [(TEXT, "\u20ac message"), (BINARY, b"message")])
-async def test_a_message_that_waits_is_one_piece(
+async def test_receive_stream_queued_message_is_one_chunk(
     nursery: trio.Nursery,
     autojump_clock: MockClock,
     kind: str,
@@ -640,7 +632,7 @@ async def test_a_message_that_waits_is_one_piece(
 
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_text", [False, True])
-async def test_fragments_come_as_they_arrive(
+async def test_receive_stream_fragments_as_they_arrive(
     nursery: trio.Nursery, kind: str, is_text: bool
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -660,7 +652,7 @@ async def test_fragments_come_as_they_arrive(
 
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_text", [False, True])
-async def test_a_large_frame_comes_as_it_arrives(
+async def test_receive_stream_large_frame_as_it_arrives(
     nursery: trio.Nursery, kind: str, is_text: bool
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -674,13 +666,13 @@ async def test_a_large_frame_comes_as_it_arrives(
         assert b"".join(map(_bytes, pieces)) == payload
 
 
-async def test_a_server_receives_in_pieces(nursery: trio.Nursery) -> None:
+async def test_receive_stream_by_server(nursery: trio.Nursery) -> None:
     server, peer = await open_server(nursery)
     nursery.start_soon(peer.send_frame, BINARY, LARGE)
     assert b"".join(map(_bytes, await pieces_of(server))) == LARGE
 
 
-async def test_a_character_is_not_split_where_fragments_meet(nursery: trio.Nursery) -> None:
+async def test_receive_stream_keeps_characters_whole(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await peer.send(peer.fragments(TEXT, b"a\xe2", b"\x82", b"\xac", b"b"))
     assert "".join(map(str, await pieces_of(client))) == "a\u20acb"
@@ -689,7 +681,7 @@ async def test_a_character_is_not_split_where_fragments_meet(nursery: trio.Nurse
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_text", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3])
-async def test_an_empty_message_has_no_pieces(
+async def test_receive_stream_empty_message_has_no_chunks(
     nursery: trio.Nursery, kind: str, is_text: bool, count: int
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -702,7 +694,7 @@ async def test_an_empty_message_has_no_pieces(
     assert await client.get_message() == "next"
 
 
-async def test_text_that_is_no_utf_8_ends_the_stream(nursery: trio.Nursery) -> None:
+async def test_receive_stream_invalid_utf_8_raises(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await peer.send(peer.fragments(TEXT, b"a", b"\xff"))
     async with client.receive_stream() as pieces:
@@ -714,9 +706,7 @@ async def test_text_that_is_no_utf_8_ends_the_stream(nursery: trio.Nursery) -> N
 
 
 @pytest.mark.streams(["lockstep", "tcp"])
-async def test_a_huge_message_is_received_in_bounded_memory(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_receive_stream_huge_uses_bounded_memory(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind, receive_buffer_size=2**16)
     chunk = bytes(2**16)
     count = 800  # 50 MiB
@@ -742,7 +732,7 @@ async def test_a_huge_message_is_received_in_bounded_memory(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_an_application_that_is_away_from_a_stream_stops_the_peer(
+async def test_receive_stream_unread_stops_peer(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=math.inf)
@@ -761,7 +751,7 @@ async def test_an_application_that_is_away_from_a_stream_stops_the_peer(
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(("limit", "max_size"), [(1000, 2000), (4000, 2000), (4000, None)])
-async def test_a_message_of_the_largest_size_is_received(
+async def test_receive_stream_max_size_equal_is_received(
     nursery: trio.Nursery, kind: str, count: int, limit: int, max_size: int | None
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=limit)
@@ -775,7 +765,7 @@ async def test_a_message_of_the_largest_size_is_received(
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(("limit", "max_size"), [(1000, 2000), (8000, 2000), (2000, None)])
-async def test_a_message_that_is_larger_is_refused(
+async def test_receive_stream_max_size_exceeded_raises(
     nursery: trio.Nursery, kind: str, count: int, limit: int, max_size: int | None
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=limit)
@@ -800,7 +790,7 @@ async def _send_to_closing(peer: RawPeer, data: bytes) -> None:
 
 @pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("message", ["\u20ac" * 10, b"x" * 30])
-async def test_a_message_that_waits_is_refused_if_it_is_larger(
+async def test_receive_stream_queued_over_max_size_raises(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, message: str | bytes
 ) -> None:
     client, server = await open_pair(nursery, kind)
@@ -818,7 +808,7 @@ async def test_a_message_that_waits_is_refused_if_it_is_larger(
 
 @pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("message", ["\u20ac" * 10, b"x" * 30])
-async def test_a_message_that_waits_is_received_if_it_is_as_large_as_the_limit(
+async def test_receive_stream_queued_equal_to_max_size(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, message: str | bytes
 ) -> None:
     client, server = await open_pair(nursery, kind)
@@ -828,7 +818,7 @@ async def test_a_message_that_waits_is_received_if_it_is_as_large_as_the_limit(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_fragments_that_came_already_count(
+async def test_receive_stream_max_size_counts_earlier_fragments(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -842,7 +832,7 @@ async def test_fragments_that_came_already_count(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_fragments_that_came_already_are_the_first_piece(
+async def test_receive_stream_earlier_fragments_are_first_chunk(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     for is_text in (True, False):
@@ -856,7 +846,7 @@ async def test_fragments_that_came_already_are_the_first_piece(
             assert [piece async for piece in pieces] == ["c" if is_text else b"c"]
 
 
-async def test_the_number_of_fragments_stays_limited(nursery: trio.Nursery) -> None:
+async def test_receive_stream_max_fragments_holds(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_fragments=3)
     await peer.send(peer.fragments(TEXT, b"a", b"b", b"c", b"d"))
     with pytest.raises(ConnectionClosed, match="exceeds max_fragments=3"):
@@ -866,7 +856,7 @@ async def test_the_number_of_fragments_stays_limited(nursery: trio.Nursery) -> N
 @pytest.mark.parametrize(
     ("size", "error"), [(-1, ValueError), (math.nan, ValueError), ("1", TypeError)]
 )
-async def test_a_bad_limit_is_refused_at_the_call(
+async def test_receive_stream_wrong_max_size_raises_at_call(
     nursery: trio.Nursery, size: Any, error: type[Exception]
 ) -> None:
     client, _ = await open_client(nursery)
@@ -876,7 +866,7 @@ async def test_a_bad_limit_is_refused_at_the_call(
 
 @pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("count", [1, 2])
-async def test_a_message_over_the_limit_is_held_for_whoever_allows_it(
+async def test_receive_stream_message_over_limit_is_deferred(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, count: int
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=1000)
@@ -891,7 +881,7 @@ async def test_a_message_over_the_limit_is_held_for_whoever_allows_it(
 
 @pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("count", [1, 3])
-async def test_a_message_over_the_limit_is_refused_after_2_seconds(
+async def test_deferred_message_is_refused_after_2_seconds(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, count: int
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=1000)
@@ -904,7 +894,7 @@ async def test_a_message_over_the_limit_is_refused_after_2_seconds(
     assert client.closed.code == 1009
 
 
-async def test_the_2_seconds_are_not_prolonged_by_pings(
+async def test_deferred_message_pings_do_not_extend_2_seconds(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, max_message_size=1000)
@@ -917,7 +907,7 @@ async def test_the_2_seconds_are_not_prolonged_by_pings(
     assert client.closed.code == 1009
 
 
-async def test_a_held_message_is_refused_when_get_message_wants_it(
+async def test_get_message_deferred_message_raises(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, max_message_size=1000)
@@ -929,7 +919,7 @@ async def test_a_held_message_is_refused_when_get_message_wants_it(
     assert caught.value.sent.code == 1009
 
 
-async def test_a_connection_with_a_held_message_closes(
+async def test_aclose_with_deferred_message_closes(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, max_message_size=1000)
@@ -942,7 +932,7 @@ async def test_a_connection_with_a_held_message_closes(
     assert client.closed == CloseReason(1000, None)
 
 
-async def test_messages_before_one_that_is_held_are_received(
+async def test_get_message_before_deferred_message_is_received(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, max_message_size=1000)
@@ -971,7 +961,7 @@ def _shapes(peer: RawPeer) -> dict[str, bytes]:
     ("taken", "exit_by"),
     [(0, "break"), (0, "cancel"), (1, "break"), (1, "exception"), (3, "cancel")],
 )
-async def test_leaving_early_throws_the_rest_away(
+async def test_receive_stream_left_early_skips_rest(
     nursery: trio.Nursery, kind: str, shape: str, taken: int, exit_by: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -990,7 +980,7 @@ async def test_leaving_early_throws_the_rest_away(
 
 
 @pytest.mark.streams(KINDS)
-async def test_leaving_behind_the_last_piece_throws_nothing_away(
+async def test_receive_stream_left_after_last_chunk_skips_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1005,7 +995,7 @@ async def test_leaving_behind_the_last_piece_throws_nothing_away(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_leaving_early_keeps_the_messages_behind(
+async def test_receive_stream_left_early_keeps_later_messages(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, message_queue_size=10)
@@ -1018,7 +1008,7 @@ async def test_leaving_early_keeps_the_messages_behind(
     assert client.statistics().bytes_unread == 0
 
 
-async def test_the_rest_is_thrown_away_while_the_application_is_away(
+async def test_receive_stream_skips_rest_while_application_is_busy(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, "lockstep", max_message_size=100)
@@ -1032,7 +1022,7 @@ async def test_the_rest_is_thrown_away_while_the_application_is_away(
 
 
 @pytest.mark.streams(KINDS)
-async def test_the_next_stream_has_its_own_limit_while_the_rest_is_thrown_away(
+async def test_receive_stream_next_has_own_limit_while_skipping(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind, max_message_size=1000)
@@ -1042,7 +1032,7 @@ async def test_the_next_stream_has_its_own_limit_while_the_rest_is_thrown_away(
     assert await pieces_of(client) == ["next"]
 
 
-async def test_the_next_stream_is_limited_behind_what_is_thrown_away(
+async def test_receive_stream_next_is_limited_after_skipping(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -1058,7 +1048,7 @@ async def test_the_next_stream_is_limited_behind_what_is_thrown_away(
 
 
 @pytest.mark.streams(KINDS)
-async def test_streams_follow_each_other(nursery: trio.Nursery, kind: str) -> None:
+async def test_receive_stream_twice_gives_both(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     data = [peer.fragments(TEXT, b"%d" % number, b"!" * 20) for number in range(6)]
     nursery.start_soon(peer.send, b"".join(data))
@@ -1074,7 +1064,9 @@ async def test_streams_follow_each_other(nursery: trio.Nursery, kind: str) -> No
 
 
 @pytest.mark.streams(KINDS)
-async def test_the_beginning_cancelled_loses_no_message(nursery: trio.Nursery, kind: str) -> None:
+async def test_receive_stream_begin_cancelled_loses_nothing(
+    nursery: trio.Nursery, kind: str
+) -> None:
     client, peer = await open_client(nursery, kind)
     for number in range(3):
         receiving = Call(nursery, pieces_of, client)
@@ -1086,7 +1078,7 @@ async def test_the_beginning_cancelled_loses_no_message(nursery: trio.Nursery, k
 
 @pytest.mark.streams(PROMPT)
 @pytest.mark.parametrize("shape", ["message", "head", "fragment"])
-async def test_the_beginning_cancelled_before_it_began_loses_no_message(
+async def test_receive_stream_cancelled_before_loses_nothing(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str, shape: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1103,7 +1095,7 @@ async def test_the_beginning_cancelled_before_it_began_loses_no_message(
 
 
 @pytest.mark.streams(KINDS)
-async def test_the_beginning_cancelled_in_the_middle_of_a_head_loses_no_message(
+async def test_receive_stream_cancelled_in_head_loses_nothing(
     nursery: trio.Nursery, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1117,7 +1109,7 @@ async def test_the_beginning_cancelled_in_the_middle_of_a_head_loses_no_message(
         assert await client.get_message() == "m" * 200
 
 
-async def test_the_beginning_cancelled_restores_the_limit(nursery: trio.Nursery) -> None:
+async def test_receive_stream_begin_cancelled_restores_limit(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery, max_message_size=1000)
     data = peer.frame(BINARY, b"x" * 2000)
     await peer.send(data[:4])
@@ -1131,7 +1123,7 @@ async def test_the_beginning_cancelled_restores_the_limit(nursery: trio.Nursery)
     assert caught.value.sent.code == 1009
 
 
-async def test_the_beginning_cancelled_while_others_receive_loses_no_message(
+async def test_receive_stream_cancelled_waiting_loses_nothing(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -1146,7 +1138,7 @@ async def test_the_beginning_cancelled_while_others_receive_loses_no_message(
 
 
 @pytest.mark.streams(KINDS)
-async def test_a_piece_is_not_lost_if_cancelled(nursery: trio.Nursery, kind: str) -> None:
+async def test_receive_stream_chunk_cancelled_is_not_lost(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     nursery.start_soon(peer.send, peer.frame(TEXT, b"a", fin=False))
     async with client.receive_stream() as pieces:
@@ -1166,7 +1158,7 @@ async def test_a_piece_is_not_lost_if_cancelled(nursery: trio.Nursery, kind: str
 
 
 @pytest.mark.streams(KINDS)
-async def test_others_that_receive_wait_for_their_turn(nursery: trio.Nursery, kind: str) -> None:
+async def test_get_message_waits_for_receive_stream(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     nursery.start_soon(peer.send, peer.frame(TEXT, b"a", fin=False))
     async with client.receive_stream() as pieces:
@@ -1187,7 +1179,7 @@ async def test_others_that_receive_wait_for_their_turn(nursery: trio.Nursery, ki
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_ping_is_answered_while_the_application_is_away_from_a_stream(
+async def test_receive_stream_unread_answers_ping(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1201,7 +1193,7 @@ async def test_a_ping_is_answered_while_the_application_is_away_from_a_stream(
 
 
 @pytest.mark.streams(PROMPT)
-async def test_a_ping_is_answered_while_the_application_is_away_after_a_long_wait_for_a_piece(
+async def test_receive_stream_unread_after_wait_answers_ping(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     async def send_later() -> None:
@@ -1218,7 +1210,7 @@ async def test_a_ping_is_answered_while_the_application_is_away_after_a_long_wai
         assert [piece async for piece in pieces] == ["c"]
 
 
-async def test_a_ping_in_the_middle_is_answered_while_a_piece_is_waited_for(
+async def test_receive_stream_waiting_answers_ping(
     nursery: trio.Nursery,
 ) -> None:
     client, peer = await open_client(nursery)
@@ -1232,7 +1224,7 @@ async def test_a_ping_in_the_middle_is_answered_while_a_piece_is_waited_for(
 
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("is_away", [False, True])
-async def test_aclose_by_another_task_ends_a_stream(
+async def test_receive_stream_aclose_in_another_task_raises(
     nursery: trio.Nursery, kind: str, is_away: bool
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1255,9 +1247,7 @@ async def test_aclose_by_another_task_ends_a_stream(
 
 
 @pytest.mark.streams(KINDS)
-async def test_tasks_that_iterate_one_stream_share_its_pieces(
-    nursery: trio.Nursery, kind: str
-) -> None:
+async def test_receive_stream_in_tasks_shares_chunks(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     received: list[str | bytes] = []
 
@@ -1283,7 +1273,7 @@ async def test_tasks_that_iterate_one_stream_share_its_pieces(
 
 @pytest.mark.streams(PAIRS)
 @pytest.mark.parametrize("is_cancelled", [False, True])
-async def test_who_iterates_a_stream_still_when_its_block_ends_takes_nothing(
+async def test_receive_stream_iterated_after_block_takes_nothing(
     nursery: trio.Nursery, kind: str, is_cancelled: bool
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1305,7 +1295,7 @@ async def test_who_iterates_a_stream_still_when_its_block_ends_takes_nothing(
     assert await getting.result() == "next"
 
 
-async def test_who_waits_behind_a_stream_hears_of_the_end_behind_it(nursery: trio.Nursery) -> None:
+async def test_get_message_after_stream_raises_at_end(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await peer.send(peer.frame(TEXT, b"a", fin=False))
     async with client.receive_stream():
@@ -1323,7 +1313,7 @@ async def test_who_waits_behind_a_stream_hears_of_the_end_behind_it(nursery: tri
 
 
 @pytest.mark.streams(KINDS)
-async def test_a_close_in_the_middle_ends_a_stream(nursery: trio.Nursery, kind: str) -> None:
+async def test_receive_stream_peer_closes_raises(nursery: trio.Nursery, kind: str) -> None:
     client, peer = await open_client(nursery, kind)
     nursery.start_soon(
         peer.send, peer.frame(TEXT, b"a", fin=False), peer.frame(CLOSE, close_payload(1000))
@@ -1337,7 +1327,7 @@ async def test_a_close_in_the_middle_ends_a_stream(nursery: trio.Nursery, kind: 
 
 
 @pytest.mark.streams(PROMPT)
-async def test_pieces_that_came_before_the_end_are_given(
+async def test_receive_stream_chunks_before_end_are_given(
     nursery: trio.Nursery, autojump_clock: MockClock, kind: str
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -1352,7 +1342,7 @@ async def test_pieces_that_came_before_the_end_are_given(
 
 
 @pytest.mark.streams(KINDS)
-async def test_a_closed_connection_has_no_stream(nursery: trio.Nursery, kind: str) -> None:
+async def test_receive_stream_closed_connection_raises(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     await client.aclose()
     for connection in (client, server):
@@ -1362,7 +1352,7 @@ async def test_a_closed_connection_has_no_stream(nursery: trio.Nursery, kind: st
         assert caught.value.reason == CloseReason(1000, None)
 
 
-async def test_the_end_is_noticed_where_a_stream_is_to_begin(nursery: trio.Nursery) -> None:
+async def test_receive_stream_waiting_peer_closes_raises(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     receiving = Call(nursery, pieces_of, client)
     await wait_all_tasks_blocked()
@@ -1376,7 +1366,7 @@ async def test_the_end_is_noticed_where_a_stream_is_to_begin(nursery: trio.Nurse
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2])
-async def test_a_stream_is_for_one_message(nursery: trio.Nursery, taken: int) -> None:
+async def test_receive_stream_is_for_one_message(nursery: trio.Nursery, taken: int) -> None:
     client, peer = await open_client(nursery)
     await peer.send(peer.fragments(TEXT, b"a", b"b", b"c"), peer.frame(TEXT, b"next"))
     stream = client.receive_stream()
@@ -1390,7 +1380,7 @@ async def test_a_stream_is_for_one_message(nursery: trio.Nursery, taken: int) ->
     assert await client.get_message() == "next"
 
 
-async def test_pieces_are_received_only_in_the_block(nursery: trio.Nursery) -> None:
+async def test_receive_stream_outside_block_raises(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await peer.send(peer.fragments(TEXT, b"a", b"b"))
     stream = client.receive_stream()

@@ -29,7 +29,7 @@ def over(waiting: list[Call[None]]) -> list[int]:
 # -- LazyParkingLot
 
 
-async def test_nobody_is_in_a_new_lot() -> None:
+async def test_lazy_parking_lot_new_is_empty() -> None:
     lot = LazyParkingLot()
     assert len(lot) == 0
     lot.unpark()
@@ -37,7 +37,7 @@ async def test_nobody_is_in_a_new_lot() -> None:
     assert not lot
 
 
-async def test_it_tells_how_many_are_in_it(nursery: trio.Nursery) -> None:
+async def test_lazy_parking_lot_len_is_number_of_tasks(nursery: trio.Nursery) -> None:
     lot = LazyParkingLot()
     waiting = await calls(nursery, 3, lot.park)
     assert len(lot) == 3
@@ -49,7 +49,7 @@ async def test_it_tells_how_many_are_in_it(nursery: trio.Nursery) -> None:
     assert len(lot) == 0
 
 
-async def test_unpark_wakes_the_one_that_has_waited_longest(nursery: trio.Nursery) -> None:
+async def test_unpark_wakes_longest_waiting(nursery: trio.Nursery) -> None:
     lot = LazyParkingLot()
     waiting = await calls(nursery, 3, lot.park)
     for number in range(3):
@@ -58,7 +58,7 @@ async def test_unpark_wakes_the_one_that_has_waited_longest(nursery: trio.Nurser
         assert over(waiting) == list(range(number + 1))
 
 
-async def test_unpark_all_wakes_all(nursery: trio.Nursery) -> None:
+async def test_unpark_all_wakes_all_tasks(nursery: trio.Nursery) -> None:
     lot = LazyParkingLot()
     waiting = await calls(nursery, 3, lot.park)
     lot.unpark_all()
@@ -66,7 +66,7 @@ async def test_unpark_all_wakes_all(nursery: trio.Nursery) -> None:
         await call.result()
 
 
-async def test_who_is_woken_and_parks_again_is_in_it_again(nursery: trio.Nursery) -> None:
+async def test_unpark_all_task_can_park_again(nursery: trio.Nursery) -> None:
     async def park_twice() -> None:
         await lot.park()
         await lot.park()
@@ -82,7 +82,7 @@ async def test_who_is_woken_and_parks_again_is_in_it_again(nursery: trio.Nursery
         await call.result()
 
 
-async def test_who_was_woken_is_not_cancelled_any_more(nursery: trio.Nursery) -> None:
+async def test_park_woken_is_not_cancelled(nursery: trio.Nursery) -> None:
     for wake in (LazyParkingLot.unpark, LazyParkingLot.unpark_all):
         lot = LazyParkingLot()
         (call,) = await calls(nursery, 1, lot.park)
@@ -91,7 +91,7 @@ async def test_who_was_woken_is_not_cancelled_any_more(nursery: trio.Nursery) ->
         await call.result()
 
 
-async def test_who_was_cancelled_takes_no_ones_place(nursery: trio.Nursery) -> None:
+async def test_park_cancelled_frees_its_place(nursery: trio.Nursery) -> None:
     lot = LazyParkingLot()
     waiting = await calls(nursery, 2, lot.park)
     waiting[0].scope.cancel()
@@ -103,7 +103,7 @@ async def test_who_was_cancelled_takes_no_ones_place(nursery: trio.Nursery) -> N
 # -- FairLock
 
 
-async def test_a_turn_that_nobody_has_is_taken_at_once() -> None:
+async def test_fair_lock_free_is_acquired_at_once() -> None:
     turn = FairLock()
     assert not turn.is_taken
     with trio.CancelScope() as scope:
@@ -114,7 +114,7 @@ async def test_a_turn_that_nobody_has_is_taken_at_once() -> None:
     assert not turn.is_taken
 
 
-async def test_one_task_has_the_turn_at_a_time_in_the_order_of_asking(
+async def test_fair_lock_is_acquired_in_order(
     nursery: trio.Nursery,
 ) -> None:
     turn = FairLock()
@@ -130,7 +130,7 @@ async def test_one_task_has_the_turn_at_a_time_in_the_order_of_asking(
     assert not turn.is_taken
 
 
-async def test_between_passing_a_turn_on_and_taking_it_nobody_else_gets_it(
+async def test_fair_lock_released_goes_to_next_only(
     nursery: trio.Nursery,
 ) -> None:
     turn = FairLock()
@@ -143,7 +143,7 @@ async def test_between_passing_a_turn_on_and_taking_it_nobody_else_gets_it(
     assert not late.is_over
 
 
-async def test_who_is_cancelled_while_it_waits_gets_no_turn(nursery: trio.Nursery) -> None:
+async def test_fair_lock_cancelled_waiting_gets_no_lock(nursery: trio.Nursery) -> None:
     turn = FairLock()
     await turn.take()
     waiting = await calls(nursery, 2, turn.take)
@@ -154,7 +154,7 @@ async def test_who_is_cancelled_while_it_waits_gets_no_turn(nursery: trio.Nurser
     assert not turn.is_taken
 
 
-async def test_who_is_cancelled_once_it_was_given_the_turn_has_it(nursery: trio.Nursery) -> None:
+async def test_fair_lock_cancelled_after_handover_has_lock(nursery: trio.Nursery) -> None:
     turn = FairLock()
     await turn.take()
     first, second = await calls(nursery, 2, turn.take)
@@ -167,9 +167,7 @@ async def test_who_is_cancelled_once_it_was_given_the_turn_has_it(nursery: trio.
 
 
 @pytest.mark.parametrize("error", [None, ValueError()])
-async def test_a_block_has_the_turn_until_its_end(
-    nursery: trio.Nursery, error: Exception | None
-) -> None:
+async def test_fair_lock_block_holds_it(nursery: trio.Nursery, error: Exception | None) -> None:
     turn = FairLock()
     try:
         async with turn:
@@ -186,7 +184,7 @@ async def test_a_block_has_the_turn_until_its_end(
 # -- LazyEvent
 
 
-async def test_a_flag_that_is_set_wakes_all(nursery: trio.Nursery) -> None:
+async def test_lazy_event_set_wakes_all(nursery: trio.Nursery) -> None:
     flag = LazyEvent()
     waiting = await calls(nursery, 3, flag.wait)
     assert not flag.is_set
@@ -196,7 +194,7 @@ async def test_a_flag_that_is_set_wakes_all(nursery: trio.Nursery) -> None:
         await call.result()
 
 
-async def test_a_flag_stays_set(nursery: trio.Nursery) -> None:
+async def test_lazy_event_stays_set(nursery: trio.Nursery) -> None:
     flag = LazyEvent()
     flag.set()
     flag.set()
@@ -204,7 +202,7 @@ async def test_a_flag_stays_set(nursery: trio.Nursery) -> None:
     assert flag.is_set
 
 
-async def test_to_wait_for_a_flag_that_is_set_is_a_checkpoint() -> None:
+async def test_lazy_event_wait_when_set_is_checkpoint() -> None:
     flag = LazyEvent()
     flag.set()
     with trio.testing.assert_checkpoints():
@@ -215,7 +213,7 @@ async def test_to_wait_for_a_flag_that_is_set_is_a_checkpoint() -> None:
     assert scope.cancelled_caught
 
 
-async def test_who_is_cancelled_does_not_wait_for_a_flag_any_more(nursery: trio.Nursery) -> None:
+async def test_lazy_event_wait_cancelled_is_removed(nursery: trio.Nursery) -> None:
     flag = LazyEvent()
     first, second = await calls(nursery, 2, flag.wait)
     await first.cancel()
@@ -224,7 +222,7 @@ async def test_who_is_cancelled_does_not_wait_for_a_flag_any_more(nursery: trio.
     await second.result()
 
 
-async def test_a_flag_that_is_set_before_a_wait_for_it_is_awaited_ends_that() -> None:
+async def test_lazy_event_set_before_await_ends_wait() -> None:
     flag = LazyEvent()
     waiting = flag.wait()
     async with trio.open_nursery() as nursery:

@@ -33,7 +33,7 @@ async def give(peer: RawPeer, opcode: int, payload: bytes, *, fragments: int = 1
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("decode", [True, False, None])
-async def test_get_message_gives_the_type_that_is_asked_for(
+async def test_get_message_gives_requested_type(
     nursery: trio.Nursery,
     autojump_clock: MockClock,
     decode: bool | None,
@@ -58,7 +58,7 @@ async def test_get_message_gives_the_type_that_is_asked_for(
 
 
 @pytest.mark.streams(KINDS)
-async def test_types_are_asked_for_in_turns(nursery: trio.Nursery, kind: str) -> None:
+async def test_get_message_types_in_turn(nursery: trio.Nursery, kind: str) -> None:
     client, server = await open_pair(nursery, kind)
     for sender, receiver in ((client, server), (server, client)):
         for decode in (True, False):
@@ -69,7 +69,7 @@ async def test_types_are_asked_for_in_turns(nursery: trio.Nursery, kind: str) ->
 
 
 @pytest.mark.parametrize("is_queued", [True, False])
-async def test_binary_that_is_no_text_stays_the_next_message(
+async def test_get_message_invalid_text_stays_next_message(
     nursery: trio.Nursery, autojump_clock: MockClock, is_queued: bool
 ) -> None:
     client, peer = await open_client(nursery)
@@ -82,7 +82,7 @@ async def test_binary_that_is_no_text_stays_the_next_message(
     assert [await client.get_message() for _ in range(2)] == [b"\xff", "next"]
 
 
-async def test_binary_that_is_no_text_goes_to_the_next_task(nursery: trio.Nursery) -> None:
+async def test_get_message_invalid_text_goes_to_next_task(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     decoding = Call(nursery, client.get_message, True)
     await wait_all_tasks_blocked()
@@ -94,7 +94,7 @@ async def test_binary_that_is_no_text_goes_to_the_next_task(nursery: trio.Nurser
     assert await getting.result() == b"\xff"
 
 
-async def test_binary_that_is_no_text_can_be_had_as_a_stream(nursery: trio.Nursery) -> None:
+async def test_receive_stream_after_invalid_text_gives_it(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     await peer.send_frame(BINARY, b"\xff")
     with pytest.raises(UnicodeDecodeError):
@@ -103,7 +103,7 @@ async def test_binary_that_is_no_text_can_be_had_as_a_stream(nursery: trio.Nurse
         assert [piece async for piece in pieces] == [b"\xff"]
 
 
-async def test_binary_that_is_no_text_counts_among_the_bytes_that_wait(
+async def test_statistics_count_invalid_text_as_queued(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     client, peer = await open_client(nursery, message_queue_size=100, message_queue_bytes=4000)
@@ -126,7 +126,7 @@ async def test_binary_that_is_no_text_counts_among_the_bytes_that_wait(
 @pytest.mark.parametrize("side", [open_client, open_server])
 @pytest.mark.parametrize("fragments", [1, 2])
 @pytest.mark.parametrize("decode", [True, False, None])
-async def test_text_that_is_no_utf_8_is_refused(
+async def test_get_message_invalid_utf_8_raises(
     nursery: trio.Nursery, side: Any, decode: bool | None, fragments: int
 ) -> None:
     connection, peer = await side(nursery)
@@ -144,7 +144,7 @@ async def test_text_that_is_no_utf_8_is_refused(
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("decode", [True, False, None])
-async def test_receive_stream_gives_the_type_that_is_asked_for(
+async def test_receive_stream_gives_requested_type(
     nursery: trio.Nursery, decode: bool | None, opcode: int, text: str, fragments: int
 ) -> None:
     client, peer = await open_client(nursery)
@@ -165,7 +165,7 @@ def bytes_of(chunk: str | bytes) -> bytes:
 
 
 @pytest.mark.parametrize("payload", [b"ab\xffcdef", b"abcdef\xe2\x82"])
-async def test_receive_stream_of_binary_that_is_not_utf_8_raises_and_the_next_message_follows(
+async def test_receive_stream_invalid_text_raises_next_follows(
     nursery: trio.Nursery, payload: bytes
 ) -> None:
     client, peer = await open_client(nursery)
@@ -186,7 +186,7 @@ async def test_receive_stream_of_binary_that_is_not_utf_8_raises_and_the_next_me
 @pytest.mark.streams(KINDS)
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("as_text", [True, False, None])
-async def test_a_str_is_sent_as_told(
+async def test_send_message_str_is_sent_as_told(
     nursery: trio.Nursery, kind: str, text: str, as_text: bool | None
 ) -> None:
     client, peer = await open_client(nursery, kind)
@@ -197,7 +197,7 @@ async def test_a_str_is_sent_as_told(
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("as_text", [True, False, None])
-async def test_bytes_are_sent_as_told(
+async def test_send_message_bytes_are_sent_as_told(
     nursery: trio.Nursery, make: Any, text: str, as_text: bool | None
 ) -> None:
     client, peer = await open_client(nursery)
@@ -206,7 +206,7 @@ async def test_bytes_are_sent_as_told(
 
 
 @pytest.mark.parametrize("message", [b"\xff", bytearray(b"a\xff"), memoryview(b"\xe2\x82")])
-async def test_bytes_that_are_no_utf_8_are_not_sent_as_text(
+async def test_send_message_invalid_utf_8_as_text_raises(
     nursery: trio.Nursery, message: Any
 ) -> None:
     client, peer = await open_client(nursery)
@@ -216,7 +216,7 @@ async def test_bytes_that_are_no_utf_8_are_not_sent_as_text(
     assert await peer.receive() == Frame(BINARY, bytes(message))
 
 
-async def test_a_str_that_has_no_utf_8_is_not_sent(nursery: trio.Nursery) -> None:
+async def test_send_message_surrogates_raise(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     with pytest.raises(UnicodeEncodeError):
         await client.send_message("\ud800")
@@ -237,13 +237,13 @@ async def test_a_str_that_has_no_utf_8_is_not_sent(nursery: trio.Nursery) -> Non
         (ctypes.c_ubyte * 4)(*b"abcd"),
     ],
 )
-async def test_any_buffer_is_sent_as_its_bytes(nursery: trio.Nursery, message: Any) -> None:
+async def test_send_message_any_buffer_is_sent(nursery: trio.Nursery, message: Any) -> None:
     client, peer = await open_client(nursery)
     await client.send_message(message)
     assert await peer.receive() == Frame(BINARY, b"abcd")
 
 
-async def test_a_buffer_may_be_changed_after_it_was_sent(nursery: trio.Nursery) -> None:
+async def test_send_message_copies_the_buffer(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     message = bytearray(b"abcd")
     await client.send_message(message)
@@ -251,7 +251,7 @@ async def test_a_buffer_may_be_changed_after_it_was_sent(nursery: trio.Nursery) 
     assert await peer.receive() == Frame(BINARY, b"abcd")
 
 
-async def test_subclasses_of_str_and_bytes_are_sent_as_those(nursery: trio.Nursery) -> None:
+async def test_send_message_subclasses_are_sent(nursery: trio.Nursery) -> None:
     class Text(str):
         __slots__ = ()
 

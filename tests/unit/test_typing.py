@@ -48,7 +48,7 @@ def public_callables() -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="int | None needs Python 3.10")
 @pytest.mark.skipif(not hasattr(trio, "TaskStatus"), reason="trio.TaskStatus is of Trio 0.23")
-def test_get_type_hints_of_every_public_function_resolves_all_names() -> None:
+def test_get_type_hints_resolves_public_functions() -> None:
     found = dict(public_callables())
     assert {"serve_websocket", "WebSocketConnection.send_message"} <= set(found)
     assert "WebSocketConnection.remote" in found
@@ -57,7 +57,7 @@ def test_get_type_hints_of_every_public_function_resolves_all_names() -> None:
         assert "return" in hints or inspect.isclass(function) or "__" in name, name
 
 
-async def test_types_of_messages_are_checked_statically(nursery: trio.Nursery) -> None:
+async def test_get_message_types_are_static(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     with pytest.raises(TypeError):
         await client.send_message({"a": "b"})  # type: ignore[arg-type] # what is tested
@@ -69,7 +69,7 @@ async def test_types_of_messages_are_checked_statically(nursery: trio.Nursery) -
     assert_type(await server.get_message(decode=False), bytes)
 
 
-async def test_types_of_receive_stream_follow_decode(nursery: trio.Nursery) -> None:
+async def test_receive_stream_types_follow_decode(nursery: trio.Nursery) -> None:
     client, server = await open_pair(nursery)
     for message in ("one", b"two", b"three"):
         await client.send_message(message)
@@ -81,7 +81,7 @@ async def test_types_of_receive_stream_follow_decode(nursery: trio.Nursery) -> N
         assert b"".join([assert_type(each, bytes) async for each in data]) == b"three"
 
 
-async def test_types_of_facts_need_no_check_for_none(nursery: trio.Nursery) -> None:
+async def test_closed_and_ends_types_are_not_optional(nursery: trio.Nursery) -> None:
     client: WebSocketConnection
     client, _ = await open_client(nursery)
     remote: Address = assert_type(client.remote, "Endpoint | str")

@@ -50,7 +50,7 @@ class Written:
         ("ws://ex%61mple.com/", "example.com", 80, "/", False),
     ],
 )
-def test_a_url_has_a_host_a_port_a_resource_and_a_scheme(
+def test_parse_url_gives_host_port_resource_scheme(
     url: str, host: str, port: int, resource: str, is_secure: bool
 ) -> None:
     assert parse_url(url) == URL(host, port, resource, is_secure, None)
@@ -69,14 +69,14 @@ def test_a_url_has_a_host_a_port_a_resource_and_a_scheme(
         ("ws://h/ä b?ü", "/ä b?ü"),
     ],
 )
-def test_the_resource_is_the_path_and_the_query(url: str, resource: str) -> None:
+def test_parse_url_resource_is_path_and_query(url: str, resource: str) -> None:
     assert parse_url(url).resource == resource
 
 
 @pytest.mark.parametrize(
     "url", [None, b"ws://h/", bytearray(b"ws://h/"), 1, 1.5, True, decimal.Decimal(1)]
 )
-async def test_open_websocket_url_of_no_text_raises_type_error_at_the_call(
+async def test_open_websocket_url_not_text_raises_at_call(
     nursery: trio.Nursery, url: object
 ) -> None:
     with pytest.raises(TypeError, match="url must be a str"):
@@ -86,11 +86,11 @@ async def test_open_websocket_url_of_no_text_raises_type_error_at_the_call(
 
 
 @pytest.mark.parametrize("url", ["ws://h/a#f", "ws://h/a#f?x", "ws://h/a#"])
-def test_the_fragment_is_dropped(url: str) -> None:
+def test_parse_url_drops_fragment(url: str) -> None:
     assert parse_url(url).resource == "/a"
 
 
-def test_a_url_may_be_any_object_that_is_written_as_one() -> None:
+def test_parse_url_accepts_objects_with_str() -> None:
     assert parse_url(Written()).resource == "/chat"
 
 
@@ -102,7 +102,7 @@ def test_a_url_may_be_any_object_that_is_written_as_one() -> None:
         ("ws://m%C3%BCnchen.example/", "xn--mnchen-3ya.example"),
     ],
 )
-def test_a_host_outside_ascii_becomes_idna(url: str, host: str) -> None:
+def test_parse_url_non_ascii_host_becomes_idna(url: str, host: str) -> None:
     assert parse_url(url).host == host
 
 
@@ -117,19 +117,19 @@ def test_a_host_outside_ascii_becomes_idna(url: str, host: str) -> None:
         ("user:%ff", b"user:\xff"),
     ],
 )
-def test_user_and_password_become_basic_credentials(userinfo: str, pair: bytes) -> None:
+def test_parse_url_userinfo_becomes_credentials(userinfo: str, pair: bytes) -> None:
     credentials = parse_url(f"ws://{userinfo}@example.com/").credentials
     assert credentials == b"Basic " + base64.b64encode(pair)
 
 
 @pytest.mark.parametrize("url", ["http://h/", "//h/", "h", "", "wsx://h/", "ws"])
-def test_a_url_of_another_scheme_is_refused(url: str) -> None:
+def test_parse_url_other_scheme_raises(url: str) -> None:
     with pytest.raises(ValueError, match="a WebSocket URL begins with ws: or wss:"):
         parse_url(url)
 
 
 @pytest.mark.parametrize("url", ["ws:", "ws:///a", "wss://:80/", "ws://user@/"])
-def test_a_url_without_a_host_is_refused(url: str) -> None:
+def test_parse_url_without_host_raises(url: str) -> None:
     with pytest.raises(ValueError, match="has no host"):
         parse_url(url)
 
@@ -146,7 +146,7 @@ def test_a_url_without_a_host_is_refused(url: str) -> None:
         "ws://a..example/",
     ],
 )
-def test_a_url_with_a_bad_host_or_port_is_refused(url: str) -> None:
+def test_parse_url_bad_host_or_port_raises(url: str) -> None:
     with pytest.raises(ValueError, match=f"^invalid URL {re.escape(repr(url))}: "):
         parse_url(url)
 
@@ -190,7 +190,7 @@ def test_parse_url_in_errors_hides_the_password(url: str) -> None:
         ("", ""),
     ],
 )
-def test_a_host_is_sent_in_ascii(host: str, encoded: str) -> None:
+def test_ascii_host_encodes_names(host: str, encoded: str) -> None:
     assert ascii_host(host) == encoded
 
 
@@ -208,7 +208,7 @@ def test_a_host_is_sent_in_ascii(host: str, encoded: str) -> None:
         "ä:b",
     ],
 )
-def test_a_host_that_has_no_ascii_form_is_refused(host: str) -> None:
+def test_ascii_host_impossible_raises(host: str) -> None:
     with pytest.raises(ValueError, match="is not a host name"):
         ascii_host(host)
 
@@ -227,7 +227,7 @@ def test_a_host_that_has_no_ascii_form_is_refused(host: str) -> None:
         ("fe80::1%eth0", 443, True, "[fe80::1]"),
     ],
 )
-def test_the_host_header(host: str, port: int, is_secure: bool, value: str) -> None:
+def test_host_header_of_host_and_port(host: str, port: int, is_secure: bool, value: str) -> None:
     assert host_header(host, port, is_secure) == value
 
 
@@ -238,18 +238,18 @@ def test_ascii_host_of_another_type_raises_type_error(host: object) -> None:
 
 
 @pytest.mark.parametrize("port", [0, 1, 80, 65535])
-def test_a_port_that_one_can_connect_to_is_accepted(port: int) -> None:
+def test_check_port_valid_is_accepted(port: int) -> None:
     check_port(port)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_another_port_is_refused(port: int) -> None:
+def test_check_port_out_of_range_raises(port: int) -> None:
     with pytest.raises(ValueError, match="port must be between 0 and 65535"):
         check_port(port)
 
 
 @pytest.mark.parametrize("port", [None, "80", 80.0])
-def test_a_port_that_is_no_int_is_refused(port: object) -> None:
+def test_check_port_not_int_raises(port: object) -> None:
     with pytest.raises(TypeError, match="port must be an int"):
         check_port(port)
 
@@ -272,7 +272,7 @@ def test_a_port_that_is_no_int_is_refused(port: object) -> None:
         ("/\x00\x7f", "/%00%7F"),
     ],
 )
-def test_a_resource_becomes_a_request_target(resource: str, target: str) -> None:
+def test_request_target_of_resource(resource: str, target: str) -> None:
     assert request_target(resource) == target
 
 
@@ -290,31 +290,31 @@ def test_a_resource_becomes_a_request_target(resource: str, target: str) -> None
         (Endpoint("::1", 8000, True), "wss://[::1]:8000"),
     ],
 )
-def test_an_endpoint_has_a_url(endpoint: Endpoint, url: str) -> None:
+def test_endpoint_has_url(endpoint: Endpoint, url: str) -> None:
     assert endpoint.url == url
 
 
-def test_an_endpoint_tells_its_address_its_port_and_whether_it_uses_tls() -> None:
+def test_endpoint_has_address_port_and_is_ssl() -> None:
     endpoint = Endpoint("::1", 8000, True)
     assert endpoint.address == ipaddress.IPv6Address("::1")
     assert (endpoint.port, endpoint.is_ssl) == (8000, True)
 
 
-def test_an_endpoint_takes_an_address_in_any_form() -> None:
+def test_endpoint_accepts_any_form_of_address() -> None:
     assert Endpoint(2130706433, 80, False) == Endpoint("127.0.0.1", 80, False)
 
 
-def test_the_repr_of_an_endpoint_is_that_of_0_12() -> None:
+def test_endpoint_repr_is_of_0_12() -> None:
     endpoint = Endpoint("127.0.0.1", 80, False)
     assert repr(endpoint) == 'Endpoint(address="127.0.0.1", port=80, is_ssl=False)'
 
 
-def test_str_of_an_endpoint_is_its_address_and_port() -> None:
+def test_endpoint_str_is_address_and_port() -> None:
     assert str(Endpoint("127.0.0.1", 80, False)) == "127.0.0.1:80"
     assert str(Endpoint("::1", 8000, True)) == "[::1]:8000"
 
 
-def test_equal_endpoints_hash_alike() -> None:
+def test_endpoint_equal_hashes_alike() -> None:
     assert len({Endpoint("::1", 80, False), Endpoint("0::1", 80, False)}) == 1
 
 
@@ -327,19 +327,19 @@ def test_equal_endpoints_hash_alike() -> None:
         "ws://127.0.0.1",
     ],
 )
-def test_an_endpoint_differs_from(other: object) -> None:
+def test_endpoint_differs_from_others(other: object) -> None:
     assert Endpoint("127.0.0.1", 80, False) != other
 
 
-def test_an_endpoint_of_no_ip_address_is_refused() -> None:
+def test_endpoint_not_ip_address_raises() -> None:
     with pytest.raises(ValueError, match="example"):
         Endpoint("example.com", 80, False)
 
 
-def test_a_user_and_password_that_are_empty_are_none() -> None:
+def test_parse_url_empty_userinfo_is_none() -> None:
     assert parse_url("ws://@example.com/").credentials is None
 
 
-def test_a_colon_in_the_host_is_refused() -> None:
+def test_parse_url_colon_in_host_raises() -> None:
     with pytest.raises(ValueError, match="a host with a colon"):
         parse_url("ws://a%3a80/")

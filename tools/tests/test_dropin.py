@@ -15,11 +15,11 @@ OLD: dict[str, Any] = json.loads((FOLDER / "api-0.12.2.json").read_text())
 API = runpy.run_path(str(FOLDER / "api.py"))
 
 
-def test_nothing_of_the_old_api_has_changed() -> None:
+def test_differences_of_api_to_0_12_are_empty() -> None:
     assert API["differences"](OLD, API["dump"]()) == []
 
 
-def test_the_old_import_path_has_the_same_objects() -> None:
+def test_dump_impl_has_the_public_names() -> None:
     facts = API["dump"]()
     assert facts["impl_names"] == facts["names"]
 
@@ -43,14 +43,14 @@ def test_the_old_import_path_has_the_same_objects() -> None:
         lambda api: api["samples"]["CloseReason(1000, None)"]["attributes"].pop("name"),
     ],
 )
-def test_a_break_would_be_noticed(change: Callable[[dict[str, Any]], object]) -> None:
+def test_differences_with_a_break_finds_it(change: Callable[[dict[str, Any]], object]) -> None:
     new = copy.deepcopy(OLD)
     assert API["differences"](OLD, new) == []
     change(new)
     assert len(API["differences"](OLD, new)) == 1
 
 
-def test_more_is_no_break() -> None:
+def test_differences_with_additions_are_empty() -> None:
     new = copy.deepcopy(OLD)
     new["names"].append("open_broadcast")
     new["functions"]["open_websocket"]["keywords"]["max_fragments"] = "131072"

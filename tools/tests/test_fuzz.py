@@ -46,21 +46,21 @@ def name_of(target: Target) -> str:
 
 
 @pytest.mark.parametrize("target", SANS_IO, ids=name_of)
-def test_hostile_bytes_break_no_promise_of_the_sans_io_half(target: SansIOTarget) -> None:
+def test_fuzz_sansio_targets_find_nothing(target: SansIOTarget) -> None:
     target.run("test", range(200))
 
 
 @pytest.mark.parametrize("target", VIRTUAL, ids=name_of)
-def test_hostile_peers_break_no_promise(target: EdgeTarget) -> None:
+def test_fuzz_edge_targets_find_nothing(target: EdgeTarget) -> None:
     target.run("test", range(25))
 
 
-def test_a_client_that_sends_nothing_is_no_finding() -> None:
+def test_fuzz_silent_client_is_no_finding() -> None:
     TARGETS["server-socketpair"].run("101", [8049])
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=name_of)
-def test_a_case_is_the_same_whenever_it_is_made(target: Target) -> None:
+def test_fuzz_show_is_deterministic(target: Target) -> None:
     assert target.show("1", 5) == target.show("1", 5)
     assert target.show("1", 5) != target.show("2", 5)
 
@@ -156,7 +156,7 @@ class Endless(ClientHandshake):
         ("client-handshake", Endless),
     ],
 )
-def test_a_fault_of_the_sans_io_half_is_found(
+def test_fuzz_sansio_fault_is_found(
     target: str, fault: type[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (base,) = fault.__bases__
@@ -193,7 +193,7 @@ async def close_late(ws: WebSocketConnection, code: int = 1000, reason: str | No
         ("client-lockstep", "aclose", close_late),
     ],
 )
-def test_a_fault_of_the_library_is_found(
+def test_fuzz_edge_fault_is_found(
     target: str, method: str, fault: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WebSocketConnection, method, fault)
@@ -202,7 +202,7 @@ def test_a_fault_of_the_library_is_found(
             TARGETS[target].run("test", range(50 * batch, 50 * batch + 20))
 
 
-def test_the_cases_of_a_batch_that_fail_are_named(
+def test_fuzz_failed_cases_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(WebSocketConnection, "send_message", lose_empty_messages)
@@ -215,7 +215,7 @@ def test_the_cases_of_a_batch_that_fail_are_named(
     assert "not echoed" in output
 
 
-def test_what_is_said_on_the_side_is_a_finding(
+def test_fuzz_log_record_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Talking(Protocol):
@@ -230,7 +230,7 @@ def test_what_is_said_on_the_side_is_a_finding(
     assert "it said: something is wrong" in capsys.readouterr().out
 
 
-def test_what_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fuzz_slow_case_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Protocol):
         def next_event(self, *, raw: bool = False, is_awaited: bool = True) -> Event:
             time.sleep(1)
@@ -245,7 +245,7 @@ def test_what_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 # -- the command
 
 
-def test_it_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fuzz_main_prints_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seconds", "0.1", "--seed", "3", "--target", "client-protocol"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["target", "client-protocol", "seed"]
@@ -253,7 +253,7 @@ def test_it_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1].endswith(" 0 findings")
 
 
-def test_it_shows_a_finding_and_runs_it_again(
+def test_fuzz_main_repeats_a_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sansio, "Protocol", WithoutCloseFrame)
@@ -267,12 +267,12 @@ def test_it_shows_a_finding_and_runs_it_again(
     assert main(again) == 0
 
 
-def test_a_case_needs_its_target() -> None:
+def test_fuzz_main_case_without_target_fails() -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--case", "1"])
 
 
-def test_an_input_of_atheris_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fuzz_guided_input_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "input"
     path.write_bytes(bytes(8) + request(Random(1), faults=0))
     arguments = ["--target", "server-handshake", "--input", str(path)]
@@ -313,14 +313,14 @@ def test_an_input_of_atheris_is_run_again(tmp_path: Path, monkeypatch: pytest.Mo
         (b"\x81\x05Hell", Verdict()),
     ],
 )
-def test_the_model_knows_the_rules(data: bytes, verdict: Verdict) -> None:
+def test_model_judges_frames(data: bytes, verdict: Verdict) -> None:
     assert judge(data, masked=False, max_size=2**20, max_fragments=2) == verdict
 
 
 # -- what it has found
 
 
-def test_the_text_of_an_error_is_short() -> None:
+def test_model_checks_length_of_error_text() -> None:
     # It had the subprotocol that the server chose, whatever its size.
     key = [(b"Sec-WebSocket-Key", KEY)]
     handshake = ClientHandshake("example.org", "/", ["chat"], key, Options())
@@ -334,7 +334,7 @@ def test_the_text_of_an_error_is_short() -> None:
 DIGITS = b"Content-Length: " + b"9" * 5000
 
 
-def test_a_length_of_many_digits_is_refused_by_the_server() -> None:
+def test_server_handshake_content_length_of_many_digits_gets_400() -> None:
     # h11 before 0.15 makes an int of it, and Python has a limit for that: a ValueError.
     handshake = ServerHandshake(Options())
     handshake.receive_data(request(Random(1), faults=0)[:-2] + DIGITS + b"\r\n\r\n")
@@ -343,7 +343,7 @@ def test_a_length_of_many_digits_is_refused_by_the_server() -> None:
     assert check_refusal(caught.value.response) == 400
 
 
-def test_a_length_of_many_digits_is_a_handshake_error_of_the_client() -> None:
+def test_client_handshake_content_length_of_many_digits_raises() -> None:
     handshake = ClientHandshake("example.org", "/", None, None, Options())
     handshake.receive_data(b"HTTP/1.1 503 No\r\n" + DIGITS + b"\r\n\r\n")
     with pytest.raises(HandshakeError):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_bombs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bombs_one_frame_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert bombs.main(["--kind", "one frame", "--type", "text", "--reader", "waits"]) == 0
     out = capsys.readouterr().out
     assert "code 1009" in out
@@ -28,7 +28,7 @@ def test_bombs(capsys: pytest.CaptureFixture[str]) -> None:
         {"code": 1009, "growth": 0, "milliseconds": 50},
     ],
 )
-def test_bombs_that_are_not_refused_in_bounds(
+def test_bombs_over_bounds_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], result: dict[str, float]
 ) -> None:
     monkeypatch.setattr(bombs, "run", lambda *arguments: result)
@@ -36,14 +36,14 @@ def test_bombs_that_are_not_refused_in_bounds(
     assert "FAILED" in capsys.readouterr().out
 
 
-def test_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stream_huge_uses_bounded_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert stream_huge.main(["--gigabytes", "0.01", "--compression", "on"]) == 0
     out = capsys.readouterr().out
     assert "10,737,418 bytes" in out
     assert "TOO MUCH" not in out
 
 
-def test_a_stream_in_bounds_of_nothing(
+def test_stream_huge_over_bounds_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stream_huge, "MAX_GROWTH", 0)
@@ -51,7 +51,7 @@ def test_a_stream_in_bounds_of_nothing(
     assert "TOO MUCH" in capsys.readouterr().out
 
 
-def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_measure_compression_prints_table(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--window-bits", "12", "--mem-level", "5", "--takeover", "yes"]
     assert measure_compression.main([*arguments, "--codecs", "50", "--messages", "64"]) == 0
     head, rule, row = capsys.readouterr().out.splitlines()

@@ -65,14 +65,14 @@ def output_of(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def test_the_soak_over_sockets_keeps_its_promises(soaks: dict[str, subprocess.Popen[str]]) -> None:
+def test_soak_sockets_keeps_promises(soaks: dict[str, subprocess.Popen[str]]) -> None:
     output = output_of(soaks["tools.soak_sockets"])
     assert "violations     0" in output
     assert "promised messages echoed" in output
     assert output.endswith("all as it should be\n")
 
 
-def test_every_limit_is_kept(soaks: dict[str, subprocess.Popen[str]]) -> None:
+def test_soak_limits_are_kept(soaks: dict[str, subprocess.Popen[str]]) -> None:
     output = output_of(soaks["tools.soak_limits"])
     assert "FAILED" not in output
     assert output.endswith("all within their bounds\n")

@@ -10,12 +10,12 @@ from tools import soak_cancel
 pytestmark = [pytest.mark.no_cover, pytest.mark.usefixtures("frozen_heap")]
 
 
-def test_a_soak(capsys: pytest.CaptureFixture[str]) -> None:
+def test_soak_cancel_finds_no_violation(capsys: pytest.CaptureFixture[str]) -> None:
     assert soak_cancel.main(["--seed", "1", "--seconds", "0.5"]) == 0
     assert capsys.readouterr().out.endswith(" 0 violations\n")
 
 
-def test_a_soak_tells_how_to_replay_a_violation(
+def test_soak_cancel_violation_says_how_to_replay(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def play_round(seed: int, number: int, tally: soak_cancel.Tally) -> None:
