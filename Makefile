@@ -37,7 +37,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo check test test-pure test-all test-minimum newer-pythons lint format docs package autobahn dropin soak \
-	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench instructions fuzz sanitize fuzz-atheris clean
+	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench instructions fuzz replay sanitize fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
@@ -138,6 +138,9 @@ instructions:  ## what each operation costs in instructions; needs valgrind, ARG
 
 fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))
+
+replay: $(tested)  ## conversations before and after a change; ARGS="--record FILE", ARGS="--compare FILE"
+	$(strip TRIO_WEBSOCKET_NO_ZLIB_NG=1 $(VENV)/bin/python -m tools.fuzz.replay $(ARGS))
 
 sanitize: $(tested)  ## the extension in C with ASan and UBSan: its tests, and fuzzed; SECONDS=60 SEED=1
 	$(strip $(VENV)/bin/python -m tools.sanitize --seconds $(SECONDS) --seed $(SEED) $(ARGS))
