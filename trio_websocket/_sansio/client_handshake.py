@@ -13,7 +13,6 @@ from .deflate import DeflateCodec, DeflateExtension
 from .errors import ConnectionFailed, ConnectionRejected, HandshakeError, printable
 from .extensions import check_answer, offer
 from .handshake import (
-    END_OF_HEAD,
     TOKEN,
     VERSION,
     ExtraHeaders,
@@ -36,6 +35,7 @@ _MAX_INTERIM_RESPONSES = 10
 _FRAMING = re.compile(
     rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
 )
+_END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 finds it
 # The headers of a response that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 
@@ -131,8 +131,6 @@ class ClientHandshake:
         self._head.add(len(data))
         if self._rejection is None:
             self._received += data
-            if not self._head.count_lines(data):
-                raise self._too_long()
         self._http.receive_data(data)
 
     def result(self) -> HandshakeResult | None:
@@ -174,8 +172,6 @@ class ClientHandshake:
         # RFC 9110, 15.2
         self.interim = _Response.of(response)
         self._received[:] = self._http.trailing_data[0]
-        if not self._head.begin_head(bytes(self._received)):
-            raise self._too_long()
         self._interims += 1
         if self._interims > _MAX_INTERIM_RESPONSES:
             raise HandshakeError(
@@ -207,7 +203,7 @@ class ClientHandshake:
 
         The end of such a body is unknown, so the body is dropped.
         """
-        end = END_OF_HEAD.search(self._received)
+        end = _END_OF_HEAD.search(self._received)
         if end is None:
             return None
         head = bytes(self._received[: end.end()])

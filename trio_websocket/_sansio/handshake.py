@@ -23,8 +23,6 @@ TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VERSION = b"13"
 # Lines in a head: 64 KiB of short lines would take 2 MiB of memory as header fields.
 MAX_FIELDS = 256
-#: The empty line after a head, and the end of the line before it. h11 accepts a bare LF, too.
-END_OF_HEAD = re.compile(rb"\n\r?\n")
 # Elements of a list header, with their parameters, in all of its lines.
 MAX_ELEMENTS = 100
 _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")
@@ -69,37 +67,10 @@ class HeaderLimit:
         """:param limit: The option ``max_header_size``, in bytes."""
         self._limit = limit
         self._received = 0
-        # The head that is being received: its lines so far, and the last bytes of them, in which
-        # its end may have begun. None when the head is complete.
-        self._lines = 0
-        self._tail: bytes | None = b""
 
     def add(self, size: int) -> None:
         """Count bytes that were received."""
         self._received += size
-
-    def count_lines(self, data: bytes) -> bool:
-        """Count the lines of a head; return False if there are too many.
-
-        h11 takes about 3 microseconds for a line, so it must not get a head of thousands of lines.
-        """
-        if self._tail is not None:
-            text = self._tail + data
-            end = END_OF_HEAD.search(text)
-            stop = len(text) if end is None else end.end()
-            self._lines += text.count(b"\n", len(self._tail), stop)
-            self._tail = text[-2:] if end is None else None
-        # The start line and the empty line are not fields.
-        return self._lines <= MAX_FIELDS + 2
-
-    def begin_head(self, data: bytes) -> bool:
-        """Count the lines of another head, after an interim response.
-
-        :param data: What was received of it.
-        """
-        self._lines = 0
-        self._tail = b""
-        return self.count_lines(data)
 
     def is_allowed(
         self, http: h11.Connection, head: h11.Request | h11.InformationalResponse | h11.Response

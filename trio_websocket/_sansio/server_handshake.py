@@ -128,8 +128,6 @@ class ServerHandshake:
                 self._plain = data
         self._head.add(len(data))
         if not self._plain:
-            if not self._head.count_lines(data):
-                raise self._too_long()
             self._h11().receive_data(data)
 
     def _h11(self) -> h11.Connection:
