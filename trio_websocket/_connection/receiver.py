@@ -184,7 +184,7 @@ class Receiver:
         self._send_queue = send_queue
         self._budget = budget
         #: The messages that are decoded.
-        self.queue = MessageQueue(size + 1, max_bytes)  # one is in hand, as in 0.12
+        self.queue: MessageQueue = MessageQueue(size + 1, max_bytes)  # one is in hand, as in 0.12
         # None when stopped, so that no reference cycle outlives the connection.
         self._events: ConnectionEvents | None = events
         self._monitor: IdleMonitor | None = None  # until `start`

@@ -114,7 +114,7 @@ class SendQueue:
         self._transport = transport
         self._on_broken: Callable[[], object] | None = on_broken  # None after stop()
         #: The number of bytes above which senders wait.
-        self.max_unsent = max_unsent
+        self.max_unsent: float = max_unsent
 
         # The writer. `_nursery` is set from start() to stop(). `_scope` is that of the writer task,
         # and set while that runs: in state TASK, and at most one step longer.
