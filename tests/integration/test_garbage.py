@@ -145,7 +145,7 @@ def test_connection_closed_leaves_no_garbage(name: str, use_ssl: bool) -> None:
             False,
             marks=pytest.mark.xfail(
                 _TRIO < (0, 23),
-                reason="not understood: it fails with Trio 0.22 alone",
+                reason="Trio 0.22 leaves a cycle if a child's error cancels a block",
                 strict=False,
             ),
         ),

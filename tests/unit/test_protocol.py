@@ -1060,3 +1060,20 @@ def test_skip_rest_after_invalid_frame_fails() -> None:
     assert protocol.next_event() is ENDED
     assert protocol.closing.sent is not None
     assert protocol.closing.sent.code == 1002
+
+
+@both_sides
+@pytest.mark.parametrize("opcode", [TEXT, CONTINUATION], ids=["a message begun", "none begun"])
+def test_undecoded_after_frame_out_of_order_counts_what_follows(
+    side: ConnectionType, opcode: int
+) -> None:
+    protocol = open_protocol(side)
+    key = key_to(side)
+    first = frame(TEXT, b"begun", fin=False, key=key) if opcode == TEXT else b""
+    wrong = frame(opcode, b"wrong", key=key)
+    protocol.reader.receive_data(first + wrong + frame(TEXT, b"next", key=key))
+    event = protocol.next_event()
+    while event is PARTIAL:
+        event = protocol.next_event()
+    assert event is ENDED
+    assert protocol.reader.undecoded == len(frame(TEXT, b"next", key=key))

@@ -275,6 +275,22 @@ async def test_stop_during_write_reports_no_error(nursery: trio.Nursery) -> None
     assert isinstance(outbox.broken, ConnectionAbortedError)
 
 
+async def test_stop_during_write_that_ends_normally_counts_nothing(nursery: trio.Nursery) -> None:
+    class Stubborn(WrappedStream):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            with contextlib.suppress(trio.Cancelled):
+                await trio.sleep_forever()
+
+    stream = Stubborn((await memory_pair())[0])
+    with running(nursery, stream) as outbox:
+        outbox.append(b"data")
+        await wait_all_tasks_blocked()
+        outbox.stop()
+        await wait_all_tasks_blocked()
+        assert outbox.written == 0
+        assert outbox.unsent == (0, 0)
+
+
 async def test_stop_ends_write_and_waits(nursery: trio.Nursery) -> None:
     ours, _ = await lockstep_pair()
     with running(nursery, ours) as outbox:

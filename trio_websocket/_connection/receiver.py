@@ -317,6 +317,7 @@ class Receiver:
         if self._lock.is_taken or queue.size is not None or self._budget.remaining <= 0:
             return None
         if not queue.messages:
+            self._budget.spend(1)
             return None
         self._reader = _GRACE  # not by `_set_reader`: the monitor has this receiver already
         return queue.messages
@@ -468,7 +469,7 @@ class Receiver:
             messages = self._protocol.reader.messages(1 if raw else DECODE_BATCH_MESSAGES, raw=raw)
             if messages:
                 self.queue.fill(messages)
-                self._budget.spend(len(messages))  # for the fast takes that follow
+                self._budget.spend(len(messages) - 1)  # for the fast takes that follow
                 return True
             return self._decode_events(raw=raw, is_wanted=True)
         except Exception as exc:  # a MemoryError, for example: the message may be incomplete

@@ -14,17 +14,18 @@ part by part, and every head that is not valid, because wsproto is the judge of 
 - An `Inflation`: a compressed message in one frame, which is inflated in steps.
 - A `PartialMessage`: a message of which wsproto has a part. Control frames may come between its
   frames.
-- `_INVALID`: wsproto gets all bytes, and will say what is wrong.
+- `_Invalid`: wsproto gets the bytes, and will say what is wrong.
 
 A new fast path is a new stage, or a further case in the stage `_BETWEEN` or `PartialMessage`.
 
 Invariants: in stage `LargeFrame`, `_at` is 0 and the buffer holds what follows the frame. wsproto
 has a part of a frame only in the stages `PartialMessage` (if `frame_left` is not 0) and
-`_INVALID`.
+`_Invalid`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from wsproto.connection import ConnectionType
@@ -75,10 +76,21 @@ class _Between:
 
 
 class _Invalid:
-    """The bytes are not a valid frame."""
+    """Bytes that wsproto will refuse: it gets all of them, or those of a frame out of order."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, size: float) -> None:
+        self._left = size
+
+    def take(self, available: int) -> int:
+        """Return how many of the available bytes wsproto gets now."""
+        size = int(min(self._left, available))
+        self._left -= size
+        return size
 
 
-_BETWEEN, _INVALID = _Between(), _Invalid()
+_BETWEEN = _Between()
 
 
 class FrameReader:
@@ -351,23 +363,26 @@ class FrameReader:
                 return MessageChunk(stage.take(), is_last=False)
             if stage.frame_left:
                 return self._continue_frame(stage, is_awaited)
-        if stage is _INVALID:
-            return self._feed(self.undecoded)
+        if isinstance(stage, _Invalid):
+            return self._feed(stage.take(self.undecoded))
         head = self._buffer[self._at : self._at + 14]
         if len(head) < 2:
             return NEED_DATA
-        is_continuation = head[0] & 0x0F == CONTINUATION
-        is_control = bool(head[0] & CONTROL)
-        is_in_order = is_control or is_continuation == isinstance(stage, PartialMessage)
-        if not self._is_valid_head(head) or not is_in_order:
-            self._stage = _INVALID
-            return self._feed(self.undecoded)
+        if not self._is_valid_head(head):
+            return self._feed_invalid(math.inf)
         head_size, length = sizes(head)
         if length is None:
             return NEED_DATA
-        if is_control:
+        if head[0] & CONTROL:
             return self._decode_control(head, head_size + length, head_size)
+        if (head[0] & 0x0F == CONTINUATION) != isinstance(stage, PartialMessage):
+            return self._feed_invalid(head_size + length)
         return self._begin_frame(stage, head, head_size, length, is_awaited)
+
+    def _feed_invalid(self, size: float) -> Event | CloseReceived:
+        """Give wsproto what is not valid: so many bytes from here."""
+        self._stage = invalid = _Invalid(size)
+        return self._feed(invalid.take(self.undecoded))
 
     def _decode_control(self, head: bytes, size: int, head_size: int) -> Event | CloseReceived:
         """Decode a control frame, when it is whole."""
