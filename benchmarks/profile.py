@@ -1,4 +1,4 @@
-"""What the parts of a small message take, in one process: `python -m benchmarks.profile`.
+"""Measure the parts of sending a small message, in one process: `python -m benchmarks.profile`.
 
 It tells where the limit is: nothing in Python can take less than calling an async function that
 does nothing, nothing that may be cancelled less than the check of it, and no write less than the

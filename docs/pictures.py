@@ -14,7 +14,7 @@ from typing import Callable
 
 from docs.drawing import LINE, MONO, WIDTH, Box, Drawing
 from support.imports import MODULES, PACKAGE, Module, levels
-from trio_websocket._connection.receiver import Reader
+from trio_websocket._connection.who_reads import Reader
 from trio_websocket._sansio.closing import TRANSITIONS, State
 
 DOCS = Path(__file__).resolve().parent

@@ -24,7 +24,7 @@ _FINAL = {"stall", "reset", "end", "fail"}  # after one of these no bytes pass
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to the bytes of a direction, or of both, from byte ``at`` on."""
+    """A fault in one direction, or in both, from byte ``at`` on."""
 
     kind: str
     at: int = 0

@@ -22,7 +22,7 @@ from support.codecs import (
 def judged(
     buffer: bytes, at: int, mask: int, max_size: int, max_count: int, raw: bool
 ) -> tuple[list[str | bytes], int, int]:
-    """What wsproto decodes."""
+    """Return the events that wsproto decodes."""
     decoder = FrameDecoder(client=not mask)
     decoder.receive_bytes(buffer[at:])
     found: list[str | bytes] = []

@@ -30,7 +30,7 @@ deterministic = settings(derandomize=True, deadline=None, database=None, max_exa
 
 
 class Outcome(NamedTuple):
-    """What became of a connection."""
+    """The outcome of a connection."""
 
     events: list[Any]
     rcvd: tuple[int, str] | None
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) -> Outcome:
-    """What the library makes of the bytes."""
+    """Return the outcome of the bytes in the library."""
     events = received(protocol, *chunks, several=several)
     assert (events[-1] is ENDED) == protocol.closing.ended
     rcvd = None
@@ -56,7 +56,7 @@ def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) ->
 
 
 def reference(side: ConnectionType, data: bytes, *, closing: bool) -> Outcome:
-    """What wsproto makes of the bytes, fed at once, in the terms of the library."""
+    """Return the outcome of the bytes in wsproto, fed at once, in the terms of the library."""
     peer = Connection(side)
     if closing:
         peer.send(CloseConnection(code=1000))
@@ -182,7 +182,7 @@ def long_lengths(masked: bool) -> st.SearchStrategy[bytes]:
 def conversations(
     draw: Any, masked: bool, closes: st.SearchStrategy[bytes] = close_payloads
 ) -> bytes:
-    """What a peer sends: mostly good, sometimes not."""
+    """Return bytes of a peer: mostly valid, sometimes not."""
     parts = st.one_of(messages(masked), messages(masked), controls(masked, closes))
     good = draw(st.lists(parts, max_size=6))
     bad = draw(st.one_of(st.just(b""), odd_frames(), long_lengths(masked)))

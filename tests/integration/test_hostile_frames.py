@@ -1,4 +1,4 @@
-"""What remote peers send on an open connection that they must not: real bytes, end to end."""
+"""Bytes that a remote peer must not send on an open connection, end to end."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def close_frame(code: int, reason: bytes = b"", key: bytes | None = None) -> byt
 
 
 def key_to(side: ConnectionType) -> bytes | None:
-    """What frames to this side are masked with."""
+    """Return the masking key of frames to this side."""
     return KEY if side is SERVER else None
 
 

@@ -1,4 +1,4 @@
-"""What tests may use, read from their source.
+"""Tests use only what their tier allows, read from their source.
 
 Unit tests do no I/O, or use streams in memory, so that they take seconds. Tests that need sockets
 belong in tests/integration, and tests of arbitrary data in tests/exhaustive. Tests and tools don't

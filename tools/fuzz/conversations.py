@@ -68,7 +68,7 @@ Json = Union[None, bool, int, float, str, List[Any], Dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """What the peer sends, and what our side does."""
+    """The bytes of the peer, and the actions of our side."""
 
     side: str
     kind: str
@@ -296,7 +296,7 @@ class _Peer:
         self._record.sent.append(brief(data))
 
     def _unmasked(self, data: bytes) -> tuple[bytes, bytes]:
-        """What is whole, each frame without its mask; and the rest."""
+        """Return the whole frames without their masks, and the rest."""
         done = b""
         if not self._has_head:
             head, end, data = data.partition(b"\r\n\r\n")

@@ -96,3 +96,10 @@ def encoded_size(item: Item) -> int:
 
 def _memory(item: Item) -> int:
     return sys.getsizeof(item.data if isinstance(item, MessageChunk) else item)
+
+
+def as_type(message: str | bytes, decode: bool) -> str | bytes:
+    """Return a message as str, or else as bytes."""
+    if decode:
+        return message.decode() if isinstance(message, bytes) else message
+    return message.encode() if isinstance(message, str) else message

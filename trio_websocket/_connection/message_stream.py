@@ -1,4 +1,4 @@
-"""Messages that are received in pieces."""
+"""Messages that are received in chunks."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _Chunk_co = TypeVar("_Chunk_co", covariant=True)  # str, bytes, or either
 
 
 class MessageStream(AsyncIterator[_Chunk_co]):
-    """A message that is received in pieces; see :meth:`WebSocketConnection.receive_stream`."""
+    """A message that is received in chunks; see :meth:`WebSocketConnection.receive_stream`."""
 
     def __init__(self, receiver: Receiver, max_size: float | None, decode: bool | None) -> None:
         """
-        :param inbox: Where the message is to come from.
-        :param max_size: Bytes that it may have.
+        :param receiver: That of the connection.
+        :param max_size: The size limit of the message in bytes, or None for that of the connection.
         :param decode: True for chunks of str, False for bytes, None for the type of the message.
         """
         self._receiver = receiver
         self._max_size = max_size
-        self._piece: MessageChunk | None = None
+        self._chunk: MessageChunk | None = None
         self._is_entered = self._is_open = False
-        self._turn = trio.StrictFIFOLock()  # of the tasks that wait for a piece
-        self._waiting = trio.CancelScope()  # of the one that has it
+        self._lock = trio.StrictFIFOLock()  # held by the task that waits for a chunk
+        self._waiting = trio.CancelScope()  # of that task
         self._decode = decode
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()  # of a binary message as str
-        #: True if the message is text. The chunks are str, unless ``decode`` says otherwise. It is
-        #: known in the block.
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()  # for a binary message as str
+        #: True if the message is text. The chunks are str, unless ``decode`` says otherwise.
+        #: Known in the block.
         self.is_text: bool = False
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._is_entered:
-            raise RuntimeError("this is for one message: receive_stream() gives the next")
+            raise RuntimeError("call receive_stream() again for the next message")
         self._is_entered = True
-        self._piece = await self._receiver.begin_stream(self._max_size)
-        self.is_text = isinstance(self._piece.data, str)
+        self._chunk = await self._receiver.begin_stream(self._max_size)
+        self.is_text = isinstance(self._chunk.data, str)
         self._is_open = True
         return self
 
@@ -55,56 +55,56 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         traceback: TracebackType | None,
     ) -> None:
         self._is_open = False
-        if self._turn.locked():
-            # It would take a piece of the next message.
+        if self._lock.locked():
+            # The task that waits would take a chunk of the next message.
             cancel(self._waiting, "the block of receive_stream() has ended")
-            with trio.CancelScope(shield=True):  # all of them leave at once
-                await self._turn.acquire()
-                self._turn.release()
+            with trio.CancelScope(shield=True):  # the waiting tasks end at once
+                await self._lock.acquire()
+                self._lock.release()
         self._receiver.end_stream()
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> _Chunk_co:
-        """The next piece. It is never empty, and a character of a text is never split.
+        """Return the next chunk. It is never empty, and a character of a text is never split.
 
-        Each piece goes to one of the tasks that wait for it. If cancelled, no piece is lost.
+        If several tasks wait, each chunk goes to one of them. If cancelled, no chunk is lost.
 
         :raises ConnectionClosed: The connection ended in the middle of the message.
-        :raises UnicodeDecodeError: The chunks of a binary message are to be str, and the message is
-            not UTF-8. Each further call raises it, too.
+        :raises UnicodeDecodeError: With ``decode=True``, a binary message is not UTF-8. Each
+            further call raises it, too.
         """
-        if self._turn.locked():
-            await self._turn.acquire()
+        if self._lock.locked():
+            await self._lock.acquire()
         else:
-            self._turn.acquire_nowait()
+            self._lock.acquire_nowait()
         try:
             chunk: Any = await self._next_chunk()
             return chunk  # type: ignore[no-any-return] # the type follows from `decode`
         finally:
-            self._turn.release()
+            self._lock.release()
 
     async def _next_chunk(self) -> str | bytes:
         if not self._is_open:
             raise _out_of_block()
         while True:
-            if self._piece is None:
+            if self._chunk is None:
                 with trio.CancelScope() as self._waiting:
-                    self._piece = await self._receiver.next_chunk()
-                if self._piece is None:
+                    self._chunk = await self._receiver.next_chunk()
+                if self._chunk is None:
                     raise _out_of_block()
             else:
                 await trio.lowlevel.checkpoint_if_cancelled()
-            data, is_last = self._piece
+            data, is_last = self._chunk
             chunk = self._converted(data, is_last)
             if chunk:
-                self._piece = MessageChunk(data[:0], is_last=True) if is_last else None
+                self._chunk = MessageChunk(data[:0], is_last=True) if is_last else None
                 return chunk
             if is_last:
                 raise StopAsyncIteration
-            self._piece = None
+            self._chunk = None
 
     def _converted(self, data: str | bytes, is_last: bool) -> str | bytes:
-        """Return a chunk of the type that was asked for."""
+        """Return a chunk of the type that ``decode`` says."""
         if self._decode is None or self._decode == isinstance(data, str):
             return data
         if isinstance(data, str):
@@ -113,4 +113,4 @@ class MessageStream(AsyncIterator[_Chunk_co]):
 
 
 def _out_of_block() -> trio.ClosedResourceError:
-    return trio.ClosedResourceError("pieces are received in the block of receive_stream()")
+    return trio.ClosedResourceError("chunks are received in the block of receive_stream()")

@@ -1,4 +1,4 @@
-"""Messages on their way to the application, and who reads the stream.
+"""Messages on their way to the application.
 
 **The path of a message.** Bytes go from the stream into the protocol, which decodes them to
 messages, chunks of messages, and control frames. Messages and chunks go into a `MessageQueue`, from
@@ -7,27 +7,8 @@ which the application takes them. Control frames and the end of the connection g
 a message, or the queue has room for one, and more bytes are read only when all are decoded. So an
 application that does not receive stops the peer, and a connection takes a bounded amount of memory.
 
-**Two tasks can read.** One is the application's, in `get_message` or in a block of
-`receive_stream`. The other one is the connection's own task, in `Receiver.run`. On a socket, the
-application's task reads by itself. Then a message wakes one task only, and to wake a second one
-would take longer than all the rest. On other streams, only the connection's task reads, because a
-cancelled read may break them. It wakes the application's task when bytes have arrived, and that
-decodes them.
-
-**While the application does not receive**, somebody must still answer Pings, and notice a Close
-frame or the end of the stream. So the connection's task reads and decodes in the background, as far
-as the queue has room. It begins only after a grace period. An application usually takes a message
-and answers it at once, and a Close frame may be next in the buffer. If that were decoded before the
-application has sent its answer, the answer could not be sent any more. The grace period lasts for
-20 to 40 ms after the last message was taken. One `IdleMonitor` measures it for all connections,
-which costs a message nothing but to set one attribute. There is no grace period if somebody waits
-for a Pong, or for the end of the connection.
-
-Which of these applies is the state `Reader`, in one attribute with one setter.
-
-**A message over its limit** is not refused at once if it arrives in the background:
-`receive_stream` may allow a larger one. It stays undecoded, and nothing after it is read, for up to
-2 seconds (`OverLimitHold`).
+`who_reads` tells which task reads, and when; `over_limit`, what becomes of a message over its
+limit.
 
 **A fast take** is the common case: the next message is in the queue, and no task waits for one.
 Then `get_message` takes it without the lock, and without a change of the state.
@@ -36,12 +17,9 @@ Then `get_message` takes it without the lock, and without a change of the state.
 from __future__ import annotations
 
 import collections
-import enum
 import math
-from typing import Protocol
 
 import trio
-from wsproto.events import Ping, Pong
 
 from .._io.pacing import CheckpointBudget
 from .._io.sync import FairLock, LazyParkingLot
@@ -57,87 +35,13 @@ from .._sansio.costs import (
     RECEIVE_INFLATE_WORK,
     STEPS_PER_TURN,
 )
-from .._sansio.events import MessageChunk, Status
+from .._sansio.events import ENDED, NEED_DATA, OVER_LIMIT, YIELD, MessageChunk, Status
+from .connection_events import ConnectionEvents
 from .idle_monitor import IdleMonitor
-from .message_queue import MessageQueue, encoded_size, length
+from .message_queue import MessageQueue, as_type, encoded_size, length
+from .over_limit import OverLimitHold
 from .send_queue import SendQueue
-
-NEED_DATA, YIELD = Status.NEED_DATA, Status.YIELD
-OVER_LIMIT, ENDED = Status.OVER_LIMIT, Status.ENDED
-
-# Seconds that a message over its limit waits for an application that may allow a larger one, in
-# receive_stream, before it is refused.
-_HOLD = 2.0
-
-
-class Reader(enum.Enum):
-    """Who reads and decodes.
-
-    ============ ===================================================== ===================
-    from         when                                                  to
-    ============ ===================================================== ===================
-    any          a task begins to wait for a message, or for a chunk   APPLICATION
-    APPLICATION  it leaves, and another task waits                     APPLICATION
-    APPLICATION  it leaves, and no task waits                          GRACE, or BACKGROUND
-                                                                       if reading is urgent
-    GRACE        the idle monitor begins an interval                   GRACE_ENDS
-    GRACE_ENDS   a message is taken                                    GRACE
-    GRACE_ENDS   the interval ends                                     BACKGROUND
-    GRACE(_ENDS) a Ping or a Close frame is sent, or a write fails     BACKGROUND
-    any          `Receiver.stop`                                       STOPPED, for good
-    ============ ===================================================== ===================
-    """
-
-    #: The application's task that has the lock decodes. On a socket it also reads; on other streams
-    #: the connection's task reads for it.
-    APPLICATION = enum.auto()
-    #: Nobody: the application has just taken a message, and may be about to answer it.
-    GRACE = enum.auto()
-    #: Like GRACE, but the application has taken no message in the current interval of the monitor.
-    GRACE_ENDS = enum.auto()
-    #: The connection's task reads and decodes, as long as the queue has room.
-    BACKGROUND = enum.auto()
-    #: Nobody: the connection has ended.
-    STOPPED = enum.auto()
-
-
-_APPLICATION = Reader.APPLICATION
-_GRACE = Reader.GRACE
-_GRACE_ENDS = Reader.GRACE_ENDS
-_BACKGROUND = Reader.BACKGROUND
-_STOPPED = Reader.STOPPED
-
-
-class ConnectionEvents(Protocol):
-    """The connection, as its receiver needs it."""
-
-    def on_control(self, event: Ping | Pong) -> None:
-        """Handle a Ping or Pong of the peer."""
-
-    def on_ended(self) -> None:
-        """Handle the end of the connection, which the protocol has reached."""
-
-    def on_failure(self, exc: Exception) -> None:
-        """End the connection, because of an error of this side."""
-
-    @property
-    def is_urgent(self) -> bool:
-        """True if reading must go on, because somebody waits for a Pong or a Close frame."""
-
-
-class OverLimitHold:
-    """The time in which a task may still allow a message that is over its limit."""
-
-    __slots__ = ("_deadline",)
-
-    def __init__(self) -> None:
-        self._deadline = trio.current_time() + _HOLD
-
-    async def wait(self, parking_lot: LazyParkingLot) -> bool:
-        """Wait to be woken; return True if the time is over instead."""
-        with trio.move_on_at(self._deadline) as scope:
-            await parking_lot.park()
-        return scope.cancelled_caught
+from .who_reads import APPLICATION, BACKGROUND, GRACE, GRACE_ENDS, STOPPED, Reader
 
 
 class Receiver:
@@ -192,19 +96,17 @@ class Receiver:
         # Who reads now. Only `_set_reader` and the fast take change `_reader`.
         # If it is APPLICATION, the task that has `_lock` waits for a message, or for a chunk.
         # If it is not, `_lock` is free, or its holder is in a block of receive_stream, and busy.
-        self._reader = _GRACE
+        self._reader = GRACE
         self._lock = FairLock()
-        # True while a task, of whichever kind, waits in a read of the stream; then no other task
+        # True while either task waits in a read of the stream; then no other task
         # begins one. It may be True in every state: a read that was begun in the background goes on
         # when a task begins to wait for a message.
         self._is_reading = False
         # If set, the next message is over its limit, and nothing is decoded in the background until
         # the hold is over. The next step of decoding resets it.
         self._hold: OverLimitHold | None = None
-        # In it is the task that has `_lock`, while the connection's task reads for it.
-        self._application_waits = LazyParkingLot()
-        # In it is the connection's task, while it has nothing to do.
-        self._task_waits = LazyParkingLot()
+        self._application_waits = LazyParkingLot()  # who has `_lock`, while the other task reads
+        self._task_waits = LazyParkingLot()  # the connection's task, while it has nothing to do
 
     # -- facts
 
@@ -216,12 +118,12 @@ class Receiver:
     @property
     def tasks_waiting(self) -> int:
         """The number of tasks that wait for a message."""
-        return len(self._lock) + (self._reader is _APPLICATION)
+        return len(self._lock) + (self._reader is APPLICATION)
 
     @property
     def is_paused(self) -> bool:
         """True if nothing is read because the application does not take its messages."""
-        return self._reader is not _APPLICATION and not self._has_room
+        return self._reader is not APPLICATION and not self._has_room
 
     @property
     def _has_room(self) -> bool:
@@ -232,59 +134,51 @@ class Receiver:
     def start(self) -> None:
         """Begin to read in the background, after a grace period."""
         self._monitor = IdleMonitor.of_this_run()
-        if self._reader is _GRACE:
+        if self._reader is GRACE:
             self._monitor.add(self)
 
     def stop(self) -> None:
-        """Drop the references to the connection: it has ended, and nothing is decoded any more.
-
-        Then no reference cycle is left, and the memory of the connection is free at once. The
-        garbage collector would come late, and would stop the program for longer with each further
-        connection.
-        """
-        self._set_reader(_STOPPED)
+        """Drop the references to the connection, which has ended, so that no cycle keeps it."""
+        self._set_reader(STOPPED)
         self._events = None
 
     def read_in_background(self) -> None:
         """Let the connection's task read and decode, unless a task of the application does."""
-        if self._reader is not _APPLICATION:
-            self._set_reader(_BACKGROUND)
+        if self._reader is not APPLICATION:
+            self._set_reader(BACKGROUND)
 
     def begin_interval(self) -> None:
         """Note that an interval of the idle monitor begins."""
-        if self._reader is _GRACE:
-            self._set_reader(_GRACE_ENDS)
+        if self._reader is GRACE:
+            self._set_reader(GRACE_ENDS)
 
     def end_interval(self) -> bool:
-        """Read in the background if no message was taken in the interval.
-
-        :returns: True if the grace period goes on.
-        """
-        if self._reader is _GRACE_ENDS:
+        """Read in the background if no message was taken; return True if the grace goes on."""
+        if self._reader is GRACE_ENDS:
             self.read_in_background()
-        return self._reader is _GRACE
+        return self._reader is GRACE
 
     def _set_reader(self, reader: Reader) -> None:
-        if self._reader is _STOPPED:
+        if self._reader is STOPPED:
             return
-        if reader is _BACKGROUND:
+        if reader is BACKGROUND:
             self.queue.measure()
         self._reader = reader
-        if reader is _BACKGROUND:
+        if reader is BACKGROUND:
             self._task_waits.unpark_all()
-        elif reader is _GRACE and self._monitor is not None:
+        elif reader is GRACE and self._monitor is not None:
             self._monitor.add(self)
 
     def _leave(self) -> None:
         """Note that the application's task stops waiting."""
         if self._events is not None:
-            self._set_reader(_BACKGROUND if self._events.is_urgent else _GRACE)
+            self._set_reader(BACKGROUND if self._events.is_urgent else GRACE)
 
     def _release_lock(self) -> None:
         """Pass the lock on to the next task that waits for a message, if any."""
         self._lock.pass_on()
         if self._lock.is_taken:
-            self._set_reader(_APPLICATION)
+            self._set_reader(APPLICATION)
         else:
             self._leave()
 
@@ -311,7 +205,7 @@ class Receiver:
         The caller takes it with ``popleft()``, after a checkpoint that does not let other tasks
         run. Its cost is counted: see `_decode_for_task`.
         """
-        if self._reader is not _GRACE and self._reader is not _GRACE_ENDS:
+        if self._reader is not GRACE and self._reader is not GRACE_ENDS:
             return None
         queue = self.queue
         if self._lock.is_taken or queue.size is not None or self._budget.remaining <= 0:
@@ -319,7 +213,7 @@ class Receiver:
         if not queue.messages:
             self._budget.spend(1)
             return None
-        self._reader = _GRACE  # not by `_set_reader`: the monitor has this receiver already
+        self._reader = GRACE  # not by `_set_reader`: the monitor has this receiver already
         return queue.messages
 
     async def get(self, decode: bool | None = None) -> str | bytes:
@@ -331,11 +225,11 @@ class Receiver:
         """
         await self._budget.checkpoint()
         await self._lock.take()
-        self._set_reader(_APPLICATION)
+        self._set_reader(APPLICATION)
         try:
             message = await self._wait_next(decode is False)
             assert not isinstance(message, MessageChunk)  # they need a stream, which has the lock
-            converted = message if decode is None else _converted(message, decode)
+            converted = message if decode is None else as_type(message, decode)
             self.queue.pop()
             return converted
         finally:
@@ -354,7 +248,7 @@ class Receiver:
         """
         await self._budget.checkpoint()
         await self._lock.take()
-        self._set_reader(_APPLICATION)
+        self._set_reader(APPLICATION)
         try:
             messages = self.queue.messages
             if not messages:
@@ -362,9 +256,7 @@ class Receiver:
             elif max_size is not None and (size := encoded_size(messages[0])) > max_size:
                 self.discard()
                 self._protocol.refuse_message(size, max_size)
-            if (
-                self._protocol.closing.ended and self._events is not None
-            ):  # the message is over the limit
+            if self._protocol.closing.ended and self._events is not None:  # it is over the limit
                 self._events.on_ended()
             return await self.next_chunk()
         except BaseException:
@@ -378,7 +270,7 @@ class Receiver:
         :raises ConnectionClosed: The connection ended in the middle of the message.
         """
         await self._budget.checkpoint()
-        self._set_reader(_APPLICATION)
+        self._set_reader(APPLICATION)
         try:
             item = await self._wait_next()
             self.queue.pop()
@@ -435,7 +327,7 @@ class Receiver:
     async def run(self) -> None:
         """Read and decode when it is up to the connection's task, until the connection ends."""
         while not self._protocol.closing.ended:
-            if self._reader is _BACKGROUND and self._decode_in_background():
+            if self._reader is BACKGROUND and self._decode_in_background():
                 await self._let_others_run()
             # Only when all is decoded that can be: a read may take for ever.
             elif self._must_read():
@@ -454,7 +346,7 @@ class Receiver:
         """Return True if the connection's task must read, now that all is decoded that can be."""
         if self._is_reading or self._protocol.reader.eof is not None:
             return False
-        return bool(self._application_waits) or (self._reader is _BACKGROUND and self._has_room)
+        return bool(self._application_waits) or (self._reader is BACKGROUND and self._has_room)
 
     async def _let_others_run(self) -> None:
         self._budget.renew()
@@ -554,9 +446,3 @@ class Receiver:
             self._protocol.reader.receive_data(data)
         else:
             self._protocol.receive_eof()
-
-
-def _converted(message: str | bytes, decode: bool) -> str | bytes:
-    if decode:
-        return message.decode() if isinstance(message, bytes) else message
-    return message.encode() if isinstance(message, str) else message

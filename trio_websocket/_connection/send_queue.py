@@ -34,23 +34,14 @@ from .._io.sync import LazyParkingLot
 from .._io.transport import Transport, unwrap_network_error
 from .._sansio.costs import SCATTER_WRITE_BYTES, WRITE_BATCH_BYTES
 from .deferred_flush import DeferredFlush
+from .queued_frame import ControlFrame, Frame, frame_parts, frame_size
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
-
-
-class ControlFrame(bytes):
-    """A Ping, Pong or Close frame, which stays in the queue when its messages are dropped."""
-
-    __slots__ = ()
-
-
-# A frame in one part, or the head and the payload of a large one.
-Frame: TypeAlias = "bytes | Sequence[bytes]"
+    pass
 
 
 class Writer(enum.Enum):
-    """Who writes the frames of a queue."""
+    """The writer of a queue's frames."""
 
     #: Nobody yet: `SendQueue.start` was not called.
     NOT_STARTED = enum.auto()
@@ -273,7 +264,7 @@ class SendQueue:
         """
         kept: list[Frame] = [frame for frame in self._frames if isinstance(frame, ControlFrame)]
         if len(kept) < len(self._frames):
-            self.size += sum(map(_frame_size, kept)) - sum(map(_frame_size, self._frames))
+            self.size += sum(map(frame_size, kept)) - sum(map(frame_size, self._frames))
             self._frames = kept
             self.has_dropped = True
             self._progress.unpark_all()
@@ -320,15 +311,15 @@ class SendQueue:
         self.written -= size
         self.size += size
         kept = list(frames)
-        while len(kept) > 1 and size - _frame_size(kept[-1]) >= begun:
-            size -= _frame_size(kept.pop())
+        while len(kept) > 1 and size - frame_size(kept[-1]) >= begun:
+            size -= frame_size(kept.pop())
         if len(kept) < len(frames):
             self._frames[:0] = frames[len(kept) :]
             chunks = first_bytes(chunks, size - begun)
         count = 0
         while size > 0:
             count += 1
-            size -= _frame_size(kept.pop())
+            size -= frame_size(kept.pop())
         self._partial = _Partial(begun, chunks, count) if begun or chunks else _NOTHING
         if self._writer is _DIRECT:
             self._start_task()
@@ -393,7 +384,7 @@ class SendQueue:
 
     def _enqueue(self, frame: Frame) -> None:
         self._frames.append(frame)
-        self.size += _frame_size(frame)
+        self.size += frame_size(frame)
 
     def _take_batch(self) -> tuple[list[Frame], Sequence[bytes]]:
         """Take the frames to write next out of the queue: small ones, and a large one after them.
@@ -411,19 +402,19 @@ class SendQueue:
                 if count and size >= WRITE_BATCH_BYTES:
                     break
                 count += 1
-                size += _frame_size(frame)
+                size += frame_size(frame)
             self._frames = frames[count:]
             frames = frames[:count]
             self.size -= size
         if self._pong is not None:
             # A large frame takes long to write, so the Pong precedes it.
-            at = len(frames) - (_frame_size(frames[-1]) >= SCATTER_WRITE_BYTES)
+            at = len(frames) - (frame_size(frames[-1]) >= SCATTER_WRITE_BYTES)
             frames.insert(at, self._pong)
             self._pong = None
         if size < SCATTER_WRITE_BYTES:  # so that none of them has a large payload
             return frames, [b"".join(frames)]  # type: ignore[arg-type] # each is bytes
         return frames, join_small(
-            (part for frame in frames for part in _parts(frame)), SCATTER_WRITE_BYTES
+            (part for frame in frames for part in frame_parts(frame)), SCATTER_WRITE_BYTES
         )
 
     # -- the end
@@ -447,11 +438,3 @@ class SendQueue:
         self.size = 0
         self.is_corked = False
         self._progress.unpark_all()
-
-
-def _parts(frame: Frame) -> Sequence[bytes]:
-    return [frame] if isinstance(frame, bytes) else frame
-
-
-def _frame_size(frame: Frame) -> int:
-    return len(frame) if isinstance(frame, bytes) else sum(map(len, frame))

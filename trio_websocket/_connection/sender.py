@@ -30,7 +30,8 @@ from .._sansio.costs import (
 )
 from .._sansio.errors import CloseCode, CloseReason, ConnectionClosed, describe
 from .._sansio.frame_writer import FrameWriter
-from .send_queue import ControlFrame, SendQueue
+from .queued_frame import ControlFrame
+from .send_queue import SendQueue
 
 
 class SharedMessage:

@@ -7,7 +7,7 @@ from typing import Iterable, NamedTuple, Sequence
 
 
 class Unwritten(NamedTuple):
-    """What a write without blocking has left."""
+    """The rest of a write that did not block."""
 
     #: Bytes of the data that TLS has encrypted and the socket has not taken. They precede the
     #: chunks, and must be written: no frame that they are a part of can be dropped any more.

@@ -36,7 +36,7 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What changes the state of a connection."""
+    """An event that changes the state of a connection."""
 
     #: The opening handshake is complete.
     OPEN = "the handshake is complete"

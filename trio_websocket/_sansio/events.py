@@ -28,6 +28,11 @@ class Status(enum.Enum):
     ENDED = enum.auto()
 
 
+# Compared by `is` on the path of a message, where looking up a member would take longer.
+NEED_DATA, PARTIAL, YIELD = Status.NEED_DATA, Status.PARTIAL, Status.YIELD
+OVER_LIMIT, ENDED = Status.OVER_LIMIT, Status.ENDED
+
+
 class MessageChunk(NamedTuple):
     """A part of a message."""
 

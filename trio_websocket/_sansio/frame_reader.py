@@ -5,22 +5,11 @@ is frequent, a whole message in one frame, without wsproto, which would take mos
 message. Everything else goes to wsproto: control frames as a whole, messages of several frames
 part by part, and every head that is not valid, because wsproto is the judge of what is wrong.
 
-`_stage` says what the next bytes belong to:
-
-- `_BETWEEN`: a frame begins, and no message is under way. This is the stage of the fast paths:
-  `messages` decodes many small messages in one call, and `_decode_whole` one.
-- A `LargeFrame`: a long message in one frame, most of which is still to come. It is decoded when
-  it is whole, in one step.
-- An `Inflation`: a compressed message in one frame, which is inflated in steps.
-- A `PartialMessage`: a message of which wsproto has a part. Control frames may come between its
-  frames.
-- `_Invalid`: wsproto gets the bytes, and will say what is wrong.
-
-A new fast path is a new stage, or a further case in the stage `_BETWEEN` or `PartialMessage`.
+`_stage` says what the next bytes belong to: see `stages`. A new fast path is a new stage, or a
+further case in the stage `BETWEEN` or `PartialMessage`.
 
 Invariants: in stage `LargeFrame`, `_at` is 0 and the buffer holds what follows the frame. wsproto
-has a part of a frame only in the stages `PartialMessage` (if `frame_left` is not 0) and
-`_Invalid`.
+has a part of a frame only in `PartialMessage` (if `frame_left` is not 0) and `InvalidFrame`.
 """
 
 from __future__ import annotations
@@ -37,7 +26,16 @@ from .closing import ClosingHandshake, State
 from .costs import KEEP_DECODED_BYTES, MAX_INFLATE_RATIO, WAIT_FOR_WHOLE_FRAME_BYTES
 from .deflate import DecompressedTooLarge, InvalidData
 from .errors import CloseCode
-from .events import CloseReceived, Event, MessageChunk, Status, ViolationError
+from .events import (
+    NEED_DATA,
+    OVER_LIMIT,
+    PARTIAL,
+    YIELD,
+    CloseReceived,
+    Event,
+    MessageChunk,
+    ViolationError,
+)
 from .frames import (
     BINARY,
     CLOSE,
@@ -50,47 +48,20 @@ from .frames import (
     PONG,
     TEXT,
     LargeFrame,
-    check_utf8,
+    decode_payload,
     is_shortest,
     sizes,
 )
 from .inflation import Inflation
+from .stages import BETWEEN, InvalidFrame, Stage
 from .wsproto_reader import WsprotoReader
 
 if TYPE_CHECKING:
     from .deflate import DeflateExtension
 
 _OPEN = State.OPEN
-NEED_DATA, PARTIAL, YIELD, OVER_LIMIT = (
-    Status.NEED_DATA,
-    Status.PARTIAL,
-    Status.YIELD,
-    Status.OVER_LIMIT,
-)
 _COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
-
-
-class _Between:
-    """No message is under way."""
-
-
-class _Invalid:
-    """Bytes that wsproto will refuse: it gets all of them, or those of a frame out of order."""
-
-    __slots__ = ("_left",)
-
-    def __init__(self, size: float) -> None:
-        self._left = size
-
-    def take(self, available: int) -> int:
-        """Return how many of the available bytes wsproto gets now."""
-        size = int(min(self._left, available))
-        self._left -= size
-        return size
-
-
-_BETWEEN = _Between()
 
 
 class FrameReader:
@@ -140,7 +111,7 @@ class FrameReader:
 
         self._buffer = b""
         self._at = 0  # what precedes it in the buffer is decoded
-        self._stage: _Between | _Invalid | LargeFrame | Inflation | PartialMessage = _BETWEEN
+        self._stage: Stage = BETWEEN
         #: The end of the stream, or its failure, which comes after what was received.
         self.eof: Exception | None = None
         #: The number of bytes from the peer.
@@ -218,7 +189,7 @@ class FrameReader:
         :param raw: True if a text may be given as its UTF-8, which is quicker.
         """
         if (
-            self._stage is not _BETWEEN
+            self._stage is not BETWEEN
             or self._at == len(self._buffer)
             or self._closing.state is not _OPEN
             or not self._is_fast
@@ -243,7 +214,7 @@ class FrameReader:
         :raises ViolationError: The peer violated the protocol.
         """
         stage = self._stage
-        if stage is _BETWEEN:
+        if stage is BETWEEN:
             event = self._decode_whole(raw, is_awaited) if self._is_fast else None
             return self._decode_part(is_awaited) if event is None else event
         if isinstance(stage, LargeFrame):
@@ -306,7 +277,7 @@ class FrameReader:
 
     def _decode_large(self, large: LargeFrame, raw: bool, is_awaited: bool) -> Event:
         """Decode a large frame, which is whole now."""
-        self._stage = _BETWEEN
+        self._stage = BETWEEN
         opcode = large.head[0] & 0x0F
         is_compressed = bool(large.head[0] & COMPRESSED)
         if self._closing.sent is not None:
@@ -322,14 +293,14 @@ class FrameReader:
             return self._inflate(inflation, large.payload(), raw)
         payload = large.payload()
         try:
-            return self._assembler.whole(_text_or_bytes(payload, opcode == TEXT, raw), len(payload))
+            return self._assembler.whole(decode_payload(payload, opcode == TEXT, raw), len(payload))
         except UnicodeDecodeError:
             self._return_to_buffer(large)  # wsproto says where it is not UTF-8
             return PARTIAL
 
     def _return_to_buffer(self, large: LargeFrame) -> None:
         """Let the frame be decoded as it comes."""
-        self._stage = _BETWEEN
+        self._stage = BETWEEN
         self._buffer = large.head + b"".join(large.parts) + self._buffer
 
     def _may_be_too_large(self, compressed_size: int) -> bool:
@@ -337,7 +308,7 @@ class FrameReader:
 
     def _inflate(self, inflation: Inflation, data: bytes, raw: bool) -> Event:
         """Take a step of inflating a message, mostly the only one."""
-        self._stage = _BETWEEN
+        self._stage = BETWEEN
         is_discarded = self._closing.sent is not None
         try:
             payload = inflation.step(data, self._assembler.limit, is_discarded=is_discarded)
@@ -346,7 +317,7 @@ class FrameReader:
                 return YIELD
             if is_discarded:
                 return PARTIAL
-            message = _text_or_bytes(payload, inflation.is_text, raw)
+            message = decode_payload(payload, inflation.is_text, raw)
             return self._assembler.whole(message, len(payload))
         except DecompressedTooLarge:
             raise self._assembler.inflated_violation() from None
@@ -363,7 +334,7 @@ class FrameReader:
                 return MessageChunk(stage.take(), is_last=False)
             if stage.frame_left:
                 return self._continue_frame(stage, is_awaited)
-        if isinstance(stage, _Invalid):
+        if isinstance(stage, InvalidFrame):
             return self._feed(stage.take(self.undecoded))
         head = self._buffer[self._at : self._at + 14]
         if len(head) < 2:
@@ -381,7 +352,7 @@ class FrameReader:
 
     def _feed_invalid(self, size: float) -> Event | CloseReceived:
         """Give wsproto what is not valid: so many bytes from here."""
-        self._stage = invalid = _Invalid(size)
+        self._stage = invalid = InvalidFrame(size)
         return self._feed(invalid.take(self.undecoded))
 
     def _decode_control(self, head: bytes, size: int, head_size: int) -> Event | CloseReceived:
@@ -465,7 +436,7 @@ class FrameReader:
         assert isinstance(partial, PartialMessage)
         is_last = part.message_finished
         if is_last:
-            self._stage = _BETWEEN
+            self._stage = BETWEEN
         inflated = self._wsproto.inflated
         given = self._assembler.add(partial, part.data, inflated, is_last=is_last)
         return PARTIAL if given is None else given
@@ -477,13 +448,3 @@ class FrameReader:
         if head[0] & 0x7F == CONTINUATION or head[0] & 0x7F in self._openings:
             return True
         return head[0] in _FINAL_CONTROL and head[1] & 0x7F <= 125
-
-
-def _text_or_bytes(payload: bytes, is_text: bool, raw: bool) -> str | bytes:
-    """Return a message of the right type; a text that is not UTF-8 raises UnicodeDecodeError."""
-    if not is_text:
-        return payload
-    if raw:
-        check_utf8(payload)
-        return payload
-    return payload.decode()

@@ -118,3 +118,13 @@ def check_reason(reason: str | None) -> str | None:
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a str or None, not {reason!r:.100}")
     return cut_reason(reason)
+
+
+def decode_payload(payload: bytes, is_text: bool, raw: bool) -> str | bytes:
+    """Return a message of the right type; a text that is not UTF-8 raises UnicodeDecodeError."""
+    if not is_text:
+        return payload
+    if raw:
+        check_utf8(payload)
+        return payload
+    return payload.decode()

@@ -19,7 +19,7 @@ from wsproto.utilities import RemoteProtocolError
 from .assembler import MessageAssembler
 from .closing import ClosingHandshake, State
 from .errors import CloseCode, CloseReason
-from .events import CloseReceived, Event, Status, ViolationError
+from .events import ENDED, NEED_DATA, CloseReceived, Event, ViolationError
 from .frame_reader import FrameReader
 from .frame_writer import FrameWriter
 from .frames import cut_reason
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 _CLOSED = State.CLOSED
-_NEED_DATA = Status.NEED_DATA
 
 
 class Protocol:
@@ -95,18 +94,18 @@ class Protocol:
             limit is left for a reader.
         """
         if self.closing.state is _CLOSED:
-            return Status.ENDED
+            return ENDED
         try:
             event = self.reader.next_event(raw=raw, is_awaited=is_awaited)
         except ViolationError as exc:
             self._fail(exc)
-            return Status.ENDED
+            return ENDED
         if isinstance(event, CloseReceived):
             self._receive_close(event.reason)
-            return Status.ENDED
-        if event is _NEED_DATA and self.reader.eof is not None:
+            return ENDED
+        if event is NEED_DATA and self.reader.eof is not None:
             self.closing.lose(self.reader.eof)
-            return Status.ENDED
+            return ENDED
         return event
 
     def begin_stream(self, max_size: float | None = None) -> None:

@@ -59,7 +59,7 @@ class ClientTasks:
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """What all clients of a server have in common."""
+    """The common parts of all clients of a server."""
 
     handler: Handler
     on_handler_error: ErrorHandler | None
@@ -68,11 +68,11 @@ class Service:
 
 
 class Stage(enum.Enum):
-    """What a `ClientTask` does."""
+    """The step that a `ClientTask` is at."""
 
     #: The request is being received.
     HANDSHAKE = enum.auto()
-    #: Likewise, but the server is being closed: the request gets status 503.
+    #: Like the stage before, but the server is being closed: the request gets status 503.
     LATE_HANDSHAKE = enum.auto()
     #: The handler runs, or has ended and its connection is being closed.
     HANDLER = enum.auto()

@@ -1,0 +1,26 @@
+"""A frame in the send queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Sequence
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+
+class ControlFrame(bytes):
+    """A Ping, Pong or Close frame, which stays in the queue when its messages are dropped."""
+
+    __slots__ = ()
+
+
+# A frame in one part, or the head and the payload of a large one.
+Frame: TypeAlias = "bytes | Sequence[bytes]"
+
+
+def frame_parts(frame: Frame) -> Sequence[bytes]:
+    return [frame] if isinstance(frame, bytes) else frame
+
+
+def frame_size(frame: Frame) -> int:
+    return len(frame) if isinstance(frame, bytes) else sum(map(len, frame))
