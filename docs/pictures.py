@@ -229,7 +229,7 @@ def message() -> str:
             "Protocol",
             "_sansio/protocol.py",
             "finds frames; assembles messages;",
-            "answers Pings and Close frames",
+            "Pings and Close frames are answered",
         ),
         (
             "Receiver",
