@@ -199,7 +199,7 @@ class ClientHandshake:
         return self._rejection.error(self._body[: self._max_body])
 
     def _oddly_framed(self) -> _Response | None:
-        """Return a rejection that h11 refuses because of the headers about its body's length.
+        """Return a rejection that h11 can't parse because of the headers about its body's length.
 
         The end of such a body is unknown, so the body is dropped.
         """

@@ -163,7 +163,7 @@ class ServerHandshake:
         except h11.RemoteProtocolError as exc:
             status = exc.error_status_hint
             text = f"this is no HTTP request: {printable(str(exc))}"
-            raise (self._too_long() if status == 431 else self._refuse(status, text)) from exc
+            raise (self._too_long() if status == 431 else self._invalid(status, text)) from exc
         if event is h11.NEED_DATA:
             if not self._head.fits(0, 0):  # h11 does not count the empty lines before the request
                 raise self._too_long()
@@ -185,41 +185,41 @@ class ServerHandshake:
         if not request.is_allowed:
             raise self._too_long()
         if request.method != b"GET":
-            raise self._refuse(405, "the method must be GET", (b"Allow", b"GET"))
+            raise self._invalid(405, "the method must be GET", (b"Allow", b"GET"))
         if request.http_version < b"1.1":
-            raise self._refuse(400, "WebSocket needs HTTP/1.1")
+            raise self._invalid(400, "WebSocket needs HTTP/1.1")
         fields = request.fields
         try:
             check_elements(fields)
         except ValueError as exc:
-            raise self._refuse(431, str(exc)) from exc
+            raise self._invalid(431, str(exc)) from exc
         if b"transfer-encoding" in fields or any(map(int, fields.get(b"content-length", ()))):
-            raise self._refuse(400, "a WebSocket handshake has no body")
+            raise self._invalid(400, "a WebSocket handshake has no body")
 
     def _check_websocket(self, fields: Mapping[bytes, list[bytes]]) -> None:
         # RFC 6455, 4.2.1, items 2 to 6 and 8
         if not has_token(fields.get(b"upgrade", ()), b"websocket"):
             text = "this is a WebSocket server, and the request lacks 'Upgrade: websocket'"
-            raise self._refuse(426, text)
+            raise self._invalid(426, text)
         if not has_token(fields.get(b"connection", ()), b"upgrade"):
-            raise self._refuse(400, "the request lacks 'Connection: Upgrade'")
+            raise self._invalid(400, "the request lacks 'Connection: Upgrade'")
         versions = fields.get(b"sec-websocket-version")
         if versions != [VERSION]:
             status = 426 if versions else 400
             text = "the request lacks 'Sec-WebSocket-Version: 13'"
-            raise self._refuse(status, text, (b"Sec-WebSocket-Version", VERSION))
+            raise self._invalid(status, text, (b"Sec-WebSocket-Version", VERSION))
         keys = fields.get(b"sec-websocket-key", ())
         if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
-            raise self._refuse(400, "a Sec-WebSocket-Key has 16 bytes in base64")
+            raise self._invalid(400, "a Sec-WebSocket-Key has 16 bytes in base64")
         hosts = fields.get(b"host", ())
         if len(hosts) != 1 or not hosts[0].isascii():
-            raise self._refuse(400, "a request has one Host header, in ASCII")
+            raise self._invalid(400, "a request has one Host header, in ASCII")
         if b"sec-websocket-protocol" in fields:
             offers = split_tokens(fields[b"sec-websocket-protocol"])
             self.proposed_subprotocols = tuple(offer.decode("latin-1") for offer in offers)
             if not all(map(TOKEN.fullmatch, self.proposed_subprotocols)):
                 text = "the name of a subprotocol has other characters than a token"
-                raise self._refuse(400, text)
+                raise self._invalid(400, text)
 
     def _negotiate(self, fields: Mapping[bytes, list[bytes]]) -> None:
         # RFC 6455, 4.2.1, item 9, and RFC 7692, 5.1
@@ -228,7 +228,7 @@ class ServerHandshake:
             try:
                 self._negotiated = answer(offers, self._compression)
             except ValueError as exc:
-                raise self._refuse(400, str(exc)) from exc
+                raise self._invalid(400, str(exc)) from exc
 
     def accept(
         self, subprotocol: str | None, extra_headers: ExtraHeaders | None
@@ -299,9 +299,9 @@ class ServerHandshake:
         return data + http.send(h11.EndOfMessage())
 
     def _too_long(self) -> BadRequest:
-        return self._refuse(431, f"the head of the request has more than {self._head.bounds}")
+        return self._invalid(431, f"the head of the request has more than {self._head.bounds}")
 
-    def _refuse(self, status_code: int, text: str, *headers: tuple[bytes, bytes]) -> BadRequest:
+    def _invalid(self, status_code: int, text: str, *headers: tuple[bytes, bytes]) -> BadRequest:
         extra = [*headers, (b"Content-Type", b"text/plain; charset=utf-8")]
         if status_code == 426:  # RFC 9110, 15.5.22 and 7.8
             extra += [(b"Upgrade", b"websocket"), (b"Connection", b"upgrade, close")]
