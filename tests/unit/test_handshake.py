@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 from typing import Any, Callable, Iterable, NamedTuple
@@ -1435,3 +1436,89 @@ def test_client_handshake_interim_responses_count_in_size() -> None:
     handshake.receive_data(b"x" * 80)  # of a head that never ends
     with pytest.raises(HandshakeError, match="max_header_size=100"):
         handshake.result()
+
+
+LINES = b"X: ,\r\n" * 300
+START_LINES = {"valid": b"GET / HTTP/1.1\r\n", "invalid": b"\x01 / HTTP/1.1\r\n"}
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["partial", "complete"])
+@pytest.mark.parametrize("start_line", ["valid", "invalid"])
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_server_handshake_many_lines_refused_before_they_are_parsed(
+    monkeypatch: pytest.MonkeyPatch, size: int, start_line: str, end: bytes
+) -> None:
+    fed: list[bytes] = []
+    receive_data = h11.Connection.receive_data
+
+    def note(http: h11.Connection, data: bytes) -> None:
+        fed.append(bytes(data))
+        receive_data(http, data)
+
+    monkeypatch.setattr(h11.Connection, "receive_data", note)
+    handshake = ServerHandshake(Options())
+    head = START_LINES[start_line] + LINES + end
+    with pytest.raises(BadRequest) as caught:
+        for start in range(0, len(head), size):
+            handshake.receive_data(head[start : start + size])
+            assert not handshake.has_request()
+    status = b" 431 " if start_line == "valid" else b" 400 "
+    assert status in caught.value.response
+    assert b"".join(fed).count(b"\n") <= 259
+
+
+@pytest.mark.parametrize("fields", [256, 257])
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_server_handshake_number_of_lines_is_exact(size: int, fields: int) -> None:
+    extra = [(b"X", b"y")] * (fields - len(REQUEST))
+    data = a_request([*REQUEST, *extra])
+    handshake = ServerHandshake(Options())
+    with pytest.raises(BadRequest) if fields > 256 else contextlib.nullcontext():
+        for start in range(0, len(data), size):
+            handshake.receive_data(data[start : start + size])
+            if handshake.has_request():
+                assert start + size >= len(data)
+                return
+
+
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_client_handshake_many_lines_fails(size: int) -> None:
+    handshake = client()
+    head = b"HTTP/1.1 101 Switching Protocols\r\n" + LINES + b"\r\n"
+    with pytest.raises(HandshakeError, match="more than 256 lines"):
+        for start in range(0, len(head), size):
+            handshake.receive_data(head[start : start + size])
+            assert handshake.result() is None
+
+
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_client_handshake_lines_of_each_head_are_counted_alone(size: int) -> None:
+    handshake = client()
+    hints = b"HTTP/1.1 103 Early Hints\r\n" + b"X: y\r\n" * 200 + b"\r\n"
+    data = hints * 3 + b"HTTP/1.1 101 Switching Protocols\r\n" + LINES
+    with pytest.raises(HandshakeError, match="more than 256 lines"):
+        for start in range(0, len(data), size):
+            handshake.receive_data(data[start : start + size])
+            assert handshake.result() is None
+    assert handshake.interim is not None
+
+
+@pytest.mark.parametrize("size", [1, 3, 5000])
+def test_server_handshake_lines_after_folded_head_are_not_counted(size: int) -> None:
+    handshake = ServerHandshake(Options())
+    request = a_request([*REQUEST, (b"X", b" folded")])
+    data = request.replace(b"X:", b"X:\r\n ") + b"\n" * 1000
+    for start in range(0, len(data), size):
+        handshake.receive_data(data[start : start + size])
+    assert handshake.has_request()
+    _, result = handshake.accept(None, None)
+    assert result.trailing == b"\n" * 1000
+
+
+def test_client_handshake_oddly_framed_rejection_over_size_fails() -> None:
+    handshake = client(max_header_size=1000)
+    head = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: identity\r\nX: " + b"y" * 1000
+    handshake.receive_data(head + b"\r\n\r\n")
+    with pytest.raises(HandshakeError) as caught:
+        handshake.result()
+    assert not isinstance(caught.value, ConnectionRejected)

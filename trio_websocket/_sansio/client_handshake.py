@@ -17,7 +17,7 @@ from .handshake import (
     VERSION,
     ExtraHeaders,
     HandshakeResult,
-    HeaderLimit,
+    HeadBuffer,
     Headers,
     check_elements,
     group_headers,
@@ -35,7 +35,6 @@ _MAX_INTERIM_RESPONSES = 10
 _FRAMING = re.compile(
     rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
 )
-_END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 finds it
 # The headers of a response that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 
@@ -63,8 +62,8 @@ class _Response(NamedTuple):
 class ClientHandshake:
     """Holds the bytes of the request; takes the bytes of the response.
 
-    Invariants: `_received` holds the bytes after the latest interim response; it stops to grow when
-    a final response was parsed, and `_rejection` is set. `_body` is empty before that.
+    Invariants: `_received` holds the bytes of the latest head that h11 has got. `_body` is empty
+    until a final response was parsed, and `_rejection` is set.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class ClientHandshake:
             )
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
-        self._head = HeaderLimit(options.max_header_size)
+        self._head = HeadBuffer(options.max_header_size)
         self._path = resource
         self._key = header_values(request.headers, b"sec-websocket-key")[0]
         offers = split_tokens(header_values(request.headers, b"sec-websocket-protocol"))
@@ -128,10 +127,15 @@ class ClientHandshake:
                 raise self.interim.error(None)
             text = "the server closed the connection before it answered"
             raise ConnectionFailed(text + self.hint)
-        self._head.add(len(data))
         if self._rejection is None:
-            self._received += data
-        self._http.receive_data(data)
+            self._parse_head(self._head.take(data))
+        else:
+            self._http.receive_data(data)
+
+    def _parse_head(self, data: bytes) -> None:
+        self._received += data
+        if data:  # h11 takes b"" for the end of the stream
+            self._http.receive_data(data)
 
     def result(self) -> HandshakeResult | None:
         """Return the outcome, or None if more data is needed.
@@ -146,11 +150,11 @@ class ClientHandshake:
                 raise self._not_http(exc) from (None if self.has_response else exc)
             if event is h11.NEED_DATA:
                 # h11 limits each head, but not an incomplete one together with interim responses.
-                if not self.has_response and not self._head.fits(0, 0):
+                if not self.has_response and self._head.is_over:
                     raise self._too_long()
                 return None
             if isinstance(event, (h11.InformationalResponse, h11.Response)):
-                if not self._head.is_allowed(self._http, event):
+                if self._head.is_over:
                     raise self._too_long()
                 if event.status_code == 101:
                     return self._accepted(event)
@@ -163,15 +167,18 @@ class ClientHandshake:
                 raise self.rejected()
 
     def _note_response(self, response: h11.InformationalResponse | h11.Response) -> None:
-        if isinstance(response, h11.Response):
-            self._rejection = _Response.of(response)
-        else:
+        if not isinstance(response, h11.Response):
             self._skip_interim(response)
+            return
+        self._rejection = _Response.of(response)
+        if self._head.rest:
+            self._http.receive_data(self._head.rest)
 
     def _skip_interim(self, response: h11.InformationalResponse) -> None:
         # RFC 9110, 15.2
         self.interim = _Response.of(response)
-        self._received[:] = self._http.trailing_data[0]
+        self._received.clear()
+        self._parse_head(self._head.begin_next())
         self._interims += 1
         if self._interims > _MAX_INTERIM_RESPONSES:
             raise HandshakeError(
@@ -203,10 +210,9 @@ class ClientHandshake:
 
         The end of such a body is unknown, so the body is dropped.
         """
-        end = _END_OF_HEAD.search(self._received)
-        if end is None:
+        if not self._head.is_complete or self._head.is_over:
             return None
-        head = bytes(self._received[: end.end()])
+        head = bytes(self._received)
         framing = _FRAMING.findall(head)
         http = h11.Connection(h11.CLIENT)
         http.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))
@@ -217,9 +223,6 @@ class ClientHandshake:
         except h11.RemoteProtocolError:
             return None
         if not isinstance(response, h11.Response):
-            return None
-        trailing = len(self._received) - end.end()
-        if not self._head.fits(trailing, len(framing) + len(response.headers)):
             return None
         headers = [(name.lower(), b" ".join(value.split())) for name, value in framing]
         rejection = _Response.of(response)
@@ -243,7 +246,7 @@ class ClientHandshake:
             path=self._path,
             subprotocol=chosen[0].decode("ascii") if chosen else None,
             headers=tuple(sorted(headers, key=_is_handshake_header)),
-            trailing=bytes(self._http.trailing_data[0]),
+            trailing=self._head.rest,
         )
 
     def _check_websocket(self, fields: Mapping[bytes, list[bytes]]) -> None:

@@ -21,8 +21,10 @@ ExtraHeaders = Iterable[Tuple[Union[bytes, str], Union[bytes, str]]]
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VERSION = b"13"
-# Lines in a head: 64 KiB of short lines would take 2 MiB of memory as header fields.
+# Header lines in a head: 64 KiB of short lines would take 2 MiB of memory as header fields.
 MAX_FIELDS = 256
+_MAX_LINES = MAX_FIELDS + 2  # with the start line and the empty line
+_END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 finds it
 # Elements of a list header, with their parameters, in all of its lines.
 MAX_ELEMENTS = 100
 _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")
@@ -60,31 +62,65 @@ def next_event(http: h11.Connection) -> object:
         raise h11.RemoteProtocolError("bad Content-Length") from exc
 
 
-class HeaderLimit:
-    """Limits the size of a head. h11 does not check a head that arrives in one read."""
+class HeadBuffer:
+    """Cuts received bytes at the end of a head, and limits its size and the number of its lines.
+
+    h11 needs about 3 microseconds for a line, and parses a head in one step. It does not check the
+    size of a head that arrives in one read.
+
+    Invariant: `rest` is empty until the head is cut.
+    """
 
     def __init__(self, limit: int) -> None:
         """:param limit: The option ``max_header_size``, in bytes."""
         self._limit = limit
-        self._received = 0
+        self._size = 0  # with the heads of interim responses
+        #: The bytes that were received after the cut.
+        self.rest = b""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lines = 0
+        self._tail = b""  # the latest bytes, where the end of the head may have begun
+        #: True if the end of the head was received.
+        self.is_complete: bool = False
 
     def add(self, size: int) -> None:
-        """Count bytes that were received."""
-        self._received += size
+        """Count bytes that `take` does not get."""
+        self._size += size
 
-    def is_allowed(
-        self, http: h11.Connection, head: h11.Request | h11.InformationalResponse | h11.Response
-    ) -> bool:
-        """Return True if the head that h11 has just parsed is within the limits."""
-        return self.fits(len(http.trailing_data[0]), len(head.headers))
+    def take(self, data: bytes) -> bytes:
+        """Take bytes that were received, and return those to parse.
 
-    def fits(self, trailing: int, fields: int) -> bool:
-        """Return True if a head is within the limits.
-
-        :param trailing: Bytes that were received after it.
-        :param fields: The number of its header lines.
+        The head is cut at its end, or before the first line over the limit.
         """
-        return self._received - trailing <= self._limit and fields <= MAX_FIELDS
+        if self.is_complete or self._lines > _MAX_LINES:
+            self.rest += data
+            return b""
+        text = self._tail + data
+        end = _END_OF_HEAD.search(text)
+        self.is_complete = end is not None
+        part = data if end is None else data[: end.end() - len(self._tail)]
+        lines = part.split(b"\n", _MAX_LINES - self._lines + 1)
+        self._lines += len(lines) - 1
+        if self._lines > _MAX_LINES:
+            self.is_complete = False
+            part = part[: len(part) - len(lines[-1])]
+        self._size += len(part)
+        self._tail = text[-2:]
+        self.rest = data[len(part) :]
+        return part
+
+    def begin_next(self) -> bytes:
+        """Begin with the head that follows an interim response. Return what to parse of it."""
+        received, self.rest = self.rest, b""
+        self._begin()
+        return self.take(received)
+
+    @property
+    def is_over(self) -> bool:
+        """True if the head exceeds a limit."""
+        return self._size > self._limit or self._lines > _MAX_LINES
 
     @property
     def bounds(self) -> str:

@@ -23,7 +23,7 @@ from .handshake import (
     VERSION,
     ExtraHeaders,
     HandshakeResult,
-    HeaderLimit,
+    HeadBuffer,
     Headers,
     check_elements,
     check_headers,
@@ -96,7 +96,7 @@ class ServerHandshake:
         self._http: h11.Connection | None = None
         self._plain = b""
         self._max_size = options.max_header_size
-        self._head = HeaderLimit(options.max_header_size)
+        self._head = HeadBuffer(options.max_header_size)
         self._has_started = False  # the first byte of the request was received
         self._compression = options.compression
         self._request: _Request | None = None
@@ -117,7 +117,7 @@ class ServerHandshake:
             rest = data.lstrip(b"\r\n")
             if len(rest) < len(data):
                 self._head.add(len(data) - len(rest))
-                if not self._head.fits(0, 0):
+                if self._head.is_over:
                     raise self._too_long()
             if not rest:
                 return
@@ -126,9 +126,10 @@ class ServerHandshake:
             self._request = _parse_plain(data, self._max_size)
             if self._request is not None:
                 self._plain = data
-        self._head.add(len(data))
-        if not self._plain:
-            self._h11().receive_data(data)
+                return
+        head = self._head.take(data)
+        if head:  # h11 takes b"" for the end of the stream
+            self._h11().receive_data(head)
 
     def _h11(self) -> h11.Connection:
         if self._http is None:
@@ -165,7 +166,7 @@ class ServerHandshake:
             text = f"this is no HTTP request: {printable(str(exc))}"
             raise (self._too_long() if status == 431 else self._invalid(status, text)) from exc
         if event is h11.NEED_DATA:
-            if not self._head.fits(0, 0):  # h11 does not count the empty lines before the request
+            if self._head.is_over:
                 raise self._too_long()
             return None
         assert isinstance(event, h11.Request)
@@ -176,8 +177,8 @@ class ServerHandshake:
             http_version=event.http_version,
             headers=headers,
             fields=group_headers(headers),
-            trailing=bytes(http.trailing_data[0]),
-            is_allowed=self._head.is_allowed(http, event),
+            trailing=self._head.rest,
+            is_allowed=not self._head.is_over,
         )
 
     def _check_http(self, request: _Request) -> None:
@@ -312,14 +313,14 @@ class ServerHandshake:
 def _parse_plain(data: bytes, max_size: int) -> _Request | None:
     """Return the request if it is complete and plain, or None if h11 must parse it."""
     match = _PLAIN_REQUEST.match(data)
-    if match is None or match.end() > max_size:
+    if match is None or match.end() > max_size or match[2].count(b"\n") > MAX_FIELDS:
         return None
     headers = [
         (_NAMES.get(name) or name.lower(), value.rstrip())
         for name, value in _HEADER.findall(match[2])
     ]
     fields = group_headers(headers)
-    if len(headers) > MAX_FIELDS or len(fields.get(b"host", ())) != 1:
+    if len(fields.get(b"host", ())) != 1:
         return None
     if b"content-length" in fields or b"transfer-encoding" in fields:
         return None
