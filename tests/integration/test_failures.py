@@ -249,7 +249,7 @@ async def test_fail_inbox_stopped_does_nothing(
     client, peer = await open_client(nursery, "socketpair")
     await peer.send_close(1000)
     await client.wait_closed()
-    client._receiver.fail(MemoryError())  # noqa: SLF001 # it happens if memory ends just then
+    client._receiver._fail(MemoryError())  # noqa: SLF001 # it happens if memory ends just then
     assert client.closed is not None
     assert client.closed.code == 1000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import trio
@@ -14,9 +15,15 @@ from support.tasks import Call
 from trio_websocket._connection.pings import PendingPing, Pings
 
 
+def new_pings(limit: float = math.inf) -> Pings:
+    """Pings of no connection: tests add them, and send nothing."""
+    part: Any = None
+    return Pings(part, part, part, limit=limit)
+
+
 def sent(*payloads: bytes, limit: float = math.inf) -> tuple[Pings, list[PendingPing]]:
     """Pings with these payloads, sent in this order."""
-    pings = Pings(limit)
+    pings = new_pings(limit)
     return pings, [pings.add(payload) for payload in payloads]
 
 
@@ -62,7 +69,7 @@ async def test_resolve_wakes_waiting_task(nursery: trio.Nursery) -> None:
 
 
 async def test_resolve_answers_earlier_pings(autojump_clock: MockClock) -> None:
-    pings = Pings(math.inf)
+    pings = new_pings()
     flights = []
     for payload in (b"1", b"2", b"3"):
         flights.append(pings.add(payload))
@@ -149,7 +156,7 @@ async def test_resolve_is_useful_while_ping_waits() -> None:
 
 
 async def test_pings_new_is_empty() -> None:
-    pings = Pings(math.inf)
+    pings = new_pings()
     assert (bool(pings), pings.count, pings.is_full) == (False, 0, False)
 
 

@@ -19,7 +19,9 @@ async def close_after_block(
     :returns: The exception to raise, or None.
     """
     if isinstance(connection, WebSocketConnection):  # not a stand-in of a test
-        lifecycle_of(connection).end_block()
+        lifecycle = lifecycle_of(connection)
+        if lifecycle.can_send:
+            lifecycle.closing.note_end_of_block()
     try:
         if error is None:
             await connection.aclose(CloseCode.NORMAL_CLOSURE)

@@ -202,8 +202,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         else:
             whole = encoded(message, text)
             if whole is None:
-                break_off = self._lifecycle.break_off
-                await send_fragments(self._sender, message, text, compress, break_off)
+                fail = self._lifecycle.fail_at_once
+                await send_fragments(self._sender, message, text, compress, fail)
                 return
             is_text, payload = whole
         sender = self._sender
@@ -345,7 +345,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises ValueError: The payload is too long, or a Ping with it is still unanswered.
         """
         payload = os.urandom(4) if payload is None else _control_payload(payload)
-        return await self._lifecycle.ping(payload)
+        return await self._lifecycle.pings.ping(payload)
 
     @trio.lowlevel.enable_ki_protection
     async def pong(self, payload: bytes | None = None) -> None:

@@ -38,6 +38,8 @@ _FILE_ERROR = (
     "the chunks of `await file.read(65536)` until one is empty"
 )
 
+_BROKEN_OFF = "a message was broken off half-way"
+
 Message = Union[str, Buffer]
 
 
@@ -76,11 +78,11 @@ async def send_fragments(
     message: object,
     text: bool | None,
     compress: bool,
-    break_off: Callable[[Exception], None],
+    fail: Callable[[str, Exception], None],
 ) -> None:
     """Send an iterable, or async iterable, as one message.
 
-    :param break_off: Called when the message can't be completed. It closes the connection.
+    :param fail: Called when the message can't be completed: `Lifecycle.fail_at_once`.
     """
     check_no_file(message)
     if isinstance(message, AsyncIterable):
@@ -96,7 +98,7 @@ async def send_fragments(
             await stack.enter_async_context(aclosing(closable))
         await sender.budget.checkpoint()
         async with sender.turn:  # other messages wait
-            await _FragmentedMessage(sender, text, compress).send(chunks, break_off)
+            await _FragmentedMessage(sender, text, compress).send(chunks, fail)
 
 
 async def _iterate(chunks: Iterable[Any]) -> AsyncIterator[Any]:
@@ -117,7 +119,7 @@ class _FragmentedMessage:
         self._utf8 = codecs.getincrementaldecoder("utf-8")()  # checks bytes that are sent as text
 
     async def send(
-        self, chunks: AsyncIterator[Any], break_off: Callable[[Exception], None]
+        self, chunks: AsyncIterator[Any], fail: Callable[[str, Exception], None]
     ) -> None:
         try:
             await self._sender.check_open()
@@ -131,7 +133,7 @@ class _FragmentedMessage:
         except BaseException as exc:
             if self._is_begun and self._sender.can_send:
                 what = safe_repr(exc) if isinstance(exc, Exception) else "cancelled"
-                break_off(ConnectionAbortedError(f"a message was broken off half-way: {what:.200}"))
+                fail(_BROKEN_OFF, ConnectionAbortedError(f"{_BROKEN_OFF}: {what:.200}"))
             raise
         await self._sender.wait_queued(self._size)
 

@@ -22,10 +22,7 @@ class IdleReceiver(Protocol):
         """Note that an interval begins."""
 
     def end_interval(self) -> bool:
-        """Note that it has ended; return True to be monitored further."""
-
-    def fail(self, exc: Exception) -> None:
-        """End the connection because of an error."""
+        """Note that it has ended; return True to be monitored further. Never raises."""
 
 
 class IdleMonitor:
@@ -63,21 +60,13 @@ class IdleMonitor:
                 for receiver in self._receivers:
                     receiver.begin_interval()
                 await trio.sleep(_INTERVAL)
-                self._receivers = set(filter(self._end_interval, self._receivers))
+                self._receivers = {one for one in self._receivers if one.end_interval()}
         except Exception:
             logger.exception(
                 "the monitor of idle connections failed; the next call starts it again"
             )
         finally:
             self._is_running = False
-
-    @staticmethod
-    def _end_interval(receiver: IdleReceiver) -> bool:
-        try:
-            return receiver.end_interval()
-        except Exception as exc:
-            receiver.fail(exc)
-            return False
 
 
 _monitor: trio.lowlevel.RunVar[IdleMonitor] = trio.lowlevel.RunVar("trio_websocket_idle_monitor")

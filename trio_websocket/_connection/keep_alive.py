@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
+import typing
 
 import trio
 
 from .._io.cancel import cancel
-from .._sansio.errors import CloseCode
-from .pings import PendingPing
+from .._sansio.protocol import Protocol
+from .pings import Pings
+from .receiver import Receiver
+from .send_queue import SendQueue
 
 # The time-out is counted in so many parts. A part in which we did not read is not counted, and
 # bytes that come or go start the count again.
@@ -18,32 +20,20 @@ _PARTS = 20
 _SHORTEST_PART = 0.01
 
 
-class PingedConnection(Protocol):
+class PingedConnection(typing.Protocol):
     """A connection, as the keep-alive needs it."""
+
+    protocol: Protocol
+    pings: Pings
+    queue: SendQueue
+    receiver: Receiver
 
     @property
     def can_send(self) -> bool:
         """True if the connection is open."""
 
-    @property
-    def is_paused(self) -> bool:
-        """True if nothing is read, because the application does not take its messages."""
-
-    @property
-    def bytes_queued(self) -> int:
-        """The number of bytes of all frames so far, written or not."""
-
-    def send_ping(self, payload: bytes) -> PendingPing:
-        """Queue a Ping."""
-
-    def forget_ping(self, payload: bytes, ping: PendingPing) -> None:
-        """Stop waiting for a Pong."""
-
-    def progress(self, limit: int) -> tuple[int, int]:
-        """Return the numbers of bytes received, and of bytes written up to the limit."""
-
-    def fail(self, code: int, text: str, cause: Exception) -> None:
-        """Fail the WebSocket connection."""
+    def fail_at_once(self, text: str, cause: Exception) -> None:
+        """Fail the WebSocket connection, and close the stream."""
 
     def on_failure(self, exc: Exception) -> None:
         """End the connection because of an error on this side."""
@@ -84,27 +74,37 @@ class KeepAlive:
                 is_answered = await self._is_answered()
         if self._connection.can_send:
             text = f"keep-alive: no Pong within {self._timeout} s"
-            self._connection.fail(CloseCode.INTERNAL_ERROR, text, TimeoutError(text))
+            self._connection.fail_at_once(text, TimeoutError(text))
 
     async def _is_answered(self) -> bool:
-        connection = self._connection
+        pings, queue = self._connection.pings, self._connection.queue
+        receiver = self._connection.receiver
         payload = os.urandom(4)
-        # When so many bytes are written, the Ping is next. What we write after it is no sign of
-        # life: the kernel takes a lot that a dead peer will never read.
-        before_ping = connection.bytes_queued
-        ping = connection.send_ping(payload)
+        # When so many bytes are written, the Ping is next.
+        before_ping = queue.written + queue.size
+        ping = pings.send(payload)
         parts = _PARTS if self._timeout >= _PARTS * _SHORTEST_PART else 1
-        parts_left, last_progress = parts, connection.progress(before_ping)
+        parts_left, last_progress = parts, self._progress(before_ping)
         try:
             while parts_left and not ping.is_over.is_set:
-                was_paused = connection.is_paused
+                was_paused = receiver.is_paused
                 with trio.move_on_after(max(self._timeout / parts, _SHORTEST_PART)):
                     await ping.is_over.wait()
-                progress = connection.progress(before_ping)
+                progress = self._progress(before_ping)
                 if progress != last_progress:
                     parts_left, last_progress = parts, progress
-                elif not (was_paused or connection.is_paused):
+                elif not (was_paused or receiver.is_paused):
                     parts_left -= 1
         finally:
-            connection.forget_ping(payload, ping)
+            pings.forget(payload, ping)
         return ping.is_over.is_set
+
+    def _progress(self, before_ping: int) -> tuple[int, int]:
+        """Return the numbers of bytes received, and of bytes written before the Ping.
+
+        They change while the peer shows that it is there. What we write after the Ping is no sign
+        of life: the kernel takes a lot that a dead peer will never read.
+        """
+        connection = self._connection
+        received = connection.protocol.reader.wire_bytes_received
+        return received, min(connection.queue.written, before_ping)

@@ -4,20 +4,22 @@ The connection's own task runs in the nursery that the connection was opened wit
 nobody else does (see `receiver`), and closes the stream in the end. Tasks of the library never
 raise: they leave the reason in the protocol, where the next call of the application finds it.
 
-There are five ways to an end, in the words of RFC 6455:
+A connection closes in one of six ways. The words are those of RFC 6455, where it has one:
 
-- `start_close` starts the closing handshake (7.1.2): the Close frame is queued, and the task reads
-  on until the peer's Close arrives. `close` does so and waits, for `disconnect_timeout` at most.
-  So does `close_slow`, which drops queued messages first and does not wait.
-- The peer starts it. The protocol answers with a Close frame, which `on_ended` queues.
-- `fail` fails the connection (7.1.7): a Close frame is written as far as the peer takes it, and
-  nobody waits for an answer. The protocol fails it in the same way when the peer violates RFC
-  6455. After an error of this side (`on_failure`), or a write that failed, what the peer sent is
-  still read for `LINGER` seconds.
-- Cancellation: code 1001 is written if the kernel takes it, and the stream is closed at once.
-- `abort` closes the stream at once.
+- **close**: `start_close` starts the closing handshake (7.1.2). The Close frame is queued, and the
+  task reads on until the peer's Close arrives. `close` also waits, for `disconnect_timeout` at
+  most. `close_slow` drops queued messages first, and does not wait.
+- **answer**: the peer starts the closing handshake. The protocol makes the answer, and `on_ended`
+  queues it.
+- **fail** (7.1.7): a Close frame is written as far as the peer takes it, and nobody waits for an
+  answer. The protocol decides so when the peer violates RFC 6455. After an error of this side
+  (`on_failure`), or a failed write (`on_write_error`), the task still reads for `LINGER` seconds.
+- **fail at once**: `fail_at_once` does the same, and closes the stream without reading on.
+- **cancel**: `_write_last_frame` writes a Close frame if the kernel takes it, and the stream is
+  closed at once.
+- **lose**: the stream ends or fails before a Close frame arrives, and none is sent.
 
-Whichever it was, `_finish` closes the stream, and sets `closed`.
+In each case, `_finish` closes the stream, and sets `closed`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from .._sansio.handshake import HandshakeResult
 from .._sansio.options import Options
 from .._sansio.protocol import Protocol
 from .keep_alive import KeepAlive
-from .pings import PendingPing, Pings
+from .pings import Pings
 from .receiver import Receiver
 from .send_queue import SendQueue
 from .sender import Sender
@@ -49,7 +51,7 @@ logger = logging.getLogger("trio-websocket")
 
 # Seconds that a cancelled connection may take to write its Close frame: the kernel takes it at
 # once, unless the peer does not read.
-_GOING_AWAY = 0.05
+_WRITE_LAST_FRAME = 0.05
 # Without it, each task would have a name of its own.
 _TASK = "trio_websocket: a connection"
 _OPEN = State.OPEN
@@ -60,7 +62,6 @@ class Lifecycle:
 
     __slots__ = (
         "_keep_alive",
-        "_queue",
         "_scope",
         "closed",
         "closing",
@@ -70,6 +71,7 @@ class Lifecycle:
         "options",
         "pings",
         "protocol",
+        "queue",
         "receiver",
         "sender",
         "transport",
@@ -96,18 +98,23 @@ class Lifecycle:
         #: Set when the stream is closed.
         self.closed = LazyEvent()
         budget = CheckpointBudget()
-        self._queue = SendQueue(transport, self.on_write_error, max_unsent=options.max_unsent_bytes)
-        self.sender = Sender(self.closing, self.protocol.writer, self._queue, budget, self.closed)
+        #: The frames that wait to be written.
+        self.queue: SendQueue = SendQueue(
+            transport, self.on_write_error, max_unsent=options.max_unsent_bytes
+        )
+        self.sender = Sender(self.closing, self.protocol.writer, self.queue, budget, self.closed)
         self.receiver = Receiver(
             transport,
             self.protocol,
-            self._queue,
+            self.queue,
             budget,
             self,
             size=options.message_queue_size,
             max_bytes=options.message_queue_bytes,
         )
-        self.pings = Pings(options.max_unanswered_pings)
+        self.pings = Pings(
+            self.protocol, self.sender, self.receiver, limit=options.max_unanswered_pings
+        )
         #: True if the closing handshake was started by this side.
         self.is_closed_here: bool = False
         self._scope = trio.CancelScope()  # of the connection's task
@@ -128,13 +135,13 @@ class Lifecycle:
         """Return the traffic of the connection at this moment."""
         protocol, receiver = self.protocol, self.receiver
         messages_unread, bytes_unread = receiver.unread
-        frames_unsent, bytes_unsent = self._queue.unsent
+        frames_unsent, bytes_unsent = self.queue.unsent
         return ConnectionStatistics(
             messages_sent=protocol.writer.messages_sent,
             messages_received=protocol.assembler.messages_received,
             bytes_sent=protocol.writer.bytes_sent,
             bytes_received=protocol.assembler.bytes_received,
-            wire_bytes_sent=max(0, self._queue.written),
+            wire_bytes_sent=max(0, self.queue.written),
             wire_bytes_received=protocol.reader.wire_bytes_received,
             messages_unread=messages_unread,
             bytes_unread=bytes_unread,
@@ -161,7 +168,7 @@ class Lifecycle:
                 self._keep_alive = KeepAlive(self, options.ping_interval, options.ping_timeout)
                 nursery.start_soon(self._keep_alive.run)
             self.closing.open()
-            self._queue.start(nursery, response)
+            self.queue.start(nursery, response)
             self.protocol.reader.receive_data(self.handshake.trailing)
             self.receiver.start()
         except BaseException:  # a MemoryError, for example: nobody else would end the task
@@ -176,13 +183,13 @@ class Lifecycle:
                     await self.receiver.run()
                 except Exception as exc:
                     self.on_failure(exc)
-                self._queue.uncork()
-                if self._queue.unsent[1]:
+                self.queue.uncork()
+                if self.queue.unsent[1]:
                     with trio.move_on_after(self.options.disconnect_timeout):
-                        await self._queue.flush()
+                        await self.queue.flush()
                 await self.transport.half_close_and_drain(peer_may_send=self.closing.rcvd is None)
             except trio.Cancelled:
-                await self._send_going_away()
+                await self._write_last_frame()
                 raise
             except Exception as exc:
                 self.on_failure(exc)
@@ -231,7 +238,9 @@ class Lifecycle:
         finally:
             if not self.closed.is_set:
                 is_unanswered = not self.closing.ended
-                await self.abort()
+                cancel(self._scope, "aclose() was cancelled, or disconnect_timeout has passed")
+                with trio.CancelScope(shield=True):  # for `_WRITE_LAST_FRAME` at most
+                    await self.closed.wait()
         if is_unanswered:
             raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")
 
@@ -241,16 +250,10 @@ class Lifecycle:
         A frame that is partly written is finished, and the Close follows it. Queued messages are
         dropped. `disconnect_timeout` bounds all of it, and no caller waits.
         """
-        self._queue.drop_messages()
+        self.queue.drop_messages()
         # Code 1013 would mean that this side is overloaded.
         self.start_close(CloseCode.POLICY_VIOLATION, "too slow")
         self._end_within(self.options.disconnect_timeout)
-
-    async def abort(self) -> None:
-        """Close the stream now. A Close frame is sent if the kernel takes it at once."""
-        cancel(self._scope, "aclose() was cancelled, or disconnect_timeout has passed")
-        with trio.CancelScope(shield=True):  # for `_GOING_AWAY` at most
-            await self.closed.wait()
 
     async def wait_closed(self) -> None:
         """Wait until the stream is closed. If cancelled, nothing has happened."""
@@ -258,39 +261,34 @@ class Lifecycle:
             self.closing.raise_closed()
         await self.closed.wait()
 
-    def fail(self, code: int, text: str, cause: Exception) -> None:
-        """Fail the connection: send a Close frame, and don't wait for the peer."""
-        self.protocol.fail(code, text, cause)
+    def fail_at_once(self, text: str, cause: Exception) -> None:
+        """Fail the connection with code 1011, and close the stream.
+
+        :param text: The reason, for the Close frame.
+        """
+        self.protocol.fail(CloseCode.INTERNAL_ERROR, text, cause)
         self.on_ended()
         cancel(self._scope, text)
-
-    def break_off(self, cause: Exception) -> None:
-        """Fail the connection, because a message can't be completed."""
-        self.fail(CloseCode.INTERNAL_ERROR, "a message was broken off half-way", cause)
-
-    def end_block(self) -> None:
-        """Note that the connection is closed because its block, or its handler, has ended."""
-        if self.can_send:
-            self.closing.note_end_of_block()
 
     def _end_within(self, seconds: float) -> None:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + seconds)
 
-    async def _send_going_away(self) -> None:
+    async def _write_last_frame(self) -> None:
+        """Write a Close frame, if the peer reads. Its code is 1001 unless one was queued before."""
         if self.can_send:
             self.is_closed_here = True
             with contextlib.suppress(Exception):
                 self.sender.append_control(self.protocol.start_close(CloseCode.GOING_AWAY, None))
-        with trio.move_on_after(_GOING_AWAY) as scope:
+        with trio.move_on_after(_WRITE_LAST_FRAME) as scope:
             scope.shield = True
-            await self._queue.flush()
+            await self.queue.flush()
 
     async def _finish(self) -> None:
         """Close the stream, whatever happens, and let everyone know that it is closed."""
         with contextlib.suppress(Exception):
-            self._queue.stop()
+            self.queue.stop()
             if not self.closing.ended:
-                cause = self._queue.broken
+                cause = self.queue.broken
                 self.closing.lose(cause or ConnectionAbortedError("closed from here"))
                 self.on_ended()
             self.receiver.stop()
@@ -338,7 +336,7 @@ class Lifecycle:
 
     def on_write_error(self) -> None:
         """Read what the peer sent before it left, which may say why, and then close."""
-        self.protocol.note_write_error(self._queue.broken)
+        self.protocol.note_write_error(self.queue.broken)
         self._end_within(LINGER)
         try:
             self.receiver.read_in_background()
@@ -349,54 +347,5 @@ class Lifecycle:
     def is_urgent(self) -> bool:
         """True if reading must go on, because somebody waits for a Pong or a Close frame."""
         # As in `can_send`, without its calls: each message asks.
-        is_closing = self.closing.state is not _OPEN or self._queue.broken is not None
+        is_closing = self.closing.state is not _OPEN or self.queue.broken is not None
         return is_closing or bool(self.pings)
-
-    # -- pings
-
-    async def ping(self, payload: bytes) -> float:
-        """Send a Ping and wait for its Pong; return the round-trip time in seconds."""
-        pings = self.pings
-        pings.check_unused(payload)
-        await self.sender.wait_control()
-        while pings.is_full:
-            await pings.wait_changed()
-            await self.sender.check_open()
-        pings.check_unused(payload)
-        ping = self.send_ping(payload)
-        try:
-            await ping.is_over.wait()
-        finally:
-            pings.forget(payload, ping)
-        if ping.round_trip is None:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self.closing.raise_closed()
-        return ping.round_trip
-
-    def send_ping(self, payload: bytes) -> PendingPing:
-        """Queue a Ping, and read until its Pong arrives."""
-        ping = self.pings.add(payload)
-        self.sender.append_control(self.protocol.writer.ping(payload))
-        self.receiver.read_in_background()
-        return ping
-
-    def forget_ping(self, payload: bytes, ping: PendingPing) -> None:
-        """Stop waiting for a Pong."""
-        self.pings.forget(payload, ping)
-
-    @property
-    def is_paused(self) -> bool:
-        """True if nothing is read, because the application does not take its messages."""
-        return self.receiver.is_paused
-
-    @property
-    def bytes_queued(self) -> int:
-        """The number of bytes of all frames so far, written or not."""
-        return self._queue.written + self._queue.unsent[1]
-
-    def progress(self, limit: int) -> tuple[int, int]:
-        """Return the numbers of bytes received, and of bytes written up to the limit.
-
-        They change while the peer shows that it is there.
-        """
-        return self.protocol.reader.wire_bytes_received, min(self._queue.written, limit)

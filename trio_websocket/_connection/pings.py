@@ -1,4 +1,4 @@
-"""Our Pings that wait for their Pongs (RFC 6455, 5.5.2 and 5.5.3)."""
+"""Our Pings and their Pongs (RFC 6455, 5.5.2 and 5.5.3)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 import trio
 
 from .._io.sync import LazyEvent, LazyParkingLot
+from .._sansio.protocol import Protocol
+from .receiver import Receiver
+from .sender import Sender
 
 # All connections that have sent no Ping share this, which saves memory.
 _NONE: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
@@ -33,10 +36,28 @@ class PendingPing:
 class Pings:
     """The unanswered Pings, by payload, in the order in which they were sent."""
 
-    __slots__ = ("_changed", "_limit", "_pings", "latency")
+    __slots__ = (
+        "_changed",
+        "_limit",
+        "_pings",
+        "_protocol",
+        "_receiver",
+        "_sender",
+        "latency",
+    )
 
-    def __init__(self, limit: float) -> None:
-        """:param limit: The number of Pings that may be unanswered."""
+    def __init__(
+        self, protocol: Protocol, sender: Sender, receiver: Receiver, *, limit: float
+    ) -> None:
+        """
+        :param protocol: Makes the frames.
+        :param sender: Sends them.
+        :param receiver: Must read while a Ping waits.
+        :param limit: The number of Pings that may be unanswered.
+        """
+        self._protocol = protocol
+        self._sender = sender
+        self._receiver = receiver
         self._limit = limit
         # Invariant: only the newest value may be None. No task waits for that Ping any more; it
         # stays because its Pong also answers the Pings before it.
@@ -62,6 +83,31 @@ class Pings:
     async def wait_changed(self) -> None:
         """Wait until a Ping is over. If cancelled, nothing has happened."""
         await self._changed.park()
+
+    async def ping(self, payload: bytes) -> float:
+        """Send a Ping and wait for its Pong; return the round-trip time in seconds."""
+        self.check_unused(payload)
+        await self._sender.wait_control()
+        while self.is_full:
+            await self.wait_changed()
+            await self._sender.check_open()
+        self.check_unused(payload)
+        ping = self.send(payload)
+        try:
+            await ping.is_over.wait()
+        finally:
+            self.forget(payload, ping)
+        if ping.round_trip is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._protocol.closing.raise_closed()
+        return ping.round_trip
+
+    def send(self, payload: bytes) -> PendingPing:
+        """Queue a Ping, and read until its Pong arrives."""
+        ping = self.add(payload)
+        self._sender.append_control(self._protocol.writer.ping(payload))
+        self._receiver.read_in_background()
+        return ping
 
     def check_unused(self, payload: bytes) -> None:
         """Raise a ValueError if the Pong of a Ping with that payload would be taken for another."""

@@ -155,7 +155,10 @@ class Receiver:
     def end_interval(self) -> bool:
         """Read in the background if no message was taken; return True if the grace goes on."""
         if self._reader is GRACE_ENDS:
-            self.read_in_background()
+            try:
+                self.read_in_background()
+            except Exception as exc:  # a MemoryError, for example
+                self._fail(exc)
         return self._reader is GRACE
 
     def _set_reader(self, reader: Reader) -> None:
@@ -182,7 +185,7 @@ class Receiver:
         else:
             self._leave()
 
-    def fail(self, exc: Exception) -> None:
+    def _fail(self, exc: Exception) -> None:
         """End the connection because of an error of this side."""
         if self._events is not None:
             self._events.on_failure(exc)
@@ -365,7 +368,7 @@ class Receiver:
                 return True
             return self._decode_events(raw=raw, is_wanted=True)
         except Exception as exc:  # a MemoryError, for example: the message may be incomplete
-            self.fail(exc)
+            self._fail(exc)
             return True
 
     def _decode_in_background(self, *, refuse: bool = False) -> bool:
@@ -376,7 +379,7 @@ class Receiver:
         try:
             return self.queue.has_room and self._decode_events(is_wanted=refuse)
         except Exception as exc:  # as above
-            self.fail(exc)
+            self._fail(exc)
             return True
 
     def _decode_events(self, *, raw: bool = False, is_wanted: bool) -> bool:
