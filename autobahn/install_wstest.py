@@ -1,9 +1,10 @@
-"""Install wstest, the program of the Autobahn test suite, into a folder of its own.
+"""Install wstest, the program of the Autobahn test suite, into a separate folder.
 
     python autobahn/install_wstest.py .venvs/wstest
 
-wstest runs on Python 2.7 only. This uses $WSTEST_PYTHON2, or else a python2.7 on PATH or in pyenv,
-or else unpacks the packages of Debian 11 below the folder, for which it needs apt-get but not root.
+wstest runs on Python 2.7 only. The script uses the first of these: $WSTEST_PYTHON2, a python2.7 on
+PATH or in pyenv, or the packages of Debian 11. It unpacks these packages below the folder, with
+apt-get but without root.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Iterator, Sequence
 
-PIP = "pip==20.3.4"  # the last one for Python 2.7
-# All that wstest imports, so that nothing floats. The first ones build the others.
+PIP = "pip==20.3.4"  # the last release for Python 2.7
+# Exact versions of all packages that wstest imports. The build pins are needed to build the rest.
 BUILD_PINS = ["setuptools==44.0.0", "typing==3.10.0.0", "incremental==16.10.1"]
 PINS = [
     "argparse==1.4.0",
@@ -54,7 +55,7 @@ DEBIAN_PACKAGES = [
 ]
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-# In Python 2.7. TLS is not used, so pyOpenSSL, which few machines can still build, is left out.
+# Runs on Python 2.7. The suite doesn't use TLS, so pyOpenSSL, which is hard to build, is left out.
 MAIN = """\
 import functools, sys, types
 import twisted.internet
@@ -108,9 +109,9 @@ def python27_candidates() -> Iterator[str]:
 
 
 def unpack_debian(folder: Path, log: Path) -> None:
-    """Unpack Debian 11's Python 2.7, from the mirror that apt uses already."""
+    """Unpack Debian 11's Python 2.7, from the mirror that apt is configured to use."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb") and DEBIAN_KEYRING.exists()):
-        raise InstallError("no Python 2.7 found, and this is no Debian: see autobahn/README.md")
+        raise InstallError("no Python 2.7 found, and this is not Debian: see autobahn/README.md")
     targets = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)"],
         stdout=subprocess.PIPE,
@@ -118,7 +119,7 @@ def unpack_debian(folder: Path, log: Path) -> None:
     ).stdout
     mirrors = [uri for uri in targets.split() if uri.endswith("/debian/")]
     if not mirrors:
-        raise InstallError("no Python 2.7 found, and apt knows no Debian mirror (apt-get update)")
+        raise InstallError("no Python 2.7 found, and apt has no Debian mirror: try apt-get update")
     with tempfile.TemporaryDirectory() as scratch:
         apt = Path(scratch)
         for name in ("lists/partial", "cache/archives/partial"):
@@ -179,11 +180,11 @@ def install_packages(folder: Path, log: Path, python: str, variables: dict[str, 
     try:
         call(log, [*pip_install, *SPEEDUPS], **variables)
     except InstallError as error:
-        print(f"went on without {SPEEDUPS[0]}: {error}", file=sys.stderr)
+        print(f"continuing without {SPEEDUPS[0]}: {error}", file=sys.stderr)
 
 
 def install(folder: Path) -> Path:
-    """Install wstest into ``folder`` unless it is there already, and return its path."""
+    """Return the path of wstest. Install it into ``folder`` first, if necessary."""
     folder = folder.resolve()
     script = folder / "wstest"
     stamp = folder / "installed"

@@ -1,7 +1,7 @@
 """Run the Autobahn test suite against this library's server and client, on loopback.
 
-The exit status is 0 if every case ran, is OK (three are INFORMATIONAL by design), and saw the close
-code that the RFC asks for. README.md, beside this file, says how to read the outcome.
+The exit status is 0 if every case ran, is OK (three are INFORMATIONAL by design), and got the close
+code that the RFC requires. The README.md in this folder explains the results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Sequence
 
 HERE = Path(__file__).resolve().parent
-SUITE = HERE / "suite.json"  # "exclude-cases" are those of features that the library lacks
+SUITE = HERE / "suite.json"  # "exclude-cases" would list cases for features that we lack
 REPORTS = HERE / "reports"
 WSTEST_FOLDER = HERE.parent / ".venvs" / "wstest"
 
@@ -32,9 +32,9 @@ HOST = "127.0.0.1"
 AGENT = "trio_websocket"  # our name in the suite's reports
 
 INFORMATIONAL_CASES = {"7.1.6", "7.13.1", "7.13.2"}
-# A thousand compressed messages each, of 8 KiB and more: they take nearly all of the time.
+# Each sends a thousand compressed messages of 8 KiB or more. They take most of a run.
 LONG_CASES = [f"1{group}.*.{number}$" for group in "23" for number in (6, 7, 8, 9, *range(10, 19))]
-EMPTY_CLOSE_CASES = {"7.3.1"}  # the suite's Close is empty, so ours may be
+EMPTY_CLOSE_CASES = {"7.3.1"}  # the suite's Close is empty, so our reply may be empty
 
 OPCODES = {0: "CONTINUATION", 1: "TEXT", 2: "BINARY", 8: "CLOSE", 9: "PING", 10: "PONG"}
 TIMERS = {"KLE": "suite has waited enough and fails the connection", "TIE": "suite closes"}
@@ -43,16 +43,16 @@ ROW = "{:8}{:>4}{:>8}{:>6}{:>15}{:>9}   {}"
 
 running: list[subprocess.Popen[bytes]] = []
 
-Report = Dict[str, Any]  # what the suite wrote about one case
+Report = Dict[str, Any]  # the suite's report on one case
 
 
 class RunFailed(Exception):
-    """The suite did not come to its end."""
+    """The suite did not finish."""
 
 
 @contextmanager
 def started(argv: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a process group of its own, which is killed at the end."""
+    """Run a command in a new process group. Kill the group at the end of the block."""
     with open(log, "wb") as out:
         process = subprocess.Popen(
             argv,
@@ -76,7 +76,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def stop(*_: object) -> None:
-    """End early: each side comes to its end when its processes do."""
+    """Kill all processes and exit. The threads end when their processes end."""
     for process in running.copy():
         kill(process)
     sys.exit(1)
@@ -104,7 +104,7 @@ def wait_for_end(
     log: Path,
     args: argparse.Namespace,
 ) -> None:
-    """Wait until the connecting side ends: wstest itself sets no limit to a case."""
+    """Wait until the connecting side ends. wstest itself has no time-out for a case."""
     progress = start = time.monotonic()
     size = 0
     while connector.poll() is None and listener.poll() is None:
@@ -134,7 +134,7 @@ def write_suite(side: str, url: str, folder: Path, args: argparse.Namespace) -> 
     if args.quick:
         suite["exclude-cases"] += LONG_CASES
     if cases:
-        # wstest hangs on an id that it does not know, but a pattern may match nothing.
+        # wstest hangs on an unknown id, but accepts a pattern without a match.
         suite["cases"] = [case if "*" in case else f"{case}$*" for case in cases]
         suite["exclude-cases"] = []
     if side == "server":
@@ -148,12 +148,12 @@ def write_suite(side: str, url: str, folder: Path, args: argparse.Namespace) -> 
 
 
 def run_suite(side: str, folder: Path, wstest: str, args: argparse.Namespace) -> None:
-    """Run wstest and the testee, of which one listens and the other connects."""
+    """Run wstest and the testee: one of them listens, the other one connects."""
     port = free_port()
     url = f"ws://{HOST}:{port}"
     suite = write_suite(side, url, folder, args)
     mode, address = ("fuzzingclient", str(port)) if side == "server" else ("fuzzingserver", url)
-    # Web port 0: without the web server that wstest would add on port 8080.
+    # Web port 0 turns off wstest's web server on port 8080.
     wstest_argv = [wstest, "--mode", mode, "--spec", str(suite), "--webport", "0"]
     testee_argv = [sys.executable, "-u", str(HERE / f"testee_{side}.py"), address]
     if args.debug:
@@ -190,14 +190,14 @@ def faults(report: Report) -> list[str]:
         found.append(report["behavior"])
     if report["behaviorClose"] != wanted:
         found.append(f"closing {report['behaviorClose']}")
-    # wstest judges the code of a Close only where there is one.
+    # wstest checks the code of a Close only if there is one.
     if report["remoteCloseCode"] is None and case not in EMPTY_CLOSE_CASES:
         found.append("no close code")
     return found
 
 
 def describe(report: Report) -> Iterator[str]:
-    """What happened in one case, frame by frame."""
+    """Yield lines that describe one case, frame by frame."""
     verdict = ", ".join(faults(report)) or report["behavior"]
     yield f"case {report['id']}: {verdict} ({report['result']} {report['resultClose']})"
     yield f"  wanted: {report['expectation']}"
@@ -217,7 +217,7 @@ def describe(report: Report) -> Iterator[str]:
 
 
 def run_side(side: str, run: int, wstest: str, args: argparse.Namespace) -> bool:
-    """Run the suite once against one side, print the outcome, and return whether it is good."""
+    """Run the suite once against one side, and print the outcome. Return True if it is good."""
     folder = REPORTS / f"{side}-{run}"
     folder.mkdir(parents=True)
     problems: defaultdict[str, list[str]] = defaultdict(list)
@@ -250,10 +250,10 @@ def run_side(side: str, run: int, wstest: str, args: argparse.Namespace) -> bool
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", choices=["server", "client"], help="only this one")
+    parser.add_argument("--side", choices=["server", "client"], help="test only this side")
     parser.add_argument("--cases", nargs="+", default=[], help="such as 3.2 '6.*' (all: '*')")
-    parser.add_argument("--quick", action="store_true", help="without those that take long")
-    parser.add_argument("--runs", type=int, default=1, help="how often")
+    parser.add_argument("--quick", action="store_true", help="leave out the long cases")
+    parser.add_argument("--runs", type=int, default=1, help="the number of runs")
     parser.add_argument("--debug", action="store_true", help="print frames and debug logs")
     parser.add_argument(
         "--limit", type=float, default=1800, help="seconds for a side (%(default)g)"
@@ -284,7 +284,7 @@ def main() -> int:
     print(ROW.format("side", "run", "cases", "OK", "INFORMATIONAL", "seconds", "result"))
     good = True
     for run in range(1, args.runs + 1):
-        # Both at a time: each side mostly waits for its peer.
+        # Both sides run at the same time, because each mostly waits for its peer.
         with ThreadPoolExecutor() as pool:
             outcomes = [pool.submit(run_side, side, run, wstest, args) for side in sides]
         good = good and all(outcome.result() for outcome in outcomes)

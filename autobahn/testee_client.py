@@ -1,6 +1,6 @@
-"""The client that the Autobahn test suite examines: it runs every case and echoes every message.
+"""The client under test by Autobahn. It runs every case and echoes every message.
 
-Exit status 1: a case raised something else than ConnectionClosed, or took too long.
+The exit status is 1 if a case raised an exception other than ConnectionClosed, or took too long.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import trio
 
 from trio_websocket import ConnectionClosed, PerMessageDeflate, open_websocket_url
 
-# The largest message of the suite, in group 9. Every other limit is the library's default.
+# The largest message of the suite, in group 9. All other limits have their defaults.
 MAX_MESSAGE_SIZE = 16 * 2**20
-# Seconds. The suite itself gives up a case after 100, but for those with many messages.
+# Seconds. The suite itself gives up most cases after 100 seconds.
 CASE_TIMEOUT = 120
 AGENT = "trio_websocket"
 
@@ -53,7 +53,7 @@ async def main(url: str) -> int:
             with trio.fail_after(CASE_TIMEOUT):
                 await run_case(url, case)
         except Exception:
-            # The other cases still run, and wstest records this one as it saw it.
+            # Continue with the next case. wstest judges this one by the frames that it saw.
             traceback.print_exc()
             print(f"(raised by the suite's case number {case})", file=sys.stderr, flush=True)
             status = 1

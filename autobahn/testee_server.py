@@ -1,4 +1,4 @@
-"""The server that the Autobahn test suite examines: it echoes every message."""
+"""The server under test by Autobahn. It echoes every message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trio_websocket import (
     serve_websocket,
 )
 
-# The largest message of the suite, in group 9. Every other limit is the library's default.
+# The largest message of the suite, in group 9. All other limits have their defaults.
 MAX_MESSAGE_SIZE = 16 * 2**20
 
 

@@ -1,8 +1,8 @@
 """A benchmark of WebSocket libraries: `make bench`, or `python -m benchmarks --help`.
 
-It makes an environment for each library below .venvs/, and runs them in turn, for several rounds.
-docs/performance.md says how each case is measured. Linux only: it asks the kernel for the CPU time
-and the memory of other processes.
+The benchmark creates an environment for each library below .venvs/ and runs the libraries in turn,
+for several rounds. docs/performance.md says how each case is measured. It runs on Linux only,
+because it reads the CPU time and the memory of other processes from the kernel.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from benchmarks.environments import InstallError, environment
 from tools import descriptors
 
 TOOLS = ("matplotlib", "trustme")
-DESCRIPTORS = 1700  # that a process needs: a connection has one
-# Those of which something must show.
+DESCRIPTORS = 1700  # file descriptors that a process needs, one for each connection
+# The cases that have a target in benchmarks/targets.py, and a few more.
 QUICK = "pingpong,burst,64k,1m,tls-pingpong,tls-flood-*,open,memory,broadcast*"
 SHOWN_PACKAGES = ("trio", "wsproto", "websockets", "aiohttp", "picows", "uvloop")
 
@@ -77,7 +77,7 @@ def is_chosen(name: str, patterns: str) -> bool:
 
 
 def install(options: argparse.Namespace) -> tuple[Installed, list[str]]:
-    """Make the environments; without those that can't be made, which is noted."""
+    """Create the environments. Return them, and a note for each that could not be created."""
     installed: Installed = {}
     notes = []
     for each in CONTESTANTS:
@@ -96,7 +96,7 @@ def install(options: argparse.Namespace) -> tuple[Installed, list[str]]:
 
 
 def counts(options: argparse.Namespace, installed: Installed) -> Iterator[Count]:
-    """One round, in order: the contestants take turns."""
+    """Yield the samples of one round, in order. The contestants take turns."""
     for case in CASES:
         if is_chosen(case.name, options.cases):
             for side in case.sides:
@@ -107,7 +107,7 @@ def counts(options: argparse.Namespace, installed: Installed) -> Iterator[Count]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run all that is asked for; what was found, as it is written to the JSON file."""
+    """Run the selected cases. Return the results in the form of the JSON file."""
     installed, notes = install(options)
     pythons = {each.name: python for each, python in installed.items()}
     ours = pythons.get("ours") or pythons.get("pure")
@@ -146,7 +146,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def has(python: Path, module: str, name: str) -> bool:
-    """Whether a module can be imported, and has something of that name."""
+    """Return True if the module can be imported and has an attribute with this name."""
     command = f"import {module} as module; module.{name}"
     try:
         environments.run(python, "-I", "-c", command)
@@ -188,7 +188,7 @@ def cpu_name() -> str:
 
 
 def packages(pythons: dict[str, Path]) -> dict[str, str]:
-    """The versions that matter, of all environments: they agree."""
+    """Return the versions of `SHOWN_PACKAGES`, which are the same in all environments."""
     found: dict[str, str] = {}
     for python in pythons.values():
         found.update(environments.versions(python))
@@ -196,7 +196,7 @@ def packages(pythons: dict[str, Path]) -> dict[str, str]:
 
 
 def tell(text: str) -> None:
-    """Say how far it is, to somebody who looks."""
+    """Show the progress if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
@@ -211,7 +211,7 @@ def show_list() -> None:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measure, or read; print and write."""
+    """Run the benchmark, or read earlier results. Print and write the tables."""
     options = arguments(given)
     if options.list:
         show_list()
@@ -228,7 +228,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         descriptors.allow(DESCRIPTORS)
         if not options.spread:
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # and of those that it starts
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # child processes inherit it
         results = measure(options)
         results["targets"] = [report.as_data(each) for each in report.verdicts_on(results)]
         options.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""What is measured, in the order of the table."""
+"""The cases, in the order of the table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN = Task()
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How a case is to be measured: whom, and for how many seconds."""
+    """The contestant, the side and the duration for a measurement of a case."""
 
     contestant: Contestant
     python: Path
@@ -38,7 +38,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of the table, or two: for the server and for the client."""
+    """A row of the table for each side: for the server and for the client."""
 
     name: str
     title: str
@@ -55,18 +55,18 @@ class Case:
 
 
 def exchange(run: Run, task: Task) -> Sample:
-    """The load, or the client under test, waits for its answers before it goes on."""
+    """Measure request and response: the client waits for each answer before it sends again."""
     work = "echo" if run.side == "server" else "exchange"
     return on_one_connection(run, dataclasses.replace(task, work=work), exchanging)
 
 
 def receive(run: Run, task: Task) -> Sample:
-    """The load sends as fast as it can; an answer to so many messages tells that they came."""
+    """Measure receiving: the load sends as fast as it can, with one answer for each batch."""
     return on_one_connection(run, dataclasses.replace(task, work="sink"), flooding)
 
 
 def send(run: Run, task: Task) -> Sample:
-    """The process under test sends as fast as it can."""
+    """Measure sending: the process under test sends as fast as it can."""
     return on_one_connection(run, dataclasses.replace(task, work="source"), draining)
 
 
@@ -159,7 +159,7 @@ def ready_made(run: Run, task: Task) -> bytes:
 
 
 def open_and_close(run: Run, task: Task) -> Sample:
-    """One connection after the other: the opening handshake, and the closing handshake."""
+    """Measure the opening and the closing handshake of one connection after another."""
     is_raw = run.contestant.is_raw
     if run.side == "server":
         with closing(Process(run.contestant, run.python, task)) as process:
@@ -182,7 +182,7 @@ def open_and_close(run: Run, task: Task) -> Sample:
 
 
 def open_only(run: Run, task: Task) -> Sample:
-    """Connections that are opened, one after the other, and stay open."""
+    """Measure opening one connection after another. The connections stay open."""
     is_raw = run.contestant.is_raw
     with closing(Process(run.contestant, run.python, task)) as process, ExitStack() as stack:
         port = process.read()
@@ -196,18 +196,18 @@ def open_only(run: Run, task: Task) -> Sample:
         for _ in range(CROWD):
             stack.callback(load.connect(task, port, is_raw=is_raw).close)
         wall = time.perf_counter() - begin
-        process.wait_idle()  # a server without a handshake may be behind
+        process.wait_idle()  # without a handshake, the server may still be accepting
         return counted.sample(CROWD, wall)
 
 
 def idle_memory(run: Run, task: Task) -> Sample:
-    """What the server grows by for each connection that is open, and has had no message."""
+    """Measure the server's memory for each open connection that has not exchanged a message."""
     is_raw = run.contestant.is_raw
     task = dataclasses.replace(task, tidies=True)
     with closing(Process(run.contestant, run.python, task)) as process, ExitStack() as stack:
         port = process.read()
         memory = []
-        # The first ones use up what the process has free since it began.
+        # The first connections use memory that the process has had free since its start.
         for connections in (CROWD // 2, CROWD):
             for _ in range(connections):
                 stack.callback(load.connect(task, port, is_raw=is_raw).close)
@@ -216,7 +216,7 @@ def idle_memory(run: Run, task: Task) -> Sample:
 
 
 def talk_at_random(run: Run, task: Task) -> Sample:
-    """Each answer that comes lets another connection, drawn by lot, send a message."""
+    """Measure many connections: after each answer, a random connection sends a message."""
     is_raw = run.contestant.is_raw
     with closing(Process(run.contestant, run.python, task)) as process, ExitStack() as stack:
         crowd = stack.enter_context(closing(Crowd(task, process.read(), CROWD, is_raw=is_raw)))
@@ -225,7 +225,7 @@ def talk_at_random(run: Run, task: Task) -> Sample:
 
 
 def broadcast(run: Run, task: Task) -> Sample:
-    """From the request until all have the message."""
+    """Measure a broadcast, from the request until all clients have the message."""
     task = dataclasses.replace(task, work="broadcast")
     with closing(Process(run.contestant, run.python, task)) as process, ExitStack() as stack:
         crowd = stack.enter_context(closing(Crowd(task, process.read(), CROWD, is_raw=False)))
@@ -233,9 +233,10 @@ def broadcast(run: Run, task: Task) -> Sample:
 
 
 def broadcast_to_stalled(run: Run, task: Task) -> Sample:
-    """The same; then with some more that never read: what all others have to wait then.
+    """Measure a broadcast without and with clients that never read.
 
-    `memory` is what the process grew by since the system took nothing more for those.
+    `without` is the wall time without these clients. `memory` is the growth of the process after
+    the kernel's buffers for these clients were full.
     """
     task = dataclasses.replace(task, work="broadcast", tidies=True)
     with closing(Process(run.contestant, run.python, task)) as process, ExitStack() as stack:
@@ -243,7 +244,7 @@ def broadcast_to_stalled(run: Run, task: Task) -> Sample:
         crowd = stack.enter_context(closing(Crowd(task, port, CROWD - STALLED, is_raw=False)))
         for _ in range(STALLS):
             crowd.broadcast()
-        # With them, each waits for the time-out before the next begins, in which caches get cold.
+        # With those clients, each broadcast waits for a time-out, and caches get cold. Pause too.
         without = count_broadcasts(run, process, crowd, pause=PAUSE)["wall"]
         for _ in range(STALLED):
             stack.callback(load.connect(task, port, is_raw=False, narrow=True).close)
@@ -270,13 +271,13 @@ TLS = frozenset({"tls"})
 TEXT = frozenset({"text"})
 DEFLATE = frozenset({"deflate"})
 BROADCAST = frozenset({"broadcast"})
-MESSAGES = frozenset({"messages"})  # and not just bytes
+MESSAGES = frozenset({"messages"})  # the contestant must tell messages apart
 CROWD = 1000  # connections
-TALKING = 100  # of them, at a time
+TALKING = 100  # connections of the crowd that wait for an answer
 STALLED = 10
-PAUSE = 0.1  # seconds: the time-out of the broadcasts of ours, see peers/with_trio_websocket.py
-FITTING = 20  # broadcasts that the system takes for those who never read
-STALLS = 150  # broadcasts: more than all buffers for them have room for
+PAUSE = 0.1  # seconds: our time-out for broadcasts, see peers/with_trio_websocket.py
+FITTING = 20  # broadcasts that fit into the kernel's buffers for clients that never read
+STALLS = 150  # broadcasts that exceed all buffers for these clients
 SERVER = ("server",)
 FLOOD = 4000  # messages between two answers
 BURST = 64

@@ -1,4 +1,4 @@
-"""Who takes part: ourselves, the peers, and what Trio does without WebSocket."""
+"""The contestants: this library, its peers, and Trio's streams without WebSocket."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ WEBSOCKETS = "websockets==17.4"
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """A library, and how it runs.
+    """A library, and the program that runs it.
 
-    :param name: On the command line.
-    :param title: In the table.
-    :param module: The program, in `benchmarks.peers`.
-    :param requirements: What pip is to install. Exact, so that the figures stay comparable.
-    :param lacks: What cases may need that it does not have; `time-out` is that of a broadcast.
+    :param name: The name on the command line.
+    :param title: The title in the table.
+    :param module: The program, a module of `benchmarks.peers`.
+    :param requirements: Requirements for pip. Exact versions keep the figures comparable.
+    :param lacks: The features of `Case.needs` that the library lacks. `time-out` means a
+        broadcast with a time-out.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Contestant:
 
     @property
     def is_raw(self) -> bool:
-        """It has no handshake, and sends back what it got."""
+        """True if it has no handshake and sends all bytes back unchanged."""
         return self.module == "with_raw_trio"
 
 

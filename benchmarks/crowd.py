@@ -1,4 +1,4 @@
-"""The load of a thousand connections: one process, epoll."""
+"""The load for a thousand connections, in one process with epoll."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Crowd:
             line.close()
 
     def talk(self, frame: bytes, at_once: int) -> None:
-        """Let so many of them send the frame, drawn by lot."""
+        """Send the frame on `at_once` random connections."""
         self._frame = frame
         self._idle = self._descriptors[:]
         chance = random.Random(1)
@@ -45,21 +45,22 @@ class Crowd:
             os.write(self._idle.pop(), frame)
 
     def go_on(self) -> int:
-        """Take the answers that are there, and let as many others send; how many."""
+        """Read the answers that have arrived, and send as many frames. Return their number."""
         idle, frame = self._idle, self._frame
         ready = self._epoll.poll(load.TIMEOUT)
         assert ready, "it hangs"
         for descriptor, _ in ready:
-            os.read(descriptor, 4096)  # its answer: small frames are not cut
+            os.read(descriptor, 4096)  # a small answer arrives in one read
             index = int(self._random() * len(idle))
             os.write(idle[index], frame)
             idle[index] = descriptor
         return len(ready)
 
     def broadcast(self) -> float:
-        """Have a message sent to all; the seconds until all have it.
+        """Request a broadcast. Return the seconds until all clients have the message.
 
-        Then the server tells the one who asked that it goes on, which is waited for, but not timed.
+        The server then tells the requesting client that it continues. The call waits for this
+        message too, but does not include it in the result.
         """
         asking = self._descriptors[0]
         missing = dict.fromkeys(self._descriptors, self._size)

@@ -1,4 +1,4 @@
-"""Virtual environments of the peers, below .venvs/: made once, and anew when they would differ."""
+"""Virtual environments of the peers, below .venvs/. They are rebuilt when requirements change."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ INSTALL_LIMIT = 600  # seconds for each call of pip
 
 
 class InstallError(Exception):
-    """An environment can't be made, for this Python perhaps."""
+    """An environment can't be created, perhaps because a peer does not support this Python."""
 
 
 def environment(
     name: str, requirements: tuple[str, ...], *, ours: bool = False, checkout: Path = ROOT
 ) -> Path:
-    """The interpreter of an environment, with the checkout installed as a wheel if `ours`."""
+    """Return the interpreter of an environment. If `ours`, install the checkout as a wheel."""
     folder = ROOT / ".venvs" / f"bench-{name}"
     python = folder / "bin" / "python"
     stamp = folder / "made-of"
@@ -38,7 +38,7 @@ def environment(
 
 
 def find_tools(python: Path) -> None:
-    """Let it import what is below tools/, but after what is installed, as trio_websocket may be."""
+    """Let the interpreter import modules of this tree. Installed packages take precedence."""
     command = "import sysconfig; print(sysconfig.get_path('purelib'))"
     folder = Path(run(python, "-c", command).strip())
     (folder / "bench.pth").write_text(f"{ROOT}\n")
@@ -56,7 +56,7 @@ def install_checkout(python: Path, root: Path, stamp: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as copy:
         checkout = Path(copy) / "checkout"
-        # A build in place would leave its files there, and find those of an older one.
+        # A build in place would leave files in the checkout, and reuse those of an older build.
         left_out = shutil.ignore_patterns(".*", "*.egg-info", "*.so", "build", "dist", "docs")
         shutil.copytree(root, checkout, ignore=left_out)
         run(python, "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", checkout)
@@ -64,13 +64,13 @@ def install_checkout(python: Path, root: Path, stamp: Path) -> None:
 
 
 def versions(python: Path) -> dict[str, str]:
-    """What is installed."""
+    """Return the versions of the installed packages, by name."""
     freeze = run(python, "-m", "pip", "list", "--format=freeze").split()
     return {name: version for name, _, version in (line.partition("==") for line in freeze)}
 
 
 def run(*command: str | Path) -> str:
-    """The output of a command that must succeed."""
+    """Run a command, which must succeed, and return its output."""
     done = subprocess.run(
         [str(part) for part in command],
         capture_output=True,

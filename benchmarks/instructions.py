@@ -1,13 +1,13 @@
 """Count the instructions of each operation: `make instructions`.
 
-The process under test runs under valgrind's callgrind; its peer, this process, does not. So the
-counts are the same on a busy machine as on a quiet one. A count covers user space only. It lacks
-the work of the kernel, cache misses, and the garbage collector, which is off.
+The process under test runs under valgrind's callgrind. Its peer, this process, does not. The
+counts are the same on a busy machine as on a quiet one. They cover user space only: not the
+kernel, not cache misses, and not the garbage collector, which is off.
 
-Each case runs in windows of equal length. SIGUSR2 makes the process under test call getppid(), at
-which callgrind writes what it counted since the last call. An empty window has the cost of that,
-which is subtracted. Trio's clock stands still within a window. Most operations begin when the
-process sleeps. In one case, the next message is there before it sleeps.
+Each case runs in windows of equal length. SIGUSR2 makes the process under test call getppid().
+At this call, callgrind writes the count since the previous one. The count of an empty window is
+subtracted. Trio's clock stands still within a window. Most operations begin when the process
+sleeps. In one case, the next message arrives before the process sleeps.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from support.frames import BINARY
 
 NAMES = ("raw", "ours", "0.12.2", "websockets.trio")
 BURST = 64
-WINDOWS = 5  # the median of which counts
+WINDOWS = 5  # the result is their median
 STARTUP = 300  # seconds for an interpreter to start under callgrind, on a busy machine
-ASLEEP = 0.001  # seconds between two looks whether the process sleeps
-LOOKS = 3  # that must all find it asleep
-TOLERANCE = 1.03  # above which --compare fails
+ASLEEP = 0.001  # seconds between two checks that the process sleeps
+LOOKS = 3  # checks in a row that must find the process asleep
+TOLERANCE = 1.03  # --compare fails above this ratio
 
 Results = Dict[str, Dict[str, float]]  # case, contestant, instructions for each operation
 
@@ -52,11 +52,12 @@ Results = Dict[str, Dict[str, float]]  # case, contestant, instructions for each
 class Case:
     """One row of the table.
 
-    :param operations: For each step of the peer.
-    :param steps: For each window.
-    :param data: What the peer sends in a step; if it is empty, a step opens a connection.
-    :param first: What it sends before, once.
-    :param at_once: The next step follows the answer, without waiting until the process sleeps.
+    :param operations: The number of operations in a step of the peer.
+    :param steps: The number of steps in a window.
+    :param data: Bytes that the peer sends in a step. If empty, a step opens a connection.
+    :param first: Bytes that the peer sends once, before the first step.
+    :param at_once: True if the next step follows the answer at once, without waiting until the
+        process sleeps.
     """
 
     title: str
@@ -80,7 +81,7 @@ SERVER_CASES = (
     Case("empty Ping, of 64 in a row", 20, BURST, PING * BURST, is_for_raw=False),
     Case("echo, 64 KiB", 30, data=LARGE),
     Case("accepting a connection", 10),
-    # Last, as it leaves a message that has not ended.
+    # This case is the last because it leaves an unfinished message.
     Case(
         "empty fragment, of 64 in a row",
         20,
@@ -109,7 +110,7 @@ class CountedProcess(Process):
         super().__init__(contestant, python, dataclasses.replace(task, counted=True), wrapper)
 
     def read(self) -> int:
-        """A number that the process prints, which may take long."""
+        """Return a number that the process prints. It may take minutes."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], STARTUP)
         if not ready:
@@ -145,13 +146,13 @@ class CountedProcess(Process):
 
 
 def per_operation(process: CountedProcess, case: Case, step: Callable[[], object]) -> float:
-    """Return the median of the windows, without what an empty window counts.
+    """Return the median of the windows, minus the count of an empty window.
 
-    If the next step follows at once, it may come too late on a busy machine, and the process sleeps
-    before. Then the window with the fewest instructions counts.
+    If `case.at_once`, return the minimum instead. On a busy machine the next step may come too
+    late, so that the process sleeps first, which costs more instructions.
     """
     choose = min if case.at_once else statistics.median
-    for _ in range(case.steps):  # until it is warm
+    for _ in range(case.steps):  # warm up
         step()
     process.end_window()
     empty = process.end_window()
@@ -164,7 +165,7 @@ def per_operation(process: CountedProcess, case: Case, step: Callable[[], object
 
 
 def count_server(contestant: Contestant, python: Path, folder: Path) -> Iterator[tuple[str, float]]:
-    """Yield the title and the count of each case; all run in one process, in order."""
+    """Yield the title and the count of each case. All cases run in one process, in order."""
     is_raw = contestant.is_raw
     task = Task()
     with ExitStack() as stack:
@@ -194,12 +195,12 @@ def count_server(contestant: Contestant, python: Path, folder: Path) -> Iterator
                 step = functools.partial(exchange, case) if case.data else open_line
                 try:
                     yield case.title, per_operation(process, case, step)
-                except EOFError as exc:  # it has a limit that others don't have
+                except EOFError as exc:  # this library has a limit that others lack
                     tell(f"{contestant.title}: {case.title}: {exc}")
 
 
 def drain(line: Line) -> None:
-    """Take the answers, whatever they are: fewer Pongs than Pings are allowed."""
+    """Read all answers. Their number is not known: fewer Pongs than Pings are allowed."""
     line.sock.setblocking(False)
     try:
         while line.read_some():
@@ -247,7 +248,7 @@ def count(contestant: Contestant, checkout: Path) -> dict[str, float]:
 
 
 def table(results: Results, before: Results) -> str:
-    """The results in Markdown, with the change of ours if there is something to compare with."""
+    """Return the results in Markdown. With earlier results, show the change of ours."""
     names = [name for name in NAMES if any(name in row for row in results.values())]
     head = ["instructions per operation", *names, *(["ours before", "change"] if before else [])]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
@@ -263,7 +264,7 @@ def table(results: Results, before: Results) -> str:
 
 
 def changes(results: Results, before: Results) -> dict[str, float]:
-    """Return ours now as a ratio of ours before, for each case that both have."""
+    """Return the ratio of our new count to our old one, for each case that both results have."""
     return {
         title: row["ours"] / before[title]["ours"]
         for title, row in results.items()
@@ -301,7 +302,8 @@ def main(given: list[str] | None = None) -> int:
     if unknown:
         raise SystemExit(f"--peers must be of {', '.join(NAMES)}, not {', '.join(unknown)}")
     before = json.loads(options.compare.read_text("utf-8")) if options.compare else {}
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # no data arrives half-way
+    # Both processes run on one CPU, so that data never arrives while the other process runs.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     results: Results = {case.title: {} for case in CASES}
     for name in wanted:
         try:

@@ -1,8 +1,8 @@
-"""The other side: blocking sockets, and bytes that are ready to be sent.
+"""The load: the peer of the process under test, with blocking sockets and prepared frames.
 
-It costs little, so that it is not what is measured: it sends what is ready, and counts the bytes
-that come back. Only where the answers differ in size, as compressed ones do, it looks for the ends
-of their frames.
+The load must cost little, because it must not limit the process under test. It sends prepared
+bytes and counts the bytes of the answers. It parses frames only if the answers differ in size,
+as compressed ones do.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ Socket = Union[socket.socket, ssl.SSLSocket]
 Sample = Dict[str, float]  # "wall" and "cpu" for each message or connection, in s; or "memory" in B
 
 NORMAL_CLOSURE = (1000).to_bytes(2, "big")
-TIMEOUT = 30  # seconds after which a contestant is said to hang
-LARGE = 2**16  # bytes above which it reads while it writes: whoever echoes may not wait for the end
-
+TIMEOUT = 30  # seconds until a contestant counts as hanging
+LARGE = 2**16  # bytes; above, read while writing, because an echo may start before the end
 
 COMPRESSED = 0x40  # RSV1
-_buffer = bytearray(2**20)  # what is read, and not looked at
+_buffer = bytearray(2**20)  # for data that is only counted
 
 
 def connect(task: Task, port: int, *, is_raw: bool, narrow: bool = False) -> Line:
-    """A client, open; if it is narrow, little fits into the buffers between it and the server."""
+    """Return an open client connection. If it is narrow, the buffers to the server are small."""
     plain = socket.socket()
     if narrow:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -56,14 +55,14 @@ def connect(task: Task, port: int, *, is_raw: bool, narrow: bool = False) -> Lin
 
 
 def listen() -> socket.socket:
-    """What clients under test connect to."""
+    """Return a listening socket for clients under test."""
     listener = socket.create_server((HOST, 0))
     listener.settimeout(TIMEOUT)
     return listener
 
 
 def accept(task: Task, listener: socket.socket, *, is_raw: bool) -> Line:
-    """A server's connection, open."""
+    """Accept a client and return the open connection."""
     plain, _ = listener.accept()
     plain.settimeout(TIMEOUT)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -79,7 +78,7 @@ def accept(task: Task, listener: socket.socket, *, is_raw: bool) -> Line:
 
 
 def response_to(request: bytes, extensions: str) -> bytes:
-    """101, with the proof that the request was read."""
+    """Return the response 101, with the right Sec-WebSocket-Accept."""
     lines = request.decode().split("\r\n")
     (key,) = [line[18:].strip() for line in lines if line.lower().startswith("sec-websocket-key:")]
     digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
@@ -100,10 +99,10 @@ class Line:
 
     def __init__(self, sock: Socket) -> None:
         self.sock = sock
-        self._rest = b""  # read, and not yet looked at
+        self._rest = b""  # received, but not yet parsed
 
     def read_head(self) -> bytes:
-        """HTTP, up to the empty line."""
+        """Read the head of a request or response, including the empty line."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             more = self.sock.recv(4096)
@@ -113,7 +112,7 @@ class Line:
         return head
 
     def exchange(self, data: bytes, expected: int) -> None:
-        """Send, and read so many bytes."""
+        """Send the data, and read the expected number of bytes."""
         if len(data) > LARGE:
             self._exchange_at_once(data, expected)
         else:
@@ -121,7 +120,7 @@ class Line:
             self.read(expected)
 
     def check(self, data: bytes, expected: bytes) -> None:
-        """Send, and read exactly this."""
+        """Send the data, and check that the answer equals `expected`."""
         self.sock.sendall(data)
         parts, left = [], len(expected)
         while left:
@@ -132,7 +131,7 @@ class Line:
         assert b"".join(parts) == expected, "another answer than the message"
 
     def answer(self, expected: int, data: bytes) -> None:
-        """Read so many bytes, and send."""
+        """Read the expected number of bytes, and send the data."""
         self.read(expected)
         self.sock.sendall(data)
 
@@ -145,11 +144,11 @@ class Line:
             size -= got
 
     def read_some(self) -> int:
-        """Whatever is there; its size."""
+        """Read once. Return the number of bytes."""
         return self.sock.recv_into(_buffer)
 
     def read_frames(self, count: int) -> None:
-        """Read so many unfragmented frames with compressed messages, whatever their size."""
+        """Read this number of unfragmented, compressed messages of any size."""
         data = self._rest
         while count:
             size = whole_frame(data)
@@ -191,7 +190,7 @@ class Line:
         sock.settimeout(TIMEOUT)
 
     def leave(self, *, is_raw: bool) -> None:
-        """A client that closes the connection, and waits for the server to end it."""
+        """Close the connection as a client, and wait until the server closes the socket."""
         if is_raw:
             self.sock.shutdown(socket.SHUT_WR)
         else:
@@ -201,7 +200,7 @@ class Line:
         self.sock.close()
 
     def see_off(self, *, is_raw: bool) -> None:
-        """A server that sees the connection being closed, and ends it."""
+        """As a server, wait for the client's Close, answer it, and close the socket."""
         self.read_some()
         if not is_raw:
             self.sock.sendall(wire.frame(NORMAL_CLOSURE, CLOSE, masked=False))
@@ -212,7 +211,7 @@ class Line:
 
 
 def whole_frame(data: bytes) -> int | None:
-    """The size of the frame at the beginning, if its head is there."""
+    """Return the size of the frame at the beginning, or None if its head is incomplete."""
     if len(data) < 2:
         return None
     code, masked = data[1] & 127, data[1] >> 7
@@ -224,7 +223,7 @@ def whole_frame(data: bytes) -> int | None:
 
 
 class Count:
-    """What a process takes for each of what it does."""
+    """The time that a process needs for each operation."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -232,7 +231,7 @@ class Count:
         self._begin = time.perf_counter()
 
     def until(self, seconds: float, step: Callable[[], float]) -> Sample:
-        """Go on with steps for so long; each says how much was done."""
+        """Repeat a step for this duration. The step returns its number of operations."""
         deadline, count = self._begin + seconds, 0.0
         now = self._begin
         while now < deadline:
@@ -241,7 +240,7 @@ class Count:
         return self.sample(count, now - self._begin)
 
     def sample(self, count: float, wall: float) -> Sample:
-        """When so much was done in so much time."""
+        """Return the times per operation, for a number of operations and their wall time."""
         return {"wall": wall / count, "cpu": (self._process.settled_cpu() - self._cpu) / count}
 
 

@@ -1,4 +1,4 @@
-"""The results as an SVG: it runs where matplotlib is installed, with the paths of JSON and SVG."""
+"""Draw the results as an SVG: `python -m benchmarks.plot JSON SVG`. It needs matplotlib."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.cases import BOTH, CASES
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.targets import Medians
 
-# By Okabe and Ito: told apart by those who don't see all colours, too.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLORS = ("#000000", "#999999", "#56b4e9", "#d55e00", "#e69f00", "#f0e442", "#009e73", "#cc79a7")
 MARKERS = ("o", "o", "x", "s", "^", "v", "D", "P")
 PANELS = (("cpu", "CPU time"), ("wall", "wall time"))
@@ -26,8 +26,8 @@ PANELS = (("cpu", "CPU time"), ("wall", "wall time"))
 
 def main(source: Path, target: Path) -> None:
     medians = report.medians_of(json.loads(source.read_text("utf-8"))["samples"])
-    mpl.rcParams["svg.hashsalt"] = "bench"  # the same figures make the same file
-    mpl.rcParams["svg.fonttype"] = "none"  # text, not curves
+    mpl.rcParams["svg.hashsalt"] = "bench"  # makes the file reproducible
+    mpl.rcParams["svg.fonttype"] = "none"  # text, not paths
     sides = [side for side in BOTH if rows(medians, side)]
     if not sides:
         raise SystemExit("there is nothing of ours to compare with")
@@ -62,7 +62,7 @@ def rows(medians: Medians, side: str) -> list[Any]:
 
 
 def draw(axes: Any, medians: Medians, side: str, metric: str) -> None:
-    """A row for each case, a mark for each contestant: what it takes, compared with ours."""
+    """Draw a row for each case, with a mark for each contestant's ratio to ours."""
     cases = rows(medians, side)
     for contestant, color, marker in zip(CONTESTANTS, COLORS, MARKERS):
         points = []

@@ -10,18 +10,18 @@ from pathlib import Path
 from benchmarks.contestants import Contestant
 from benchmarks.task import Task
 
-SETTLE = 0.005  # seconds for a process to have done what it still does, and sleep
-IDLE = 0.1  # seconds without work, after which there is none
+SETTLE = 0.005  # seconds for a process to finish its work and sleep
+IDLE = 0.1  # seconds without work after which a process is idle
 
 
 def environment() -> dict[str, str]:
-    """Without what would change how Python, or the library, runs."""
+    """Return the environment without variables that configure Python or a library."""
     names = ("PYTHON", "TRIO_WEBSOCKET", "AIOHTTP", "WEBSOCKETS", "MALLOC")
     return {name: value for name, value in os.environ.items() if not name.startswith(names)}
 
 
 class Process:
-    """A contestant that does its task, until the block ends."""
+    """A process in which a contestant does its task until `close`."""
 
     def __init__(
         self, contestant: Contestant, python: Path, task: Task, wrapper: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Process:
         command = [*wrapper, *command]
         self.process = subprocess.Popen(
             command,
-            cwd="/",  # where it finds no modules
+            cwd="/",  # it must not import modules from the current directory
             env={**environment(), **dict(contestant.variables)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -44,7 +44,7 @@ class Process:
         self.process.communicate()
 
     def read(self) -> int:
-        """A number that the process prints: its port, or that it has done as told."""
+        """Return a number that the process prints: its port, or a confirmation."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -52,11 +52,11 @@ class Process:
         return int(line)
 
     def cpu(self) -> float:
-        """Seconds that it ran, in the kernel and outside; call it while the process sleeps."""
+        """Return the CPU time, user and system, in seconds. Call it while the process sleeps."""
         return time.clock_gettime(self._clock)
 
     def wait_idle(self) -> None:
-        """Until it has done what it had to do."""
+        """Wait until the process has no more work."""
         last, now = 0.0, self.cpu()
         while now - last > IDLE / 100:
             time.sleep(IDLE)
@@ -67,12 +67,12 @@ class Process:
         return self.cpu()
 
     def tidy_memory(self) -> int:
-        """Bytes of memory, when it has thrown away what it can."""
+        """Return the memory of the process in bytes, after it has freed unused memory."""
         assert self.process.stdin is not None
         self.wait_idle()
         self.process.stdin.write(b"tidy\n")
         self.read()
-        # Exact, as the sums in /proc/PID/status and statm are not.
+        # This file is exact. The sums in /proc/PID/status and statm are not.
         for line in Path(f"/proc/{self.process.pid}/smaps_rollup").read_text("ascii").splitlines():
             if line.startswith("Rss:"):
                 return int(line.split()[1]) * 2**10

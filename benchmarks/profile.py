@@ -1,8 +1,7 @@
 """Measure the parts of sending a small message, in one process: `python -m benchmarks.profile`.
 
-It tells where the limit is: nothing in Python can take less than calling an async function that
-does nothing, nothing that may be cancelled less than the check of it, and no write less than the
-system's.
+The parts show the lower bounds. An async function costs at least as much as an empty one, a call
+that can be cancelled at least a check for cancellation, and a write at least a system call.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ async def time_ours(shortest: Shortest) -> None:
                 await shortest.time("`send_message`, 64 in a row", ws.send_message, MESSAGE)
                 while ws.statistics().messages_received < ws.statistics().messages_sent - BURST + 1:
                     await ws.get_message()
-                await ws.get_message()  # the others of the burst were decoded with it
+                await ws.get_message()  # this call also decodes the rest of the burst
                 waiting = ws.statistics().messages_unread
                 if waiting >= BURST // 2:
                     begin = time.perf_counter()

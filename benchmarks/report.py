@@ -1,4 +1,4 @@
-"""The results as Markdown: tables of medians, and what must show."""
+"""The results as Markdown: tables of medians, and the targets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def median(found: list[Sample]) -> Sample:
 
 
 def markdown(results: dict[str, Any], plot: str = "") -> str:
-    """All of it; with the image of that address, if any."""
+    """Return the whole report. `plot` is the address of an image to include."""
     medians = medians_of(results["samples"])
     parts = [f"![The medians, divided by ours]({plot})"] if plot else []
     parts.append(about(results))
@@ -59,7 +59,7 @@ def about(results: dict[str, Any]) -> str:
 
 
 def table(medians: Medians, side: str, metric: str) -> str:
-    """One side and metric: a row for each case, a column for each contestant."""
+    """Return the table of one side and metric: cases as rows, contestants as columns."""
     cases = [case for case in CASES if side in medians.get(case.name, {})]
     taking_part = {name for case in cases for name in medians[case.name][side]}
     columns = [each for each in CONTESTANTS if each.name in taking_part]
@@ -86,7 +86,7 @@ def cell(found: dict[str, Sample], name: str, metric: str) -> str:
 
 
 def figure(value: float) -> str:
-    """Three digits at least."""
+    """Format a number with three significant digits or more."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -104,7 +104,7 @@ def verdicts(found: list[Verdict]) -> str:
 
 
 def as_data(verdict: Verdict) -> dict[str, Any]:
-    """For the JSON file."""
+    """Return the verdict in the form of the JSON file."""
     target = dataclasses.asdict(verdict.target)
     return {**target, "measured": verdict.measured, "holds": verdict.holds}
 

@@ -1,4 +1,4 @@
-"""What must show: the aims of the project, as ratios of medians of one run."""
+"""The performance targets of the project, as ratios of medians of one run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ C, PURE = "C", "pure"
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """`metric` of ours is to be at most `limit` times that of `peer`.
+    """Our `metric` must be at most `limit` times the metric of `peer`.
 
-    Without a peer, `limit` is absolute. The rate of messages is the other way round than the wall
-    time: twice the rate is at most half of the time.
+    Without a peer, `limit` is absolute. Rates are expressed as times: "twice the rate" is a wall
+    time with the limit 0.5.
 
-    :param than: The metric of the peer, if it is another one.
-    :param only: With the C extension, or without it.
+    :param than: The metric of the peer, if it differs from `metric`.
+    :param only: `C` or `PURE` if the target holds only with or only without the C extension.
     """
 
     point: int
@@ -71,9 +71,9 @@ TARGETS = [
     Target(4, "idle connection, KiB", "memory", "memory", 12 * KIB),
     Target(4, "opening, CPU", "open", "cpu", 0.5, "websockets.trio"),
     Target(5, "broadcast, wall time", "broadcast", "wall", 1 / 5, "websockets.trio"),
-    # A tenth is less than what two runs of one and the same differ by.
+    # Two runs of the same program differ by more than 10 %.
     Target(5, "broadcast, 10 never read", "broadcast-stalled", "wall", 1.1, "ours", than="without"),
-    # What may wait for each of the ten: 64 KiB, and one message more.
+    # Each of the ten connections may have 64 KiB and one message unsent.
     Target(5, "growth meanwhile, KiB", "broadcast-stalled", "memory", 10 * 65 * KIB),
     *_floods(),
 ]
@@ -81,7 +81,7 @@ TARGETS = [
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What was measured for a target; `measured` is `None` if something for it is missing."""
+    """The measured ratio for a target, or None if a measurement is missing."""
 
     target: Target
     measured: float | None
@@ -92,7 +92,7 @@ class Verdict:
 
 
 def judge(medians: Medians, *, has_extension: bool) -> list[Verdict]:
-    """Each target with its ratio."""
+    """Return a verdict for each target."""
     verdicts = []
     for target in TARGETS:
         ours = "pure" if target.only == PURE and has_extension else "ours"

@@ -1,4 +1,4 @@
-"""What a process under test is to do, told on its command line as JSON."""
+"""The task of a process under test. The process gets it on the command line, as JSON."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from benchmarks import wire
 
 HOST = "127.0.0.1"
-MAX_SIZE = 2**25  # of messages: above all that are sent
+MAX_SIZE = 2**25  # limit on messages, larger than any message of a case
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One side of a case.
 
-    A server prints its port, and then does what `work` says with each connection:
+    A server prints its port, and then does its `work` with each connection:
 
     - echo: sends back each message;
     - sink: answers each `batch` messages with one of four bytes;
     - source: waits for a message, and sends messages from then on;
     - broadcast: on each message, sends one to all connections, and four bytes to this one.
 
-    A client does it on one connection to `port`, until it is killed:
+    A client does its `work` on one connection to `port`, until it is killed:
 
     - exchange: sends `batch` messages and receives as many, over and over;
     - sink, source: as above, but a source does not wait;
@@ -40,8 +40,8 @@ class Task:
     tls: str = ""  # the folder with the certificates
     deflate: bool = False
     port: int = 0
-    tidies: bool = False  # on request, from another thread
-    counted: bool = False  # by instructions.py
+    tidies: bool = False  # frees memory on request, in another thread
+    counted: bool = False  # instructions.py counts its instructions
 
     def dump(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -1,4 +1,4 @@
-"""Frames and requests as bytes, made once, so that the load costs no work per message."""
+"""Requests and frames as bytes. They are built once, so the load does no work per message."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from support import frames
 from support.frames import BINARY, TEXT
 
 MASK = b"\x37\xfa\x21\x3d"
-DONE = b"done"  # what answers a flood
-WINDOW_BITS, LEVEL, MEM_LEVEL = 12, 1, 8  # what aiohttp can't be told otherwise, and all have
+DONE = b"done"  # the answer to a flood
+WINDOW_BITS, LEVEL, MEM_LEVEL = 12, 1, 8  # fixed in aiohttp, so all libraries get them
 
 REQUEST = (
     "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -25,7 +25,7 @@ DEFLATE = (
 
 
 def frame(payload: bytes, opcode: int, *, masked: bool, compressed: bool = False) -> bytes:
-    """Return a whole frame; all masked ones have the same key."""
+    """Return a whole frame. All masked frames have the same key."""
     return frames.frame(opcode, payload, rsv=4 * compressed, key=MASK if masked else None)
 
 
@@ -34,7 +34,7 @@ def frame_size(size: int, *, masked: bool) -> int:
 
 
 def messages(size: int, *, text: bool, compressible: bool) -> list[str | bytes]:
-    """What is sent, in turn: always the same, for everybody."""
+    """Return the messages to send in turn. They are the same for all libraries and runs."""
     chance = random.Random(size)
     if compressible:
         return list(documents(chance, size, max(4, 64 * 1024 // size)))
@@ -47,7 +47,7 @@ def messages(size: int, *, text: bool, compressible: bool) -> list[str | bytes]:
 
 
 def documents(chance: random.Random, size: int, count: int) -> Iterator[str]:
-    """JSON as an application may send it: the same keys, different values."""
+    """Yield typical JSON of an application: the same keys, different values."""
     names = ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Frances", "Ken", "Radia"]
     for _ in range(count):
         text = "["
@@ -64,14 +64,14 @@ def documents(chance: random.Random, size: int, count: int) -> Iterator[str]:
 
 
 def deflated(payload: bytes) -> bytes:
-    """A message compressed without reference to others: right wherever it comes."""
+    """Compress a message without references to earlier ones, so it is valid in any order."""
     compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -WINDOW_BITS, MEM_LEVEL)
     data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
     return data[:-4]
 
 
 def ready_made(message: str | bytes, *, masked: bool, compressed: bool) -> bytes:
-    """The frame of a message."""
+    """Return the frame of a message."""
     opcode = TEXT if isinstance(message, str) else BINARY
     payload = message.encode() if isinstance(message, str) else message
     if compressed:

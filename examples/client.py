@@ -97,7 +97,7 @@ async def obey_commands(ws: WebSocketConnection) -> tuple[int, str | None]:
         except ValueError as error:
             print(f"not sent: {error}", flush=True)
         except ConnectionClosed:
-            await trio.sleep_forever()  # print_messages gets it, too, and cancels
+            await trio.sleep_forever()  # print_messages gets the same exception, and cancels
 
 
 async def talk(ws: WebSocketConnection) -> None:

@@ -76,7 +76,7 @@ class Program:
             raise DemoError(f"expected exit status 0 of the {self.name}, not {status}")
 
     async def stop(self, signum: int = signal.SIGTERM) -> None:
-        """Send the program a signal to end."""
+        """Send SIGTERM to the program."""
         self._process.send_signal(signum)
         if os.name == "posix":  # on other systems, the signal kills the program
             await self.expect_end()

@@ -1,5 +1,5 @@
 """Peers, streams and servers for the tests and for the tools.
 
-Tests and tools don't import each other, so what both need has this folder. Public helpers for the
-tests of other projects will move from here to `trio_websocket.testing`, with the same shape.
+Tests and tools don't import each other, so code that both need is in this folder. Public helpers
+for the tests of other projects will move from here to `trio_websocket.testing`.
 """

@@ -14,7 +14,7 @@ import pytest
 from support import frames
 from trio_websocket._sansio import codec as _codec
 
-# First bytes of whole frames.
+# First bytes of unfragmented frames.
 FINAL, TEXT, BINARY, PING = 0x80, 0x81, 0x82, 0x89
 MASKED = 0x80
 KEY = b"\x12\xab\x00\xff"

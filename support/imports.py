@@ -1,8 +1,8 @@
-"""The modules of the package, and which of them each one imports, read from the source.
+"""The imports between the modules of the package, read from the source.
 
     python -m support.imports        # prints the order of the modules, and forbidden imports
 
-It needs nothing but Python, so that a commit hook can run it.
+The program needs only Python, so a commit hook can run it.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ import threading
 
 from benchmarks.task import Task
 
-TICK = 0.05  # seconds, in which idle timers expire, but no time-out
+TICK = 0.05  # seconds: enough for idle timers to expire, too short for any time-out
 
 
 def tidy() -> None:
-    """Throw away what is not used, as often as a line comes."""
+    """Free unused memory for each line on stdin."""
     libc = ctypes.CDLL(None)
     for _ in sys.stdin:
         gc.collect()
@@ -30,7 +30,7 @@ def count() -> None:
     clock = importlib.import_module("benchmarks.peers.stopped_clock").install()
 
     def end_window(*_: object) -> None:
-        os.getppid()  # where callgrind writes its counts
+        os.getppid()  # callgrind writes its counts at this call
         clock.advance(TICK)
         os.write(1, b"0\n")
 

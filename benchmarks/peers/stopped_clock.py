@@ -1,4 +1,4 @@
-"""A clock that moves only when told: no timer expires at random while instructions are counted."""
+"""A clock that moves only on request, so no timer expires while instructions are counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StoppedClock(trio.abc.Clock):
 
 
 def install() -> StoppedClock:
-    """Return the clock with which trio.run() runs from now on."""
+    """Make trio.run() use a stopped clock from now on, and return that clock."""
     clock = StoppedClock()
     with_clock: Any = functools.partial(trio.run, clock=clock)
     trio.run = with_clock

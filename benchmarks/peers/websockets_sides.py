@@ -1,4 +1,4 @@
-"""What both halves of websockets have: their settings, and calls of the same names."""
+"""The common part of the peers that use websockets' APIs for asyncio and Trio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from websockets.extensions.permessage_deflate import (
 from benchmarks import wire
 from benchmarks.task import MAX_SIZE, Task
 
-if TYPE_CHECKING:  # a process has one half only
+if TYPE_CHECKING:  # a process uses one API only
     import websockets.asyncio.connection
     import websockets.trio.connection
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # a process has one half only
 def options(task: Task) -> dict[str, Any]:
     keywords: dict[str, Any] = {"compression": None, "max_size": MAX_SIZE, "ping_interval": None}
     if task.side == "client":
-        keywords["proxy"] = None  # it would look for one in the environment each time
+        keywords["proxy"] = None  # otherwise it searches the environment each time
     if task.deflate:
         factory: Any = ServerPerMessageDeflateFactory
         if task.side == "client":
@@ -41,7 +41,7 @@ def options(task: Task) -> dict[str, Any]:
 
 
 class Side:
-    """What both sides have."""
+    """The common part of client and server."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -61,7 +61,7 @@ class Side:
 
 
 class Server(Side):
-    """It serves until it is killed; `run` and `broadcast` are those of a half."""
+    """A server that runs until it is killed. A subclass defines `run` and `broadcast`."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -86,7 +86,7 @@ class Server(Side):
 
 
 class Client(Side):
-    """One connection, or one after the other, by the `connect` of a half."""
+    """A client with one connection, or one after another. A subclass defines `connect`."""
 
     def __init__(self, task: Task, connect: Any) -> None:
         super().__init__(task)

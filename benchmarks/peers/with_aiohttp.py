@@ -1,4 +1,4 @@
-"""aiohttp."""
+"""The peer that uses aiohttp."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def send(ws: Connection, message: str | bytes) -> None:
 
 
 class Side:
-    """What both have."""
+    """The common part of client and server."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -49,7 +49,7 @@ class Side:
 
 
 class Server(Side):
-    """It serves until it is killed."""
+    """A server that runs until it is killed."""
 
     async def run(self) -> None:
         self.connections: set[web.WebSocketResponse] = set()
@@ -94,7 +94,7 @@ class Server(Side):
 
 
 class Client(Side):
-    """One connection, or one after the other."""
+    """A client with one connection, or one after another."""
 
     async def run(self) -> None:
         context = self.task.client_context()

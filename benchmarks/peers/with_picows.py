@@ -1,4 +1,4 @@
-"""picows on uvloop: callbacks, as it has them."""
+"""The peer that uses picows, on uvloop, with its callback API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from benchmarks.task import HOST, MAX_SIZE, Task
 
 
 def main(task: Task) -> None:
-    logging.getLogger("picows").setLevel(logging.ERROR)  # it warns when it pauses and resumes
+    logging.getLogger("picows").setLevel(logging.ERROR)  # it logs a warning for each pause
     coroutine = serve(task) if task.side == "server" else be_client(task)
     if sys.version_info >= (3, 11):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -61,8 +61,8 @@ async def be_client(task: Task) -> None:
         await transport.wait_disconnected()
 
 
-class Listener(WSListener):  # type: ignore[misc] # it has no types where it is not installed
-    """What all have: they close when the peer does."""
+class Listener(WSListener):  # type: ignore[misc] # no types if picows is not installed
+    """The common part of all listeners: close when the peer closes."""
 
     def __init__(self, task: Task, connections: set[WSTransport]) -> None:
         self.task = task
@@ -90,7 +90,7 @@ class Listener(WSListener):  # type: ignore[misc] # it has no types where it is 
         raise NotImplementedError
 
     def take(self, frame: WSFrame) -> str | bytes:
-        """The message as an application has it."""
+        """Return the message in the type that an application uses."""
         if frame.msg_type == WSMsgType.TEXT:
             text: str = frame.get_payload_as_utf8_text()
             return text
@@ -131,7 +131,7 @@ class Sink(Listener):
 
 
 class Source(Listener):
-    """It writes until it is told to pause."""
+    """A listener that writes until the transport is paused."""
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self.may_write = asyncio.Event()
@@ -167,7 +167,7 @@ class Broadcast(Listener):
 
 
 class Idle(Listener):
-    """For connections that are closed as soon as they are open."""
+    """A listener for connections that are closed right after they are opened."""
 
     def on_message(self, transport: WSTransport, frame: WSFrame) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Trio's streams without WebSocket: the bytes of the frames, never looked at."""
+"""The peer that uses Trio's streams without WebSocket: it copies bytes and does not parse them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def connect(task: Task) -> trio.abc.Stream:
     )
 
 
-async def echo(task: Task, stream: trio.abc.Stream) -> None:  # noqa: ARG001 # as the others
+async def echo(task: Task, stream: trio.abc.Stream) -> None:  # noqa: ARG001 # signature of a work
     while data := await stream.receive_some(CHUNK):
         await stream.send_all(data)
 

@@ -1,4 +1,4 @@
-"""trio-websocket: ours, and 0.12.2, by the same calls."""
+"""The peer that uses trio-websocket: this tree or 0.12.2, with the same calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks import wire
 from benchmarks.task import HOST, MAX_SIZE, Task
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
 
-TIMEOUT = 0.1  # seconds for those that don't read what is broadcast
+TIMEOUT = 0.1  # seconds that a broadcast waits for clients that don't read
 
 
 def main(task: Task) -> None:
@@ -20,7 +20,7 @@ def main(task: Task) -> None:
 
 
 class Side:
-    """What both have."""
+    """The common part of client and server."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -44,7 +44,7 @@ class Side:
 
 
 class Server(Side):
-    """It serves until it is killed."""
+    """A server that runs until it is killed."""
 
     async def run(self) -> None:
         self.server: Any = None
@@ -95,7 +95,7 @@ class Server(Side):
 
 
 class Client(Side):
-    """One connection, or one after the other."""
+    """A client with one connection, or one after another."""
 
     async def run(self) -> None:
         if self.task.work == "connect":

@@ -1,4 +1,4 @@
-"""websockets, its half for asyncio."""
+"""The peer that uses websockets' API for asyncio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""websockets, its half for Trio."""
+"""The peer that uses websockets' API for Trio."""
 
 from __future__ import annotations
 

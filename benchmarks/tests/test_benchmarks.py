@@ -1,4 +1,4 @@
-"""The benchmarks: each case runs for a moment, and reports what it measured."""
+"""The benchmarks: each case runs for a short time and returns its measurements."""
 
 from __future__ import annotations
 
