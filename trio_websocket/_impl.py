@@ -222,7 +222,7 @@ _own_connect_websocket = connect_websocket
 def _find_stand_in(
     target: Target, options: OptionKeywords
 ) -> Callable[[trio.Nursery], Awaitable[WebSocketConnection]] | None:
-    """Return what to call if an application's test has replaced `connect_websocket`, else None."""
+    """Return the replacement of `connect_websocket` that a test has installed, or None."""
     if connect_websocket is _own_connect_websocket:
         return None
     keywords = _with_defaults(_LIMITS, options)

@@ -1,4 +1,4 @@
-"""The module that public classes and functions are of, as `repr()` and pickle show it."""
+"""The ``__module__`` of public classes and functions, which `repr()` and pickle show."""
 
 from __future__ import annotations
 

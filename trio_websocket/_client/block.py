@@ -1,4 +1,4 @@
-"""The `async with` block of a connection: who cleans up when the block ends."""
+"""The `async with` block of a connection, and the cleanup at its end."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     """Open a connection, run a block, and close the connection.
 
     The tasks of the connection run in a nursery around the block. Its exception groups are
-    unwrapped: the block's own error comes out as it is.
+    unwrapped, so the block's own exception is raised unchanged.
     """
 
     def __init__(self, target: Target, find_stand_in: Callable[[], Connect | None]) -> None:
         """
-        :param target: Where to connect.
+        :param target: The server, and the request to send.
         :param find_stand_in: Is called when the block begins. Returns what an application's test
             calls instead of `connect`, or None.
         """
@@ -70,14 +70,14 @@ class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     async def _close_nursery(self, error: BaseException | None) -> BaseException | None:
         """Wait for the tasks of the connection. Return the error to raise, if any.
 
-        :param error: What the block, or the opening, raised.
+        :param error: The exception that the block or the opening raised, or None.
         """
         assert self._nursery_manager is not None
         if not self._has_stand_in:
-            # Our tasks end by themselves now; a cancellation would only make a group of errors.
+            # Our tasks end by themselves now. A cancellation would only add an exception group.
             self._nursery.cancel_scope.shield = True
         elif error is not None:
-            # Tasks of a stand-in end as in a nursery whose block raises.
+            # A nursery cancels its tasks if its block raises. A stand-in expects the same.
             cancel(self._nursery.cancel_scope, "the block of open_websocket() has raised")
         try:
             await self._nursery_manager.__aexit__(None, None, None)

@@ -43,7 +43,7 @@ async def wrap_client_stream(
     extra_headers: ExtraHeaders | None = None,
     **options: Unpack[OptionKeywords],
 ) -> WebSocketConnection:
-    """Open a connection over a stream that exists already.
+    """Open a connection over an existing stream.
 
     The caller must close the connection; the nursery stays open until then. If this fails or is
     cancelled, the stream is closed.

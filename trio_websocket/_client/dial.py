@@ -1,4 +1,4 @@
-"""Opening the stream to a server: TCP, and TLS if it is wanted."""
+"""Opening the stream to a server: TCP, with or without TLS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> t
 
     If cancelled, no socket is left.
 
-    :raises ConnectionFailed: The network, or TLS, prevented it.
+    :raises ConnectionFailed: A network or TLS error prevented it.
     """
     try:
         with UnwrappingGroups():  # in case of a KeyboardInterrupt, which Trio puts into a group

@@ -1,4 +1,4 @@
-"""Errors of the network, as the errors that a failed opening raises."""
+"""Convert network errors to the exceptions that a failed opening raises."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .._sansio.errors import ConnectionFailed, describe
 def connection_failed(what: str, exc: Exception, hint: str = "") -> ConnectionFailed:
     """Return the error to raise for an error of the network, which becomes its cause.
 
-    :param what: The beginning of the message; the reason and the hint follow.
-    :param exc: The error of the network.
+    :param what: The beginning of the message. The reason and the hint follow it.
+    :param exc: The network error.
     :param hint: The likely mistake.
     """
-    # If several attempts failed, Trio raises an OSError whose cause is a group of their errors.
+    # If several attempts failed, Trio raises an OSError whose cause is a group with their errors.
     group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
     causes = [
         unwrap_network_error(leaf)

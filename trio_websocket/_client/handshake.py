@@ -25,12 +25,12 @@ async def shake_hands(
         try:
             await transport.write(handshake.request)
         except Exception as exc:
-            broken = exc  # the server may have sent a response first, which says more
+            broken = exc  # a response that the server sent before may explain it
         result = None
         while result is None:
             try:
                 data = await transport.read()
-            except Exception as exc:  # a stream of the application's may raise anything
+            except Exception as exc:  # an application's own stream may raise any exception
                 cause = unwrap_network_error(broken or exc)
                 if not handshake.has_answer:
                     what = "the connection was lost before the server answered"
@@ -45,7 +45,7 @@ async def shake_hands(
 
 
 def timed_out(handshake: ClientHandshake, text: str) -> HandshakeError:
-    """Return the error for a handshake that took too long. The text says so."""
+    """Return the error for a handshake that took too long. `text` states the time-out."""
     # A server that stops in the middle of a rejection has rejected the request.
     if handshake.has_response:
         return handshake.rejected()

@@ -1,4 +1,4 @@
-"""Where a client connects to, and what its request says: the arguments, checked."""
+"""The server to connect to, and the request to send, from checked arguments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Target:
             text = "`use_ssl` argument must be bool or ssl.SSLContext"
             raise TypeError(f"{text}, not {use_ssl!r:.100}")
         check_port(port)
-        #: The host, as DNS and TLS need it.
+        #: The host in ASCII, for DNS and TLS.
         self.host: str = ascii_host_not_url(host)
         self.port = port
         self.resource = resource

@@ -61,8 +61,9 @@ async def broadcast(
     :param compress: As in :meth:`WebSocketConnection.send_message`. Connections of a server share
         one frame if it is uncompressed, or if their compression settings are equal and without
         ``context_takeover``.
-    :param timeout: Seconds for all slow connections together. The default of 1 is several round
-        trips to anywhere, enough for a peer that reads. 0 waits for no connection.
+        :param timeout: Seconds for all slow connections together. The default of 1 covers several
+            round trips on any network, which is enough for a peer that reads. With 0, the call does
+            not wait.
     :param on_slow: ``"skip"`` does not send this message to a connection that was slow for too
         long. ``"close"`` also drops its queued messages and starts to close it with code 1008. The
         call does not wait for that, which takes ``disconnect_timeout`` at most.
@@ -70,7 +71,7 @@ async def broadcast(
     :raises TypeError: The message is not str or bytes-like, or a connection is not a
         `WebSocketConnection`.
     :raises ValueError: Bytes that should be sent as text are not UTF-8, ``timeout`` is less than 0,
-        or ``on_slow`` is not one of the two.
+        or ``on_slow`` is neither ``"skip"`` nor ``"close"``.
     """
     receivers = _snapshot(connections)
     check_number("timeout", timeout)
@@ -90,7 +91,7 @@ async def broadcast(
 
 
 class _Broadcast:
-    """A message on its way to many connections."""
+    """A call of `broadcast` that is under way."""
 
     def __init__(self, message: SharedMessage) -> None:
         self._message = message
@@ -100,7 +101,7 @@ class _Broadcast:
     async def send_at_once(
         self, connections: Iterable[WebSocketConnection]
     ) -> list[WebSocketConnection]:
-        """Send the message wherever nothing is in the way; return the other connections."""
+        """Queue the message on the connections that are not slow; return the slow ones."""
         waiting = []
         message, sent = self._message, self._sent
         size, compress, frames = message.size, message.compress, message.frames
@@ -125,11 +126,11 @@ class _Broadcast:
                 self._failed[connection] = sender.closed_error()
         return waiting
 
-    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
+    @trio.lowlevel.enable_ki_protection  # the caller's task must get a KeyboardInterrupt
     async def send_late(
         self, connection: WebSocketConnection, deadline: float, on_slow: str
     ) -> None:
-        """Send the message when nothing is in the way any more, or else do what `on_slow` says."""
+        """Queue the message as soon as possible. After the deadline, apply `on_slow`."""
         sender = lifecycle_of(connection).sender
         delivery = await sender.broadcast_late(self._message, deadline)
         if delivery is _SENT:
@@ -143,7 +144,7 @@ class _Broadcast:
             self._failed[connection] = sender.closed_error()
 
     def result(self) -> BroadcastResult:
-        """Return who got the message. A queue may have been dropped since the message was in it."""
+        """Return the result. A message is not sent if its queue was dropped in the meantime."""
         for connection in self._sent:
             sender = lifecycle_of(connection).sender
             if sender.has_dropped:
@@ -161,14 +162,14 @@ def _snapshot(connections: Iterable[WebSocketConnection]) -> list[WebSocketConne
             raise TypeError(
                 f"each connection must be a WebSocketConnection, not {connection!r:.100}"
             )
-    # In the order in which they were opened, neighbours in memory are mostly next to each other.
+    # Connections opened one after another are often neighbours in memory, so this order is faster.
     return sorted(set(receivers), key=lambda receiver: lifecycle_of(receiver).number)
 
 
 async def _in_parallel(
     function: Callable[..., Awaitable[None]], each: Iterable[object], *args: object
 ) -> None:
-    """Call the function with each, all at the same time; an interruption comes out as it is."""
+    """Call the function for each connection concurrently; raise an interruption without a group."""
     try:
         async with trio.open_nursery() as nursery:
             for one in each:

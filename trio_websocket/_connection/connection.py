@@ -37,7 +37,7 @@ from .statistics import ConnectionStatistics
 _MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
 
 
-# The base class has one in old versions of Trio.
+# In old versions of Trio, the base class has a `__dict__`.
 _HAS_DICT = any("__dict__" in vars(base) for base in trio.abc.Channel.__mro__)
 
 
@@ -76,12 +76,12 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         **options: Unpack[OptionKeywords],
     ) -> None:
         """
-        Applications use the opening functions instead: the connection needs a task of its own,
-        which those start. On one that was only constructed, `aclose` closes the stream; the other
-        methods raise a RuntimeError.
+        Applications use the opening functions instead, because these also start the connection's
+        task. On a connection without a task, `aclose` closes the stream, and the other methods
+        raise a RuntimeError.
 
-        :param stream: The stream that the connection is on.
-        :param ws_connection: Tells which side this is.
+        :param stream: The stream of the connection.
+        :param ws_connection: A connection of wsproto for the same side. Only its side is used.
         :param host: Not used; the opening handshake comes before the connection.
         :param path: The request target.
         :param client_subprotocols: Not used.
@@ -99,13 +99,13 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     def __str__(self) -> str:
         return self._lifecycle.name
 
-    # -- facts
+    # -- properties
 
     @property
     def closed(self) -> CloseReason | None:
         """The reason why the connection was closed, or None while messages can be sent.
 
-        It is also None for a connection that was only constructed.
+        It is also None for a connection that an application constructed itself.
         """
         return self._lifecycle.protocol.closing.reason
 
@@ -149,7 +149,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     def handshake_headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """The headers that the peer sent in the opening handshake, with names in lower case.
 
-        On a client, those that make the handshake come last.
+        On a client, the headers that belong to the handshake itself come last.
         """
         return self._lifecycle.handshake.headers
 
@@ -368,8 +368,8 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """Close the connection: send a Close frame, wait for the peer's, and close the stream.
 
         Unread messages are discarded. If the connection is already closed or closing, the call only
-        waits until it is closed. If cancelled, the Close frame is written as far as the socket
-        accepts it, and the stream is closed at once.
+        waits until it is closed. If cancelled, it closes the stream at once; the Close frame is
+        still sent if the socket accepts it without blocking.
 
         :param code: The close code: 1000 to 1003, 1007 to 1014, or 3000 to 4999. Deprecated, and
             as in 0.12: 1005, 1006 and 1015 send 1000, and None sends a Close frame without a code.
@@ -383,7 +383,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     async def wait_closed(self) -> None:
         """Wait until either side has closed the connection and the stream is closed.
 
-        If cancelled, nothing has happened.
+        If cancelled, nothing changes.
         """
         await self._lifecycle.wait_closed()
 
@@ -391,7 +391,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 def lifecycle_of(self: WebSocketConnection) -> Lifecycle:
     """Return the parts of a connection, for the modules of this library.
 
-    It is a method in all but name: outside of the class, applications don't see it.
+    It is a function, not a method, so that applications don't see it.
     """
     return self._lifecycle
 
@@ -411,7 +411,7 @@ def start_connection(
 ) -> WebSocketConnection:
     """Return an open connection, after the opening handshake.
 
-    :param nursery: Where the connection's tasks run.
+    :param nursery: The nursery for the connection's tasks.
     :param transport: The stream.
     :param handshake: The outcome of the opening handshake.
     :param options: The options.

@@ -21,4 +21,4 @@ class ConnectionEvents(Protocol):
 
     @property
     def is_urgent(self) -> bool:
-        """True if reading must go on, because somebody waits for a Pong or a Close frame."""
+        """True if reading must go on, because a task waits for a Pong or a Close frame."""

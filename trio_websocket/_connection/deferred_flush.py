@@ -1,4 +1,4 @@
-"""A system task of a run that uncorks all queues that were corked in a turn of the scheduler."""
+"""A system task that uncorks all corked queues at the end of a turn of the scheduler."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class CorkedQueue(Protocol):
     """A queue that collects frames."""
 
     def uncork(self) -> None:
-        """Write what was collected."""
+        """Write the collected frames."""
 
     def fail(self, exc: Exception) -> None:
         """Write nothing more, because of an error."""
 
 
 class DeferredFlush:
-    """The task of one run. It starts with the first corked queue, and ends with the run."""
+    """The task of one run of Trio. It starts with the first corked queue, and ends with the run."""
 
     def __init__(self) -> None:
         self._queues: collections.deque[CorkedQueue] = collections.deque()
@@ -34,7 +34,7 @@ class DeferredFlush:
 
     @staticmethod
     def of_this_run() -> DeferredFlush:
-        """Return the one of the current run."""
+        """Return the instance of the current run."""
         try:
             return _deferred_flush.get()
         except LookupError:
@@ -59,7 +59,7 @@ class DeferredFlush:
                     await trio.lowlevel.checkpoint()
                 else:
                     await self._work.park()
-        except Exception:  # it would end the run
+        except Exception:  # an exception in a system task would end the run
             logger.exception("the task that flushes corked frames failed; it will be restarted")
         finally:  # the run ends
             self._is_running = False

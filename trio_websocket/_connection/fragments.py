@@ -68,7 +68,7 @@ def encoded(message: object, text: bool | None) -> tuple[bool, bytes] | None:
 
 
 def check_no_file(message: object) -> None:
-    """Raise if the message is a file object, also an asynchronous one of `trio.open_file`."""
+    """Raise a TypeError if the message is a file object, including one of `trio.open_file`."""
     if isinstance(message, io.IOBase) or callable(getattr(message, "read", None)):
         raise MessageTypeError(_FILE_ERROR.format(message))
 
@@ -113,7 +113,7 @@ class _FragmentedMessage:
         self._sender = sender
         self._text = text
         self._compress = compress
-        self._kind: type[str | bytes] | None = None  # of the chunks
+        self._kind: type[str | bytes] | None = None  # the type of the chunks
         self._is_begun = False
         self._size = 0  # bytes of the chunks
         self._utf8 = codecs.getincrementaldecoder("utf-8")()  # checks bytes that are sent as text

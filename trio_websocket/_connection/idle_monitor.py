@@ -1,4 +1,4 @@
-"""Notices connections whose application does not receive."""
+"""A monitor for connections whose application does not receive."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from .pings import Pings
 from .receiver import Receiver
 from .send_queue import SendQueue
 
-# The time-out is counted in so many parts. A part in which we did not read is not counted, and
-# bytes that come or go start the count again.
+# The time-out is divided into this many parts. A part in which we did not read does not count, and
+# progress in either direction restarts the count.
 _PARTS = 20
 # The shortest part, in seconds. While we do not read, there may be any number of parts.
 _SHORTEST_PART = 0.01
@@ -40,7 +40,7 @@ class PingedConnection(typing.Protocol):
 
 
 class KeepAlive:
-    """Sends a Ping every so often, and fails a connection whose peer does not answer one."""
+    """Sends Pings at intervals, and fails a connection whose peer does not answer one."""
 
     def __init__(self, connection: PingedConnection, interval: float, timeout: float) -> None:
         """
@@ -57,7 +57,7 @@ class KeepAlive:
         """End the task: the connection has ended."""
         cancel(self._scope, "keep-alive: the connection has ended")
 
-    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
+    @trio.lowlevel.enable_ki_protection  # the application's tasks must get a KeyboardInterrupt
     async def run(self) -> None:
         """Run the task. It ends with `stop`, whatever else is cancelled."""
         with self._scope:

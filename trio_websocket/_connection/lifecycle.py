@@ -1,7 +1,7 @@
 """The life of a connection, from the opening handshake to the closed stream, and how it closes.
 
-The connection's own task runs in the nursery that the connection was opened with. It reads when
-nobody else does (see `receiver`), and closes the stream in the end. Tasks of the library never
+The connection's own task runs in the nursery that the connection was opened with. It reads when no
+other task does (see `who_reads`), and closes the stream in the end. Tasks of the library never
 raise: they leave the reason in the protocol, where the next call of the application finds it.
 
 A connection closes in one of six ways. The words are those of RFC 6455, where it has one:
@@ -117,7 +117,7 @@ class Lifecycle:
         )
         #: True if the closing handshake was started by this side.
         self.is_closed_here: bool = False
-        self._scope = trio.CancelScope()  # of the connection's task
+        self._scope = trio.CancelScope()  # around the connection's task
         self._keep_alive: KeepAlive | None = None
 
     @property
@@ -158,7 +158,7 @@ class Lifecycle:
     def start(self, nursery: trio.Nursery, response: bytes = b"") -> None:
         """Start the tasks of the connection.
 
-        :param nursery: Where the tasks run.
+        :param nursery: The nursery for the tasks.
         :param response: Bytes to write before the first frame.
         """
         nursery.start_soon(self._run, name=_TASK)
@@ -171,11 +171,11 @@ class Lifecycle:
             self.queue.start(nursery, response)
             self.protocol.reader.receive_data(self.handshake.trailing)
             self.receiver.start()
-        except BaseException:  # a MemoryError, for example: nobody else would end the task
+        except BaseException:  # for example a MemoryError; otherwise the task would never end
             cancel(self._scope, "the connection could not be started")
             raise
 
-    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
+    @trio.lowlevel.enable_ki_protection  # the application's tasks must get a KeyboardInterrupt
     async def _run(self) -> None:
         with self._scope:
             try:
@@ -197,7 +197,7 @@ class Lifecycle:
                 await self._finish()
 
     def shield(self) -> None:
-        """Let the task outlive a cancellation, until `close_after_block`, which is sure to come.
+        """Shield the task from cancellation until `close_after_block`, which is always called.
 
         So the block or handler decides when the connection ends, and a cancelled one can still send
         a last message from a shielded scope.
@@ -256,7 +256,7 @@ class Lifecycle:
         self._end_within(self.options.disconnect_timeout)
 
     async def wait_closed(self) -> None:
-        """Wait until the stream is closed. If cancelled, nothing has happened."""
+        """Wait until the stream is closed. If cancelled, nothing changes."""
         if self.closing.state is State.CONNECTING and not self.closed.is_set:
             self.closing.raise_closed()
         await self.closed.wait()
@@ -284,7 +284,7 @@ class Lifecycle:
             await self.queue.flush()
 
     async def _finish(self) -> None:
-        """Close the stream, whatever happens, and let everyone know that it is closed."""
+        """Close the stream in any case, and wake the tasks that wait for that."""
         with contextlib.suppress(Exception):
             self.queue.stop()
             if not self.closing.ended:
@@ -314,7 +314,7 @@ class Lifecycle:
             self.pings.answer(payload)
 
     def on_ended(self) -> None:
-        """Let every waiting task know that the connection has ended, and queue the last frame."""
+        """Wake every task that waits for the peer, and queue the last frame."""
         self.pings.end()
         self.receiver.wake()
         frame = self.protocol.take_final_bytes()
@@ -322,13 +322,13 @@ class Lifecycle:
             self.sender.append_control(frame)
 
     def on_failure(self, exc: Exception) -> None:
-        """End the connection because of an error of this side, which ends nothing else.
+        """End the connection, and nothing else, because of an error of this side.
 
-        There may be no memory: what fails here is left out.
+        There may be no memory left, so a step that fails is skipped.
         """
         with contextlib.suppress(Exception):
             logger.error("%s failed: %s", self.name, describe(exc), exc_info=exc)
-        exc.__traceback__ = None  # its frames would keep the connection; the log record has it
+        exc.__traceback__ = None  # its frames refer to the connection; it was logged above
         self.protocol.fail(CloseCode.INTERNAL_ERROR, "internal error", exc)
         with contextlib.suppress(Exception):
             self._end_within(LINGER)  # the task may wait for data from the peer

@@ -1,4 +1,4 @@
-"""The queue of messages that are decoded and that no task has taken yet."""
+"""The queue of decoded messages that no task has taken yet."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NOTHING: collections.deque[Any] = collections.deque(maxlen=0)
 class MessageQueue:
     """Messages, or chunks of one, in the order in which they arrived, and the limits on them.
 
-    A batch that is decoded for a task that waits is not measured: most of it leaves at once, and
-    measuring would take longer than decoding. `measure` starts it, before the first message is
-    decoded that no task waits for. It ends when the queue is empty.
+    A batch that is decoded for a waiting task is not measured: most of it leaves at once, and
+    measuring would take longer than decoding. `measure` starts measuring, before the first message
+    is decoded that no task waits for. Measuring ends when the queue is empty.
     """
 
     __slots__ = ("_max_messages", "_max_size", "messages", "size")
@@ -34,19 +34,19 @@ class MessageQueue:
         #: The items. While `size` is None, they may be taken with ``messages.popleft()``; otherwise
         #: only with `pop`.
         self.messages: collections.deque[Item] = _NOTHING
-        #: The bytes of memory that the items take, or None while nobody needs to know.
+        #: The bytes of memory that the items take, or None while that is not measured.
         self.size: int | None = None
 
     @property
     def has_room(self) -> bool:
-        """True if one more message may be decoded, of whatever size."""
+        """True if one more message of any size may be decoded."""
         return not self.messages or (
             len(self.messages) < self._max_messages and (self.size or 0) < self._max_size
         )
 
     @property
     def payload_size(self) -> int:
-        """The number of characters of the texts, and bytes of the others."""
+        """The number of characters of all texts, and of bytes of all binary data."""
         return sum(map(length, self.messages))
 
     def fill(self, batch: list[str | bytes]) -> None:

@@ -21,8 +21,8 @@ class MessageStream(AsyncIterator[_Chunk_co]):
 
     def __init__(self, receiver: Receiver, max_size: float | None, decode: bool | None) -> None:
         """
-        :param receiver: That of the connection.
-        :param max_size: The size limit of the message in bytes, or None for that of the connection.
+        :param receiver: The receiver of the connection.
+        :param max_size: The size limit of the message in bytes, or None for the connection's limit.
         :param decode: True for chunks of str, False for bytes, None for the type of the message.
         """
         self._receiver = receiver
@@ -30,11 +30,11 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         self._chunk: MessageChunk | None = None
         self._is_entered = self._is_open = False
         self._lock = trio.StrictFIFOLock()  # held by the task that waits for a chunk
-        self._waiting = trio.CancelScope()  # of that task
+        self._waiting = trio.CancelScope()  # around the wait of that task
         self._decode = decode
         self._utf8 = codecs.getincrementaldecoder("utf-8")()  # for a binary message as str
-        #: True if the message is text. The chunks are str, unless ``decode`` says otherwise.
-        #: Known in the block.
+        #: True if the message is text. Set when the block begins. The chunks of a text are str, and
+        #: those of a binary message bytes, unless ``decode`` requests another type.
         self.is_text: bool = False
 
     @trio.lowlevel.enable_ki_protection
@@ -56,7 +56,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
     ) -> None:
         self._is_open = False
         if self._lock.locked():
-            # The task that waits would take a chunk of the next message.
+            # Otherwise the waiting task would take a chunk of the next message.
             cancel(self._waiting, "the block of receive_stream() has ended")
             with trio.CancelScope(shield=True):  # the waiting tasks end at once
                 await self._lock.acquire()
@@ -104,7 +104,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
             self._chunk = None
 
     def _converted(self, data: str | bytes, is_last: bool) -> str | bytes:
-        """Return a chunk of the type that ``decode`` says."""
+        """Return a chunk, converted to the type that ``decode`` requests."""
         if self._decode is None or self._decode == isinstance(data, str):
             return data
         if isinstance(data, str):

@@ -81,7 +81,7 @@ class Pings:
         return len(self._pings) >= self._limit
 
     async def wait_changed(self) -> None:
-        """Wait until a Ping is over. If cancelled, nothing has happened."""
+        """Wait until a Ping is answered or forgotten. If cancelled, nothing changes."""
         await self._changed.park()
 
     async def ping(self, payload: bytes) -> float:
@@ -110,14 +110,14 @@ class Pings:
         return ping
 
     def check_unused(self, payload: bytes) -> None:
-        """Raise a ValueError if the Pong of a Ping with that payload would be taken for another."""
+        """Raise a ValueError if a task waits for the Pong of a Ping with the same payload."""
         if self._pings.get(payload) is not None:
             raise ValueError(f"a ping with payload {payload!r} is already waiting for its Pong")
 
     def add(self, payload: bytes) -> PendingPing:
         """Register a Ping that is being sent."""
         if self._pings and next(reversed(self._pings.values())) is None:
-            self._pings.popitem()  # the Pong of the new one will do
+            self._pings.popitem()  # the new Ping's Pong also answers the Pings before
         if self._pings is _NONE:
             self._pings = collections.OrderedDict()
         ping = self._pings[payload] = PendingPing()
@@ -131,7 +131,7 @@ class Pings:
             else:
                 del self._pings[payload]
             self._drop_useless()
-            # All waiting tasks: a task that is woken may not use the room that there is now.
+            # Wake all waiting tasks, because a single one may not send its Ping after all.
             self._changed.unpark_all()
 
     def answer(self, payload: bytes) -> None:

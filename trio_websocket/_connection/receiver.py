@@ -7,8 +7,8 @@ which the application takes them. Control frames and the end of the connection g
 a message, or the queue has room for one, and more bytes are read only when all are decoded. So an
 application that does not receive stops the peer, and a connection takes a bounded amount of memory.
 
-`who_reads` tells which task reads, and when; `over_limit`, what becomes of a message over its
-limit.
+`who_reads` explains which task reads, and when. `over_limit` explains how a message over its limit
+is handled.
 
 **A fast take** is the common case: the next message is in the queue, and no task waits for one.
 Then `get_message` takes it without the lock, and without a change of the state.
@@ -75,25 +75,25 @@ class Receiver:
         max_bytes: float = math.inf,
     ) -> None:
         """
-        :param transport: Where the bytes come from.
-        :param protocol: Decodes them.
-        :param send_queue: It is flushed before a task waits for the peer.
+        :param transport: The stream to read from.
+        :param protocol: The protocol, which decodes the bytes.
+        :param send_queue: The send queue. It is uncorked before a task waits for the peer.
         :param budget: The budget of the connection.
-        :param events: Is called for control frames, and at the end.
-        :param size: The number of messages that may wait, beside the one in hand.
+        :param events: Called for control frames, and at the end.
+        :param size: The number of messages that may wait, in addition to one in hand.
         :param max_bytes: The number of bytes of memory that they may take.
         """
         self._transport = transport
         self._protocol = protocol
         self._send_queue = send_queue
         self._budget = budget
-        #: The messages that are decoded.
+        #: The decoded messages.
         self.queue: MessageQueue = MessageQueue(size + 1, max_bytes)  # one is in hand, as in 0.12
         # None when stopped, so that no reference cycle outlives the connection.
         self._events: ConnectionEvents | None = events
         self._monitor: IdleMonitor | None = None  # until `start`
 
-        # Who reads now. Only `_set_reader` and the fast take change `_reader`.
+        # The task that reads now. Only `_set_reader` and the fast take change `_reader`.
         # If it is APPLICATION, the task that has `_lock` waits for a message, or for a chunk.
         # If it is not, `_lock` is free, or its holder is in a block of receive_stream, and busy.
         self._reader = GRACE
@@ -105,10 +105,11 @@ class Receiver:
         # If set, the next message is over its limit, and nothing is decoded in the background until
         # the hold is over. The next step of decoding resets it.
         self._hold: OverLimitHold | None = None
-        self._application_waits = LazyParkingLot()  # who has `_lock`, while the other task reads
+        # The task that has `_lock`, while the connection's task reads for it.
+        self._application_waits = LazyParkingLot()
         self._task_waits = LazyParkingLot()  # the connection's task, while it has nothing to do
 
-    # -- facts
+    # -- properties
 
     @property
     def unread(self) -> tuple[int, int]:
@@ -196,14 +197,14 @@ class Receiver:
         self.wake()
 
     def wake(self) -> None:
-        """Let every waiting task look at the state of the connection again."""
+        """Wake every waiting task, which then checks the state of the connection."""
         self._application_waits.unpark_all()
         self._task_waits.unpark_all()
 
     # -- whole messages, for the application
 
     def try_begin_fast_take(self) -> collections.deque[str | bytes | MessageChunk] | None:
-        """Return the queue if its first item can be taken at once; it is a message.
+        """Return the queue if its first item is a message that can be taken at once, or else None.
 
         The caller takes it with ``popleft()``, after a checkpoint that does not let other tasks
         run. Its cost is counted: see `_decode_for_task`.
@@ -231,7 +232,7 @@ class Receiver:
         self._set_reader(APPLICATION)
         try:
             message = await self._wait_next(decode is False)
-            assert not isinstance(message, MessageChunk)  # they need a stream, which has the lock
+            assert not isinstance(message, MessageChunk)  # chunks need a stream, which has the lock
             converted = message if decode is None else as_type(message, decode)
             self.queue.pop()
             return converted
@@ -300,7 +301,7 @@ class Receiver:
         """
         while not self.queue.messages:
             if not self._protocol.closing.is_open:
-                # If a cancellation has closed the connection, it goes before ConnectionClosed.
+                # If a cancellation has closed the connection, raise Cancelled here.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._protocol.closing.raise_closed()
             if self._decode_for_task(raw):
@@ -316,7 +317,7 @@ class Receiver:
             elif self._budget.remaining <= 0:
                 await self._budget.checkpoint()
             elif not self._read_now() and not self._transport.has_more:
-                # Not in a coroutine of its own, which would take memory as long as the task waits.
+                # A separate coroutine would take memory as long as the task waits.
                 self._is_reading = True
                 try:
                     await self._transport.wait_readable()
@@ -328,11 +329,11 @@ class Receiver:
         return self.queue.messages[0]
 
     async def run(self) -> None:
-        """Read and decode when it is up to the connection's task, until the connection ends."""
+        """Read and decode in the background, when necessary, until the connection ends."""
         while not self._protocol.closing.ended:
             if self._reader is BACKGROUND and self._decode_in_background():
                 await self._let_others_run()
-            # Only when all is decoded that can be: a read may take for ever.
+            # Decode everything possible first, because a read may take for ever.
             elif self._must_read():
                 self._protocol.reader.free_decoded()
                 await self._read()
@@ -346,7 +347,7 @@ class Receiver:
                 await self._task_waits.park()
 
     def _must_read(self) -> bool:
-        """Return True if the connection's task must read, now that all is decoded that can be."""
+        """Return True if the connection's task must read. Call it when nothing can be decoded."""
         if self._is_reading or self._protocol.reader.eof is not None:
             return False
         return bool(self._application_waits) or (self._reader is BACKGROUND and self._has_room)
@@ -358,7 +359,7 @@ class Receiver:
     # -- decoding
 
     def _decode_for_task(self, raw: bool) -> bool:
-        """Decode for a task that waits, and finds the queue empty; False if it needs more bytes."""
+        """Decode for a task that found the queue empty; return False if more bytes are needed."""
         try:
             # After a raw message, the next one may be for a task that wants a text as str.
             messages = self._protocol.reader.messages(1 if raw else DECODE_BATCH_MESSAGES, raw=raw)
@@ -372,7 +373,7 @@ class Receiver:
             return True
 
     def _decode_in_background(self, *, refuse: bool = False) -> bool:
-        """Decode if the queue has room for a message; False if that, or bytes, are missing.
+        """Decode if the queue has room for a message; return False if room or bytes are missing.
 
         :param refuse: True to refuse a message over its limit. Otherwise it is held.
         """
@@ -414,7 +415,7 @@ class Receiver:
                 or protocol.assembler.decoded > decoded + DECODE_STEP_BYTES
                 or protocol.reader.inflating_work > work + RECEIVE_INFLATE_WORK
             ):
-                break  # it is decoded already, and kept or thrown away
+                break  # enough was decoded in this step, although no message is complete
         return True
 
     # -- reading
@@ -439,7 +440,7 @@ class Receiver:
         try:
             self._receive(await self._transport.read(self._protocol.reader.awaited))
             self._budget.renew()
-        except Exception as exc:  # whatever a stream of any kind raises, it is broken
+        except Exception as exc:  # streams may raise any exception; after one, they are broken
             self._protocol.receive_eof(unwrap_network_error(exc))
         finally:
             self._is_reading = False

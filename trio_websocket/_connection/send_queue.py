@@ -1,24 +1,24 @@
-"""The queue of frames that wait to be written, and who writes them.
+"""The queue of frames that wait to be written, and the tasks that write them.
 
-All frames of an open connection go through its queue, in the order of the calls. To queue a frame
-never blocks. Who writes it is one of the states of `Writer`:
+All frames of an open connection go through its queue, in the order of the calls. Queueing a frame
+never blocks. The state of `Writer` determines which task writes it:
 
 - A socket takes most frames at once, so the task that queues a frame writes it, too (DIRECT). No
   other task has to be woken.
 - When the socket is full, a task of the connection writes the rest (TASK). It ends when the queue
   is empty. No cancel scope of the application reaches it, so a cancelled sender never tears a
   frame.
-- A stream that is no socket can only be written by awaiting, so the task writes everything.
+- A stream that isn't a socket can only be written by awaiting, so the task writes everything.
 
 A direct writer corks the queue, as TCP_CORK does: after the first write in a turn of Trio's
 scheduler, small frames are collected, and one write sends them. The queue is uncorked before its
-connection waits for the peer, and at the end of the turn at the latest (`DeferredFlush`). An
-application that answers several messages in a row so causes one system call and one TCP segment. A
+connection waits for the peer, and at the end of the turn at the latest (`DeferredFlush`). So an
+application that answers several messages in a row causes one system call and one TCP segment. A
 caller that knows that more frames will follow corks the queue before the first.
 
-The queue holds whole frames. A frame that the stream has taken a part of is in `_partial`, so that
-the queue can be dropped without tearing a frame. Only the latest Pong waits (`_pong`), in a place
-of its own, so that a peer that sends Pings and reads nothing costs one frame.
+The queue holds whole frames. A partly written frame is in `_partial`, so the queue can be dropped
+without tearing a frame. Only the latest Pong waits, in `_pong`, so a peer that sends Pings and
+reads nothing costs one frame.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 class Writer(enum.Enum):
     """The writer of a queue's frames."""
 
-    #: Nobody yet: `SendQueue.start` was not called.
+    #: No writer yet: `SendQueue.start` was not called.
     NOT_STARTED = enum.auto()
     #: The caller that queues a frame, because the socket has taken all frames so far.
     DIRECT = enum.auto()
     #: A task: the socket is full, or the stream can't be written without awaiting.
     TASK = enum.auto()
-    #: Nobody any more: the queue was stopped, or a write failed.
+    #: No writer any more: the queue was stopped, or a write failed.
     OVER = enum.auto()
 
 
@@ -57,11 +57,11 @@ _DIRECT, _TASK, _OVER = Writer.DIRECT, Writer.TASK, Writer.OVER
 
 
 class _Partial(NamedTuple):
-    """The rest of the frames that the stream has taken a part of."""
+    """The unwritten rest of frames, the first of which is partly written."""
 
     begun: int = 0  # bytes before the chunks, which TLS has encrypted: see `Unwritten`
     chunks: Sequence[bytes | memoryview] = ()
-    frames: int = 0  # that end in these bytes
+    frames: int = 0  # the number of frames that end in these bytes
 
 
 _NOTHING = _Partial()
@@ -107,8 +107,8 @@ class SendQueue:
         #: The number of bytes above which senders wait.
         self.max_unsent: float = max_unsent
 
-        # The writer. `_nursery` is set from start() to stop(). `_scope` is that of the writer task,
-        # and set while that runs: in state TASK, and at most one step longer.
+        # The writer. `_nursery` is set from start() to stop(). `_scope` is the writer task's scope,
+        # and set while that task runs: in state TASK, and at most one step longer.
         self._writer = Writer.NOT_STARTED
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
@@ -127,8 +127,8 @@ class SendQueue:
         self._idle = LazyParkingLot()  # the writer task, while the queue is empty
         self._progress = LazyParkingLot()  # the tasks that wait for room
 
-        #: Bytes of frames that the stream has taken. Negative before the response of the opening
-        #: handshake is written.
+        #: Bytes of frames that were written. Negative until the response of the opening handshake
+        #: is written.
         self.written: int = 0
         #: The reason why a frame that was queued will never be written. Only in state OVER.
         self.broken: Exception | None = None
@@ -136,9 +136,9 @@ class SendQueue:
         self.has_dropped: bool = False
 
     def start(self, nursery: trio.Nursery, response: bytes = b"") -> None:
-        """Start to write.
+        """Start writing.
 
-        :param nursery: Where the writer task runs.
+        :param nursery: The nursery for the writer task.
         :param response: Bytes that precede the first frame.
         """
         self._nursery = nursery
@@ -151,7 +151,7 @@ class SendQueue:
             self.append(response)
 
     def stop(self) -> None:
-        """Write nothing more. The stream may have taken a part of a frame."""
+        """Write nothing more, even if a frame is partly written."""
         self._nursery = None
         self._on_broken = None  # it refers to the connection
         self._transport.on_unsent(None)
@@ -184,7 +184,7 @@ class SendQueue:
     # -- queueing
 
     def append_message(self, frame: bytes) -> bool:
-        """Write a small frame within this turn of the scheduler, or as soon as the peer allows it.
+        """Write a small frame within this turn of the scheduler, or as soon as the peer reads.
 
         :returns: True if there is room for more, and no error yet.
         """
@@ -200,7 +200,7 @@ class SendQueue:
         return self.broken is None and self.size <= self.max_unsent
 
     def append(self, *parts: bytes) -> None:
-        """Write a frame now, or as soon as the peer allows it.
+        """Write a frame now, or as soon as the peer reads.
 
         :param parts: The frame, or its head and its payload.
         """
@@ -219,7 +219,7 @@ class SendQueue:
             self._write_now()
 
     def try_write_now(self, parts: Sequence[bytes]) -> bool:
-        """Write a frame now, as far as the peer allows it, if no frame waits.
+        """Write a frame now, as far as the socket accepts it, unless other frames wait.
 
         :param parts: The frame, or its head and its payload.
         :returns: False if the frame was not queued: others wait, or nothing can be written.
@@ -248,17 +248,17 @@ class SendQueue:
             self.append(frame)
 
     def cork(self) -> None:
-        """Collect the next small frames, also the first. Does nothing while others wait."""
+        """Collect the next small frames, including the first. Does nothing while frames wait."""
         if not self.size and self._writer is _DIRECT:
             self.is_corked = True
 
     def uncork(self) -> None:
-        """Write what was collected."""
+        """Write the collected frames."""
         self.is_corked = False
         self._write_now()
 
     def drop_messages(self) -> None:
-        """Drop the messages that the stream has taken nothing of.
+        """Drop the messages that are not partly written.
 
         A frame that is partly written is finished, and control frames are kept.
         """
@@ -272,12 +272,12 @@ class SendQueue:
     # -- waiting
 
     async def wait_room(self) -> None:
-        """Wait until a sender need not wait. If cancelled, nothing has happened."""
+        """Wait until the queue has room. If cancelled, nothing changes."""
         while self.is_full:
             await self._progress.park()
 
     async def flush(self) -> None:
-        """Wait until all is written, or can't be. If cancelled, the rest is still written."""
+        """Wait until the queue is empty: written or dropped. If cancelled, writing continues."""
         self.uncork()
         while self.size > 0:
             await self._progress.park()
@@ -285,7 +285,7 @@ class SendQueue:
     # -- writing
 
     def _write_now(self) -> None:
-        """Write what the socket takes without blocking, if the writer is direct."""
+        """Write as much as the socket accepts without blocking, if the writer is direct."""
         try:
             while self._frames and self._writer is _DIRECT:
                 self._write_batch()
@@ -293,7 +293,7 @@ class SendQueue:
             self._break(unwrap_network_error(exc))
 
     def _write_batch(self) -> None:
-        """Write the next frames, as far as the socket takes them."""
+        """Write the next frames, as far as the socket accepts them."""
         frames, chunks = self._take_batch()
         rest = self._transport.write_now(chunks)
         self.written += sum(map(len, chunks))
@@ -301,9 +301,9 @@ class SendQueue:
             self._keep_rest(rest, frames)
 
     def _keep_rest(self, rest: Unwritten, frames: Sequence[Frame]) -> None:
-        """Keep what the socket did not take of the frames, and let the task write it.
+        """Keep the unwritten rest of the frames, and let the task write it.
 
-        Frames that the socket took nothing of return to the queue, except the first: the task waits
+        Frames of which nothing is written return to the queue, except the first: the task waits
         for the socket with it.
         """
         begun, chunks = rest
@@ -331,14 +331,14 @@ class SendQueue:
         self._scope = trio.CancelScope(shield=True)
         self._nursery.start_soon(self._write, self._scope)
 
-    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is the application's
+    @trio.lowlevel.enable_ki_protection  # the application's tasks must get a KeyboardInterrupt
     async def _write(self, scope: trio.CancelScope) -> None:
         """Run the writer task."""
         with scope:
             try:
                 while self._writer is _TASK and (self._has_work or not self._transport.is_direct):
                     await self._write_some()
-            except Exception as exc:  # a stream of any kind: whatever it raises, it is broken
+            except Exception as exc:  # streams may raise any exception; after one, they are broken
                 self._break(unwrap_network_error(exc))
         self._scope = None
         if self._writer is _TASK:

@@ -1,13 +1,12 @@
 """The one way to send: messages, fragments, broadcasts, Pings, Pongs and Close frames.
 
-A small message leaves in one flat function, `Sender.send_now`. What takes longer waits for `turn`:
-a message that is compressed or large, and one that finds the queue full or another message under
-way. A message in fragments keeps the turn from its first to its last fragment (RFC 6455, 5.4).
+One flat function, `Sender.send_now`, sends a small message. Other messages wait for `turn`: one
+that is compressed or large, and one that finds the queue full or another message under way. A
+message in fragments keeps the turn from its first to its last fragment (RFC 6455, 5.4).
 Control frames don't wait for the turn, so they may come between fragments.
 
-After its frame is queued, a sender still waits until the queue has room again. So the memory that
-the messages of a peer that does not read take is bounded by `max_unsent_bytes` and one message per
-task.
+After its frame is queued, a sender still waits until the queue has room again. So if the peer does
+not read, its messages take at most `max_unsent_bytes` and one message per task.
 """
 
 from __future__ import annotations
@@ -81,18 +80,18 @@ class Sender:
     ) -> None:
         """
         :param closing: The state of the connection.
-        :param writer: Makes the frames.
-        :param queue: Writes them.
-        :param budget: That of the connection.
+        :param writer: The writer, which makes the frames.
+        :param queue: The send queue, which writes the frames.
+        :param budget: The budget of the connection.
         :param closed: Set when the stream is closed.
         """
         self._closing = closing
         self._writer = writer
         self._queue = queue
-        #: That of the connection, from which calls spend.
+        #: The budget of the connection, which calls spend.
         self.budget = budget
         self._closed = closed
-        #: Held by the task whose message is under way.
+        #: The lock that the task holds whose message is under way.
         self.turn = FairLock()
 
     # -- the state
@@ -127,9 +126,9 @@ class Sender:
         :raises ConnectionClosed: The connection is closed, or is being closed.
         """
         if self._queue.broken is not None:
-            await self._closed.wait()  # what the peer sent before it left is still being read
+            await self._closed.wait()  # data that the peer sent before it left is still being read
         if not self._closing.is_open:
-            # If a cancellation has closed the connection, it goes before ConnectionClosed.
+            # If a cancellation has closed the connection, raise Cancelled, not ConnectionClosed.
             await trio.lowlevel.checkpoint_if_cancelled()
             self._closing.raise_closed()
 
@@ -138,12 +137,12 @@ class Sender:
     def send_now(
         self, is_text: bool, payload: bytes, compress: bool, unread: Sized
     ) -> Coroutine[Any, Any, None] | None:
-        """Queue a message if nothing is in the way. This is the hot function of sending.
+        """Queue a message unless it has to wait. This is the hot function of sending.
 
-        :param unread: Messages that the application has not taken yet. It may well answer them,
-            too, so the queue is corked.
-        :returns: None if the message is queued and the next one need not wait; otherwise what the
-            caller awaits.
+        :param unread: The number of received messages that the application has not taken yet. It
+            may answer them, too, so the queue is corked.
+        :returns: None if the message is queued and the next one need not wait; otherwise an
+            awaitable for the caller.
         """
         writer, queue = self._writer, self._queue
         size = len(payload)
@@ -154,7 +153,7 @@ class Sender:
             or queue.size > queue.max_unsent  # as in `is_full`
         ):
             return self._send_in_turn(is_text, payload, compress)
-        # As in `can_send`, without its calls.
+        # `can_send`, inlined.
         if queue.broken is not None or self._closing.state is not _OPEN:
             return self.check_open()
         if unread and not queue.is_corked:
@@ -185,7 +184,7 @@ class Sender:
     async def wait_queued(self, size: int) -> None:
         """Wait until the next message need not wait.
 
-        :param size: That of the message that was queued.
+        :param size: The size of the queued message.
         :raises ConnectionClosed: The message is lost.
         """
         queue = self._queue
@@ -229,9 +228,9 @@ class Sender:
     # -- messages to several connections
 
     def share_key(self, size: int, compress: bool) -> object:
-        """Return what the frame of a message depends on, beside the message.
+        """Return a key for the settings on which the frame of a message depends.
 
-        Connections with equal keys can share the frame. None: it is for this connection alone.
+        Connections with equal keys can share the frame. None: this connection can't share it.
         """
         return self._writer.share_key(size, compress)
 
@@ -243,9 +242,9 @@ class Sender:
         return self._writer.shared_message(*arguments)
 
     def try_broadcast(self, message: SharedMessage, key: object) -> Delivery:
-        """Queue a message, unless something is in the way. This is the hot function of broadcast.
+        """Queue a message unless it has to wait. This is the hot function of broadcast.
 
-        :param key: What `share_key` returned.
+        :param key: The result of `share_key`.
         """
         writer, queue = self._writer, self._queue
         is_free = not self.turn.is_taken
@@ -265,9 +264,9 @@ class Sender:
         return self._append(message, key)
 
     async def broadcast_late(self, message: SharedMessage, deadline: float) -> Delivery:
-        """Queue a message when nothing is in the way any more.
+        """Wait until a message can be queued, and queue it.
 
-        :param deadline: When to stop waiting for that.
+        :param deadline: The time on Trio's clock when to stop waiting.
         """
         key = self.share_key(message.size, message.compress)
         with trio.CancelScope(deadline=deadline) as waiting:

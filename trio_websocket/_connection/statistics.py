@@ -18,14 +18,14 @@ class ConnectionStatistics:
     bytes_sent: int
     #: Bytes of payload of the messages received, after decompression.
     bytes_received: int
-    #: Bytes of frames, control frames too, that the stream has taken.
+    #: Bytes of frames that were written, including control frames.
     wire_bytes_sent: int
     #: Bytes that were received after the opening handshake.
     wire_bytes_received: int
     #: Messages that wait for ``get_message``.
     messages_unread: int
-    #: Bytes that were received and not read: of those messages (of a text, its characters), and
-    #: of what is not decoded yet.
+    #: Received data that was not read: the size of those messages (of a text, its characters),
+    #: and the bytes that are not decoded yet.
     bytes_unread: int
     #: Frames that are not written, or only in part.
     frames_unsent: int

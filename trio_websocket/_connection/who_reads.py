@@ -7,14 +7,14 @@ would take longer than all the rest. On other streams, only the connection's tas
 cancelled read may break them. It wakes the application's task when bytes have arrived, and that
 decodes them.
 
-**While the application does not receive**, somebody must still answer Pings, and notice a Close
+**While the application does not receive**, the library must still answer Pings, and notice a Close
 frame or the end of the stream. So the connection's task reads and decodes in the background, as far
 as the queue has room. It begins only after a grace period. An application usually takes a message
 and answers it at once, and a Close frame may be next in the buffer. If that were decoded before the
 application has sent its answer, the answer could not be sent any more. The grace period lasts for
-20 to 40 ms after the last message was taken. One `IdleMonitor` measures it for all connections,
-which costs a message nothing but to set one attribute. There is no grace period if somebody waits
-for a Pong, or for the end of the connection.
+20 to 40 ms after the last message was taken. One `IdleMonitor` measures it for all connections, so
+a message only has to set one attribute. There is no grace period if a task waits for a Pong, or for
+the end of the connection.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Reader(enum.Enum):
     #: The application's task that has the lock decodes. On a socket it also reads; on other streams
     #: the connection's task reads for it.
     APPLICATION = enum.auto()
-    #: Nobody: the application has just taken a message, and may be about to answer it.
+    #: No task: the application has just taken a message, and may be about to answer it.
     GRACE = enum.auto()
     #: Like GRACE, but the application has taken no message in the current interval of the monitor.
     GRACE_ENDS = enum.auto()
     #: The connection's task reads and decodes, as long as the queue has room.
     BACKGROUND = enum.auto()
-    #: Nobody: the connection has ended.
+    #: No task: the connection has ended.
     STOPPED = enum.auto()
 
 

@@ -1,4 +1,4 @@
-"""Bytes in several chunks, which are not joined because they are large."""
+"""Bytes in several chunks, which are too large to join."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exception groups, and which of several exceptions to raise."""
+"""Exception groups, and the choice of the exception to raise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def exception_to_raise(error: BaseException | None, later: BaseException) -> Bas
 def strip_closed(exc: BaseException) -> BaseException | None:
     """Return ``exc`` without `ConnectionClosed` and `DisconnectionTimeout`.
 
-    :returns: None if nothing is left, and a smaller group if something of a group is left.
+    :returns: None if nothing is left; a smaller group if some exceptions of a group are left.
     """
     lost = (ConnectionClosed, DisconnectionTimeout)
     if isinstance(exc, BaseExceptionGroup):

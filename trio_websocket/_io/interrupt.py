@@ -25,7 +25,7 @@ def raise_error(error: BaseException | None, *, handled: BaseException | None = 
 
     An exception refers to the frames that it passed, and a frame may refer to its callers' frames.
     If a variable of one of these refers to the exception, only the garbage collector frees them.
-    So pass the result of a call directly, and keep it in no variable.
+    So pass the result of a call directly, and don't keep it in a variable.
 
     :param handled: The exception that the caller's `__aexit__` was called with. It is not raised
         here, because Python raises it again.

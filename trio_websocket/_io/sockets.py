@@ -12,7 +12,7 @@ import trio
 from .._sansio.url import Endpoint
 
 #: The address of one end: an :class:`Endpoint` for TCP, or a text for other streams. The text is
-#: the path of a Unix socket, the ``repr()`` of another socket address, or that of the stream.
+#: the path of a Unix socket, or the ``repr()`` of another socket address or of the stream.
 Address = Union[Endpoint, str]
 #: A name from which `address` makes an `Address`: a host and a port, or a text.
 EndName = Union[Tuple[str, int], str]
@@ -45,9 +45,9 @@ class Borrowed:
 
     def __init__(self, sock: trio.socket.SocketType) -> None:
         """:param sock: The socket, which stays open after the block."""
-        kind = sock.family, sock.type, sock.proto  # or else three system calls find them out
+        kind = sock.family, sock.type, sock.proto  # otherwise three system calls look them up
         self._sock = socket.socket(*kind, fileno=sock.fileno())
-        self._sock.setblocking(False)  # it began with socket.getdefaulttimeout()
+        self._sock.setblocking(False)  # a new socket object has the default time-out
 
     def __enter__(self) -> socket.socket:
         return self._sock

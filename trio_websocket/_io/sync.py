@@ -1,9 +1,9 @@
 """Synchronization primitives that use no memory until a task waits.
 
-A connection has about ten of them. In most connections most of the time nobody waits, so a
-`trio.lowlevel.ParkingLot`, which is an ordered dictionary, is made only when somebody does.
+A connection has about ten of these primitives, and usually no task waits for them. So a
+`trio.lowlevel.ParkingLot`, which is an ordered dictionary, is created only when a task waits.
 
-None of them makes a checkpoint if it need not wait, except `LazyEvent.wait`.
+A call that need not wait makes no checkpoint, except `LazyEvent.wait`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class LazyParkingLot:
     __slots__ = ("_lot",)
 
     def __init__(self) -> None:
-        self._lot: trio.lowlevel.ParkingLot | None = None  # None or empty: nobody waits
+        self._lot: trio.lowlevel.ParkingLot | None = None  # None or empty if no task waits
 
     def __len__(self) -> int:
         """Return the number of tasks that wait."""
         return 0 if self._lot is None else len(self._lot)
 
     def park(self) -> Awaitable[None]:
-        """Wait to be woken. Await the result at once. If cancelled, nothing has happened."""
+        """Wait to be woken. Await the result at once. If cancelled, nothing changes."""
         if self._lot is None:
             self._lot = trio.lowlevel.ParkingLot()
         return self._lot.park()
@@ -55,11 +55,11 @@ class FairLock(LazyParkingLot):
 
     def __init__(self) -> None:
         super().__init__()
-        #: True if a task has the lock, or is about to get it. If False, nobody waits.
+        #: True if a task has the lock, or is about to get it. If False, no task waits.
         self.is_taken: bool = False
 
     async def take(self) -> None:
-        """Wait for the lock. If cancelled, nothing has happened."""
+        """Wait for the lock. If cancelled, nothing changes."""
         if self.is_taken:
             await self.park()  # until pass_on() in the task that has it
         self.is_taken = True
@@ -85,7 +85,7 @@ class LazyEvent(LazyParkingLot):
 
     def __init__(self) -> None:
         super().__init__()
-        #: True once the event is set, for ever. If True, nobody waits.
+        #: True once the event is set; it is never reset. If True, no task waits.
         self.is_set: bool = False
 
     def set(self) -> None:
@@ -94,7 +94,7 @@ class LazyEvent(LazyParkingLot):
         self.unpark_all()
 
     async def wait(self) -> None:
-        """Wait until the event is set. If cancelled, nothing has happened."""
+        """Wait until the event is set. If cancelled, nothing changes."""
         if self.is_set:
             await trio.lowlevel.checkpoint()
         else:

@@ -9,10 +9,10 @@ be sent yet stays with the caller. One task at a time may write, and any task ma
 
 - The writer is either the task in `_write_unsent` (`_is_writing`), which may wait, or a call that
   doesn't wait (`send_now`, `_write_now`). While a task waits, it alone knows how much of the queue
-  the socket has taken, so nobody else writes or appends.
-- The reader may cause an answer of TLS. It writes the answer at once if the queue is empty and
-  nobody writes. A task that is writing sends it after its own ciphertext. If the socket is full,
-  the answer enters the queue, and `on_unsent` asks the owner to have the queue written.
+  the socket has taken, so no other call writes or appends.
+  - Reading may make TLS answer. The reader writes the answer at once if the queue is empty and no
+    task writes. A task that is writing sends it after its own ciphertext. If the socket is full,
+    the answer enters the queue, and `on_unsent` asks the owner to have the queue written.
 - Before it encrypts anything, a call that doesn't wait checks that the queue is empty, and a call
   that may wait appends to the queue. So ciphertext leaves in the order in which it was made.
 """
@@ -40,8 +40,8 @@ from .sockets import Borrowed, is_kernel_socket, shut_down
 class TlsStream(trio.abc.HalfCloseableStream):
     """TLS on a TCP socket, read by one task and written by one task at a time.
 
-    Where the network fails, it raises `OSError`, as sockets do. Where TLS fails, it raises
-    `ssl.SSLError`, which is an `OSError`, too.
+    If the network fails, it raises `OSError`, as sockets do. If TLS fails, it raises
+    `ssl.SSLError`, which is a subclass of `OSError`.
     """
 
     def __init__(
@@ -53,13 +53,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
         server_side: bool = False,
     ) -> None:
         """
-        :param transport_stream: The socket. From now on nobody else reads or writes it.
+        :param transport_stream: The socket. Only this object may read and write it from now on.
 
         The other parameters, and the errors, are those of `TlsEngine`.
         """
         self.transport_stream = transport_stream
-        #: What encrypts and decrypts. Its owner may ask it, but leaves all calls that change it to
-        #: the stream.
+        #: The engine, which encrypts and decrypts. Only this stream may change it.
         self.engine = TlsEngine(context, server_hostname, server_side=server_side)
         #: True if the handshake is over, and the last message of it is written.
         self.is_open = False
@@ -70,10 +69,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._on_unsent: Callable[[], object] | None = None
 
     def on_unsent(self, callback: Callable[[], object] | None) -> None:
-        """Set what is called when the socket did not take an answer of TLS.
+        """Set the function to call when an answer of TLS does not fit into the socket.
 
-        The callback sees to it that `send_all`, perhaps of ``b""``, is called. Without a callback,
-        the answer precedes the next data.
+        The function must cause a call of `send_all`, perhaps with ``b""``. Without a function, the
+        answer precedes the next data.
         """
         self._on_unsent = callback
 
@@ -88,7 +87,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         return self.is_open and self.engine.is_drained
 
     async def do_handshake(self) -> None:
-        """Do the TLS handshake, unless it is done. If cancelled, the next call goes on with it.
+        """Do the TLS handshake, unless it is done. If cancelled, the next call continues it.
 
         :raises ssl.SSLCertVerificationError: The peer's certificate is not trusted.
         :raises ssl.SSLError: The two sides don't agree, or the peer does not speak TLS.
@@ -129,7 +128,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 await trio.lowlevel.checkpoint()
                 plain = self.feed_again()
                 continue
-            # Not receive_some of the SocketStream: its errors are in cycles with their tracebacks.
+            # SocketStream.receive_some is not used: its errors form cycles with their tracebacks.
             plain = self.feed(await self.transport_stream.socket.recv(max_bytes or TLS_READ_BYTES))
         return plain or b""
 
@@ -155,15 +154,15 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 self._on_unsent()
 
     def send_now(self, chunks: Sequence[bytes]) -> Unwritten | None:
-        """Write what the socket takes without blocking, after the handshake, on POSIX.
+        """Write as much as the socket accepts without blocking. Only on POSIX, after the handshake.
 
-        What the socket does not take is not encrypted yet, except for up to 128 KiB. Of very large
-        data a part is left in any case, so that other tasks can run.
+        Of the rest, at most 128 KiB are encrypted already. Very large data is never written
+        completely in one call, so that other tasks can run.
 
         :returns: The rest: call `flush` if some of it is encrypted, and then `send_all`.
         :raises OSError: The connection is lost, or TLS has failed.
         """
-        if self._unsent:  # an answer of TLS, which goes first
+        if self._unsent:  # an answer of TLS, which must be written first
             return Unwritten(0, chunks)
         handle = self.transport_stream.socket.fileno()
         pieces: Sequence[bytes | memoryview] = chunks
@@ -193,11 +192,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
             await self._write_unsent()
 
     async def flush(self) -> None:
-        """Write what is encrypted already. If cancelled, the next call goes on with it."""
+        """Write the encrypted bytes. If cancelled, the next call continues."""
         await self._write_unsent()
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the socket takes something."""
+        """Wait until the socket is writable."""
         await self.transport_stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
@@ -232,7 +231,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self.engine.send_close_notify()
 
     async def _write_unsent(self) -> None:
-        """Write the queue and what TLS has to send. If cancelled, the next call goes on."""
+        """Write the queue and the answers of TLS. If cancelled, the next call continues."""
         unsent = memoryview(self._unsent + self.engine.take_ciphertext())
         sent = 0
         self._is_writing = True
@@ -240,19 +239,19 @@ class TlsStream(trio.abc.HalfCloseableStream):
             while sent < len(unsent):
                 sent += await self.transport_stream.socket.send(unsent[sent:])
                 if sent == len(unsent) and self.engine.has_ciphertext():
-                    unsent = memoryview(self.engine.take_ciphertext())  # an answer, made meanwhile
+                    unsent = memoryview(self.engine.take_ciphertext())  # a new answer of TLS
                     sent = 0
         finally:
             self._unsent = bytes(unsent[sent:])
             self._is_writing = False
 
     def _write_now(self) -> None:
-        """Write as `_write_unsent`, as far as the socket takes it without blocking."""
+        """Do the work of `_write_unsent`, as far as the socket accepts data without blocking."""
         if self._is_writing:
-            return  # the peer could not read what came twice, or within a record
+            return  # that task would write the same bytes again
         self._unsent += self.engine.take_ciphertext()
         sock = self.transport_stream.socket
         if self._unsent and is_kernel_socket(sock) and sock.fileno() != -1:
-            # If it is full, or broken, the task that reads it learns why.
+            # If the socket is full or broken, the task that reads it gets the error.
             with contextlib.suppress(OSError), Borrowed(sock) as non_blocking:
                 self._unsent = self._unsent[non_blocking.send(self._unsent) :]

@@ -1,16 +1,15 @@
-"""A Trio stream as the library uses it: written and read with and without waiting, and closed.
+"""Read, write and close a Trio stream, with and without waiting.
 
 A stream is *direct* if it is a kernel socket on POSIX, with or without `TlsStream` on it. Then the
-library reads and writes the file descriptor itself, and awaits only what the kernel does not do at
-once:
+library reads and writes the file descriptor itself, and waits only if the kernel would block:
 
 - A small message costs one system call, and no checkpoint of Trio.
-- A read waits for the socket to be readable, and reads after that. Cancelled while it waits, it has
-  taken nothing from the socket, so it loses nothing.
-- A write without waiting takes what the socket takes. The rest waits in the send queue.
+- A read first waits for the socket to be readable. If it is cancelled while it waits, no data is
+  lost.
+- A write passes as much as the socket accepts. The rest waits in the send queue.
 
-Any other stream is used through `trio.abc.Stream`: it is written by a task that nothing cancels but
-the end of the connection, and a cancelled read loses nothing if the stream keeps that promise.
+Any other stream is used through `trio.abc.Stream`. Only the end of the connection cancels the task
+that writes it. A cancelled read may lose data, unless the stream promises that it doesn't.
 
 If a direct stream has TLS, bytes from the socket go through `TlsStream.feed`, and one read may give
 several steps of work: see `Transport.has_more`.
@@ -38,7 +37,8 @@ from .tls_stream import TlsStream
 # frame (RFC 6455, 7.1.1).
 LINGER = 2.0
 
-_DEFAULT_RECEIVE_SIZE = 4096  # of the option `receive_buffer_size`; it stands for our choice
+# The default of the option `receive_buffer_size`. It lets this module choose the size.
+_DEFAULT_RECEIVE_SIZE = 4096
 
 
 class Transport:
@@ -57,9 +57,9 @@ class Transport:
 
     def __init__(self, stream: trio.abc.Stream, receive_size: int | None) -> None:
         """
-        :param stream: The stream. From now on nobody else uses it.
-        :param receive_size: The number of bytes to read at a time. None, or the option's default,
-            stands for a number that depends on what is known to come.
+        :param stream: The stream. Only this object may use it from now on.
+        :param receive_size: The number of bytes to read at a time. With None or the option's
+            default, the number depends on the bytes that are known to come.
         """
         self.stream: trio.abc.Stream = stream
         # A closed socket can't be asked for its addresses.
@@ -104,10 +104,10 @@ class Transport:
         return self.is_direct and self.socket.fileno() == -1
 
     def write_now(self, chunks: Sequence[bytes]) -> Unwritten | None:
-        """Write what the socket takes without blocking. If direct only.
+        """Write as much as the socket accepts without blocking. Only for direct streams.
 
-        :returns: The rest: call `finish_begun` if some of it is begun, and then `write_some`. None
-            if all was written.
+        :returns: The rest, or None if all was written. If `begun` is not 0, call `finish_begun`.
+            Then call `write_some`.
         """
         if self._tls is not None:
             return self._tls.send_now(chunks)
@@ -124,12 +124,12 @@ class Transport:
         return Unwritten(0, rest) if rest else None
 
     async def finish_begun(self) -> None:
-        """Write what TLS has encrypted. A cancelled write leaves the stream useless."""
+        """Write the bytes that TLS has encrypted. A cancelled write leaves the stream useless."""
         assert self._tls is not None
         await self._tls.flush()
 
     def on_unsent(self, callback: Callable[[], object] | None) -> None:
-        """Set what is called when TLS itself has something to send: see `TlsStream.on_unsent`."""
+        """Set the function to call when TLS itself must send: see `TlsStream.on_unsent`."""
         if self._tls is not None:
             self._tls.on_unsent(callback)
 
@@ -138,7 +138,7 @@ class Transport:
         await self.stream.send_all(data)
 
     async def write_some(self, data: bytes | memoryview) -> int:
-        """Write the beginning of the data. The caller sees progress, and calls it again.
+        """Write some of the data, so that the caller sees the progress. Call it again for the rest.
 
         A cancelled write leaves the stream useless.
 
@@ -182,11 +182,11 @@ class Transport:
         return self._tls is not None and self._tls.engine.has_more
 
     def wait_readable(self) -> Awaitable[None]:
-        """Wait until the socket is readable. If direct only. Cancelling it loses nothing."""
+        """Wait until a direct stream's socket is readable. If cancelled, no data is lost."""
         return trio.lowlevel.wait_readable(self.socket.fileno())  # noqa: ASYNC105 # the caller awaits
 
     def read_now(self, awaited: int = 0) -> bytes | None:
-        """Read what has arrived. If direct only.
+        """Read the bytes that have arrived. Only for direct streams.
 
         :param awaited: The number of bytes that are known to come.
         :returns: ``b""`` at the end, and None if nothing has arrived.
@@ -219,7 +219,7 @@ class Transport:
                     await self.stream.send_eof()
                     peer_may_send = True
                 while peer_may_send and await self.read():
-                    pass  # nobody wants what still comes
+                    pass  # discard the data
                 if not self.is_direct:
                     await self.stream.aclose()
         finally:
@@ -258,7 +258,7 @@ def unwrap_network_error(exc: Exception) -> Exception:
     """Return the network's error that caused one of Trio's, or else the error itself.
 
     It loses its traceback. The frames in it would keep the connection and refer to the error, so
-    that only the garbage collector could free both. Where a reset was noticed helps nobody.
+    that only the garbage collector could free both. The place of a network error is not useful.
     """
     if isinstance(exc, trio.BrokenResourceError) and isinstance(exc.__cause__, Exception):
         exc = exc.__cause__
@@ -268,7 +268,7 @@ def unwrap_network_error(exc: Exception) -> Exception:
 
 
 class IgnoringErrors:
-    """Suppress exceptions from closing a stream, whatever its kind: nobody could act on them."""
+    """Suppress all exceptions from closing a stream, because no caller could act on them."""
 
     def __enter__(self) -> None:
         pass

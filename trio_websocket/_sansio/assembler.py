@@ -1,4 +1,4 @@
-"""From frames to messages: limits, and what becomes of a message that arrives in parts.
+"""From frames to messages: the limits, and messages that arrive in parts.
 
 An arriving message is kept until it is whole, delivered in chunks (`begin_stream`), or discarded.
 The rest of a stream whose block ended early is discarded, and so is everything after our Close.
@@ -34,12 +34,12 @@ class PartialMessage:
         self.is_compressed: bool = is_compressed
         #: The number of frames that have begun.
         self.fragments: int = 0
-        #: Bytes of the current frame, with its head, that wsproto did not get yet. 0 between
+        #: Bytes of the current frame, with its head, that wsproto has not got yet. 0 between
         #: frames.
         self.frame_left: int = 0
-        #: Bytes of payload in the frames so far, as their heads say; 0 of a compressed message.
+        #: Bytes of payload in the frames so far, as their heads say; 0 for a compressed message.
         self.size: int = 0
-        #: Bytes of payload that were inflated; 0 of a message that is not compressed.
+        #: Bytes of payload that were inflated; 0 for a message that is not compressed.
         self.inflated: int = 0
         #: True if the rest of the message is discarded.
         self.is_skipped: bool = False
@@ -53,7 +53,7 @@ class PartialMessage:
             self.size += length
 
     def advance(self, size: int) -> None:
-        """Note that wsproto gets so many bytes of the frame."""
+        """Note that wsproto gets this many bytes of the frame."""
         self.frame_left -= size
 
     def skip(self) -> None:
@@ -84,13 +84,13 @@ class PartialMessage:
         return isinstance(self._data, io.StringIO) or bool(self._data)
 
     def take(self) -> str | bytes:
-        """Take what is kept of the payload."""
+        """Take the kept part of the payload."""
         data, self._data = self._data, None
         return data.getvalue() if isinstance(data, io.StringIO) else bytes(data or b"")
 
 
 class MessageAssembler:
-    """Makes messages, or chunks of messages, and keeps the limits."""
+    """Makes messages, or chunks of messages, and enforces the limits."""
 
     __slots__ = (
         "_closing",
@@ -116,16 +116,16 @@ class MessageAssembler:
         self._max_fragments = max_fragments
         #: The limit on the size of the next message.
         self.limit: int = self._max_message_size
-        #: True if the next message is given out in chunks.
+        #: True if the next message is delivered in chunks.
         self.is_streaming: bool = False
         #: The number of whole messages that were received, and the bytes of their payload.
         self.messages_received: int = 0
         self.bytes_received: int = 0
-        #: Characters or bytes of partial messages that were decoded, whatever became of them.
+        #: Characters or bytes of partial messages that were decoded, delivered or not.
         self.decoded: int = 0
 
     def begin_stream(self, max_size: float | None, partial: PartialMessage | None) -> None:
-        """Give out the next message, or the rest of the one under way, in chunks.
+        """Deliver the next message, or the rest of the one under way, in chunks.
 
         :param max_size: The size limit of this message. It overrides `max_message_size`.
         :param partial: The message under way.
@@ -139,7 +139,7 @@ class MessageAssembler:
                 raise self.violation(size)
 
     def end_stream(self) -> None:
-        """Give out whole messages again: the message has ended, or no chunk of it was taken."""
+        """Deliver whole messages again: the message has ended, or no chunk of it was taken."""
         self.is_streaming = False
         self.limit = self._max_message_size
 
@@ -187,7 +187,7 @@ class MessageAssembler:
         return MessageChunk(kept, is_last)
 
     def whole(self, message: str | bytes, size: int) -> str | bytes | MessageChunk | Status:
-        """Return a message that came in one piece, or what there is instead of it."""
+        """Count a message that was decoded whole, and return the event for it."""
         if self._closing.sent is not None:
             return Status.PARTIAL
         self.count(1, size)
@@ -199,7 +199,7 @@ class MessageAssembler:
     # -- limits
 
     def is_within_limits(self, size: int, fragments: int) -> bool:
-        """Return True if a message may have so many bytes and frames."""
+        """Return True if a message may have this many bytes and frames."""
         return size <= self.limit and fragments <= self._max_fragments
 
     def violation(self, size: int) -> ViolationError:

@@ -31,7 +31,7 @@ from .handshake import (
 from .options import Options
 
 _MAX_INTERIM_RESPONSES = 10
-# A header that tells the length of the body, with its continuation lines (RFC 9112, 5.2 and 6).
+# A header that frames the body, with its continuation lines (RFC 9112, 5.2 and 6).
 _FRAMING = re.compile(
     rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
 )
@@ -82,7 +82,7 @@ class ClientHandshake:
         :param subprotocols: The subprotocols to offer, the preferred one first.
         :param extra_headers: Headers to add. They replace ours of the same name.
         :param options: The limits, and the compression to offer.
-        :param hint: Words for the likely mistake if the server does not answer in HTTP.
+        :param hint: A hint at the likely mistake if the server does not answer in HTTP.
         """
         self._compression = options.compression
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
@@ -101,7 +101,7 @@ class ClientHandshake:
         offers = split_tokens(header_values(request.headers, b"sec-websocket-protocol"))
         self._offered = [offer for offer in offers if offer.isascii()]
         self._max_body = options.max_rejection_body
-        #: Words for the likely mistake if the server does not answer in HTTP.
+        #: A hint at the likely mistake if the server does not answer in HTTP.
         self.hint = hint
         #: The latest interim response (RFC 9110, 15.2).
         self.interim: _Response | None = None

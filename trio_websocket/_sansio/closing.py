@@ -1,7 +1,7 @@
 """The state of a connection, and how it ended (RFC 6455, 4 and 7).
 
-The states are the RFC's. `TRANSITIONS` is the whole state machine: what is not in it can't happen,
-or changes nothing. The diagram in the manual is drawn from it.
+The states are the RFC's. `TRANSITIONS` is the whole state machine: an event that is not in it can't
+happen in that state, or changes nothing. The diagram in the manual is drawn from it.
 
 Each side sends one Close frame. In CLOSING, this side has sent its own and waits for the peer's.
 If the peer's comes first, this side answers at once, so there is no state between OPEN and CLOSED
@@ -85,7 +85,7 @@ _NONE_YET = Outcome()
 class ClosingHandshake:
     """The state of one connection.
 
-    `state` is a plain attribute that is compared by `is`, because each message looks at it. Only
+    `state` is a plain attribute that is compared by `is`, because each message reads it. Only
     `_move` sets it. `sent` is set in CLOSING, and in CLOSED unless the connection was lost.
     `outcome` has a value in CLOSED only.
     """

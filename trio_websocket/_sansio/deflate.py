@@ -47,7 +47,7 @@ if not TYPE_CHECKING and not os.environ.get("TRIO_WEBSOCKET_NO_ZLIB_NG"):
     except ImportError:
         pass  # it is not installed
 
-_TAIL = b"\x00\x00\xff\xff"  # what a sender leaves out at the end of a message (7.2.1)
+_TAIL = b"\x00\x00\xff\xff"  # the end of each flush, omitted on the wire (7.2.1)
 _PROBE = _TAIL + b"\x03\x00"  # the tail, and an empty block with BFINAL
 _EMPTY = b"\x00"  # an empty message (7.2.3.6)
 
@@ -71,7 +71,7 @@ class DeflateCodec:
     ) -> None:
         """
         :param agreed: The negotiated parameters.
-        :param settings: Our settings, for what is not negotiated.
+        :param settings: Our settings. Those that are not negotiated are used.
         :param is_client: True if this side is the client.
         """
         client = agreed.client_max_window_bits, agreed.client_no_context_takeover

@@ -22,7 +22,7 @@ class Status(enum.Enum):
     PARTIAL = enum.auto()
     #: Like PARTIAL, but expensive: checkpoint before the next step.
     YIELD = enum.auto()
-    #: The next message exceeds its limit. A reader decides what becomes of it.
+    #: The next message exceeds its limit. A reader decides if it may be received.
     OVER_LIMIT = enum.auto()
     #: The connection has ended. `Protocol.take_final_bytes` has the last bytes to send.
     ENDED = enum.auto()

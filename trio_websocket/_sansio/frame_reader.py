@@ -1,9 +1,9 @@
-"""From bytes to frames: whose turn it is to decode what comes next.
+"""From bytes to frames: parse the head of each frame, and choose the decoder for the rest.
 
-The reader parses the head of each frame itself, and so knows where the frame ends. It decodes what
-is frequent, a whole message in one frame, without wsproto, which would take most of the time of a
-message. Everything else goes to wsproto: control frames as a whole, messages of several frames
-part by part, and every head that is not valid, because wsproto is the judge of what is wrong.
+The head shows where the frame ends. The reader itself decodes the frequent case, a whole message
+in one frame, because wsproto would take most of the time of a message. wsproto decodes everything
+else: whole control frames, messages of several frames part by part, and every frame with an
+invalid head, because wsproto decides about errors.
 
 `_stage` says what the next bytes belong to: see `stages`. A new fast path is a new stage, or a
 further case in the stage `BETWEEN` or `PartialMessage`.
@@ -110,9 +110,9 @@ class FrameReader:
             self._openings |= {COMPRESSED | TEXT, COMPRESSED | BINARY}
 
         self._buffer = b""
-        self._at = 0  # what precedes it in the buffer is decoded
+        self._at = 0  # the bytes before this offset are decoded
         self._stage: Stage = BETWEEN
-        #: The end of the stream, or its failure, which comes after what was received.
+        #: The end or the failure of the stream, which follows the received bytes.
         self.eof: Exception | None = None
         #: The number of bytes from the peer.
         self.wire_bytes_received: int = 0
@@ -162,7 +162,7 @@ class FrameReader:
     # -- messages
 
     def begin_stream(self, max_size: float | None) -> None:
-        """Give out the next message, or the rest of the one under way, in chunks.
+        """Deliver the next message, or the rest of the one under way, in chunks.
 
         :param max_size: The size limit of this message. It overrides `max_message_size`.
         :raises ViolationError: The message already exceeds its limits.
@@ -230,7 +230,7 @@ class FrameReader:
     # -- messages of one frame
 
     def _decode_whole(self, raw: bool, is_awaited: bool) -> Event | None:
-        """Decode a message of one frame that is valid; return None if wsproto must look."""
+        """Decode a valid message of one frame; return None if wsproto must decode it."""
         messages, end, size = codec.messages(
             self._buffer, self._at, self._expected_mask, self._assembler.limit, 1, raw
         )
@@ -265,7 +265,7 @@ class FrameReader:
         return self._inflate(Inflation(self._extension.codec, is_text=is_text), payload, raw)
 
     def _begin_large(self, head: bytes, head_size: int, length: int) -> Event | None:
-        """Wait for the rest of a frame, if that is long, before anything of it is decoded."""
+        """Begin to collect a long frame, to decode it whole; return None if it is short."""
         if length < WAIT_FOR_WHOLE_FRAME_BYTES or len(head) < head_size or self.eof is not None:
             return None
         large = LargeFrame(head[:head_size], length)
@@ -282,7 +282,7 @@ class FrameReader:
         is_compressed = bool(large.head[0] & COMPRESSED)
         if self._closing.sent is not None:
             if is_compressed:
-                self._return_to_buffer(large)  # what follows may refer to it
+                self._return_to_buffer(large)  # later messages may refer to it
             return PARTIAL
         if is_compressed:
             if not is_awaited and self._may_be_too_large(large.received):
@@ -295,11 +295,11 @@ class FrameReader:
         try:
             return self._assembler.whole(decode_payload(payload, opcode == TEXT, raw), len(payload))
         except UnicodeDecodeError:
-            self._return_to_buffer(large)  # wsproto says where it is not UTF-8
+            self._return_to_buffer(large)  # wsproto finds the position of the error
             return PARTIAL
 
     def _return_to_buffer(self, large: LargeFrame) -> None:
-        """Let the frame be decoded as it comes."""
+        """Decode the frame part by part, not as a whole."""
         self._stage = BETWEEN
         self._buffer = large.head + b"".join(large.parts) + self._buffer
 
@@ -307,7 +307,7 @@ class FrameReader:
         return compressed_size * MAX_INFLATE_RATIO > self._assembler.limit
 
     def _inflate(self, inflation: Inflation, data: bytes, raw: bool) -> Event:
-        """Take a step of inflating a message, mostly the only one."""
+        """Take one step of inflating a message. Most messages need only one."""
         self._stage = BETWEEN
         is_discarded = self._closing.sent is not None
         try:
@@ -351,7 +351,7 @@ class FrameReader:
         return self._begin_frame(stage, head, head_size, length, is_awaited)
 
     def _feed_invalid(self, size: float) -> Event | CloseReceived:
-        """Give wsproto what is not valid: so many bytes from here."""
+        """Give wsproto this many bytes that are not valid."""
         self._stage = invalid = InvalidFrame(size)
         return self._feed(invalid.take(self.undecoded))
 
@@ -379,7 +379,7 @@ class FrameReader:
         is_allowed = self._assembler.is_within_limits(size, partial.fragments + 1)
         if not is_allowed and self._assembler.is_wanted(partial):
             if is_awaited and head[1] & 0x7F > 125:
-                # wsproto may find that the length is not in its shortest form, which goes first.
+                # A length that is not in its shortest form must be reported first, by wsproto.
                 self._feed(min(head_size, self.undecoded))
             return self._over_limit(size, is_awaited)
         partial.begin_frame(head_size, length)
@@ -393,14 +393,14 @@ class FrameReader:
             return NEED_DATA
         is_allowed = self._assembler.is_within_limits(partial.size, 0)
         if not is_allowed and self._assembler.is_wanted(partial):
-            # It was begun for a stream that allowed more, and was not taken.
+            # It began in a stream that allowed more, but the stream took no chunk of it.
             return self._over_limit(partial.size, is_awaited)
         return self._feed_frame(partial, size, is_awaited)
 
     def _feed_frame(
         self, partial: PartialMessage, size: int, is_awaited: bool
     ) -> Event | CloseReceived:
-        """Give wsproto the next bytes of a data frame, or as many as are good at once."""
+        """Give wsproto the next bytes of a data frame, as many as it may get at once."""
         if partial.is_compressed:
             size = self._wsproto.portion(partial, size, is_awaited=is_awaited)
             if not size:
@@ -422,7 +422,7 @@ class FrameReader:
         return self._event(data)
 
     def _event(self, data: bytes) -> Event | CloseReceived:
-        """Return what wsproto makes of the data."""
+        """Return the event that wsproto decodes from the data."""
         event = self._wsproto.feed(data)
         if event is None:
             return PARTIAL

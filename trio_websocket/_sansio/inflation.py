@@ -15,7 +15,7 @@ class Inflation:
 
     def __init__(self, codec: DeflateCodec, *, is_text: bool) -> None:
         """
-        :param codec: That of the connection.
+        :param codec: The codec of the connection.
         :param is_text: True for a text message.
         """
         self._codec = codec
@@ -26,7 +26,7 @@ class Inflation:
         """Inflate a part of the message.
 
         :param data: The payload of the frame in the first step; nothing in the others.
-        :param limit: Bytes that the message may have.
+        :param limit: The maximum size of the message in bytes.
         :param is_discarded: True if only the decompressor's window matters.
         :returns: The message, or None if there may be more.
         :raises DecompressedTooLarge: The message exceeds the limit.

@@ -1,11 +1,11 @@
-"""The open connection without I/O (RFC 6455, 5 to 7): bytes in, events out; intents in, bytes out.
+"""The open connection without I/O (RFC 6455, 5 to 7): bytes in, events out, and the reverse.
 
 `Protocol` joins four parts. The `FrameReader` turns bytes into frames, and the `MessageAssembler`
 turns those into messages and chunks. The `FrameWriter` makes the frames that this side sends. All
 of them look at the `ClosingHandshake`, which has the state of the connection.
 
-Errors of the peer are exceptions inside (`ViolationError`), and end the connection here, in one
-place.
+An error of the peer is a `ViolationError` inside the parts. Only this module catches it, and ends
+the connection.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Protocol:
     # -- receiving
 
     def receive_eof(self, cause: Exception | None = None) -> None:
-        """Take the end of the stream, or its failure, which comes after what was received."""
+        """Take the end or the failure of the stream, which follows the received bytes."""
         # The error of a write says more than the end of the stream that follows it.
         text = "the peer ended the connection without a Close frame"
         self.reader.receive_eof(cause or self._write_error or EOFError(text))
@@ -109,7 +109,7 @@ class Protocol:
         return event
 
     def begin_stream(self, max_size: float | None = None) -> None:
-        """Give out the next message, or the rest of the one under way, in chunks.
+        """Deliver the next message, or the rest of the one under way, in chunks.
 
         :param max_size: The size limit of this message. It overrides `max_message_size`.
         """
@@ -139,12 +139,12 @@ class Protocol:
         """Fail the connection (RFC 6455, 7.1.7). `take_final_bytes` has the Close frame."""
         sent = _close_reason(code, text)
         if self.closing.fail(cause, sent):
-            # A MemoryError may strike again.
+            # There may be no memory for a Close frame.
             with contextlib.suppress(Exception):
                 self._final_bytes = self.writer.close(sent)
 
     def take_final_bytes(self) -> bytes:
-        """Return what is to be sent at the end: a Close frame, or nothing."""
+        """Return the last bytes to send: a Close frame, or nothing."""
         data, self._final_bytes = self._final_bytes, b""
         return data
 

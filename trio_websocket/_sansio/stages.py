@@ -1,4 +1,4 @@
-"""What the next bytes that a `FrameReader` decodes belong to.
+"""The stages of a `FrameReader`, which say what the next bytes belong to.
 
 The stage of a `FrameReader` is one of these:
 
@@ -26,7 +26,7 @@ class Between:
 
 
 class InvalidFrame:
-    """Bytes that wsproto will refuse: it gets all of them, or those of a frame out of order."""
+    """An invalid frame, or a valid one out of order, which wsproto will refuse."""
 
     __slots__ = ("_left",)
 

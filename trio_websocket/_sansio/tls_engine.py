@@ -136,7 +136,7 @@ class TlsEngine:
         return self.is_open and not self.is_ended
 
     def do_handshake(self, data: bytes) -> None:
-        """Take the next step of the handshake. Send what it gives, also if it raises.
+        """Take the next step of the handshake. Send the ciphertext, even if this raises.
 
         :param data: Ciphertext from the socket. ``b""`` in the first call, and while `has_more`.
         :raises ssl.SSLCertVerificationError: The peer's certificate is not trusted.
@@ -149,7 +149,7 @@ class TlsEngine:
             self.must_send = True
             return
         self.is_open = True
-        # What a server of TLS 1.3 still has to send is session tickets.
+        # A server of TLS 1.3 has only session tickets left to send, which are not urgent.
         is_1_3_server = self.ssl_object.server_side and self.ssl_object.version() == "TLSv1.3"
         self.must_send = not is_1_3_server
 

@@ -1,6 +1,7 @@
-"""wsproto decodes the frames that need no speed, and decides about everything invalid.
+"""Decode rare and invalid frames with wsproto, which decides about errors.
 
-It gets bytes of one frame at a time, so it gives one event at most. Its errors become ours.
+wsproto gets bytes of one frame at a time, so it returns at most one event. Its errors become
+`ViolationError`.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from .assembler import MessageAssembler, PartialMessage
     from .deflate import DeflateExtension
 
-# The registered code that wsproto does not know, and one that it does.
+# The registered code that wsproto does not know, and a known code to replace it.
 _UNKNOWN, _STAND_IN = CloseCode.BAD_GATEWAY, CloseCode.TRY_AGAIN_LATER
-# The text of wsproto for every error that our extension finds.
+# wsproto's text for every error that our extension reports.
 _ERROR_IN_EXTENSION = "error in extension"
 
 
@@ -46,7 +47,7 @@ class WsprotoReader:
         """
         :param side: The side that receives.
         :param extension: The outcome of the negotiation about compression.
-        :param assembler: Has the limits.
+        :param assembler: The assembler, which has the limits.
         """
         self._assembler = assembler
         self._side = side

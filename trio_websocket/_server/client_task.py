@@ -102,7 +102,7 @@ class ClientTask:
     def start(self, nursery: trio.Nursery, *, has_own_nursery: bool) -> None:
         """Start the task.
 
-        :param nursery: Where the task runs.
+        :param nursery: The nursery for the task.
         :param has_own_nursery: True if `nursery` is the application's. Then this task is the only
             one in it, and the connection's tasks run in a nursery of this one.
         """
@@ -122,7 +122,7 @@ class ClientTask:
         return None if self._exchange is None else self._exchange.open_connection
 
     def is_one_of(self, tasks: AbstractSet[trio.lowlevel.Task]) -> bool:
-        """Return True if this task is among those."""
+        """Return True if this task is one of these tasks."""
         return self._task in tasks
 
     def start_shutdown(self, code: int, reason: str | None) -> None:

@@ -1,7 +1,7 @@
 """One request of a client, the response to it, and the connection that may follow.
 
-The application sees an `Exchange` as a `WebSocketRequest`. The server sees more of it: it ends what
-a handler has left open, and it answers in place of the handler when it shuts down.
+The application sees an `Exchange` as a `WebSocketRequest`. The server also uses it to close what a
+handler has left open, and to answer in place of the handler when it shuts down.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Exchange:
         has_handler: bool,
     ) -> None:
         """
-        :param nursery: Where the connection's tasks will run.
+        :param nursery: The nursery for the connection's tasks.
         :param transport: The stream.
         :param handshake: The request, which was received.
         :param options: The options of the connection.
@@ -230,7 +230,7 @@ async def receive_request(
     except HandshakeError:
         await transport.close_now()
         raise
-    except Exception as exc:  # a stream of the application's may raise anything
+    except Exception as exc:  # an application's own stream may raise any exception
         await transport.close_now()
         cause = unwrap_network_error(exc)
         text = f"the connection was lost before the request: {describe(cause)}"

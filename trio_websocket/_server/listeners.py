@@ -1,4 +1,4 @@
-"""The listeners of a server: their addresses, and the clients that come from them."""
+"""The listeners of a server: opening, checking, accepting clients, and addresses."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class WebSocketRequest:
         """
         Applications get requests from :func:`serve_websocket` and :func:`wrap_server_stream`.
 
-        :param exchange: The request, and what becomes of it.
+        :param exchange: The request, its response, and the connection that may follow.
         """
         self._exchange = exchange
 
@@ -102,10 +102,10 @@ async def wrap_server_stream(
     receive_buffer_size: int | None = Options.receive_buffer_size,
     **options: Unpack[NewerOptionKeywords],
 ) -> WebSocketRequest:
-    """Receive an opening handshake over a stream that exists already.
+    """Receive an opening handshake over an existing stream.
 
-    If this fails or is cancelled, the stream is closed. A client whose request is not a valid one
-    gets an answer first.
+    If this fails or is cancelled, the stream is closed. A client that sent an invalid request gets
+    an answer first.
 
     :param nursery: The nursery for the connection's background work.
     :param stream: The stream. The request, or the connection, closes it.

@@ -51,7 +51,7 @@ async def serve_websocket(
 ) -> None:
     """Serve WebSocket connections over TCP until cancelled or closed.
 
-    If cancelled, this sends close code 1001 to each client and does not wait for the answer.
+    If cancelled, this sends close code 1001 to each client and does not wait for the answers.
     ``await nursery.start(serve_websocket, ...)`` returns the :class:`WebSocketServer` as soon as it
     listens.
 
@@ -215,7 +215,7 @@ class WebSocketServer:
                 client.cancel(f"the server is closed: {why}")
 
     def _others(self) -> list[ClientTask]:
-        """Return the clients, except for the one whose handler calls, or a task of the handler."""
+        """Return all clients, except the one whose handler, or a task of it, calls this."""
         calling = set()
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
         while task is not None:

@@ -1,4 +1,4 @@
-"""Clients that a server has no room for, or that come while it is being closed."""
+"""Turn clients away if the server has no room for them, or is being closed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class TurnAway:
     """Answers clients with status 503 without reading their requests."""
 
     def __init__(self) -> None:
-        self._count = 0  # of the clients that are being turned away
+        self._count = 0  # the clients that are being turned away
 
     async def start(self, nursery: trio.Nursery, stream: trio.abc.Stream, reason: str) -> None:
         """Turn away a client in a task of its own.
 
-        :param nursery: Where the task runs.
+        :param nursery: The nursery for the task.
         :param stream: The client's stream, which is closed in the end.
         :param reason: The reason to log.
         """
