@@ -113,13 +113,17 @@ class Clients(Side):
 
     async def open_raw(self, handler: str, **values: object) -> RawPeer:
         stream = await self.connect()
-        start = trio.current_time()
-        target = f"GET /{handler}?{urlencode(values)} ".encode()
-        await stream.send_all(REQUEST.replace(b"GET / ", target))
-        head, rest = await read_head(stream)
-        if not head.startswith(b"HTTP/1.1 101 "):
-            raise Violation(f"no 101: {head!r}")
-        self.took("opening handshake", start, 0, self.timeout)
+        try:
+            start = trio.current_time()
+            target = f"GET /{handler}?{urlencode(values)} ".encode()
+            await stream.send_all(REQUEST.replace(b"GET / ", target))
+            head, rest = await read_head(stream)
+            if not head.startswith(b"HTTP/1.1 101 "):
+                raise Violation(f"no 101: {head!r}")
+            self.took("opening handshake", start, 0, self.timeout)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
         return RawPeer(stream, is_client=True, received=rest)
 
 
