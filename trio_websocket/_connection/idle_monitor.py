@@ -22,7 +22,7 @@ class IdleReceiver(Protocol):
         """Note that an interval begins."""
 
     def end_interval(self) -> bool:
-        """Note that it has ended; return True to be monitored further. Never raises."""
+        """Note that an interval has ended; return True to monitor the next one. Never raises."""
 
 
 class IdleMonitor:

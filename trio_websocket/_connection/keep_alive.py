@@ -80,7 +80,7 @@ class KeepAlive:
         pings, queue = self._connection.pings, self._connection.queue
         receiver = self._connection.receiver
         payload = os.urandom(4)
-        # When so many bytes are written, the Ping is next.
+        # The Ping follows this many bytes.
         before_ping = queue.written + queue.size
         ping = pings.send(payload)
         parts = _PARTS if self._timeout >= _PARTS * _SHORTEST_PART else 1

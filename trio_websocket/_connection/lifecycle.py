@@ -4,15 +4,15 @@ The connection's own task runs in the nursery that the connection was opened wit
 other task does (see `who_reads`), and closes the stream in the end. Tasks of the library never
 raise: they leave the reason in the protocol, where the next call of the application finds it.
 
-A connection closes in one of six ways. The words are those of RFC 6455, where it has one:
+A connection closes in one of six ways. The names are from RFC 6455, where it has a name:
 
 - **close**: `start_close` starts the closing handshake (7.1.2). The Close frame is queued, and the
   task reads on until the peer's Close arrives. `close` also waits, for `disconnect_timeout` at
   most. `close_slow` drops queued messages first, and does not wait.
 - **answer**: the peer starts the closing handshake. The protocol makes the answer, and `on_ended`
   queues it.
-- **fail** (7.1.7): a Close frame is written as far as the peer takes it, and nobody waits for an
-  answer. The protocol decides so when the peer violates RFC 6455. After an error of this side
+- **fail** (7.1.7): a Close frame is written as far as the peer takes it, and no answer is
+  expected. The protocol decides so when the peer violates RFC 6455. After an error of this side
   (`on_failure`), or a failed write (`on_write_error`), the task still reads for `LINGER` seconds.
 - **fail at once**: `fail_at_once` does the same, and closes the stream without reading on.
 - **cancel**: `_write_last_frame` writes a Close frame if the kernel takes it, and the stream is
@@ -52,7 +52,7 @@ logger = logging.getLogger("trio-websocket")
 # Seconds that a cancelled connection may take to write its Close frame: the kernel takes it at
 # once, unless the peer does not read.
 _WRITE_LAST_FRAME = 0.05
-# Without it, each task would have a name of its own.
+# A fixed name saves memory: by default, Trio makes a string for each task.
 _TASK = "trio_websocket: a connection"
 _OPEN = State.OPEN
 
@@ -335,7 +335,7 @@ class Lifecycle:
             self.on_ended()
 
     def on_write_error(self) -> None:
-        """Read what the peer sent before it left, which may say why, and then close."""
+        """Close, but first read what the peer has sent, which may contain the reason."""
         self.protocol.note_write_error(self.queue.broken)
         self._end_within(LINGER)
         try:
@@ -345,7 +345,7 @@ class Lifecycle:
 
     @property
     def is_urgent(self) -> bool:
-        """True if reading must go on, because somebody waits for a Pong or a Close frame."""
-        # As in `can_send`, without its calls: each message asks.
+        """True if reading must go on, because a task waits for a Pong or a Close frame."""
+        # `can_send` is inlined, because this runs for each message.
         is_closing = self.closing.state is not _OPEN or self.queue.broken is not None
         return is_closing or bool(self.pings)

@@ -111,7 +111,7 @@ class Options:
     """seconds for the answer to a keep-alive ping, measured from the last byte received |
     detects a peer that vanished | Close 1011; `ConnectionClosed` with code 1011"""
     connect_timeout: float = _option(60, check_number)
-    """seconds until the connection is open | slow networks need some of it |
+    """seconds until the connection is open | slow networks need several seconds |
     `ConnectionTimeout`; a server closes the connection"""
     disconnect_timeout: float = _option(60, check_number)
     """seconds for the closing handshake | a peer that vanished never answers |
