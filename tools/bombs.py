@@ -1,11 +1,14 @@
 """Send bombs to a connection with compression: `make bombs`.
 
-A bomb is a message of 16 MiB of zeros that was compressed to 16 KiB, sent to a server of ours with
-the default max_message_size of 1 MiB. For each kind a fresh process tells the close code that it
-was refused with, what its memory grew by at most, and how long that took, from the last byte sent
-to the Close, while a reader waits; or, if the reader comes late, from when it comes.
+A bomb is a message of 16 MiB of zeros that is compressed to 16 KiB. It is sent to our server with
+the default max_message_size of 1 MiB. A fresh process tests each kind of bomb. It reports
 
-The exit status is 1 if a code is not 1009, or a process grew by 4 MiB, or took 50 ms.
+- the close code;
+- the maximum growth of its memory;
+- the time until the Close, from the last byte of the bomb, or from the call of a late reader.
+
+The exit status is 1 if a code is not 1009, or a process grew by 4 MiB or more, or took 50 ms or
+more.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ RSV1 = 4
 
 
 class Compressor:
-    """That of the peer."""
+    """The compressor of the peer."""
 
     def __init__(self) -> None:
         self._zlib = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -46,14 +49,14 @@ class Compressor:
 
 
 def frames(peer: RawPeer, opcode: int, payload: bytes, count: int) -> bytes:
-    """A compressed message in so many frames."""
+    """Return a compressed message in this number of frames."""
     ends = [len(payload) * number // count for number in range(count + 1)]
     parts = [payload[start:end] for start, end in zip(ends, ends[1:])]
     return peer.fragments(opcode, *parts, rsv=RSV1)
 
 
 async def explode(kind: str, opcode: int, reader: str) -> dict[str, float]:
-    """Send one bomb: the close code, the bytes grown, the milliseconds."""
+    """Send one bomb. Return the close code, the growth in bytes and the milliseconds."""
     client, server = await tcp_pair()
     result: dict[str, float] = {}
     async with trio.open_nursery() as nursery:
@@ -101,12 +104,12 @@ async def explode(kind: str, opcode: int, reader: str) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Try each kind in a process of its own."""
+    """Test each kind of bomb in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kind", choices=KINDS, help="only this one")
-    parser.add_argument("--reader", choices=READERS, help="only this one")
-    parser.add_argument("--type", choices=("text", "binary"), help="only this one")
-    parser.add_argument("--inside", action="store_true", help="one, in this process, as JSON")
+    parser.add_argument("--kind", choices=KINDS, help="test only this kind")
+    parser.add_argument("--reader", choices=READERS, help="test only this reader")
+    parser.add_argument("--type", choices=("text", "binary"), help="test only this type")
+    parser.add_argument("--inside", action="store_true", help="test in this process, print JSON")
     options = parser.parse_args(arguments)
     if options.inside:
         opcode = TEXT if options.type == "text" else BINARY
@@ -133,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(*arguments: str) -> Any:
-    """What a fresh process found."""
+    """Return the measurements of a fresh process."""
     command = [sys.executable, "-W", "ignore", "-m", "tools.bombs", "--inside", *arguments]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 

@@ -1,4 +1,4 @@
-"""Certificates for TLS on this machine, in a folder; it needs trustme."""
+"""Make certificates for TLS on this machine, in a folder. Needs trustme."""
 
 from __future__ import annotations
 

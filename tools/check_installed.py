@@ -21,7 +21,7 @@ BINARY = (".so", ".pyd")
 
 
 def files_of(package: Path) -> set[str]:
-    """Return the files of a package, without those that Python compiles."""
+    """Return the files of a package, without the compiled Python files."""
     files = [path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     return {path.relative_to(package).as_posix() for path in files}
 

@@ -1,4 +1,4 @@
-"""How many descriptors a process may have (not on Windows)."""
+"""The limit on the file descriptors of a process (not on Windows)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 
 
 def allow(needed: int) -> None:
-    """Let this process, and those that it starts, have as many descriptors."""
+    """Allow this process and its children this many file descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < needed:
         try:

@@ -1,8 +1,8 @@
-"""Compare this checkout with trio-websocket 0.12.2, whose place it takes.
+"""Compare this checkout with trio-websocket 0.12.2, which it replaces.
 
-Both are installed below .venvs/, and kept there. Then their public API is compared, the programs
-in dropin/programs/ run on both (or only those that are named as arguments), and selenium on ours.
-The exit status is 1 if a program that was written for 0.12.2 could notice a difference.
+Both are installed below .venvs/, and kept there. The comparison has three parts: the public APIs,
+the output of the programs in dropin/programs/, and selenium on this checkout. Arguments name the
+programs to run. The exit status is 1 if a program for 0.12.2 could notice a difference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import List
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "tools" / "dropin"
 FACTS = HERE / "api-0.12.2.json"
-OURS = "."  # in a list of requirements: this checkout
+OURS = "."  # means this checkout in a list of requirements
 
 INSTALL_LIMIT = 300  # seconds for each call of pip
 PROGRAM_LIMIT = 30  # seconds for each program
@@ -31,13 +31,13 @@ Differences = List[str]
 
 
 def digest() -> str:
-    """Changes with what would be installed."""
+    """Return a digest that changes whenever the files to install change."""
     sources = [ROOT / "pyproject.toml", *sorted((ROOT / "trio_websocket").rglob("*.py"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def environment(name: str, *requirements: str) -> Path:
-    """The interpreter of an environment that holds the newest of everything but ourselves."""
+    """Return the interpreter of an environment with the newest versions of these requirements."""
     folder = ROOT / ".venvs" / f"dropin-{name}"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     stamp = folder / "made-of"
@@ -47,7 +47,7 @@ def environment(name: str, *requirements: str) -> Path:
         run(sys.executable, "-m", "venv", "--clear", folder, limit=INSTALL_LIMIT)
         with tempfile.TemporaryDirectory() as copy:
             checkout = Path(copy) / "checkout"
-            # A build in place would leave its files there, and find those of an older one.
+            # A build in place would leave files in the checkout, and reuse those of an older build.
             left_out = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "docs")
             shutil.copytree(ROOT, checkout, ignore=left_out)
             named = [checkout if item == OURS else item for item in requirements]
@@ -57,7 +57,7 @@ def environment(name: str, *requirements: str) -> Path:
 
 
 def run(*command: str | Path, limit: float) -> str:
-    """The output of a command that must succeed."""
+    """Run a command, which must succeed, and return its output."""
     done = attempt(*command, limit=limit)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
@@ -65,7 +65,7 @@ def run(*command: str | Path, limit: float) -> str:
 
 
 def attempt(*command: str | Path, limit: float) -> subprocess.CompletedProcess[str]:
-    """What became of a command; one that takes too long has failed."""
+    """Run a command and return its result. A command that exceeds the limit has failed."""
     try:
         return subprocess.run(
             [str(part) for part in command], capture_output=True, encoding="utf-8", timeout=limit
@@ -76,8 +76,8 @@ def attempt(*command: str | Path, limit: float) -> subprocess.CompletedProcess[s
 
 
 def program(python: Path, path: Path) -> subprocess.CompletedProcess[str]:
-    """Run one apart from the checkout and the user's settings, with warnings on."""
-    # But not the one that an old Python will be left behind by a dependency of trustme.
+    """Run a program isolated from the checkout and the user's settings, with warnings on."""
+    # Ignore one warning: a dependency of trustme will drop old Pythons.
     options = ("-Iu", "-X", "dev", "-X", "utf8", "-W", "ignore::UserWarning")
     return attempt(python, *options, path, limit=PROGRAM_LIMIT)
 
@@ -101,13 +101,13 @@ def compare_program(old: Path, new: Path, path: Path) -> Differences:
             by_actor(before.stdout), by_actor(after.stdout), "0.12.2", "ours", lineterm="", n=1
         )
     )
-    if after.returncode or after.stderr:  # also if it's just a warning
+    if after.returncode or after.stderr:  # a warning counts, too
         found += [f"exit status {after.returncode}", *after.stderr.splitlines()]
     return found
 
 
 def by_actor(output: str) -> list[str]:
-    """The lines in order of their first words: how tasks take turns is up to the library."""
+    """Sort the lines by their first words, because the order of tasks may differ."""
     return sorted(output.splitlines(), key=lambda line: line.partition(" ")[0])
 
 
@@ -123,7 +123,7 @@ def selenium_works(python: Path) -> Differences:
 
 
 def report(name: str, found: Differences) -> bool:
-    """Print how a comparison ended; True if there is a difference."""
+    """Print the result of a comparison. Return True if there is a difference."""
     print(f"{'DIFFERS' if found else 'same':8}{name}", *found, sep="\n    ", flush=True)
     return bool(found)
 

@@ -1,12 +1,11 @@
-"""How long a task that receives from a flooding peer keeps others waiting: `make fairness`.
+"""Measure how long a task that receives from a flooding peer blocks other tasks: `make fairness`.
 
-Another process floods a server of ours. A task of the server receives, and another one, which has
-nothing to do, is given a turn each time round; the longest time between two of its turns is what
-counts. It is CPU time of the thread, so that other processes of the machine have no part in it. The
-garbage collector has, which runs when Python thinks fit: how much of that longest time was its.
+A second process floods our server. One task of the server receives. Another task only makes
+checkpoints, and measures the longest time between two of its turns. This is CPU time of the thread,
+so other processes have no influence. It includes the garbage collector, whose share is shown.
 
-A round may have bad luck with the machine: the median of three counts, and the worst is shown. The
-exit status is 1 if a median is more than 5 ms. The last lines are of a server that floods its peer.
+Each flood runs three times. The median counts, and the worst time is shown, too. The exit status
+is 1 if a median is more than 5 ms. In the last rows, the server floods its peer.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from trio_websocket import (
 HOST = "127.0.0.1"
 LIMIT = 5.0  # milliseconds
 ROUNDS = 3
-BLOCK = 2**20  # bytes of frames, at least, that the peer repeats
+BLOCK = 2**20  # the peer repeats a block of at least this many bytes
 MIB = 2**20
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -53,23 +52,23 @@ REQUEST = (
 
 
 class Flood(NamedTuple):
-    """What a peer sends, again and again, and what receives it."""
+    """The frames that a peer sends repeatedly, and the function that receives them."""
 
     name: str
     frames: Callable[[], bytes]
     receive: Callable[[WebSocketConnection], Awaitable[None]]
 
 
-# -- what is sent
+# -- frames to send
 
 
 def one(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> bytes:
-    """A frame of a client's."""
+    """Return a client's frame."""
     return frame(opcode, payload, fin=fin, rsv=rsv, mask=True)
 
 
 def fragments(size: int, count: int) -> bytes:
-    """A binary message in fragments."""
+    """Return a binary message in fragments."""
     opcodes = itertools.chain([BINARY], itertools.repeat(CONTINUATION))
     return b"".join(
         one(opcode, bytes(size), fin=at == count - 1) for at, opcode in zip(range(count), opcodes)
@@ -77,35 +76,35 @@ def fragments(size: int, count: int) -> bytes:
 
 
 def compressed(opcode: int, payload: bytes) -> bytes:
-    """A message that inflates to the payload."""
+    """Return a message that decompresses to the payload."""
     compressor = zlib.compressobj(wbits=-15)
     data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
     return one(opcode, data[:-4], rsv=4)
 
 
 def json_text(size: int) -> bytes:
-    """JSON of about this size."""
+    """Return JSON of about this size."""
     items = [{"id": number, "name": f"item {number * 7919 % 1000}"} for number in range(size // 32)]
     return json.dumps(items)[:size].encode()
 
 
-# -- what receives it
+# -- receivers
 
 
 async def get_messages(connection: WebSocketConnection) -> None:
-    """The usual loop."""
+    """Receive each message, as usual."""
     while True:
         await connection.get_message()
 
 
 async def get_bytes(connection: WebSocketConnection) -> None:
-    """The same, for who wants bytes."""
+    """Receive each message as bytes."""
     while True:
         await connection.get_message(decode=False)
 
 
 async def get_pieces(connection: WebSocketConnection) -> None:
-    """Messages in pieces."""
+    """Receive messages in chunks."""
     while True:
         async with connection.receive_stream(max_size=2**40) as pieces:
             async for _ in pieces:
@@ -113,19 +112,19 @@ async def get_pieces(connection: WebSocketConnection) -> None:
 
 
 async def get_first_pieces(connection: WebSocketConnection) -> None:
-    """Of each message the first piece: the rest is thrown away."""
+    """Receive the first chunk of each message. The rest is discarded."""
     while True:
         async with connection.receive_stream(max_size=2**40):
             pass
 
 
 async def stay_away(_: WebSocketConnection) -> None:
-    """Nothing: the connection answers Pings by itself."""
+    """Receive nothing. The connection answers Pings by itself."""
     await trio.sleep_forever()
 
 
 async def close(connection: WebSocketConnection) -> None:
-    """Close while the peer goes on."""
+    """Close while the peer continues to send."""
     await connection.aclose()
 
 
@@ -142,14 +141,14 @@ async def send_small(connection: WebSocketConnection) -> None:
 
 
 async def send_large(connection: WebSocketConnection) -> None:
-    """Send messages of 60 KiB, which the fast path takes, uncompressed."""
+    """Send uncompressed messages of 60 KiB, which take the fast path."""
     message = bytes(60 * 2**10)
     while True:
         await connection.send_message(message, compress=False)
 
 
 async def send_compressed(connection: WebSocketConnection) -> None:
-    """Send messages of 60 KiB that are compressed; longer ones are in a thread."""
+    """Send compressed messages of 60 KiB. A thread would compress longer ones."""
     message = json_text(60 * 2**10)
     while True:
         await connection.send_message(message)
@@ -163,7 +162,7 @@ async def send_huge(connection: WebSocketConnection) -> None:
 
 
 def nothing() -> bytes:
-    """No frames."""
+    """Return no frames."""
     return b""
 
 
@@ -184,11 +183,11 @@ FLOODS = [
     Flood("fragments of 64 KiB", lambda: fragments(2**16, 16), get_messages),
     Flood("the same, in pieces", lambda: fragments(2**16, 16), get_pieces),
     Flood("Pings", lambda: one(PING, bytes(125)), get_messages),
-    Flood("the same, while nobody receives", lambda: one(PING, bytes(125)), stay_away),
+    Flood("the same, no task receives", lambda: one(PING, bytes(125)), stay_away),
     Flood("Pongs", lambda: one(PONG), get_messages),
     Flood("zeros that inflate to 1 MiB", lambda: compressed(BINARY, bytes(MIB)), get_messages),
     Flood("the same, in pieces", lambda: compressed(BINARY, bytes(MIB)), get_pieces),
-    Flood("the same, thrown away", lambda: compressed(BINARY, bytes(MIB)), get_first_pieces),
+    Flood("the same, discarded", lambda: compressed(BINARY, bytes(MIB)), get_first_pieces),
     Flood("the same, after our Close", lambda: compressed(BINARY, bytes(MIB)), close),
     Flood("JSON that inflates to 1 MiB", lambda: compressed(TEXT, json_text(MIB)), get_messages),
     Flood("JSON that inflates to 1 KiB", lambda: compressed(TEXT, json_text(2**10)), get_messages),
@@ -203,12 +202,12 @@ FLOODS = [
 
 
 def flood(port: int, context: ssl.SSLContext | None, frames: bytes) -> None:
-    """Send the frames, again and again, and read what comes, until the connection ends."""
+    """Send the frames repeatedly, and discard received data, until the connection ends."""
     with contextlib.suppress(OSError), socket.create_connection((HOST, port)) as raw:
         sock = raw if context is None else context.wrap_socket(raw, server_hostname="localhost")
         sock.sendall(REQUEST)
         sock.recv(2**16)
-        if os.fork() == 0:  # what comes is thrown away as it is
+        if os.fork() == 0:  # the child discards the data, even with TLS
             reader = socket.socket(fileno=os.dup(sock.fileno()))
             with contextlib.suppress(OSError):
                 while reader.recv(2**20):
@@ -225,11 +224,11 @@ def flood(port: int, context: ssl.SSLContext | None, frames: bytes) -> None:
 
 
 class Watch:
-    """The longest time between two turns of a task."""
+    """A task that measures the longest time between two of its turns."""
 
     def __init__(self) -> None:
         self.longest = 0.0  # seconds
-        self.of_collector = 0.0  # seconds of it
+        self.of_collector = 0.0  # the garbage collector's share of it, in seconds
         self._collecting = 0.0
 
     def _note_collection(self, phase: str, _: object) -> None:
@@ -249,11 +248,11 @@ class Watch:
 
 
 class Outcome(NamedTuple):
-    """What was seen in one flood."""
+    """The measurements of one flood."""
 
     longest: float  # milliseconds
-    of_collector: float  # milliseconds of it
-    wire_bytes: int  # of both directions
+    of_collector: float  # the garbage collector's share of it, in milliseconds
+    wire_bytes: int  # in both directions
 
 
 async def measure(flooding: Flood, use_tls: bool, seconds: float) -> Outcome:
@@ -264,7 +263,7 @@ async def measure(flooding: Flood, use_tls: bool, seconds: float) -> Outcome:
     async def handler(request: WebSocketRequest) -> None:
         nonlocal wire_bytes
         connection = await request.accept()
-        await trio.sleep(0.1)  # so that the peer is ahead
+        await trio.sleep(0.1)  # let the peer fill the buffers
         with contextlib.suppress(ConnectionClosed):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch.run)
@@ -297,8 +296,8 @@ async def measure(flooding: Flood, use_tls: bool, seconds: float) -> Outcome:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=2, help="for each flood")
-    parser.add_argument("--only", default="", help="floods with this in their names")
+    parser.add_argument("--seconds", type=float, default=2, help="the duration of each flood")
+    parser.add_argument("--only", default="", help="run only floods with this text in their names")
     options = parser.parse_args(None if arguments is None else list(arguments))
     print(f"extension in C: {'yes' if HAS_SPEEDUPS else 'no'}; longest wait of another task, in ms")
     print(f"{'flood':34}{'over':>5}{'median':>8}{'worst':>8}{'collector':>11}{'MB/s':>8}")

@@ -1,8 +1,12 @@
 """Print the CPython interpreters of this machine, as VERSION=PATH, oldest first.
 
-Arguments: "oldest" and "newest" for the oldest and the newest supported one that is installed,
-"unpacked" for those that `make newer-pythons` unpacked, "all" for all, or versions such as 3.10.
-Without arguments, the first three. Free-threaded builds and pre-releases don't count.
+Arguments are versions such as 3.10, or
+
+- "oldest" and "newest": the oldest and the newest installed interpreter that is supported;
+- "unpacked": the interpreters that `make newer-pythons` has unpacked;
+- "all".
+
+The default is "oldest", "newest" and "unpacked". Free-threaded builds and pre-releases are ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ if (
 
 
 def installed() -> list[Path]:
-    """Return the paths that may be an interpreter: this one, then PATH's, then pyenv's."""
+    """Return paths of possible interpreters: this one, those on PATH, those of pyenv."""
     found = [Path(sys.executable)]
     for folder in os.get_exec_path():
         found += in_folder(Path(folder))
@@ -46,7 +50,7 @@ def interpreters(candidates: list[Path]) -> dict[tuple[int, int], str]:
     found: dict[tuple[int, int], str] = {}
     for path in candidates:
         try:
-            # Pyenv's shims stand for versions that aren't active too, and fail.
+            # pyenv has shims for inactive versions, too, which fail.
             probe = subprocess.run(
                 [str(path), "-c", PROBE], capture_output=True, check=True, text=True, timeout=20
             )

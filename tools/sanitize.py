@@ -1,8 +1,8 @@
-"""Run the tests and the fuzzer of the codec on an extension that checks itself.
+"""Run the codec's tests and fuzzer with sanitizers in the C extension.
 
-It is built with AddressSanitizer and UndefinedBehaviorSanitizer, which end the process at the first
-access outside of an object, or of one that is gone, and at the first operation that C leaves
-undefined. It is not installed; only the processes started here use it. Linux only.
+This builds the extension with AddressSanitizer and UndefinedBehaviorSanitizer. They end the process
+at the first access outside of an object or after its end, and at the first undefined operation. The
+extension is not installed: only the child processes use it. Linux only.
 
     python -m tools.sanitize --seconds 60 --seed 1
 """
@@ -26,7 +26,7 @@ FLAGS = [
     *("-shared", "-fPIC", "-O1", "-g", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 ]
-# With the stable ABI, as it is installed, and without, as it is for free-threaded Python.
+# With the stable ABI, as in wheels, and without it, as for free-threaded Python.
 ABIS = [["-DPy_LIMITED_API=0x03080000"], []]
 
 
@@ -35,7 +35,7 @@ def compiler() -> list[str]:
 
 
 def runtime() -> Path | None:
-    """AddressSanitizer's library, or None if it, or the compiler, is not there."""
+    """Return the path of AddressSanitizer's library, or None without it or without a compiler."""
     command = [*compiler(), "-print-file-name=libasan.so"]
     try:
         found = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
@@ -54,9 +54,10 @@ def build(abi: Sequence[str]) -> None:
 def environment(library: Path) -> dict[str, str]:
     return {
         **os.environ,
-        # Python itself is not built so, and must load it first.
+        # Python itself is built without the sanitizer, and must load its library first.
         "LD_PRELOAD": str(library),
-        # Every object has memory of its own. (What Python keeps until it ends is not leaked.)
+        # Use malloc for every object, so that the sanitizer sees its bounds. Leaks are not
+        # detected, because Python keeps some objects until its end.
         "PYTHONMALLOC": "malloc",
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -64,7 +65,7 @@ def environment(library: Path) -> dict[str, str]:
 
 
 def load() -> None:
-    """Have the package find the extension that checks itself."""
+    """Load the extension with sanitizers, so that the package finds it."""
     spec = importlib.util.spec_from_file_location(NAME, BUILT)
     assert spec is not None
     assert spec.loader is not None
@@ -74,16 +75,16 @@ def load() -> None:
 
 
 def test() -> int:
-    import pytest  # noqa: PLC0415 # not before the extension is loaded
+    import pytest  # noqa: PLC0415 # after the extension is loaded
 
-    # What the sanitizers say comes from C, and is not to be captured.
+    # The reports of the sanitizers must not be captured. They come from C, so this doesn't.
     arguments = ["-q", "--capture=sys", "-p", "no:cacheprovider", "--timeout=600"]
     return pytest.main([*arguments, "tests/unit/test_codec.py", "tests/exhaustive/test_codec.py"])
 
 
 def fuzz(seconds: float, seed: str) -> int:
-    from .fuzz.__main__ import main  # noqa: PLC0415 # likewise
-    from .fuzz.codec import CODECS  # noqa: PLC0415 # likewise
+    from .fuzz.__main__ import main  # noqa: PLC0415 # after the extension is loaded
+    from .fuzz.codec import CODECS  # noqa: PLC0415 # after the extension is loaded
 
     assert sys.modules[NAME] in CODECS
     return main(["--target", "codec", "--seconds", str(seconds), "--seed", seed])
@@ -92,7 +93,7 @@ def fuzz(seconds: float, seed: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tools.sanitize")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--seconds", type=float, default=60, help="of fuzzing")
+    parser.add_argument("--seconds", type=float, default=60, help="the duration of fuzzing")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--child", choices=["test", "fuzz"], help=argparse.SUPPRESS)
     options = parser.parse_args()

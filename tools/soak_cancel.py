@@ -1,12 +1,12 @@
-"""Cancel operations at random, for as long as asked: `make soak SECONDS=60 SEED=1`.
+"""Cancel operations at random: `make soak SECONDS=60 SEED=1`.
 
 Each round is a scenario of the test suite that is interrupted at a random step, or a crowd: tasks
-that send, receive and ping on one connection, most of their calls cancelled, and then some end of
-that connection. After each round must hold what `tests.harness` says, and every message that was
-promised has arrived once, whole and in order.
+that send, receive and ping on one connection. Most of a crowd's calls are cancelled, and then the
+connection ends in some way. After each round, the promises of `support.harness` must hold. Every
+promised message must have arrived once, whole and in order.
 
-The exit status is 1 if something did not. What a round does follows from the seed and its number;
-over sockets, the system has its say about the order.
+The exit status is 1 if a promise was broken. The seed and the number of a round determine its
+actions. Over sockets, the system also influences their order.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from support.scenarios import SCENARIOS
 from support.strict_peer import Message, Violation
 from trio_websocket import ConnectionClosed, DisconnectionTimeout, WebSocketConnection
 
-CROWDS = 0.8  # of the rounds
+CROWDS = 0.8  # the share of the rounds that are crowds
 
 # How a crowd ends: by itself, by one of the calls below, or by a fault.
 ENDS = ("by itself",) * 5 + ("close", "close at once", "be closed", "cancel", *FAULTS)
 
-# Most of the bytes of payload of a message, and how often.
+# The maximum size of a message's payload in bytes, and its weight.
 SIZES = {5: 60, 130: 20, 5000: 14, 70_000: 5, 300_000: 1}
 
-# Seconds of the clock that jumps, when a call is cancelled after a time: some are a little before,
-# or after, the connection begins to read for an application that stays away.
+# Seconds on the jumping clock until a call is cancelled. Some are slightly before or after the time
+# when the connection begins to read in the background.
 DELAYS = (0, 0.0001, 0.001, 0.019, 0.021, 0.041, 0.1)
 
-STUCK = 120  # seconds that a round may take by the real clock
-# Seconds of it without any event after which the other clock jumps, in a round that is played again
-# because a closing handshake took too long by that clock. The kernel's timers run by the real one:
-# TCP may take seconds to go on when its window was full.
+STUCK = 120  # the limit for a round, in real seconds
+# The jumping clock jumps after this many real seconds without an event, when a round is repeated
+# because a closing handshake timed out. The kernel's timers run in real time: TCP may need seconds
+# to continue after its window was full.
 PATIENCE = 5
 
 
 class Tally:
-    """What was done so far."""
+    """The numbers of rounds and operations so far."""
 
     rounds = 0
     operations = 0
@@ -75,11 +75,11 @@ class Crowd:
         self._tally = tally
         self._end = end
         self._is_patient = is_patient
-        #: Whether the closing handshake took too long, for what may be the kernel's reasons.
+        #: True if the closing handshake timed out, perhaps because of the kernel.
         self.is_late = False
-        # By sender: whether each message was sent, or else cancelled.
+        # For each sender: True for a message that was sent, False for one that was cancelled.
         self._sent: dict[int, list[bool]] = {}
-        self._promised: list[Message] = []  # by the peer
+        self._promised: list[Message] = []  # the messages of the peer
         self._received: list[Message] = []
 
     async def play(self, stage: Stage) -> None:
@@ -99,7 +99,7 @@ class Crowd:
             elif not stage.is_struck:
                 await stage.bury()
                 await self._peer.wait_over()
-        finally:  # one that was cancelled has kept its promises so far
+        finally:  # the promises also hold for a connection that was cancelled
             self._peer.change(reads=True)
             self._check()
 
@@ -116,7 +116,7 @@ class Crowd:
             for pinger in range(chance.randrange(3)):
                 nursery.start_soon(self._ping, pinger, chance.randrange(60))
 
-    # -- what the tasks do
+    # -- the tasks
 
     async def _send(self, sender: int, count: int) -> None:
         self._sent[sender] = []
@@ -169,7 +169,7 @@ class Crowd:
         peer.change(reads=True)
 
     def _answer_pings(self) -> None:
-        # The latest is enough (RFC 6455, 5.5.3).
+        # A Pong for the latest Ping is enough (RFC 6455, 5.5.3).
         peer = self._peer
         pings = [found.payload for found in peer.frames if found.opcode == PING]
         if not peer.answers_pings and pings:
@@ -209,7 +209,7 @@ class Crowd:
             await trio.lowlevel.checkpoint()
 
     async def _attempt(self, call: Callable[..., Awaitable[object]], *args: Any) -> bool:
-        """Call it, and perhaps cancel it; whether it came to its end."""
+        """Call a function, and perhaps cancel it. Return True if it was not cancelled."""
         self._tally.operations += 1
         triggers = self._stage.steps.triggers
         with trio.CancelScope() as scope:
@@ -230,7 +230,7 @@ class Crowd:
             self._tally.cancelled += 1
         return not scope.cancelled_caught
 
-    # -- what they have promised
+    # -- the promises
 
     def _message(self, sender: int, number: int) -> Message:
         chance = random.Random(f"{sender} {number}")
@@ -259,10 +259,10 @@ class Crowd:
 
 
 def play_round(seed: int, number: int, tally: Tally, *, is_patient: bool = False) -> None:
-    """One round.
+    """Play one round.
 
-    :param is_patient: Whether the clock that jumps waits for the kernel's timers.
-    :raises Violation: Something did not hold.
+    :param is_patient: True if the jumping clock waits for the kernel's timers.
+    :raises Violation: A promise was broken.
     """
     chance = random.Random(f"{seed} {number}")
     transport = chance.choice(TRANSPORTS)
@@ -300,9 +300,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    parser.add_argument("--round", type=int, help="play only this one")
+    parser.add_argument("--round", type=int, help="play only this round")
     options = parser.parse_args(arguments)
-    logging.getLogger("trio-websocket").addHandler(logging.NullHandler())  # handlers fail here
+    logging.getLogger("trio-websocket").addHandler(logging.NullHandler())  # failures are expected
     print(f"seed {options.seed}", flush=True)
     tally = Tally()
     end = time.monotonic() + options.seconds

@@ -1,9 +1,9 @@
-"""Drive bounds and time-outs to their limits: a line each, with what was measured and the bound.
+"""Drive bounds and time-outs to their limits, and print a line with the measurement for each.
 
     python -m tools.soak_limits
 
-The exit status is 1 if a bound was exceeded. Memory is that of a server in a process of its own, as
-/proc shows it, so this is for Linux.
+The exit status is 1 if a bound was exceeded. The memory is the memory of a separate server process.
+Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from trio_websocket import (
 )
 
 HOST = "127.0.0.1"
-MESSAGE = 2**20  # bytes: max_message_size
-READ = 64 * KIB  # bytes that one read may bring
+MESSAGE = 2**20  # max_message_size
+READ = 64 * KIB  # the bytes of one read
 UNSENT = 64 * KIB  # max_unsent_bytes
 HEAD = 64 * KIB  # max_header_size
-CONNECTION = 64 * KIB  # what a connection costs anyway
-PROCESS = 4 * 2**20  # what the process takes once, and pages that are not full
+CONNECTION = 64 * KIB  # the memory of any connection
+PROCESS = 4 * 2**20  # memory that the process allocates once, and partly used pages
 LINGER = 2.0  # seconds
 GOODBYE = 0.05  # seconds
 
@@ -109,7 +109,7 @@ def masked(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
 
 
 def fragmented(payload: bytes, size: int) -> bytes:
-    """A text in frames of so many bytes, none of them the last."""
+    """Return a text in frames of this size, without a final frame."""
     pieces = [payload[start : start + size] for start in range(0, len(payload), size)]
     opcodes = [TEXT] + [CONTINUATION] * (len(pieces) - 1)
     frames = (masked(opcode, piece, fin=False) for opcode, piece in zip(opcodes, pieces))
@@ -117,12 +117,12 @@ def fragmented(payload: bytes, size: int) -> bytes:
 
 
 class Scenario(NamedTuple):
-    """What costs memory."""
+    """A way for a peer to use memory."""
 
     what: str
-    path: str  # which is what the application does
-    data: bytes  # from the peer, which reads nothing
-    bound: int  # for each connection
+    path: str  # selects the behaviour of the application
+    data: bytes  # sent by the peer, which reads nothing
+    bound: int  # the bound for each connection
 
 
 def scenarios() -> Iterator[Scenario]:
@@ -137,13 +137,13 @@ def scenarios() -> Iterator[Scenario]:
         "peer sends more than the application reads",
         "/hold",
         message * 8,
-        2 * MESSAGE + 2 * READ,  # a message that waits, the next, and what was read with it
+        2 * MESSAGE + 2 * READ,  # a queued message, the next one, and data that was read with it
     )
     yield Scenario(
         "peer never reads the echoes of what it sends",
         "/echo",
         message * 8,
-        UNSENT + 4 * MESSAGE + 2 * READ,  # both of the above, and the application has one
+        UNSENT + 4 * MESSAGE + 2 * READ,  # the sum of both, and the application's message
     )
     yield Scenario(
         "peer sends pings and never reads",
@@ -155,7 +155,7 @@ def scenarios() -> Iterator[Scenario]:
         "peer never ends a text in many fragments",
         "/echo",
         fragmented("🦊".encode() + bytes(MESSAGE - 5), 64),
-        9 * MESSAGE // 2 + 2 * READ,  # a str takes up to 4 bytes for each, and has room to grow
+        9 * MESSAGE // 2 + 2 * READ,  # a str uses up to 4 bytes per byte, and spare room
     )
     yield Scenario(
         "peer never ends its request",
@@ -189,13 +189,13 @@ async def measure_memory(scenario: Scenario, connections: int) -> None:
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(be_peer)  # the first, for what is allocated once
+        nursery.start_soon(be_peer)  # the first connection, for memory that is allocated once
         await trio.sleep(0.2)
         before = resident(process.pid)
         for _ in range(connections):
             nursery.start_soon(be_peer)
         last = 0, 0
-        while last != (resident(process.pid), sent):  # until TCP stops them
+        while last != (resident(process.pid), sent):  # until TCP stops the peers
             last = resident(process.pid), sent
             await trio.sleep(0.3)
         grown = resident(process.pid) - before
@@ -216,12 +216,12 @@ async def measure_memory(scenario: Scenario, connections: int) -> None:
 
 
 class TimeOuts:
-    """Peers that never do what is waited for, all at the same time."""
+    """Concurrent peers that never do what the library waits for."""
 
     def __init__(self, timeout: float, late: float) -> None:
         """
-        :param timeout: Seconds: all time-outs.
-        :param late: Seconds that one may come late.
+        :param timeout: All time-outs, in seconds.
+        :param late: The permitted delay of a time-out, in seconds.
         """
         self.timeout = timeout
         self.late = late
@@ -237,7 +237,7 @@ class TimeOuts:
         seconds: float | None = None,
         error: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> AsyncIterator[None]:
-        """What is done in the block is to take so long and to end in such an error, if in any."""
+        """Check the duration of the block, and its exception, if one is expected."""
         seconds = self.timeout if seconds is None else seconds
         start = trio.current_time()
         raised = ""
@@ -273,7 +273,7 @@ class TimeOuts:
     async def serve(
         self, nursery: trio.Nursery, handler: Callable[[WebSocketRequest], Awaitable[object]]
     ) -> trio.SocketStream:
-        """A raw client of a server."""
+        """Start a server, and return a raw client of it."""
         server = await nursery.start(serve_websocket_with(handler, self.options))
         return await trio.open_tcp_stream(HOST, server.port)
 
@@ -435,7 +435,7 @@ async def read_to_end(stream: trio.abc.Stream) -> None:
 
 
 async def fill(ws: WebSocketConnection) -> None:
-    """Send until the peer, which does not read, stops us."""
+    """Send until the buffers of the peer, which does not read, are full."""
     with trio.move_on_after(0.1):
         while True:
             await ws.send_message(bytes(100_000))

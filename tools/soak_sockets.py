@@ -1,19 +1,19 @@
-"""A soak over loopback sockets: one server, and clients that come, go, reset, stall and lie.
+"""A soak over loopback sockets: one server, and clients that connect, leave, reset, stall and lie.
 
     python -m tools.soak_sockets --seconds 600 --connections 2000 --seed 1
 
-The server has a process of its own, and so has each half of the clients. A message carries the id
-of its connection, its number, how many messages the sender had been promised before it (that is,
-for which ``send_message`` had returned), its length and a checksum. So either side notices a
-message that was lost, doubled, overtaken or torn; and a client that stays waits for its last echo.
+The server runs in one process, and the clients in two. Each message contains the id of its
+connection, its number, the number of earlier messages for which ``send_message`` had returned, its
+length and a checksum. So either side notices a message that was lost, duplicated, reordered or
+torn. A client that stays waits for its last echo.
 
-Without clients that use TLS, the server does without full garbage collections, as docs/servers.md
-says for many connections, and what the collector takes counts against the event loop. With them it
-can't, because Trio's TLS streams refer to themselves.
+If no client uses TLS, the server turns full garbage collections off, as docs/servers.md recommends
+for many connections, and garbage collections count as blocking the event loop. With TLS, full
+collections are needed, because Trio's TLS streams form reference cycles.
 
-Before the run there is a warm-up of the same kind. When its clients are gone, memory, descriptors
-and tasks of the server are taken, and compared with those when the clients of the run are gone. The
-exit status is 1 if a promise was broken or a limit exceeded. Linux only: it reads /proc.
+A warm-up of the same kind precedes the run. The memory, the descriptors and the tasks of the server
+are measured after the clients of the warm-up have left, and again after the clients of the run have
+left. The exit status is 1 if a promise was broken or a limit exceeded. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from tools.soak.side import GRACE
 
 CLIENT_PROCESSES = 2
 
-LONGEST_STEP = 0.1  # seconds that a task may hold up the event loop
-# Memory at the end: the allocators give back whole pages only, and some are not quite empty.
+LONGEST_STEP = 0.1  # seconds that a task may block the event loop
+# The permitted growth of the memory. Allocators return whole pages only, and some stay partly used.
 RSS_SHARE, RSS_MARGIN = 0.1, 8  # MiB
 
-KINDS: dict[Visit, float] = {  # and their shares
+KINDS: dict[Visit, float] = {  # the kinds of clients, with their shares
     clients.stay_to_the_end: 40,
     clients.leave_cancelled: 6,
     clients.cancel_opening: 4,
@@ -69,7 +69,7 @@ KINDS: dict[Visit, float] = {  # and their shares
 
 
 async def be_clients(args: argparse.Namespace) -> None:
-    """The process of some of the clients: it prints a report when they are gone."""
+    """Run a process with some of the clients. Print a report when they have left."""
     side = Clients(
         f"{args.seed}-{args.phase}-{args.index}",
         args.timeout,
@@ -84,12 +84,12 @@ async def be_clients(args: argparse.Namespace) -> None:
     named = {kind.__name__.replace("_", " "): kind for kind in KINDS}
     chosen = [named[name] for name in args.kinds.split(",")] if args.kinds else KINDS
     await side.run(args.share, {kind: KINDS[kind] for kind in chosen})
-    gc.collect()  # which may complain
+    gc.collect()  # shows warnings about leaks
     print(json.dumps(side.report()))
 
 
 class Sample(NamedTuple):
-    """The server, seen from outside and by itself."""
+    """Measurements of the server, from outside and from its own report."""
 
     rss: int
     descriptors: int
@@ -97,7 +97,7 @@ class Sample(NamedTuple):
 
 
 class Soak:
-    """The processes, and what they say."""
+    """The processes and their reports."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args = args
@@ -105,8 +105,8 @@ class Soak:
         self.processes: list[subprocess.Popen[str]] = []
         self.server = self.start("server")
         self.ports: list[int] = self.read(self.server)["ports"]
-        self.rss = self.descriptors = 0  # the highest of the run
-        self.reports: list[dict[str, Any]] = []  # of the clients of the run
+        self.rss = self.descriptors = 0  # the maximum of the run
+        self.reports: list[dict[str, Any]] = []  # reports of the run's clients
         self.warm_up_reports: list[dict[str, Any]] = []
 
     def start(self, role: str, **values: object) -> subprocess.Popen[str]:
@@ -142,7 +142,7 @@ class Soak:
         return Sample(memory.resident(self.server.pid), opened, report)
 
     def run_clients(self, phase: str, seconds: float) -> None:
-        """Let clients come and go for so long, and wait until they are gone."""
+        """Run clients for this duration, and wait until all have left."""
         self.warm_up_reports = self.reports
         self.rss = self.descriptors = 0
         processes = []
@@ -170,7 +170,7 @@ class Soak:
         self.reports = [self.read(process) for process in processes]
 
     def settle(self, begin: Sample | None = None) -> Sample:
-        """Wait until the server has noticed that its clients are gone; take its figures."""
+        """Wait until the server has noticed that its clients have left. Return its figures."""
         deadline = time.monotonic() + GRACE
         sample = self.sample()
         while time.monotonic() < deadline:
@@ -183,13 +183,13 @@ class Soak:
         return self.sample("settled")
 
     def stop(self) -> int:
-        """Let the server end; its exit status."""
+        """End the server. Return its exit status."""
         assert self.server.stdin is not None
         self.server.stdin.close()
         return self.server.wait(GRACE)
 
     def kill(self) -> None:
-        """End what has not ended by itself."""
+        """Kill the processes that have not ended by themselves."""
         for process in self.processes:
             process.kill()
             process.wait()
@@ -205,7 +205,7 @@ def brief(sample: Sample) -> str:
 
 
 def show(soak: Soak, begin: Sample, end: Sample) -> bool:
-    """Print what was measured; whether all is as it should be."""
+    """Print the measurements. Return True if all are within the limits."""
     counts: Counter[str] = collections.Counter()
     for report in [*soak.reports, end.report]:
         counts.update(report["counts"])
@@ -253,7 +253,7 @@ def show_durations(reports: list[dict[str, Any]]) -> None:
 
 
 def show_server(soak: Soak, begin: Sample, end: Sample) -> dict[str, bool]:
-    """Print the figures of the server; which of them are wrong."""
+    """Print the figures of the server. Return the limits, with True for those exceeded."""
     was, now = begin.report, end.report
     mebibytes = [rss / 2**20 for rss in (begin.rss, soak.rss, end.rss)]
     limit = mebibytes[0] * (1 + RSS_SHARE) + RSS_MARGIN
@@ -281,7 +281,7 @@ def show_server(soak: Soak, begin: Sample, end: Sample) -> dict[str, bool]:
     )
     return {
         "descriptors": end.descriptors > begin.descriptors,
-        # One task, which writes what was kept back, begins with the first such write, and stays.
+        # The task of `DeferredFlush` starts with the first corked queue, and stays.
         "tasks": now["tasks"] > was["tasks"] + 1,
         "handlers": now["open"] > 0,
         "memory": mebibytes[2] > limit,
@@ -298,7 +298,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--warm-up", type=float, metavar="SECONDS", help="default: a tenth, 60 at most"
     )
-    parser.add_argument("--kinds", help="of clients: be closed,touch")
+    parser.add_argument("--kinds", help="kinds of clients, such as be closed,touch")
     parser.add_argument("--tls", type=float, default=0, help="the share of clients with TLS")
     parser.add_argument("--process", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -319,7 +319,7 @@ def main() -> int:
         else:
             trio.run(be_clients, args)
         return 0
-    descriptors.allow(args.connections + 500)  # in every process
+    descriptors.allow(args.connections + 500)  # child processes inherit it
     print(
         f"{args.connections} connections for {args.seconds:g} s after {args.warm_up:g} s of "
         f"warm-up, seed {args.seed}, time-outs of {args.timeout:g} s\n"

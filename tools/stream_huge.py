@@ -1,10 +1,10 @@
-"""Stream one huge message from a process to another: `make stream-huge GIGABYTES=4`.
+"""Stream one huge message from one process to another: `make stream-huge GIGABYTES=4`.
 
-The one sends it from an async generator over TCP, the other takes it through receive_stream; with
-compression, and without. For each the seconds, and by how much each process's memory was, at its
-peak, above what it was when the connection was opened.
+The first process sends an async generator over TCP. The second one receives it with
+receive_stream. This runs with and without compression. It prints the duration, and the maximum
+growth of each process after the connection was opened.
 
-The exit status is 1 if one grew by 8 MiB or more, or other bytes have arrived than were sent.
+The exit status is 1 if a process grew by 8 MiB or more, or the received bytes differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PIECE = 2**16
 
 
 class Source:
-    """Pieces that cost little to make: slices of random bytes; half of each is zeros if asked."""
+    """Cheap chunks: slices of random bytes, the half of each zeros if it must be compressible."""
 
     def __init__(self, size: int, *, is_compressible: bool) -> None:
         self._random = os.urandom(MIB + PIECE)
@@ -54,7 +54,7 @@ class Source:
 
 
 async def send(size: int, compression: PerMessageDeflate | None) -> None:
-    """Serve one connection, send the message, and tell about it."""
+    """Serve one connection, send the message, and print the results."""
     source = Source(size, is_compressible=compression is not None)
     async with trio.open_nursery() as nursery:
 
@@ -77,7 +77,7 @@ async def send(size: int, compression: PerMessageDeflate | None) -> None:
 
 
 async def receive(port: int, compression: PerMessageDeflate | None) -> None:
-    """Receive the message, and tell about it."""
+    """Receive the message, and print the results."""
     size = crc = 0
     async with open_websocket("127.0.0.1", port, "/", use_ssl=False, compression=compression) as ws:
         await ws.send_message("begin")
@@ -92,12 +92,12 @@ async def receive(port: int, compression: PerMessageDeflate | None) -> None:
 
 
 def tell(facts: dict[str, int]) -> None:
-    """Let the process that started this one know."""
+    """Print facts for the parent process."""
     print(json.dumps(facts), flush=True)
 
 
 def stream(size: int, compression: str) -> bool:
-    """Start both processes, and print what became of it; whether that is as it should be."""
+    """Start both processes, and print the results. Return True if they are within the limits."""
     common = [sys.executable, "-m", "tools.stream_huge", "--compression", compression]
     started = time.perf_counter()
     with subprocess.Popen(
@@ -123,12 +123,12 @@ def stream(size: int, compression: str) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Stream as asked."""
+    """Stream with the given options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--gigabytes", type=float, default=4, help="of 2**30 bytes")
+    parser.add_argument("--gigabytes", type=float, default=4, help="the size in GiB")
     parser.add_argument("--compression", choices=("on", "off", "both"), default="both")
-    parser.add_argument("--send", type=int, help="in this process: so many bytes")
-    parser.add_argument("--receive", type=int, help="in this process: from this port")
+    parser.add_argument("--send", type=int, help="send this many bytes, in this process")
+    parser.add_argument("--receive", type=int, help="receive from this port, in this process")
     options = parser.parse_args(arguments)
     settings = PerMessageDeflate() if options.compression == "on" else None
     if options.send is not None:

@@ -1,6 +1,7 @@
-"""The public API of the installed trio_websocket as plain facts, and what may differ in them.
+"""The public API of the installed trio_websocket as plain data, and the permitted differences.
 
-As a script, print the facts as JSON; given the name of such a file, what differs from it.
+Without an argument, the script prints the data as JSON. With the name of such a file as its
+argument, it prints the differences from that file.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import trio_websocket._impl
 
 Facts = Dict[str, Any]
 
-# Applications are handed these; they have no use for the constructor.
+# Applications get these objects from the library and never construct them.
 MADE_BY_LIBRARY = ("WebSocketRequest",)
 
-# Objects that an application may make itself: class, arguments.
+# Objects that an application may construct: the class and the arguments.
 REASON = trio_websocket.CloseReason(1000, None)
 # 1014 is left out: it is registered, and 0.12 did not know its name.
 CODES = [-1, 0, 999, *range(1000, 1014), 1015, 1016, 2999, 3000, 3999, 4000, 4999, 5000, 70000]
@@ -48,7 +49,7 @@ SAMPLES: list[tuple[str, tuple[Any, ...]]] = [
 
 
 def dump(package: ModuleType = trio_websocket, impl: ModuleType = trio_websocket._impl) -> Facts:
-    """Names, signatures, classes, and what samples look like."""
+    """Return the names, signatures, classes, and the properties of the samples."""
     names = sorted(
         name
         for name, value in vars(package).items()
@@ -66,7 +67,7 @@ def dump(package: ModuleType = trio_websocket, impl: ModuleType = trio_websocket
 
 def _callable(function: Any) -> Facts:
     parameters = inspect.signature(function).parameters.values()
-    # Trio before 0.28 wraps what it protects from KeyboardInterrupt in a plain function.
+    # Trio before 0.28 wraps protected async functions in plain functions.
     wrapped = inspect.unwrap(function)
     return {
         "async": inspect.iscoroutinefunction(wrapped),
@@ -126,12 +127,12 @@ def _attributes(made: object) -> Facts:
     return found
 
 
-# What has changed on purpose; docs/migrating.md names it.
+# Intended changes, which docs/migrating.md lists.
 _CHANGED = frozenset({"ConnectionClosed(None,)"})
 
 
 def differences(old: Facts, new: Facts) -> list[str]:
-    """What a program written for ``old`` could notice in ``new``, one line each."""
+    """Return a line for each difference that a program written for ``old`` could notice."""
     found: list[str] = []
     for key in ("names", "impl_names"):
         found += [f"{key}: {name} is missing" for name in _missing(old[key], new[key])]
@@ -151,7 +152,7 @@ def _missing(old: list[str], new: list[str]) -> list[str]:
 
 def _compare_callable(where: str, old: Facts, new: Facts | None) -> list[str]:
     if new is None:
-        return [f"{where}: is missing, or no function any more"]
+        return [f"{where}: is missing, or is not a function any more"]
     count = len(old["positional"])
     added = [name for name, _, default in new["positional"][count:] if default == "required"]
     found = [f"{where}: new parameter {name} has no default" for name in added]
@@ -177,9 +178,9 @@ def _compare_callable(where: str, old: Facts, new: Facts | None) -> list[str]:
 
 def _compare_class(where: str, old: Facts, new: Facts | None) -> list[str]:
     if new is None:
-        return [f"{where}: is missing, or no class any more"]
+        return [f"{where}: is missing, or is not a class any more"]
     found = []
-    # Trio's, not ours: before 0.23 it gave its interfaces the metaclass and not this base.
+    # Trio's interfaces before 0.23 had the metaclass ABCMeta, but not the base class ABC.
     old_bases = [base for base in old["bases"] if base != "abc.ABC"]
     if [base for base in new["bases"] if base in old_bases] != old_bases:
         found.append(f"{where}: bases were {old['bases']}, are {new['bases']}")

@@ -1,4 +1,4 @@
-"""What selenium uses trio_websocket for: Chrome's DevTools protocol."""
+"""Selenium's use of trio_websocket: Chrome's DevTools protocol."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def main() -> None:
         async with cdp.open_cdp(url) as connection:
             for _ in range(2):
                 assert await connection.execute(devtools.target.get_targets()) == []
-            await trio.sleep(0.3)  # the Close arrives
+            await trio.sleep(0.3)  # wait for the Close
             try:
                 await connection.execute(devtools.target.get_targets())
             except cdp.CdpConnectionClosed as exc:

@@ -1,6 +1,6 @@
-"""Feed hostile bytes to both sides of the library, for as long as asked.
+"""Feed hostile bytes to both sides of the library.
 
-Each case is known by its target, a seed and a number, and can be run again:
+The target, a seed and a number determine each case, so it can be repeated:
 
     python -m tools.fuzz --seconds 1800 --seed 1
     python -m tools.fuzz --target server-memory --seed 1 --case 1234
@@ -25,19 +25,19 @@ from .model import Violation
 from .on_server import Mishap
 from .targets import TARGETS, Target
 
-# Seconds that each target gets at a turn, and that a batch may take.
+# The duration of a target's turn, and the limit for a batch, in seconds.
 _TURN, _LIMIT = 2.0, 120.0
-# How much of a case is printed, and how often of cases that fail alike.
+# The printed size of a case, and the number of printed cases with the same failure.
 _SHOWN, _REPEATED = 1500, 3
 
 
 class Fuzzer:
-    """Runs cases and keeps what they found."""
+    """Runs cases and counts their findings."""
 
     def __init__(self, seed: str, *, limit: float = _LIMIT) -> None:
         """
-        :param seed: What the cases are made from.
-        :param limit: Seconds that a batch may take.
+        :param seed: The seed of the cases.
+        :param limit: The time limit for a batch in seconds.
         """
         self.seed = seed
         self.limit = limit
@@ -103,7 +103,7 @@ class Fuzzer:
 
 
 def _single(error: BaseException) -> BaseException:
-    """What is in a group of one."""
+    """Return the only exception in a group, or the error itself."""
     exceptions: Any = getattr(error, "exceptions", ())
     return _single(exceptions[0]) if len(exceptions) == 1 else error
 
@@ -121,13 +121,13 @@ def _limited(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, left)  # of whoever runs us
+        signal.setitimer(signal.ITIMER_REAL, left)  # restore the caller's timer
         signal.signal(signal.SIGALRM, handler)
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """What is said on the side, by a warning or the log, is a finding, too."""
+    """Treat log records and unraisable exceptions as findings, too."""
     said: list[str] = []
 
     class Handler(logging.Handler):
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="all by default")
-    parser.add_argument("--case", type=int, help="run only this one of one target")
+    parser.add_argument("--case", type=int, help="run only this case of one target")
     options = parser.parse_args(arguments)
     warnings.simplefilter("error")
     targets = [TARGETS[name] for name in options.target or TARGETS]

@@ -1,4 +1,4 @@
-"""Checks for the functions of `_codec.py`: those in Python, and those in C if they were built."""
+"""Check the functions of `_sansio/codec.py`, in Python and, if built, in C."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ FINAL, MASKED = 0x80, 0x80
 _BOUNDS = (0, 1, 125, 126, 1000, 65535, 65536, 2**62, 2**63, 2**64)
 _SIZES = (0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 125, 126, 127, 699, 700, 701)
 _LARGE_SIZES = (1023, 1024, 1025, 65535, 65536, 65537)
-# Cut after every byte takes long.
+# A cut after every byte takes long, so their number is limited.
 _MOST_CUTS = 300
 
-
-# The functions in Python, whatever is in use.
+# The functions in Python, even if the functions in C are in use.
 IN_PYTHON = SimpleNamespace(masked=_masked, unmasked=_unmasked, frame=_frame, messages=_messages)
 CODECS: list[Any] = [IN_PYTHON]
 try:
@@ -32,7 +31,7 @@ except ImportError:
 
 
 def make_frames(rng: Random) -> bytes:
-    """Many messages of one frame, and after them anything."""
+    """Return many messages of one frame each, followed by arbitrary frames."""
     is_masked = rng.random() < 0.6
     return maybe_mutated(
         rng, lambda: _some_messages(rng, is_masked) + frames(rng, masked=is_masked)
@@ -63,7 +62,7 @@ def _check_messages(data: bytes, rng: Random) -> None:
     raw = rng.random() < 0.5
     stops = [*range(at, min(len(data), at + rng.choice((0, 20, _MOST_CUTS)))), len(data)]
     for stop in stops:
-        # A new object, after whose last byte there is nothing else.
+        # A new object, so that a read beyond its end is an error.
         buffer = data[:stop]
         found, end, total = _same("messages", buffer, at, *arguments, raw)
         payloads = [m.encode() if isinstance(m, str) else m for m in found]
@@ -88,7 +87,7 @@ def _check_masking(data: bytes, rng: Random) -> None:
 
 
 def _same(name: str, *arguments: Any) -> Any:
-    """What all of them give."""
+    """Call the function of each codec, and return the result, which must be the same."""
     first, *others = [getattr(codec, name)(*arguments) for codec in CODECS]
     for other in others:
         expect(first == other, f"{name}: C gives another", first, other, arguments)

@@ -1,9 +1,9 @@
-"""Conversations of a server or a client of ours with a scripted peer, over a stream in memory.
+"""Conversations of our server or client with a scripted peer, over a stream in memory.
 
-A conversation is made from a seed and a number. It uses only the public API, so that it can run
-against any version of the library. It runs alone, in virtual time, and with a scheduler that
-never shuffles. After each chunk the peer waits until all tasks are blocked, and notes what it
-received. `os.urandom` is replaced, and the masks of a client's frames are taken off.
+A seed and a number determine a conversation. It uses only the public API, so it can run against
+any version of the library. It runs alone, in virtual time, and with a scheduler that never
+shuffles. After each chunk the peer waits until all tasks are blocked, and records the received
+bytes. `os.urandom` is replaced, and the masks of a client's frames are removed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unittest import mock
 
 import trio
 import trio.testing
-from trio._core._run import _r as scheduler  # it shuffles the tasks that can run
+from trio._core._run import _r as scheduler  # it shuffles the runnable tasks
 
 from support.frames import BINARY, CONTINUATION, PING, TEXT, close_payload, frame, parse_frame
 from support.listeners import MemoryListener
@@ -42,7 +42,7 @@ from . import deflated, grammar, handshakes
 from .frames import TEXTS
 from .mutation import chunks, cuts, some_bytes
 
-# Their order decides what a number means: append new ones.
+# The order gives each number its meaning: append new kinds at the end.
 KINDS = ("valid", "open", "open", "deflated", "deflated", "hostile")
 _SERVER_USES = (
     *("echo", "echo", "echo", "stream", "stream", "channel", "ping", "pong", "talk", "close"),
@@ -60,7 +60,7 @@ _MOST_COMPRESSED = 2**16
 _MOST_IN_SMALL_READS = 20_000
 # Addresses of objects, and numbers of connections.
 _CHANGING = re.compile(r"(?<= at )0x[0-9a-f]+|(?<=client-)\d+|(?<=server-)\d+")
-_SHOWN = 400  # bytes of something long that a record contains, beside its hash
+_SHOWN = 400  # a record contains this many bytes of long data, and a hash of all
 
 #: A value that JSON can hold.
 Json = Union[None, bool, int, float, str, List[Any], Dict[str, Any]]
@@ -77,9 +77,9 @@ class Conversation:
     pause: float
     #: How the peer ends: "eof", "close", or "stay" until our side hangs up.
     ending: str
-    #: What the handler, or the client, does.
+    #: The actions of the handler, or of the client.
     use: str
-    #: Whether a server is a `WebSocketServer`, or else `wrap_server_stream`.
+    #: True if a server is a `WebSocketServer`, False for `wrap_server_stream`.
     is_listening: bool
     options: dict[str, Any]
 
@@ -173,7 +173,7 @@ def _valid_frames(rng: Random, *, masked: bool) -> bytes:
 
 
 def brief(data: bytes) -> str:
-    """The data as text; of much, the beginning, the size and the hash."""
+    """Return the data as text; for long data, the beginning, the size and the hash."""
     if len(data) <= _SHOWN:
         return data.decode("latin-1")
     digest = hashlib.sha256(data).hexdigest()
@@ -181,7 +181,7 @@ def brief(data: bytes) -> str:
 
 
 def _text(text: str) -> str:
-    """A text for people, without what differs from run to run."""
+    """Return a text without the parts that differ from run to run."""
     return brief(_CHANGING.sub("-", text).encode("utf-8", "backslashreplace"))
 
 
@@ -196,7 +196,7 @@ def _reason(reason: CloseReason | None) -> Json:
 
 
 def _error(error: BaseException) -> Json:
-    """The type and what a program may look at, but for the text, which comes last."""
+    """Return the type and the attributes that a program may use, and then the text."""
     facts: list[Any] = [type(error).__name__, type(error.__cause__).__name__]
     if isinstance(error, ConnectionClosed):
         codes = [reason and reason.code for reason in (error.reason, error.rcvd, error.sent)]
@@ -208,12 +208,12 @@ def _error(error: BaseException) -> Json:
 
 
 class Record:
-    """Everything that is noted of a conversation."""
+    """The record of a conversation."""
 
     def __init__(self) -> None:
         #: For each step of the peer, the bytes that our side sent.
         self.sent: list[str] = []
-        #: What the application got, in order.
+        #: The results of the application's calls, in order.
         self.events: list[Json] = []
         #: Pairs of the facts about an exception, and its text.
         self.errors: list[Json] = []
@@ -316,7 +316,7 @@ class _Peer:
 
 
 async def _use(ws: WebSocketConnection, use: str, record: Record) -> None:
-    """Do with an open connection what is to be done, until it is closed."""
+    """Use an open connection in this way, until it is closed."""
 
     async def ping(payload: bytes) -> None:
         try:
@@ -447,7 +447,7 @@ def _single(error: BaseException) -> BaseException:
 
 
 def run(talk: Conversation) -> dict[str, Json]:
-    """Have a conversation, and return what there is to compare."""
+    """Have a conversation, and return its record for comparison."""
     record = Record()
     clock = trio.testing.MockClock(autojump_threshold=0)
     with _deterministic(), _logged(record):
@@ -469,7 +469,7 @@ async def _main(talk: Conversation, record: Record) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ends[talk.side], talk, ours, record)
         await peer.run()
-        await trio.sleep(_LONGEST)  # for what our side still does
+        await trio.sleep(_LONGEST)  # let our side finish
         nursery.cancel_scope.cancel()
 
 
@@ -484,7 +484,7 @@ def _deterministic() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(os, "urandom", urandom))
-        # pytest-trio may have set the other way of shuffling.
+        # pytest-trio may have changed how Trio shuffles.
         stack.enter_context(mock.patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", False))
         stack.enter_context(mock.patch.object(scheduler, "random", return_value=1.0))
         # Virtual time does not wait for threads.

@@ -1,6 +1,6 @@
-"""Compressed messages (RFC 7692): right ones, and what can be wrong with them.
+"""Generate compressed messages (RFC 7692), valid and invalid.
 
-The first byte of a case says what the two sides agreed on; frames follow.
+The first byte of a case contains the negotiated parameters. Frames follow it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BLOCKS = (b"\x00\x00\x00\xff\xff", b"\x02\x00\x00\x00\xff\xff", b"\x03\x00")  #
 
 
 def agreed(first: bytes) -> DeflateParameters:
-    """What the first byte of a case says: the window and the context takeover of both sides."""
+    """Return the parameters in the first byte of a case: window and context takeover."""
     number = first[0] if first else 0
     bits, resets = 9 + number % 7, bool(number & 0x80)
     return DeflateParameters(bits, bits, resets, resets)
@@ -87,14 +87,14 @@ class _Sender:
         if kind < 0.4:
             text = rng.choice(TEXTS).encode() * rng.choice((1, 1, 20, 300))
             return TEXT, text + (rng.choice(BAD_UTF8) if rng.random() < 0.1 else b"")
-        if kind < 0.6:  # what is in the window, or was
+        if kind < 0.6:  # repeat data that is or was in the window
             return BINARY, self._payload[:5000] + some_bytes(rng, rng.choice((0, 10, 600, 5000)))
         if kind < 0.9:
             return BINARY, some_bytes(rng, rng.choice((0, 1, 10, 125, 126, 1000, 1001)))
         return BINARY, bytes(rng.choice((1000, 65536, 70_000, 2**20, 2**20 + 1)))
 
     def _compressed(self, payload: bytes) -> bytes:
-        """A message; now and then one that no sender should send."""
+        """Return a compressed message, which is sometimes invalid."""
         rng = self._rng
         if self._resets and rng.random() < 0.95:
             self._renew()

@@ -1,7 +1,6 @@
 """Hostile peers of the whole library, over streams in memory, socket pairs, TCP and TLS.
 
-In memory and over socket pairs time is virtual: a time-out passes at once when nobody has anything
-to do.
+In memory and over socket pairs, time is virtual: a time-out expires at once if all tasks wait.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ REAL = ("tcp", "tls")
 
 
 class Attack(NamedTuple):
-    """What a hostile peer does, and what our client does with it."""
+    """The actions of a hostile peer, and of our client."""
 
     data: bytes
     chunks: Sequence[bytes]
@@ -39,16 +38,16 @@ class Attack(NamedTuple):
     pauses: Sequence[float]
     #: "eof", "close", "reset", or "stay" until the library hangs up.
     ending: str
-    #: Whether it reads what it is sent.
+    #: True if it reads.
     reads: bool
-    #: Whether it begins as is due: with TLS, and a server after the request.
+    #: True if it begins properly: with TLS, and as a server after the request.
     is_polite: bool
-    #: What our client does with the connection.
+    #: How our client uses the connection.
     use: str
 
     @property
     def listens(self) -> bool:
-        """Whether it takes all that it is sent, up to the end."""
+        """True if it reads everything up to the end."""
         return self.reads and self.ending in ("eof", "stay")
 
 
@@ -84,48 +83,48 @@ def _timeout(kind: str) -> float:
 
 @dataclasses.dataclass
 class Setting:
-    """Where a batch of cases takes place."""
+    """The environment of a batch of cases."""
 
     kind: str
     options: Options
-    #: What the server's handler does.
+    #: The behaviour of the server's handler.
     handler: str
     max_connections: float
-    #: Whether the machine was too slow for its real time-outs to mean something.
+    #: True if the machine was too slow for real time-outs to be significant.
     is_slow: bool = False
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """The options."""
+        """The options as keywords."""
         return {f.name: getattr(self.options, f.name) for f in dataclasses.fields(Options)}
 
     @property
     def timeout(self) -> float:
-        """The seconds of every time-out."""
+        """The value of every time-out, in seconds."""
         return self.options.connect_timeout
 
     @property
     def slack(self) -> float:
-        """How much later than its time-out something may be over."""
+        """The permitted delay of a time-out, in seconds."""
         return 5 if self.kind in REAL else 0.2
 
     @property
     def patience(self) -> float:
-        """Seconds for what is on its way, before an end that is due to nothing else."""
+        """Seconds for data under way, before an end without another reason."""
         return 2 if self.kind in REAL else self.timeout
 
     @property
     def interval(self) -> float:
-        """Seconds between the beginnings of two cases: not all at once, which takes its time."""
+        """Seconds between the starts of two cases. Starting all at once would take too long."""
         return 0.005 if self.kind in REAL else 0
 
     @property
     def limit(self) -> float:
-        """After so many seconds of a peer's silence the library has hung up, if it is to."""
+        """Seconds of silence after which the library must have ended the connection, if it must."""
         return 2 * self.timeout + self.patience + LINGER + self.slack
 
     def judge(self, data: bytes, *, masked: bool) -> Verdict:
-        """What the frames amount to within the options."""
+        """Return the verdict on the frames, within the limits of the options."""
         sizes = self.options.max_message_size, self.options.max_fragments
         return judge(data, masked=masked, max_size=sizes[0], max_fragments=sizes[1])
 
@@ -152,24 +151,24 @@ def setting(rng: Random, kind: str) -> Setting:
 
 
 class Attacker:
-    """The hostile end: sends what it is told, and keeps what it gets."""
+    """The hostile end: sends the attack, and keeps the received data."""
 
     def __init__(self, stream: trio.abc.Stream, attack: Attack, setting: Setting) -> None:
         self.stream = stream
         self.attack = attack
         self.setting = setting
-        #: Whether the library has a reason to hang up.
+        #: True if the library has a reason to end the connection.
         self.is_end_due = True
         self.received = bytearray()
-        #: Whether all was sent before a time-out.
+        #: True if everything was sent before a time-out.
         self.has_sent = False
-        #: The library hung up.
+        #: Set when the library has ended the connection.
         self.end = trio.Event()
         self.is_reset = False
 
     @property
     def has_all(self) -> bool:
-        """Whether it said all and heard all."""
+        """True if it has sent and received everything."""
         return self.has_sent and self.attack.listens and not self.setting.is_slow
 
     async def run(self, pieces: Sequence[bytes]) -> None:
@@ -228,7 +227,7 @@ def ignoring_the_end() -> Iterator[None]:
 
 
 def check_pongs(frames: Sequence[Frame], verdict: Verdict) -> None:
-    """Pongs answer Pings in their order; not all, but the last of them."""
+    """Check that Pongs answer Pings, in their order. Not every Ping needs a Pong."""
     pings = verdict.pings
     pongs = [payload for opcode, payload in frames if opcode == PONG]
     remaining = iter(pings)
@@ -236,14 +235,14 @@ def check_pongs(frames: Sequence[Frame], verdict: Verdict) -> None:
 
 
 def check_close(frames: Sequence[Frame], verdict: Verdict, *, otherwise: Sequence[int]) -> None:
-    """The Close frame has the code that is due; ``otherwise``, or none, if the peer gave no cause.
+    """Check the Close frame: it has the right code for the peer's behaviour.
 
-    :param otherwise: What the library may say of its own accord.
+    :param otherwise: The codes that the library may send if the peer gave no cause.
     """
     code = close_code(frames[-1].payload) if frames and frames[-1].opcode == 8 else None
     due = verdict.closed[0] if verdict.closed else verdict.failed
     if verdict.is_final:
-        # A large text is looked at when it is whole, which may be too late.
+        # A large text is checked when it is whole, which may be too late.
         is_late = due == 1007 and code in otherwise
         expect(code == due or is_late, "not the close code that is due", code, verdict)
     else:
@@ -255,7 +254,7 @@ def run(
     setting: Setting,
     attacks: Sequence[Attack],
 ) -> None:
-    """Run a batch, and see that nothing of it is left."""
+    """Run a batch, and check that it leaves no task and no file descriptor."""
     clock = None if setting.kind in REAL else trio.testing.MockClock(autojump_threshold=0)
     descriptors = _descriptors()
 
@@ -266,10 +265,10 @@ def run(
                 nursery.start_soon(_watch_lag, setting)
             await scene(setting, attacks)
             nursery.cancel_scope.cancel()
-        with trio.move_on_after(1):  # the library's own watch over its connections ends
+        with trio.move_on_after(1):  # the idle monitor ends
             while _tasks() > tasks + 1:  # noqa: ASYNC110 # no event tells of it
                 await trio.sleep(0.01)
-        # One writes what was kept back, as long as the run lasts.
+        # The task of `DeferredFlush` lives until the end of the run.
         expect(_tasks() <= tasks + 1, "tasks are left", _tasks() - tasks)
 
     try:

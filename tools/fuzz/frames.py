@@ -1,4 +1,4 @@
-"""Frames: right ones, and what can be wrong with them."""
+"""Generate frames, valid and invalid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame 
 
 from .mutation import cuts, some_bytes
 
-# At each of these the encoding changes, or a limit of the targets is met.
+# At each of these sizes, the encoding changes or a limit of the targets is reached.
 _SIZES = (0, 1, 2, 3, 4, 9, 10, 11, 50, 100, 123, 124, 125, 126, 127, 128, 200, 999, 1000, 1001)
 _LARGE_SIZES = (1023, 1024, 4095, 4097, 65535, 65536, 65537, 70_000)
 _LENGTHS = (
@@ -44,8 +44,8 @@ def frame(
 ) -> bytes:
     """Return the bytes of a frame with a random key.
 
-    :param announced: The length in its head, if not that of the payload.
-    :param width: How many bytes the length has, if not the fewest.
+    :param announced: The length in the head, if it differs from the payload's.
+    :param width: The size of the extended length, if not the smallest.
     """
     return build(
         opcode,
@@ -59,7 +59,7 @@ def frame(
 
 
 def frames(rng: Random, *, masked: bool) -> bytes:
-    """What a peer sends on an open connection: mostly right, sometimes not."""
+    """Return frames for an open connection: mostly valid, sometimes not."""
     pieces = []
     for _ in range(rng.choice((1, 1, 2, 3, 3, 5, 8, 20))):
         kind = rng.random()

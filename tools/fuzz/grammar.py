@@ -1,6 +1,6 @@
-"""What a hostile peer sends, from a valid handshake to bytes that mean nothing.
+"""Generate the bytes of a hostile peer, from valid handshakes to garbage.
 
-All is drawn from one `random.Random`, so that a case is known by its seed and number.
+One `random.Random` makes all choices, so its seed determines a case.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .mutation import maybe_mutated, some_bytes
 
 
 def from_client(rng: Random) -> bytes:
-    """What a client may begin with: a request and what is behind it, or something else."""
+    """Return the first bytes of a client: a request and the data after it, or something else."""
     return maybe_mutated(rng, lambda: _from_client(rng))
 
 
@@ -32,7 +32,7 @@ def _from_client(rng: Random) -> bytes:
 
 
 def from_server(rng: Random) -> bytes:
-    """What a server may begin with."""
+    """Return the first bytes of a server."""
     return maybe_mutated(rng, lambda: _from_server(rng))
 
 
@@ -57,10 +57,10 @@ def frames_from_server(rng: Random) -> bytes:
 
 
 def opened_by_client(rng: Random) -> bytes:
-    """A good request, and frames."""
+    """Return a valid request, and frames."""
     return request(rng, faults=0) + frames_from_client(rng)
 
 
 def opened_by_server(rng: Random) -> bytes:
-    """A good response, and frames."""
+    """Return a valid response, and frames."""
     return response(rng, faults=0) + frames_from_server(rng)

@@ -1,10 +1,10 @@
-"""Hostile bytes for the half of the library that does no I/O, guided by coverage: by atheris.
+"""Hostile bytes for the sans-IO half of the library, guided by coverage, with atheris.
 
     python -m tools.fuzz.guided --seconds 60 --seed 1
 
-Each target runs in a process of its own, and begins with cases of the grammar. The first bytes of
-an input choose limits and cuts, the others are what the peer sends. An input that breaks a promise
-is kept, and can be run again:
+Each target runs in a separate process, and begins with cases of the grammar. The first bytes of an
+input choose limits and cuts. The rest is the data of the peer. An input that breaks a promise is
+kept, and can be repeated:
 
     python -m tools.fuzz.guided --target server-protocol --input FILE
 """
@@ -31,13 +31,13 @@ NAMES = (
 )
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _FOLDER = _ROOT / "build" / "fuzz"
-_SEEDS = 500  # cases of the grammar to begin with
-_CHOICES = 8  # bytes
+_SEEDS = 500  # initial cases, from the grammar
+_CHOICES = 8  # bytes of an input that choose limits and cuts
 _LONGEST = 4096
 
 
 def _target(name: str) -> SansIOTarget:
-    from .targets import SANS_IO  # noqa: PLC0415 # atheris has to see how the library is imported
+    from .targets import SANS_IO  # noqa: PLC0415 # atheris must instrument this import
 
     (target,) = [target for target in SANS_IO if target.name == name]
     return target
@@ -59,17 +59,17 @@ def _write_corpus(name: str, seed: str) -> Path:
 
 
 def _fuzz(name: str, arguments: Sequence[str]) -> None:
-    """Let atheris run; it ends the process."""
-    atheris: Any = importlib.import_module("atheris")  # it has an environment of its own
+    """Run atheris, which ends the process."""
+    atheris: Any = importlib.import_module("atheris")  # only in its own environment
     instrumented = atheris.instrument_imports(include=["trio_websocket", "wsproto", "h11"])
-    with contextlib.redirect_stderr(io.StringIO()), instrumented:  # a line for every module
+    with contextlib.redirect_stderr(io.StringIO()), instrumented:  # hide a line for each module
         target = _target(name)
     atheris.Setup([sys.argv[0], *arguments], lambda data: _run_input(target, data))
     atheris.Fuzz()
 
 
 def _start(name: str, options: argparse.Namespace) -> int:
-    """Fuzz a target in another process; its exit status."""
+    """Fuzz a target in another process. Return the exit status."""
     corpus = _write_corpus(name, options.seed)
     seconds = max(1, int(options.seconds / len(options.target or NAMES)))
     command = [
@@ -88,7 +88,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--target", action="append", choices=NAMES, help="all by default")
-    parser.add_argument("--input", type=Path, help="run only this file on one target")
+    parser.add_argument("--input", type=Path, help="run one target with this file only")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options, arguments = parser.parse_known_args(given)
     names = options.target or NAMES

@@ -1,4 +1,4 @@
-"""Requests and responses: right ones, and what can be wrong with them."""
+"""Generate requests and responses, valid and invalid."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Callable, List, Sequence
 
 from .mutation import cuts
 
-#: The key of the requests here, and of the client that gets the responses here.
+#: The key in all requests, for which the responses are made.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-#: What accepts it (RFC 6455, 1.3); a raw server puts that of its client in its place.
+#: The Sec-WebSocket-Accept for this key (RFC 6455, 1.3). Raw servers replace it.
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
-#: What is not HTTP/1.1 at all, or not a request.
+#: Data that is not HTTP/1.1, or not a request.
 PREFACES = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64",
-    # a ClientHello, an alert of TLS, a ClientHello of SSL 2
+    # a ClientHello of TLS, an alert of TLS, a ClientHello of SSL 2
     b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(range(64)) + b"\x00\x00\x0b\x00\x09",
     b"\x15\x03\x03\x00\x02\x02\x28",
     b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10",
@@ -94,7 +94,7 @@ _ENDS_OF_LINE = (b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n ")
 
 
 def request(rng: Random, *, faults: int | None = None) -> bytes:
-    """A request that opens a connection, with faults or oddities; by default with some."""
+    """Return a request that opens a connection, with a number of faults; by default, random."""
     faults = _some(rng) if faults is None else faults
     target = rng.choice((b"/", b"/", b"/chat?x=1", b"/a/b%20c", b"ws://x.org/y"))
     lines = [
@@ -115,7 +115,7 @@ def request(rng: Random, *, faults: int | None = None) -> bytes:
 
 
 def response(rng: Random, *, faults: int | None = None) -> bytes:
-    """A response that accepts KEY, with faults or oddities; by default with some."""
+    """Return a response that accepts KEY, with a number of faults; by default, random."""
     faults = _some(rng) if faults is None else faults
     lines = [
         b"HTTP/1.1 101 " + rng.choice((b"Switching Protocols", b"", b"OK", b"\xfcber")),
@@ -129,7 +129,7 @@ def response(rng: Random, *, faults: int | None = None) -> bytes:
 
 
 def rejection(rng: Random) -> bytes:
-    """A response with another status than 101, and a body."""
+    """Return a response with another status than 101, and a body."""
     status = rng.choice((200, 204, 301, 304, 400, 401, 403, 404, 500, 503, 599, 999, 100, 103, 199))
     body = rng.choice((b"", b"no", b"x" * 999, b"x" * 1000, b"\r\n" * 40, b"x" * _TOO_LONG))
     lines = [rng.choice((b"HTTP/1.1 %d No", b"HTTP/1.1 %d No", b"HTTP/1.0 %d")) % status]
@@ -170,7 +170,7 @@ def _written(rng: Random, lines: Lines, faults: int, kinds: Sequence[_Fault]) ->
 
 
 def _vary(rng: Random, lines: Lines) -> None:
-    """What HTTP allows: any order, any case, and white space."""
+    """Vary the headers as HTTP allows: their order, case and white space."""
     headers = lines[1:]
     if rng.random() < 0.3:
         rng.shuffle(headers)

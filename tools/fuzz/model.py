@@ -1,7 +1,7 @@
-"""What is right, written once more, from the RFCs, and without regard to speed.
+"""A simple model of the protocol, written from the RFCs without regard to speed.
 
-`judge` says what a peer's frames amount to; `response_of` and `frames_of` take apart what the
-library writes, and let nothing pass that is not in form.
+`judge` returns the result of a peer's frames. `response_of` and `frames_of` parse the bytes that
+the library writes, and raise a `Violation` if they are malformed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, xor
 Event = Union[str, bytes, Tuple[str, bytes]]
 
 _OPCODES = (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG)
-# The text of a frame with so much payload may be judged when it is whole.
+# The text of a frame with this many bytes of payload may be checked only when it is whole.
 _LARGE = 2**12
 _REGISTERED_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
@@ -34,24 +34,24 @@ def expect(condition: object, what: str, *details: object) -> None:
         raise Violation(": ".join([what, *(f"{detail!r:.500}" for detail in details)]))
 
 
-# -- what comes in
+# -- received data
 
 
 @dataclasses.dataclass
 class Verdict:
-    """What a peer's bytes amount to, if they are all."""
+    """The result of all bytes that a peer sends."""
 
     events: list[Event] = dataclasses.field(default_factory=list)
-    #: The Close frame that came: its code, 1005 for none, and its reason.
+    #: The peer's Close frame: its code, 1005 for none, and its reason.
     closed: tuple[int, str] | None = None
     #: The code that fails the connection.
     failed: int | None = None
-    #: Whether it may be too soon to fail: of the frame that is wrong only a part is there.
+    #: True if the library need not fail yet, because the invalid frame is incomplete.
     is_early: bool = False
 
     @property
     def is_final(self) -> bool:
-        """Whether the connection has to end."""
+        """True if the connection must end."""
         return self.closed is not None or (self.failed is not None and not self.is_early)
 
     @property
@@ -73,9 +73,9 @@ def judge(
     max_fragments: float,
     close_after: int | None = None,
 ) -> Verdict:
-    """What the frames in ``data`` amount to (RFC 6455, 5 to 8).
+    """Return the result of the frames in ``data`` (RFC 6455, 5 to 8).
 
-    :param close_after: After how many events our own Close was sent, which ends all but Pongs.
+    :param close_after: The number of events before our own Close. After it, only Pongs count.
     """
     judging = _Judge(data, masked, max_size, max_fragments, close_after)
     while judging.take_frame():
@@ -92,7 +92,7 @@ class _Head(NamedTuple):
 
 
 def _head_of(data: bytes, masked: bool) -> _Head | None:
-    """The head of a frame, or None if it is not whole and not bad so far."""
+    """Return the head of a frame, or None if it is incomplete and valid so far."""
     if len(data) < 2:
         return None
     first, second = data[:2]
@@ -142,7 +142,7 @@ class _Judge:
         return len(self.verdict.events) >= self._close_after
 
     def take_frame(self) -> bool:
-        """Judge one frame; False if it is the last."""
+        """Judge one frame. Return False if it is the last one."""
         head = _head_of(self._data[self._at : self._at + 14], self._masked)
         if head is None:
             return False
@@ -216,7 +216,7 @@ def _judge_close(payload: bytes, verdict: Verdict) -> None:
         verdict.failed = 1007
 
 
-# -- what goes out
+# -- sent data
 
 
 class Frame(NamedTuple):
@@ -225,9 +225,9 @@ class Frame(NamedTuple):
 
 
 def frames_of(data: bytes, *, masked: bool) -> tuple[list[Frame], bytes]:
-    """The frames that the library wrote, and the beginning of one that is not whole.
+    """Return the frames that the library wrote, and the beginning of an incomplete one.
 
-    It writes no fragments, and no reserved bits.
+    The library must not have written fragments or reserved bits.
     """
     frames: list[Frame] = []
     while len(data) >= 2:
@@ -263,7 +263,7 @@ def frames_of(data: bytes, *, masked: bool) -> tuple[list[Frame], bytes]:
 
 
 def close_code(payload: bytes) -> int:
-    """The code in a Close frame; 1005 if there is none."""
+    """Return the code in a Close frame, or 1005 if there is none."""
     return int.from_bytes(payload[:2], "big") if payload else 1005
 
 
@@ -285,7 +285,7 @@ _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?([\x21-\x7e](?:[\x20-\x7
 
 
 def response_of(data: bytes, *, to_head: bool = False) -> Response:
-    """A response that the library wrote (RFC 9112)."""
+    """Parse a response that the library wrote (RFC 9112)."""
     head, end, rest = data.partition(b"\r\n\r\n")
     expect(end, "we sent a response whose head has no end", data)
     status_line, *lines = head.split(b"\r\n")
@@ -312,7 +312,7 @@ def response_of(data: bytes, *, to_head: bool = False) -> Response:
 
 
 def check_refusal(data: bytes, *, to_head: bool = False) -> int:
-    """The status of the library's own answer to what is no handshake."""
+    """Check the library's answer to an invalid request. Return the status."""
     response = response_of(data, to_head=to_head)
     expect(not response.rest, "something behind the refusal", response.rest)
     expect(response.status in (400, 405, 426, 431, 501), "an unfit status", response.status)
@@ -331,7 +331,7 @@ def accept_token(key: bytes) -> bytes:
 
 
 def check_acceptance(data: bytes, key: bytes) -> Response:
-    """The head of the library's answer to a handshake; what is behind it is in ``rest``."""
+    """Check the library's response 101, and return it. Its ``rest`` is the data after it."""
     response = response_of(data)
     expect(response.status == 101, "not accepted", response)
     expect(response.tokens(b"upgrade") == [b"websocket"], "no Upgrade", response)

@@ -1,4 +1,4 @@
-"""Accidents that happen to bytes, whatever they mean."""
+"""Random mutations of bytes, regardless of their meaning."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def some_bytes(rng: Random, size: int) -> bytes:
 
 
 def cuts(rng: Random, data: bytes, number: int) -> list[bytes]:
-    """The data in ``number`` + 1 pieces, some of them empty."""
+    """Split the data into ``number`` + 1 chunks, some of them empty."""
     at = sorted(rng.randrange(len(data) + 1) for _ in range(number))
     return [data[start:end] for start, end in zip([0, *at], [*at, len(data)])]
 
 
 def chunks(rng: Random, data: bytes) -> list[bytes]:
-    """The data in pieces of at least one byte: in one, in a few, or one by one."""
+    """Split the data into one chunk, a few chunks, or single bytes. No chunk is empty."""
     kind = rng.random()
     if kind < 0.3 or not data:
         return [data] if data else []
@@ -34,7 +34,7 @@ def chunks(rng: Random, data: bytes) -> list[bytes]:
 
 
 def maybe_mutated(rng: Random, make: Callable[[], bytes]) -> bytes:
-    """Something that is made, as it is or after a few accidents."""
+    """Make data, and return it unchanged or with a few mutations."""
     data = make()
     if rng.random() < 0.6:
         return data

@@ -1,4 +1,4 @@
-"""Clients of ours meet a hostile server each."""
+"""Connect our clients to hostile servers."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ async def _attack(setting: Setting, attack: Attack) -> None:
                 stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
             server = _HostileServer(stream, attack, setting)
             await server.serve()
-    # one that speaks first knows neither the key nor TLS
+    # a server that sends first knows neither the key nor TLS
     is_late = setting.kind == "tls" and isinstance(client.error, ConnectionTimeout)
     if attack.is_polite and not is_late:
         _check(client, server)
 
 
 class _Client:
-    """A client of ours, and what became of it."""
+    """Our client, and the results."""
 
     def __init__(self, setting: Setting, attack: Attack) -> None:
         self.setting = setting
@@ -136,7 +136,7 @@ async def _wrapped(stream: trio.abc.Stream, setting: Setting) -> AsyncIterator[W
             opening = wrap_client_stream(nursery, stream, "example.org", "/", **setting.keywords)
             async with await opening as ws:
                 yield ws
-        except Exception as exc:  # as it is, not in a group
+        except Exception as exc:  # raise it without a group
             error = exc
     if error is not None:
         raise error
@@ -180,7 +180,7 @@ class _HostileServer(Attacker):
         return self.request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
 
     def behind_acceptance(self, options: Options) -> bytes | None:
-        """What is behind the response, or None if it does not accept the request."""
+        """Return the data after the response, or None if it does not accept the request."""
         key = [(b"Sec-WebSocket-Key", self.key)]
         handshake = ClientHandshake("example.org", "/", None, key, options)
         try:

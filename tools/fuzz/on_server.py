@@ -1,4 +1,4 @@
-"""A batch of hostile clients attacks one server of ours, among clients that mean well."""
+"""Attack our server with a batch of hostile clients, beside correct clients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .model import (
     response_of,
 )
 
-_GOOD = "/good"  # what clients ask for that mean well
+_GOOD = "/good"  # the path that correct clients request
 
 
 async def attack_server(setting: Setting, attacks: Sequence[Attack]) -> None:
@@ -41,7 +41,7 @@ async def attack_server(setting: Setting, attacks: Sequence[Attack]) -> None:
         async with server.good_client() as survivor:
             await server.echo(survivor)
             await trio.testing.wait_all_tasks_blocked()
-            own = len(handlers.child_tasks)  # of the survivor's connection
+            own = len(handlers.child_tasks)  # the tasks of the survivor's connection
             async with trio.open_nursery() as attackers:
                 for attack in attacks:
                     attackers.start_soon(_attack, server, attack)
@@ -60,18 +60,18 @@ async def attack_server(setting: Setting, attacks: Sequence[Attack]) -> None:
 
 
 class Mishap(Exception):
-    """What a handler raises that is to fail. The library logs it."""
+    """The exception of a handler that fails on purpose. The library logs it."""
 
 
 class _Server:
-    """Our server, and how to reach it."""
+    """Our server, and functions to connect to it."""
 
     def __init__(self, setting: Setting, handlers: trio.Nursery) -> None:
         self.setting = setting
         self._handlers = handlers
         self._memory = MemoryListener()
         self._port = 0
-        #: What came out of handlers that were to raise nothing.
+        #: Exceptions of handlers that should raise nothing.
         self.errors: list[Exception] = []
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -154,7 +154,7 @@ async def _attack(server: _Server, attack: Attack) -> None:
 
 
 def _is_end_due(attack: Attack, setting: Setting) -> bool:
-    """Whether our server has to hang up by itself."""
+    """Return True if our server must end the connection by itself."""
     has_eof = attack.ending == "eof" and setting.kind != "tls"
     if has_eof or setting.handler not in ("echo", "slow"):
         return True
@@ -166,9 +166,9 @@ def _is_end_due(attack: Attack, setting: Setting) -> bool:
 
 
 def _request_in(data: bytes, options: Options) -> tuple[bytes, bytes] | None:
-    """The key of the request and what is behind it; None if it is not whole."""
+    """Return the key of the request and the data after it, or None if it is incomplete."""
     handshake = ServerHandshake(options)
-    if data:  # without any it has not begun
+    if data:  # b"" would be the end of the stream
         handshake.receive_data(data)
     if not data or not handshake.has_request():
         return None
@@ -192,7 +192,7 @@ def _check_reply(attacker: Attacker) -> None:
             check_refusal(reply, to_head=attack.data.lstrip().startswith(b"HEAD "))
         return
     if request is None:
-        # what was not sent whole may have been a bad request, of course
+        # the client may have sent only a part, which may be a bad request
         expect(not reply or not attacker.has_sent, "an answer to half a request", reply)
         return
     key, behind = request
@@ -206,16 +206,16 @@ def _check_reply(attacker: Attacker) -> None:
     frames, torn = frames_of(check_acceptance(reply, key).rest, masked=False)
     verdict = setting.judge(behind, masked=True)
     if attacker.has_all:
-        # TLS has no half-close: who sends more after its Close may be reset
+        # TLS has no half-close: a client that sends data after its Close may be reset
         may_be_reset = setting.kind == "tls" and verdict.closed
         expect(may_be_reset or not attacker.is_reset, "a reset", verdict, frames)
         expect(not torn, "a torn frame", torn)
     check_pongs(frames, verdict)
     if setting.handler in ("echo", "slow"):
-        # while a slow one still thinks about a message, the connection may end
+        # the connection may end while a slow handler still processes a message
         _check_echo(frames, verdict, whole=attacker.has_all and setting.handler == "echo")
         if attacker.has_all:
-            check_close(frames, verdict, otherwise=(1011,))  # of the keep-alive
+            check_close(frames, verdict, otherwise=(1011,))  # the code of the keep-alive
 
 
 def _check_echo(frames: list[Frame], verdict: Verdict, *, whole: bool) -> None:

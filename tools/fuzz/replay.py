@@ -4,16 +4,16 @@
     (change the library)
     python -m tools.fuzz.replay --compare before.json.gz
 
-The conversations are made by the fuzzers' generators from a seed, and are the same each time. To
+The fuzzers' generators make the conversations from a seed, so they are the same each time. To
 record an older version, put its trio_websocket/ into a copy of this checkout. Both runs need the
-same Python, and the same library of zlib: set TRIO_WEBSOCKET_NO_ZLIB_NG=1, as `make replay` does.
+same Python and the same zlib library: set TRIO_WEBSOCKET_NO_ZLIB_NG=1, as `make replay` does.
 
 Each difference belongs to a category:
 
     input    the generators have changed: record anew
-    bytes    our side sends something else
-    timing   it sends the same, but after another chunk of the peer's
-    end      it hangs up in another way, or later or earlier
+    bytes    our side sends other bytes
+    timing   our side sends the same bytes, but after another chunk of the peer
+    end      our side closes the stream in another way, or at another time
     outcome  the application gets other messages, exceptions or close codes
     wording  only the texts of exceptions and log records differ
 
@@ -56,7 +56,7 @@ def categories(before: Any, after: Any) -> list[str]:
 
 
 def _firsts(record: Any) -> Any:
-    """The facts about exceptions and the levels of log records, without their texts."""
+    """Return the facts about exceptions and the levels of log records, without their texts."""
     return [[each[0] for each in record[name]] for name in ("errors", "logs")]
 
 

@@ -1,7 +1,7 @@
-"""Bytes for the half of the library that does no I/O.
+"""Check the sans-IO half of the library.
 
-Each check runs the same bytes through several times, cut in other places, and wants the same to
-come out, within bounds.
+Each check feeds the same bytes several times, cut in different places. The results must be equal
+and within the bounds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PARTIAL = Status.PARTIAL
 
 Chunks = Sequence[bytes]
 
-# A control frame and a head: what may be held back until it is whole.
+# A control frame, or the head of a frame, may stay undecoded until it is complete.
 _MOST_UNDECODED = 14 + 125
 
 # -- the handshakes
@@ -160,8 +160,8 @@ def _expect_same(outcomes: list[Any], *, is_long: bool) -> None:
     for other in outcomes[1:]:
         if other == first:
             continue
-        # What is wrong with a head, or the head of a chunk, that is too long, depends on how much
-        # of it was seen.
+        # For a head, or a chunk's head, that is too long, the error depends on the part that was
+        # seen.
         alike = first[0] == other[0] in ("refused", "failed")
         if first[0] == other[0] == "rejected" and first[1:3] == other[1:3]:
             alike = first[3].startswith(other[3]) or other[3].startswith(first[3])
@@ -222,13 +222,14 @@ def _check_deflate(data: bytes, rng: Random, side: ConnectionType) -> None:
 
 
 def _without_code(outcome: _Outcome) -> _Outcome:
-    """Of messages that are wrong in several ways, it is not said which is found first.
+    """Return the outcome without the code, if several errors are possible.
 
-    What a frame inflates to may be looked at after the head of the next one.
+    If data is invalid in several ways, any error may be found first. For example, decompressed data
+    may be checked after the head of the next frame.
     """
     if outcome.farewell in (1002, 1007, 1009):
         return dataclasses.replace(outcome, sent=None, error=None, farewell=1007)
-    if outcome.has_closed and outcome.error is not None:  # there is no code then, only a text
+    if outcome.has_closed and outcome.error is not None:  # then there is only a text, no code
         return dataclasses.replace(outcome, error=(outcome.error[0], ""))
     return outcome
 
@@ -242,20 +243,20 @@ def random_limits(rng: Random) -> Options:
 
 @dataclasses.dataclass
 class _Outcome:
-    """What came of it: the events, and the facts of the end."""
+    """The events, and the facts about the end."""
 
     events: list[Event] = dataclasses.field(default_factory=list)
-    #: Whether we sent Close before the peer, or an error, did.
+    #: True if we sent a Close before the peer's Close, or before an error.
     has_closed: bool = False
     sent: tuple[int, str] | None = None
     rcvd: tuple[int, str] | None = None
     error: tuple[type[Exception], str] | None = None
-    #: The code in the Close frame that is to be sent last.
+    #: The code in the Close frame of `take_final_bytes`.
     farewell: int | None = None
 
 
 class _Run:
-    """One way through the bytes."""
+    """One run over the bytes, with given chunks."""
 
     def __init__(
         self,
@@ -273,7 +274,7 @@ class _Run:
             extension = DeflateExtension(codec)
         self._protocol = Protocol(side, options, extension, fast=fast)
         self._max_size = options.max_message_size
-        # A large frame waits until it is whole.
+        # A large frame stays undecoded until it is whole.
         self._most_undecoded = max(_MOST_UNDECODED, self._max_size if fast else 0)
         self._close_after = close_after
         self._result = _Outcome()
@@ -315,7 +316,7 @@ class _Run:
         return result
 
     def _decode(self, most: int) -> bool:
-        """Decode what is there; whether the connection has ended."""
+        """Decode the available data. Return True if the connection has ended."""
         for _ in range(most):
             event = self._protocol.next_event()
             if event is NEED_DATA:
@@ -353,7 +354,7 @@ def _said(close: CloseReason | None) -> tuple[int, str] | None:
 
 
 def _without_place(text: str) -> str:
-    """A codec's error tells a place, counted from the beginning of what it got at a time."""
+    """Remove the position from a codec's error, because it depends on the chunks."""
     return text.partition("can't decode")[0]
 
 

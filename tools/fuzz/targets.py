@@ -1,4 +1,4 @@
-"""The targets: each makes its cases from a seed and a number, and runs them."""
+"""The targets of fuzzing. Each makes its cases from a seed and a number, and runs them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Callable, Sequence
 
 from . import codec, deflated, edge, grammar, on_client, on_server, sansio
 
-# How many cases meet at a time. Those that wait for real time-outs had better be many.
+# The number of cases in a batch. Batches that wait for real time-outs are larger.
 _BATCH = {"memory": 50, "lockstep": 50, "socketpair": 50, "tcp": 200, "tls": 50}
 
 
 class Target(abc.ABC):
-    """Something to be attacked, case by case."""
+    """A target, which is attacked case by case."""
 
     def __init__(self, name: str, batch: int) -> None:
         self.name = name
-        #: How many cases go together.
+        #: The number of cases in a batch.
         self.batch = batch
 
     @abc.abstractmethod
     def run(self, seed: str, numbers: Sequence[int]) -> None:
-        """Run the cases, which are of one batch."""
+        """Run the cases of a batch."""
 
     @abc.abstractmethod
     def show(self, seed: str, number: int) -> str:
-        """What is in a case."""
+        """Return the content of a case as text."""
 
     def _random(self, seed: str, case: object) -> Random:
         return Random(f"{self.name} {seed} {case}")
@@ -64,7 +64,7 @@ class EdgeTarget(Target):
     def run(self, seed: str, numbers: Sequence[int]) -> None:
         attacks = [self.make(self._random(seed, number), self.kind) for number in numbers]
         edge.run(self.scene, self._setting(seed, numbers[0]), attacks)
-        gc.collect()  # what nobody closed or awaited says so now
+        gc.collect()  # shows warnings about objects that were not closed or awaited
 
     def show(self, seed: str, number: int) -> str:
         attack = self.make(self._random(seed, number), self.kind)

@@ -26,7 +26,7 @@ Visit = Callable[["Clients", random.Random], Awaitable[None]]
 
 
 class Clients(Side):
-    """A process of clients, which come and go until the end."""
+    """The clients of one process. They connect and leave until the end."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Clients(Side):
         tls: float,
     ) -> None:
         """
-        :param seed: Of what is left to chance.
-        :param timeout: Seconds: the server's time-outs.
-        :param ports: The server's, without and with TLS.
-        :param folder: Where the certificates are.
-        :param seconds: How long to go on.
-        :param connections: Of all processes.
+        :param seed: The seed for random choices.
+        :param timeout: The server's time-outs in seconds.
+        :param ports: The server's ports, without and with TLS.
+        :param folder: The folder with the certificates.
+        :param seconds: The duration of the run.
+        :param connections: The number of connections in all processes.
         :param tls: The share of connections with TLS.
         """
         super().__init__(seed, timeout)
@@ -53,13 +53,13 @@ class Clients(Side):
         self.tls = tls
         self.context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
         self.end = trio.current_time() + seconds
-        # The more connections, the quieter they are, so that all together keep one processor busy:
-        # some 30 new connections and 200 messages or bursts a second.
+        # With more connections, each one is quieter, so that together they keep one CPU busy: about
+        # 30 new connections and 200 messages or bursts a second.
         self.lifetime = min(connections / 12, seconds / 4)
         self.pause = connections / 100
 
     async def run(self, number: int, kinds: dict[Visit, float]) -> None:
-        """Keep so many clients going."""
+        """Run this number of clients at a time."""
         with trio.move_on_after(self.end - trio.current_time() + GRACE * 2) as scope:
             async with trio.open_nursery() as watching:
                 watching.start_soon(self.watch_lag)
@@ -128,7 +128,7 @@ class Clients(Side):
 
 
 class Talk:
-    """What a client says and hears on a connection that echoes."""
+    """The messages of a client on a connection that echoes."""
 
     def __init__(
         self, clients: Clients, rng: random.Random, ws: WebSocketConnection, stream: int
@@ -139,10 +139,10 @@ class Talk:
         self.outgoing = Outgoing(stream, rng)
         self.incoming = Incoming(stream)
         self.heard = trio.Event()
-        self.may_end = False  # whether a lost connection is to be expected
+        self.may_end = False  # True if the connection may be lost
 
     async def go_on(self, seconds: float) -> None:
-        """Talk for so long."""
+        """Talk for this number of seconds."""
         async with trio.open_nursery() as nursery:
             for _ in range(self.rng.choice([1, 1, 2])):
                 nursery.start_soon(self.listen)
@@ -153,7 +153,7 @@ class Talk:
             nursery.cancel_scope.cancel()
 
     async def finish(self) -> None:
-        """Say a last word, and wait until all that was promised has come back."""
+        """Send a last message, and wait until all promised messages have come back."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.listen)
             with trio.fail_after(GRACE):
@@ -207,7 +207,7 @@ def new_id(rng: random.Random) -> int:
 
 
 async def stay_to_the_end(clients: Clients, rng: random.Random) -> None:
-    """What was promised is kept, however the client leaves."""
+    """Talk, and check that all promises are kept, in whatever way the client leaves."""
     stream = new_id(rng)
     handler = rng.choice(["echo", "echo", "echo", "slow", "relay"])
     async with clients.open(rng, handler, id=stream) as ws:
@@ -258,7 +258,7 @@ async def read_what_is_pushed(clients: Clients, rng: random.Random) -> None:
     stream = new_id(rng)
     number = rng.randrange(100)
     incoming = Incoming(stream)
-    patience = clients.timeout / 2  # of the server, for all pauses: they may come at the very end
+    patience = clients.timeout / 2  # for the server: all pauses may come at the very end
     async with clients.open(rng, "push", id=stream, number=number) as ws:
         with contextlib.suppress(ConnectionClosed):
             while True:
@@ -313,6 +313,6 @@ async def be_turned_away(clients: Clients, rng: random.Random) -> None:
 
 
 async def stall(clients: Clients, rng: random.Random) -> None:
-    """Open, and neither read nor go for longer than the server has patience."""
+    """Open a connection, and neither read nor leave until the server has given up."""
     async with clients.open(rng, "push", id=new_id(rng), number=10_000, quick=1):
         await trio.sleep(min(6 * clients.timeout, clients.time_left))

@@ -1,4 +1,4 @@
-"""A server whose memory `tools/soak_limits.py` reads: the path says what the application does."""
+"""A server whose memory `tools/soak_limits.py` reads. The path selects the behaviour."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ async def handle(request: WebSocketRequest) -> None:
 async def main() -> None:
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # of the connections, too
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # connections inherit it
             listener.socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         server = WebSocketServer(handle, [listener])
         await nursery.start(server.run)
         print(server.port, flush=True)
-        await trio.lowlevel.wait_readable(sys.stdin)  # its end
+        await trio.lowlevel.wait_readable(sys.stdin)  # until the end of stdin
         nursery.cancel_scope.cancel()
 
 

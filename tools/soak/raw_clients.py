@@ -1,4 +1,4 @@
-"""The clients of the soak that speak bytes: slow, deaf, silent, or lying."""
+"""The clients of the soak that send raw bytes: slow, silent or lying, or without reading."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def never_finish_tls(clients: Clients, rng: random.Random) -> None:
 
 
 async def send_no_request(clients: Clients, rng: random.Random) -> None:
-    """Garbage, or a spoiled request: the server ends it at its time-outs at the latest."""
+    """Send garbage or a damaged request. The server ends the connection within its time-outs."""
     stream = await clients.connect()
     request = bytearray(REQUEST.replace(b"GET / ", b"GET /any "))
     kind = rng.randrange(3)
@@ -149,7 +149,7 @@ async def send_noise(clients: Clients, rng: random.Random) -> None:
 
 
 async def send_in_pieces(clients: Clients, rng: random.Random) -> None:
-    """Messages in frames and bytes cut anywhere, with Pings between: all is echoed."""
+    """Send messages in fragments and chunks of any size, with Pings between; expect the echoes."""
     stream = new_id(rng)
     peer = await clients.open_raw("echo", id=stream)
     outgoing, incoming = Outgoing(stream, rng), Incoming(stream)
@@ -201,7 +201,7 @@ async def never_answer_close(clients: Clients, rng: random.Random) -> None:
 
 
 async def never_read(clients: Clients, rng: random.Random) -> None:
-    """Be deaf to what is pushed: the server gives up, and then only buffers are left to read."""
+    """Don't read the server's messages. When the server gives up, only buffered data remains."""
     tcp = await clients.connect()
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
     target = f"GET /push?id={new_id(rng)}&number=10000&quick=1 ".encode()
@@ -212,7 +212,7 @@ async def never_read(clients: Clients, rng: random.Random) -> None:
             await trio.sleep(seconds)
             with trio.fail_after(SLACK):
                 async with trio.open_nursery() as nursery:
-                    # The kernel forgets a closed socket whose last bytes nobody takes.
+                    # The kernel drops a closed socket whose last bytes the peer does not read.
                     nursery.start_soon(send_late_ping, tcp)
                     await read_to_end(tcp)
                     nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""The server of the soak: its handlers, and who holds up its event loop."""
+"""The server of the soak: its handlers, and the measurement of its event loop."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 
 
 class Steps(trio.abc.Instrument):
-    """The longest that a task, or all that were ready, held up the event loop.
+    """Measure the longest step of a task, and the longest turn of all ready tasks.
 
-    The garbage collector's part in that is counted, too, and by itself as well.
+    These times include the garbage collector, which is also measured separately.
     """
 
     def __init__(self) -> None:
-        self._collected = 0.0  # seconds of CPU, since the step began
+        self._collected = 0.0  # CPU seconds of the garbage collector in the current step
         self.reset()
         gc.callbacks.append(self._on_collection)
 
@@ -85,7 +85,7 @@ def _since(times: tuple[float, float]) -> tuple[float, float]:
 
 
 class HandlerFault(Exception):
-    """What a handler raises."""
+    """The exception that handlers raise on purpose."""
 
 
 class Unread(Exception):
@@ -93,12 +93,12 @@ class Unread(Exception):
 
 
 class Server(Side):
-    """The handlers; the path of a request names its handler and gives it values."""
+    """The handlers. The path of a request names its handler and contains its parameters."""
 
     def __init__(self, seed: str, timeout: float) -> None:
         super().__init__(seed, timeout)
         self.open = 0
-        self.opened = 0  # in all
+        self.opened = 0  # in total
         self.most = 0
         self.bytes = 0
 
@@ -131,7 +131,7 @@ class Server(Side):
 
     def count_message(self, message: str | bytes) -> None:
         self.counts["message"] += 1
-        self.bytes += len(message)  # characters of text, which is near enough
+        self.bytes += len(message)  # for text, the number of characters is close enough
 
     async def send(self, ws: WebSocketConnection, message: str | bytes) -> None:
         with trio.move_on_after(4 * self.timeout):
@@ -176,7 +176,7 @@ class Server(Side):
                         await writing.send(await self.receive(ws, incoming))
 
     async def serve_push(self, request: WebSocketRequest, values: dict[str, str]) -> None:
-        """Messages of its own, and then a close."""
+        """Send messages, and close."""
         ws = await request.accept()
         outgoing = Outgoing(int(values["id"]), self.rng)
         for _ in range(int(values["number"])):
@@ -189,7 +189,7 @@ class Server(Side):
         await self.send(ws, outgoing.next())
 
     async def serve_close(self, request: WebSocketRequest, values: dict[str, str]) -> None:
-        """Some echoes, and then a close."""
+        """Echo some messages, and close."""
         ws = await request.accept()
         incoming = Incoming(int(values["id"]))
         for _ in range(int(values["after"])):
@@ -198,7 +198,7 @@ class Server(Side):
             await ws.aclose(int(values["code"]), values["reason"])
 
     async def serve_fail(self, request: WebSocketRequest, values: dict[str, str]) -> None:
-        """Some echoes, and then an exception."""
+        """Echo some messages, and raise an exception."""
         ws = await request.accept()
         incoming = Incoming(int(values["id"]))
         for _ in range(int(values["after"])):
@@ -206,7 +206,7 @@ class Server(Side):
         raise HandlerFault
 
     async def serve_any(self, request: WebSocketRequest, values: dict[str, str]) -> None:
-        """Echoes of anything."""
+        """Echo messages of any content."""
         del values
         ws = await request.accept()
         while True:
@@ -218,7 +218,7 @@ class Server(Side):
         await request.reject(int(values["status"]), body=values["body"].encode())
 
     async def serve_forget(self, request: WebSocketRequest, values: dict[str, str]) -> None:
-        """No answer at all, which is status 500."""
+        """Return without an answer, which sends status 500."""
 
     def report(self) -> dict[str, Any]:
         return {
@@ -231,8 +231,8 @@ class Server(Side):
 
 
 async def serve(seed: str, timeout: float, folder: Path, steps: Steps) -> None:
-    """The server's process: it answers each line of its input with a report."""
-    gc.freeze()  # as docs/servers.md says for many connections
+    """Run the server's process. It answers each line of input with a report."""
+    gc.freeze()  # see "Many connections" in docs/servers.md
     gc.set_threshold(1000, 5, 1_000_000)
     server = Server(seed, timeout)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -240,7 +240,7 @@ async def serve(seed: str, timeout: float, folder: Path, steps: Steps) -> None:
     listeners: list[Any] = []
     for _ in range(2):
         (listener,) = await trio.open_tcp_listeners(0, host=HOST)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # of the connections, too
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # connections inherit it
             listener.socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         listeners.append(listener)
     ports = [listener.socket.getsockname()[1] for listener in listeners]
@@ -266,6 +266,6 @@ async def serve(seed: str, timeout: float, folder: Path, steps: Steps) -> None:
                     report["objects"] = len(gc.get_objects())
                     report["blocks"] = sys.getallocatedblocks()
                     await trio.lowlevel.checkpoint()
-                    steps.reset()  # that was ours
+                    steps.reset()  # exclude our own collection
                 print(json.dumps(report), flush=True)
         nursery.cancel_scope.cancel()

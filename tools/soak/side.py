@@ -1,4 +1,4 @@
-"""What both sides of the soak have: messages that tell what they are, and what is counted."""
+"""The common part of both sides of the soak: messages with checksums, and counters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import trio
 
 HOST = "127.0.0.1"
 
-# Seconds that a time-out may come late on a busy machine. A server accepts one connection in each
-# turn of its event loop, and turns are long when many of its tasks have something to do.
+# The permitted delay of a time-out on a busy machine, in seconds. A turn of the server's event
+# loop is long if many tasks have work.
 SLACK = 10.0
 LINGER = 2.0  # seconds that a server gives a peer to end its side (docs/peers.md)
 GRACE = 30.0  # seconds for the last echo, and for the clients to end after the run
 
-SOCKET_BUFFER = 2**16  # bytes; larger ones would hide a peer that does not read
+SOCKET_BUFFER = 2**16  # bytes; a larger buffer would hide a peer that does not read
 
 _SIZES = (0, 1, 30, 125, 126, 1000, 5000, 70_000, 300_000, 1_000_000)
 _WEIGHTS = (5, 5, 40, 10, 10, 20, 7, 2.5, 0.4, 0.1)
@@ -32,7 +32,7 @@ _BYTES = os.urandom(2**20)
 _TEXT = "The quick brown fox, der flinke Fuchs, 狐, 🦊. " * 25_000
 _HEAD = struct.Struct("!QIIII")
 
-_CANCELLED_SHARE = 0.2  # of the calls
+_CANCELLED_SHARE = 0.2  # the share of calls that are cancelled
 _DEADLINES = (0, 0, 0.0001, 0.001, 0.01)  # seconds from now
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ class Cancelled(Exception):
 
 
 class Side:
-    """What is counted in a process."""
+    """The counters of a process."""
 
     def __init__(self, seed: str, timeout: float) -> None:
         self.rng = random.Random(seed)
@@ -109,8 +109,8 @@ class Side:
         self.violation_count = 0
         self.violations: dict[str, str] = {}
         self.durations: dict[str, list[float]] = {}
-        self.lag = 0.0  # seconds that this process was late, at most
-        warnings.simplefilter("error", ResourceWarning)  # something was forgotten
+        self.lag = 0.0  # the longest delay of this process, in seconds
+        warnings.simplefilter("error", ResourceWarning)  # report leaks
         sys.unraisablehook = self._on_unraisable
         logger = logging.getLogger("trio-websocket")
         logger.addHandler(_Counting(self.counts))
@@ -129,17 +129,17 @@ class Side:
             self.violations[kind] = "".join(lines)[-3000:]
 
     def took(self, what: str, since: float, least: float, most: float) -> None:
-        """Note how long a time-out took, and whether that was right."""
+        """Record the duration of a time-out, and check it."""
         seconds = trio.current_time() - since
         self.durations.setdefault(what, []).append(seconds)
-        # a busy client may begin to count late, and notice late
+        # a busy client may start its clock late, and notice the end late
         if not least / 2 <= seconds <= most + SLACK + self.lag:
             raise Violation(f"{what} took {seconds:.2f} s instead of {least:g} to {most:g} s")
 
     async def attempt(
         self, what: str, rng: random.Random, call: Callable[..., Awaitable[T]], *args: Any
     ) -> T:
-        """Call, and now and then cancel it.
+        """Call a function, and sometimes cancel it.
 
         :raises Cancelled: It was cancelled.
         """
@@ -152,7 +152,7 @@ class Side:
         raise Cancelled
 
     async def watch_lag(self) -> None:
-        """Measure how late this process is, until cancelled."""
+        """Measure the delays of this process, until cancelled."""
         while True:
             due = trio.current_time() + 0.1
             await trio.sleep_until(due)

@@ -1,4 +1,4 @@
-"""The public API holds what 0.12.2 had; `make dropin` compares the behaviour as well."""
+"""The public API contains that of 0.12.2. `make dropin` also compares the behaviour."""
 
 from __future__ import annotations
 

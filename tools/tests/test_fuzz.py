@@ -1,4 +1,4 @@
-"""A little of `make fuzz`, that it finds what it is to find, and what it has found."""
+"""A short run of `make fuzz`, tests that it finds faults, and tests for its past findings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARTIAL = Status.PARTIAL
 
 pytestmark = [pytest.mark.no_cover, pytest.mark.usefixtures("frozen_heap")]
 
-# The others wait for real time-outs.
+# The remaining targets wait for real time-outs.
 VIRTUAL = [target for target in EDGE if target.kind not in edge.REAL]
 
 
@@ -42,7 +42,7 @@ def name_of(target: Target) -> str:
     return target.name
 
 
-# -- a little of it
+# -- short runs
 
 
 @pytest.mark.parametrize("target", SANS_IO, ids=name_of)
@@ -197,8 +197,8 @@ def test_fuzz_edge_fault_is_found(
     target: str, method: str, fault: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WebSocketConnection, method, fault)
-    with pytest.raises(Exception):  # noqa: B017, PT011 # or a group, of whatever came out
-        for batch in range(10):  # handlers do not all echo
+    with pytest.raises(Exception):  # noqa: B017, PT011 # any exception, or a group
+        for batch in range(10):  # only some handlers echo
             TARGETS[target].run("test", range(50 * batch, 50 * batch + 20))
 
 
@@ -317,11 +317,11 @@ def test_model_judges_frames(data: bytes, verdict: Verdict) -> None:
     assert judge(data, masked=False, max_size=2**20, max_fragments=2) == verdict
 
 
-# -- what it has found
+# -- past findings
 
 
 def test_model_checks_length_of_error_text() -> None:
-    # It had the subprotocol that the server chose, whatever its size.
+    # The text contained the server's subprotocol, without a limit.
     key = [(b"Sec-WebSocket-Key", KEY)]
     handshake = ClientHandshake("example.org", "/", ["chat"], key, Options())
     end = b"Sec-WebSocket-Protocol: " + b"x" * 60_000 + b"\r\n\r\n"
@@ -335,7 +335,7 @@ DIGITS = b"Content-Length: " + b"9" * 5000
 
 
 def test_server_handshake_content_length_of_many_digits_gets_400() -> None:
-    # h11 before 0.15 makes an int of it, and Python has a limit for that: a ValueError.
+    # h11 before 0.15 converts it to an int, and Python raises a ValueError for so many digits.
     handshake = ServerHandshake(Options())
     handshake.receive_data(request(Random(1), faults=0)[:-2] + DIGITS + b"\r\n\r\n")
     with pytest.raises(BadRequest) as caught:

@@ -1,4 +1,4 @@
-"""The tools that measure: each does a little of its work, and prints what it found."""
+"""The measuring tools: each does a little work and prints its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make replay` finds what has changed, and nothing else."""
+"""`make replay` finds all changes, and nothing else."""
 
 from __future__ import annotations
 

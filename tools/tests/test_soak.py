@@ -1,4 +1,4 @@
-"""The soaks, each for a moment and with few connections, so that they are known to run."""
+"""Short soaks with few connections, which show that the tools run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the soaks read /proc")
 
-# Not those that last as long as the server's patience.
+# The kinds of clients that don't wait for the server's time-outs.
 KINDS = (
     "stay to the end",
     "leave cancelled",
@@ -42,7 +42,7 @@ ARGUMENTS = {
 
 @pytest.fixture(scope="module")
 def soaks() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """All of them, which run at once: they wait most of the time."""
+    """Start all soaks at the same time, because they wait most of the time."""
     with contextlib.ExitStack() as stack:
         running = {}
         for module, arguments in ARGUMENTS.items():

@@ -1,4 +1,4 @@
-"""Operations cancelled at random, for a moment."""
+"""A short run of operations that are cancelled at random."""
 
 from __future__ import annotations
 

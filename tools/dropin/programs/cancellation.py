@@ -46,7 +46,7 @@ async def blocks(url: str) -> None:
             await trio.sleep_forever()
     print("block", scope.cancelled_caught)
 
-    for _ in range(50):  # at whatever point it comes
+    for _ in range(50):  # cancel at arbitrary points
         with trio.move_on_after(0.01) as scope:
             async with open_websocket_url(url) as ws:
                 while True:

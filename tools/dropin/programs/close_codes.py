@@ -1,4 +1,4 @@
-"""Who closes with what, and what the other side sees."""
+"""The close codes of either side, as both sides see them."""
 
 from __future__ import annotations
 

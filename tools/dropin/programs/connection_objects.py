@@ -1,4 +1,4 @@
-"""Connections as objects: attributes of the user's, names, sets and keys, weak references."""
+"""Connections as objects: user attributes, names, sets and dict keys, weak references."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ records: list[logging.LogRecord] = []
 
 
 class Handler(logging.Handler):
-    """Keeps what the library logs."""
+    """A log handler that keeps the library's records."""
 
     def emit(self, record: logging.LogRecord) -> None:
         records.append(record)

@@ -1,4 +1,4 @@
-"""The same over TLS, with a certificate authority made for the occasion."""
+"""An echo server and a client over TLS, with a new certificate authority."""
 
 from __future__ import annotations
 

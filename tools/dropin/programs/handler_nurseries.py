@@ -1,4 +1,4 @@
-"""Handlers that run in a nursery of the application's."""
+"""Handlers that run in the application's nursery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extra headers, both ways."""
+"""Extra headers in both directions."""
 
 from __future__ import annotations
 

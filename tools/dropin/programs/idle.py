@@ -1,4 +1,4 @@
-"""Connections that nobody reads from: pings are answered, and the end is noticed."""
+"""Connections that the application does not read: pings are answered, the end is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of applications put mocks in the place of the opening functions."""
+"""Tests of applications that replace the opening functions by mocks."""
 
 from __future__ import annotations
 

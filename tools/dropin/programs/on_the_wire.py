@@ -1,4 +1,4 @@
-"""What a peer of another make receives: the opening handshake, and frames."""
+"""The bytes that a raw peer receives: the opening handshake, and frames."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def read_head(stream: trio.SocketStream) -> bytes:
 def show_head(who: str, head: bytes) -> None:
     first, *lines = re.sub(rb"127\.0\.0\.1:\d+", b"ADDRESS", head).strip().split(b"\r\n")
     lines = [re.sub(rb"(?i)(?<=-key: ).*", b"KEY", line) for line in lines]
-    print(who, first.decode()[:12])  # what follows a status means nothing
+    print(who, first.decode()[:12])  # the reason phrase has no meaning
     for name, _, value in sorted(line.lower().partition(b":") for line in lines):
         print(who, name.decode(), value.strip().decode())
 
@@ -88,7 +88,7 @@ async def main() -> None:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             await stream.send_all(REQUEST.replace(b"/chat", b"/no"))
             head = await read_head(stream)
-            # 0.12 does not say that it closes the connection.
+            # 0.12 does not announce that it closes the connection.
             show_head("rejection", re.sub(rb"(?i)connection: close\r\n", b"", head))
             print("rejection", await stream.receive_some())
         nursery.cancel_scope.cancel()

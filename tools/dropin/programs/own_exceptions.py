@@ -1,4 +1,4 @@
-"""Applications make, subclass, pickle and copy the exceptions."""
+"""Applications that construct, subclass, pickle and copy the exceptions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trio_websocket import (
 
 
 class CdpClosed(ConnectionClosed):
-    """Does without the constructor of its base class."""
+    """A subclass that does not call the constructor of its base class."""
 
     def __init__(self, reason: CloseReason) -> None:
         self.reason = reason
@@ -26,7 +26,7 @@ class CdpClosed(ConnectionClosed):
 
 
 class Unauthorized(ConnectionRejected):
-    """Has a constructor of its own."""
+    """A subclass with its own constructor."""
 
     def __init__(self, user: str) -> None:
         super().__init__(401, ((b"a", b"b"),), None)
@@ -35,7 +35,7 @@ class Unauthorized(ConnectionRejected):
 
 
 class SlowServer(ConnectionTimeout):
-    """Takes other arguments."""
+    """A subclass with other arguments."""
 
     def __init__(self, host: str, seconds: float) -> None:
         super().__init__(f"{host} did not answer in {seconds} s")
@@ -44,7 +44,7 @@ class SlowServer(ConnectionTimeout):
 
 
 class Bye(CloseReason):
-    """A CloseReason by another name."""
+    """A CloseReason with another name."""
 
 
 REASON = CloseReason(1001, "bye")

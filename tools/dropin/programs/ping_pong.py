@@ -30,7 +30,7 @@ async def handler(request: WebSocketRequest) -> None:
 
 
 async def lazy_server(stream: trio.SocketStream) -> None:
-    """Answers only the last of three pings, and before that one that never was."""
+    """Send a pong for a ping that was never sent, then answer only the last of three pings."""
     wire = WSConnection(ConnectionType.SERVER)
     pings = 0
     async for data in stream:

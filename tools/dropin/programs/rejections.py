@@ -1,4 +1,4 @@
-"""A server that turns clients away."""
+"""A server that rejects clients."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from trio_websocket import (
 
 
 class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
-    """Accepts streams that are no sockets."""
+    """A listener for streams that aren't sockets."""
 
     def __init__(self) -> None:
         self.send, self.receive = trio.open_memory_channel[trio.abc.Stream](0)

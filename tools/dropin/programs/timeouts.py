@@ -18,7 +18,7 @@ from trio_websocket import (
     serve_websocket,
 )
 
-# A handler that returns without an answer is an error in the log now.
+# A handler that returns without an answer is logged as an error now.
 logging.getLogger("trio-websocket").setLevel(logging.CRITICAL)
 
 

@@ -1,4 +1,4 @@
-"""Nobody there: what old and newer code catches."""
+"""Unreachable servers: the exceptions that old and new programs catch."""
 
 from __future__ import annotations
 

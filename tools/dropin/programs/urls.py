@@ -1,4 +1,4 @@
-"""URLs and arguments, good and bad."""
+"""Valid and invalid URLs and arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trio_websocket import (
 
 
 class Url:
-    """Like yarl.URL: str() is the URL."""
+    """An object whose str() is the URL, like yarl.URL."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -1,4 +1,4 @@
-"""What leaves a block or a handler by exception."""
+"""Exceptions that leave a block or a handler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trio_websocket import (
 
 
 class AppError(Exception):
-    """The application's own."""
+    """An exception of the application."""
 
 
 async def echo(request: WebSocketRequest) -> None:

@@ -1,4 +1,4 @@
-"""Tests of applications: a clock that jumps, streams in memory, virtual seconds."""
+"""Tests of applications with a jumping clock and streams in memory."""
 
 from __future__ import annotations
 

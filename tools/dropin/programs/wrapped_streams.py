@@ -1,4 +1,4 @@
-"""WebSockets over streams that are no sockets."""
+"""WebSockets over streams that aren't sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trio_websocket import ConnectionClosed, wrap_client_stream, wrap_server_str
 
 
 class Replayed(trio.abc.Stream):
-    """Gives back bytes that were peeked at, then the rest."""
+    """A stream that first returns bytes that were read before."""
 
     def __init__(self, prefix: bytes, stream: trio.abc.Stream) -> None:
         self.prefix = prefix
