@@ -122,8 +122,6 @@ def _messages(  # noqa: C901, PLR0912 # the hot function: a call would cost more
                 else:
                     payload = buffer[start:stop]
             else:
-                if size not in _LONG:
-                    break  # the other mask bit
                 width, least = _LONG[size]
                 size = _from_bytes(buffer[at + 2 : at + 2 + width], "big")
                 start += width
@@ -147,8 +145,8 @@ def _messages(  # noqa: C901, PLR0912 # the hot function: a call would cost more
                 break
             total += size
             at = stop
-    except (IndexError, UnicodeDecodeError):  # fewer than two bytes are left; not UTF-8
-        pass
+    except (IndexError, KeyError, UnicodeDecodeError):
+        pass  # fewer than two bytes are left; the other mask bit; not UTF-8
     return found, at, total
 
 
