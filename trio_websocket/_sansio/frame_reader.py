@@ -60,7 +60,9 @@ if TYPE_CHECKING:
     from .deflate import DeflateExtension
 
 _OPEN = State.OPEN
-_COMPRESSED = frozenset({FINAL | COMPRESSED | TEXT, FINAL | COMPRESSED | BINARY})
+# The first bytes of messages, without FIN.
+_PLAIN = frozenset({TEXT, BINARY})
+_PLAIN_OR_COMPRESSED = _PLAIN | {COMPRESSED | TEXT, COMPRESSED | BINARY}
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
 
 
@@ -104,10 +106,7 @@ class FrameReader:
         self._wsproto = WsprotoReader(side, extension, assembler)
         self._is_fast = is_fast
         self._expected_mask = 0 if side is ConnectionType.CLIENT else MASKED
-        # The first bytes of data frames, without FIN.
-        self._openings = frozenset({TEXT, BINARY})
-        if extension is not None:
-            self._openings |= {COMPRESSED | TEXT, COMPRESSED | BINARY}
+        self._openings = _PLAIN if extension is None else _PLAIN_OR_COMPRESSED
 
         self._buffer = b""
         self._at = 0  # the bytes before this offset are decoded
@@ -253,7 +252,7 @@ class FrameReader:
         self, head: bytes, head_size: int, length: int, raw: bool, is_awaited: bool
     ) -> Event | None:
         """Inflate a message of one frame, which is whole."""
-        if head[0] not in _COMPRESSED or (not is_awaited and self._may_be_too_large(length)):
+        if not head[0] & COMPRESSED or (not is_awaited and self._may_be_too_large(length)):
             return None
         assert self._extension is not None
         start = self._at + head_size
