@@ -17,12 +17,7 @@ from .._io.sockets import Address
 from .._io.transport import Transport
 from .._sansio.compat import Unpack
 from .._sansio.costs import SEND_BYTES_PER_COST
-from .._sansio.errors import (
-    CloseReason,
-    ConnectionClosed,
-    is_normal,
-    sendable_close,
-)
+from .._sansio.errors import CloseReason, ConnectionClosed, is_normal, sendable_close
 from .._sansio.extensions import DeflateParameters
 from .._sansio.frames import check_reason
 from .._sansio.handshake import ExtraHeaders, HandshakeResult

@@ -152,11 +152,7 @@ class _FragmentedMessage:
         if is_text and self._kind is not str:
             self._utf8.decode(payload, is_last)
         await self._sender.send_fragment(
-            is_text,
-            payload,
-            is_first=not self._is_begun,
-            is_last=is_last,
-            compress=self._compress,
+            is_text, payload, is_first=not self._is_begun, is_last=is_last, compress=self._compress
         )
         self._size += len(payload)
         self._is_begun = True

@@ -36,15 +36,7 @@ class PendingPing:
 class Pings:
     """The unanswered Pings, by payload, in the order in which they were sent."""
 
-    __slots__ = (
-        "_changed",
-        "_limit",
-        "_pings",
-        "_protocol",
-        "_receiver",
-        "_sender",
-        "latency",
-    )
+    __slots__ = ("_changed", "_limit", "_pings", "_protocol", "_receiver", "_sender", "latency")
 
     def __init__(
         self, protocol: Protocol, sender: Sender, receiver: Receiver, *, limit: float

@@ -26,12 +26,7 @@ from typing import Callable, Sequence
 
 import trio
 
-from .._sansio.costs import (
-    TLS_CALL_BYTES,
-    TLS_CALLS_PER_STEP,
-    TLS_CALLS_PER_WRITE,
-    TLS_READ_BYTES,
-)
+from .._sansio.costs import TLS_CALL_BYTES, TLS_CALLS_PER_STEP, TLS_CALLS_PER_WRITE, TLS_READ_BYTES
 from .._sansio.tls_engine import TlsEngine, tls_slices
 from .chunks import Unwritten, remaining_after
 from .sockets import Borrowed, is_kernel_socket, shut_down

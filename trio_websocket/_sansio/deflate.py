@@ -135,10 +135,7 @@ class DeflateCodec:
         """
         if self._compressor is None:
             self._compressor = zlib.compressobj(
-                self._settings.level,
-                zlib.DEFLATED,
-                -self._deflate_bits,
-                self._settings.mem_level,
+                self._settings.level, zlib.DEFLATED, -self._deflate_bits, self._settings.mem_level
             )
         if not data and not is_last:
             return b""

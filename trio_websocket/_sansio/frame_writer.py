@@ -38,14 +38,7 @@ class FrameWriter:
     in which they were made.
     """
 
-    # With more than 30 names, Python would give each connection a dict, which is large and slow.
-    __slots__ = (
-        "_extension",
-        "_is_client",
-        "bytes_sent",
-        "messages_sent",
-        "threshold",
-    )
+    __slots__ = ("_extension", "_is_client", "bytes_sent", "messages_sent", "threshold")
 
     def __init__(
         self, side: ConnectionType, options: Options, extension: DeflateExtension | None

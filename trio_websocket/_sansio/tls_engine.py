@@ -103,10 +103,7 @@ class TlsEngine:
         self._outgoing = ssl.MemoryBIO()
         #: OpenSSL's part, which knows the certificates, the version and the cipher.
         self.ssl_object: ssl.SSLObject = context.wrap_bio(
-            self._incoming,
-            self._outgoing,
-            server_side=server_side,
-            server_hostname=server_hostname,
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         #: True if the handshake is over.
         self.is_open = False

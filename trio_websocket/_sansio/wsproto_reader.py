@@ -39,10 +39,7 @@ class WsprotoReader:
     __slots__ = ("_assembler", "_code", "_extension", "_side", "_wsproto")
 
     def __init__(
-        self,
-        side: ConnectionType,
-        extension: DeflateExtension | None,
-        assembler: MessageAssembler,
+        self, side: ConnectionType, extension: DeflateExtension | None, assembler: MessageAssembler
     ) -> None:
         """
         :param side: The side that receives.
