@@ -18,7 +18,7 @@ from trio_websocket._connection.pings import PendingPing, Pings
 def new_pings(limit: float = math.inf) -> Pings:
     """Pings of no connection: tests add them, and send nothing."""
     part: Any = None
-    return Pings(part, part, part, limit=limit)
+    return Pings(part, part, part, limit)
 
 
 def sent(*payloads: bytes, limit: float = math.inf) -> tuple[Pings, list[PendingPing]]:

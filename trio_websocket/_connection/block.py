@@ -23,13 +23,10 @@ async def close_after_block(
         if lifecycle.can_send:
             lifecycle.closing.note_end_of_block()
     try:
-        if error is None:
+        if error is None or strip_closed(error) is None:
             await connection.aclose(CloseCode.NORMAL_CLOSURE)
         elif isinstance(error, Exception):
-            is_lost = strip_closed(error) is None
-            await connection.aclose(
-                CloseCode.NORMAL_CLOSURE if is_lost else CloseCode.INTERNAL_ERROR
-            )
+            await connection.aclose(CloseCode.INTERNAL_ERROR)
         else:
             with trio.CancelScope() as scope:
                 cancel(scope, "the block or handler was cancelled")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import trio
 
+from .._io.run_local import RunLocal
 from .._io.sync import LazyParkingLot
 from .._sansio.costs import STEPS_PER_TURN
 
@@ -31,16 +32,6 @@ class DeferredFlush:
         self._queues: collections.deque[CorkedQueue] = collections.deque()
         self._work = LazyParkingLot()
         self._is_running = False
-
-    @staticmethod
-    def of_this_run() -> DeferredFlush:
-        """Return the instance of the current run."""
-        try:
-            return _deferred_flush.get()
-        except LookupError:
-            deferred_flush = DeferredFlush()
-            _deferred_flush.set(deferred_flush)
-            return deferred_flush
 
     def add(self, queue: CorkedQueue) -> None:
         """Uncork a queue at the end of this turn."""
@@ -74,6 +65,4 @@ class DeferredFlush:
                 queue.fail(exc)
 
 
-_deferred_flush: trio.lowlevel.RunVar[DeferredFlush] = trio.lowlevel.RunVar(
-    "trio_websocket_deferred_flush"
-)
+deferred_flush = RunLocal("deferred flush", DeferredFlush)

@@ -6,19 +6,10 @@ import codecs
 import contextlib
 import io
 import sys
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Mapping,
-    Union,
-)
+from typing import Any, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Union
 
 from .._io.interrupt import call_unprotected
-from .._sansio.compat import Buffer
+from .._sansio.compat import Buffer, TypeGuard
 from .._sansio.errors import MessageTypeError, safe_repr
 from .._sansio.frames import check_utf8
 from .sender import Sender
@@ -27,9 +18,6 @@ if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a n
     from async_generator import aclosing
 else:
     from contextlib import aclosing
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeGuard
 
 # Iterating over a file gives lines of any size, and reads in the event loop.
 _FILE_ERROR = (

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import trio
 
+from .._io.run_local import RunLocal
+
 logger = logging.getLogger("trio-websocket")
 
 # Seconds of an interval. After one to two of them, a connection reads in the background, so that
@@ -36,16 +38,6 @@ class IdleMonitor:
         self._receivers: set[IdleReceiver] = set()
         self._is_running = False
 
-    @staticmethod
-    def of_this_run() -> IdleMonitor:
-        """Return the monitor of this run of Trio."""
-        try:
-            return _monitor.get()
-        except LookupError:
-            monitor = IdleMonitor()
-            _monitor.set(monitor)
-            return monitor
-
     def add(self, receiver: IdleReceiver) -> None:
         """Monitor a receiver, beginning with the next interval."""
         self._receivers.add(receiver)
@@ -69,4 +61,4 @@ class IdleMonitor:
             self._is_running = False
 
 
-_monitor: trio.lowlevel.RunVar[IdleMonitor] = trio.lowlevel.RunVar("trio_websocket_idle_monitor")
+idle_monitor = RunLocal("idle monitor", IdleMonitor)

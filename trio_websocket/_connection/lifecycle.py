@@ -103,18 +103,8 @@ class Lifecycle:
             transport, self.on_write_error, max_unsent=options.max_unsent_bytes
         )
         self.sender = Sender(self.closing, self.protocol.writer, self.queue, budget, self.closed)
-        self.receiver = Receiver(
-            transport,
-            self.protocol,
-            self.queue,
-            budget,
-            self,
-            size=options.message_queue_size,
-            max_bytes=options.message_queue_bytes,
-        )
-        self.pings = Pings(
-            self.protocol, self.sender, self.receiver, limit=options.max_unanswered_pings
-        )
+        self.receiver = Receiver(transport, self.protocol, self.queue, budget, self, options)
+        self.pings = Pings(self.protocol, self.sender, self.receiver, options.max_unanswered_pings)
         #: True if the closing handshake was started by this side.
         self.is_closed_here: bool = False
         self._scope = trio.CancelScope()  # around the connection's task

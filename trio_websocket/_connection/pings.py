@@ -39,7 +39,7 @@ class Pings:
     __slots__ = ("_changed", "_limit", "_pings", "_protocol", "_receiver", "_sender", "latency")
 
     def __init__(
-        self, protocol: Protocol, sender: Sender, receiver: Receiver, *, limit: float
+        self, protocol: Protocol, sender: Sender, receiver: Receiver, limit: float
     ) -> None:
         """
         :param protocol: Makes the frames.

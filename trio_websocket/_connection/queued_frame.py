@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
+from typing import Sequence, Union
 
 
 class ControlFrame(bytes):
@@ -15,7 +12,7 @@ class ControlFrame(bytes):
 
 
 # A frame in one part, or the head and the payload of a large one.
-Frame: TypeAlias = "bytes | Sequence[bytes]"
+Frame = Union[bytes, Sequence[bytes]]
 
 
 def frame_parts(frame: Frame) -> Sequence[bytes]:

@@ -17,7 +17,6 @@ Then `get_message` takes it without the lock, and without a change of the state.
 from __future__ import annotations
 
 import collections
-import math
 
 import trio
 
@@ -36,8 +35,9 @@ from .._sansio.costs import (
     STEPS_PER_TURN,
 )
 from .._sansio.events import ENDED, NEED_DATA, OVER_LIMIT, YIELD, MessageChunk, Status
+from .._sansio.options import Options
 from .connection_events import ConnectionEvents
-from .idle_monitor import IdleMonitor
+from .idle_monitor import IdleMonitor, idle_monitor
 from .message_queue import MessageQueue, as_type, encoded_size, length
 from .over_limit import OverLimitHold
 from .send_queue import SendQueue
@@ -70,9 +70,7 @@ class Receiver:
         send_queue: SendQueue,
         budget: CheckpointBudget,
         events: ConnectionEvents,
-        *,
-        size: float,
-        max_bytes: float = math.inf,
+        options: Options,
     ) -> None:
         """
         :param transport: The stream to read from.
@@ -80,15 +78,17 @@ class Receiver:
         :param send_queue: The send queue. It is uncorked before a task waits for the peer.
         :param budget: The budget of the connection.
         :param events: Called for control frames, and at the end.
-        :param size: The number of messages that may wait, in addition to one in hand.
-        :param max_bytes: The number of bytes of memory that they may take.
+        :param options: The limits of the queue.
         """
         self._transport = transport
         self._protocol = protocol
         self._send_queue = send_queue
         self._budget = budget
         #: The decoded messages.
-        self.queue: MessageQueue = MessageQueue(size + 1, max_bytes)  # one is in hand, as in 0.12
+        self.queue: MessageQueue = MessageQueue(
+            options.message_queue_size + 1,  # one is in hand, as in 0.12
+            options.message_queue_bytes,
+        )
         # None when stopped, so that no reference cycle outlives the connection.
         self._events: ConnectionEvents | None = events
         self._monitor: IdleMonitor | None = None  # until `start`
@@ -134,7 +134,7 @@ class Receiver:
 
     def start(self) -> None:
         """Begin to read in the background, after a grace period."""
-        self._monitor = IdleMonitor.of_this_run()
+        self._monitor = idle_monitor.get()
         if self._reader is GRACE:
             self._monitor.add(self)
 

@@ -24,7 +24,7 @@ reads nothing costs one frame.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import trio
 
@@ -33,11 +33,8 @@ from .._io.chunks import Unwritten, first_bytes, join_small
 from .._io.sync import LazyParkingLot
 from .._io.transport import Transport, unwrap_network_error
 from .._sansio.costs import SCATTER_WRITE_BYTES, WRITE_BATCH_BYTES
-from .deferred_flush import DeferredFlush
+from .deferred_flush import deferred_flush
 from .queued_frame import ControlFrame, Frame, frame_parts, frame_size
-
-if TYPE_CHECKING:
-    pass
 
 
 class Writer(enum.Enum):
@@ -192,7 +189,7 @@ class SendQueue:
         # The socket is asked each time, because nothing would report the failure of this message.
         if self.is_corked and size <= self._most_corked and self._transport.socket.fileno() != -1:
             if not self._frames:
-                DeferredFlush.of_this_run().add(self)
+                deferred_flush.get().add(self)
             self._frames.append(frame)
             self.size = size
             return True

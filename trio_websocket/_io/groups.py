@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Sequence
 
 import trio
 
@@ -11,11 +10,6 @@ from .._sansio.errors import ConnectionClosed, DisconnectionTimeout
 
 if sys.version_info < (3, 11):  # pragma: no cover # coverage is measured on a newer one
     from exceptiongroup import BaseExceptionGroup
-
-
-def group_members(exc: BaseException) -> Sequence[BaseException]:
-    """Return the exceptions in a group, or ``exc`` itself if it isn't a group."""
-    return exc.exceptions if isinstance(exc, BaseExceptionGroup) else (exc,)
 
 
 def flatten_group(exc: BaseException) -> list[BaseException]:
@@ -60,7 +54,9 @@ def unwrap_single(exc: BaseException) -> BaseException:
 
     `trio.Cancelled` doesn't count as a real error.
     """
-    errors = [error for error in group_members(exc) if not isinstance(error, trio.Cancelled)]
+    if not isinstance(exc, BaseExceptionGroup):
+        return exc
+    errors = [error for error in exc.exceptions if not isinstance(error, trio.Cancelled)]
     return errors[0] if len(errors) == 1 else exc
 
 

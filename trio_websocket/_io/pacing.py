@@ -8,6 +8,7 @@ from typing import Awaitable, Callable, TypeVar
 import trio
 
 from .._sansio.costs import COST_PER_TURN
+from .run_local import RunLocal
 
 _T = TypeVar("_T")
 
@@ -59,14 +60,7 @@ async def run_in_thread(function: Callable[..., _T], *args: object) -> _T:
     It uses a limiter of its own. Threads of the application that wait for the connection may hold
     all tokens of Trio's default limiter.
     """
-    try:
-        limiter = _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(os.cpu_count() or 1)
-        _limiter.set(limiter)
-    return await trio.to_thread.run_sync(function, *args, limiter=limiter)
+    return await trio.to_thread.run_sync(function, *args, limiter=_limiter.get())
 
 
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(
-    "trio_websocket_thread_limiter"
-)
+_limiter = RunLocal("threads", lambda: trio.CapacityLimiter(os.cpu_count() or 1))

@@ -180,9 +180,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Encrypt the data and write it. If cancelled, nothing more can be sent."""
         if not self.is_open:
             await self.do_handshake()
-        for piece in tls_slices(data) or [
-            memoryview(b"")
-        ]:  # TLS may have something to send, even if we don't
+        # TLS may have something to send, even if we don't.
+        for piece in tls_slices(data) or [memoryview(b"")]:
             self._unsent += self.engine.encrypt(piece)
             await self._write_unsent()
 

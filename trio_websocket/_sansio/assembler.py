@@ -12,22 +12,13 @@ import sys
 from .closing import ClosingHandshake, State
 from .errors import CloseCode
 from .events import MessageChunk, Status, ViolationError
+from .options import Options
 
 _OPEN = State.OPEN
 
 
 class PartialMessage:
     """A message that wsproto decodes frame by frame."""
-
-    __slots__ = (
-        "_data",
-        "fragments",
-        "frame_left",
-        "inflated",
-        "is_compressed",
-        "is_skipped",
-        "size",
-    )
 
     def __init__(self, *, is_compressed: bool) -> None:
         """:param is_compressed: True if RSV1 of the first frame is set (RFC 7692, 6)."""
@@ -103,17 +94,14 @@ class MessageAssembler:
         "messages_received",
     )
 
-    def __init__(
-        self, closing: ClosingHandshake, max_message_size: float, max_fragments: float
-    ) -> None:
+    def __init__(self, closing: ClosingHandshake, options: Options) -> None:
         """
         :param closing: The state of the connection.
-        :param max_message_size: Bytes of payload that a message may have.
-        :param max_fragments: The number of frames that a message may have.
+        :param options: The limits on messages.
         """
         self._closing = closing
-        self._max_message_size = _at_most(max_message_size)
-        self._max_fragments = max_fragments
+        self._max_message_size = _at_most(options.max_message_size)
+        self._max_fragments = options.max_fragments
         #: The limit on the size of the next message.
         self.limit: int = self._max_message_size
         #: True if the next message is delivered in chunks.

@@ -15,9 +15,8 @@ the stream.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-from typing import Mapping, NoReturn
+from typing import Mapping, NamedTuple, NoReturn
 
 from .errors import CloseCode, CloseReason, ConnectionClosed, describe
 
@@ -69,8 +68,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
 _OPEN, _CLOSED = State.OPEN, State.CLOSED
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a connection ended: by Close frames both ways, or by an error."""
 
     #: The peer's Close frame. If it is set, `error` is None.

@@ -9,11 +9,12 @@ import collections.abc
 import typing
 from typing import TYPE_CHECKING, Any, Union
 
-__all__ = ["Buffer", "Self", "Unpack"]
+__all__ = ["Buffer", "Self", "TypeGuard", "Unpack"]
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self, Unpack
+    from typing_extensions import Buffer, Self, TypeGuard, Unpack
 else:
     Buffer = getattr(collections.abc, "Buffer", Union[bytes, bytearray, memoryview])
     Self = getattr(typing, "Self", Any)
+    TypeGuard = getattr(typing, "TypeGuard", Union)
     Unpack = getattr(typing, "Unpack", Union)  # of one type is that type

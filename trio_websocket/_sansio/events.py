@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Union
 
 from wsproto.events import Ping, Pong
-
-from .errors import CloseReason
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
 
 
 class Status(enum.Enum):
@@ -40,12 +35,6 @@ class MessageChunk(NamedTuple):
     is_last: bool
 
 
-class CloseReceived(NamedTuple):
-    """The peer's Close frame."""
-
-    reason: CloseReason
-
-
 class ViolationError(Exception):
     """The peer violated the protocol, or a limit: fail the connection (RFC 6455, 7.1.7)."""
 
@@ -59,4 +48,4 @@ class ViolationError(Exception):
         self.text = text
 
 
-Event: TypeAlias = "str | bytes | MessageChunk | Ping | Pong | Status"
+Event = Union[str, bytes, MessageChunk, Ping, Pong, Status]

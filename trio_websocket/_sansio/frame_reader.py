@@ -15,7 +15,6 @@ has a part of a frame only in `PartialMessage` (if `frame_left` is not 0) and `I
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from wsproto.connection import ConnectionType
 from wsproto.events import BytesMessage, Ping, Pong, TextMessage
@@ -24,14 +23,13 @@ from . import codec
 from .assembler import MessageAssembler, PartialMessage
 from .closing import ClosingHandshake, State
 from .costs import KEEP_DECODED_BYTES, MAX_INFLATE_RATIO, WAIT_FOR_WHOLE_FRAME_BYTES
-from .deflate import DecompressedTooLarge, InvalidData
-from .errors import CloseCode
+from .deflate import DecompressedTooLarge, DeflateExtension, InvalidData
+from .errors import CloseCode, CloseReason
 from .events import (
     NEED_DATA,
     OVER_LIMIT,
     PARTIAL,
     YIELD,
-    CloseReceived,
     Event,
     MessageChunk,
     ViolationError,
@@ -55,9 +53,6 @@ from .frames import (
 from .inflation import Inflation
 from .stages import BETWEEN, InvalidFrame, Stage
 from .wsproto_reader import WsprotoReader
-
-if TYPE_CHECKING:
-    from .deflate import DeflateExtension
 
 _OPEN = State.OPEN
 # The first bytes of messages, without FIN.
@@ -202,7 +197,7 @@ class FrameReader:
             self._assembler.count(len(messages), size)
         return messages
 
-    def next_event(self, *, raw: bool, is_awaited: bool) -> Event | CloseReceived:
+    def next_event(self, *, raw: bool, is_awaited: bool) -> Event | CloseReason:
         """Decode one message, a chunk of one, or a control frame.
 
         After our Close, the only events are Pongs and the end.
@@ -325,7 +320,7 @@ class FrameReader:
 
     # -- control frames, and messages of several frames
 
-    def _decode_part(self, is_awaited: bool) -> Event | CloseReceived:
+    def _decode_part(self, is_awaited: bool) -> Event | CloseReason:
         """Decode a control frame, or a part of a data frame."""
         stage = self._stage
         if isinstance(stage, PartialMessage):
@@ -349,12 +344,12 @@ class FrameReader:
             return self._feed_invalid(head_size + length)
         return self._begin_frame(stage, head, head_size, length, is_awaited)
 
-    def _feed_invalid(self, size: float) -> Event | CloseReceived:
+    def _feed_invalid(self, size: float) -> Event | CloseReason:
         """Give wsproto this many bytes that are not valid."""
         self._stage = invalid = InvalidFrame(size)
         return self._feed(invalid.take(self.undecoded))
 
-    def _decode_control(self, head: bytes, size: int, head_size: int) -> Event | CloseReceived:
+    def _decode_control(self, head: bytes, size: int, head_size: int) -> Event | CloseReason:
         """Decode a control frame, when it is whole."""
         if len(self._buffer) - self._at < size:
             return NEED_DATA
@@ -366,7 +361,7 @@ class FrameReader:
 
     def _begin_frame(
         self, stage: object, head: bytes, head_size: int, length: int, is_awaited: bool
-    ) -> Event | CloseReceived:
+    ) -> Event | CloseReason:
         """Begin to decode a data frame."""
         if isinstance(stage, PartialMessage):
             partial = stage
@@ -385,7 +380,7 @@ class FrameReader:
         self._stage = partial
         return self._feed_frame(partial, min(partial.frame_left, self.undecoded), is_awaited)
 
-    def _continue_frame(self, partial: PartialMessage, is_awaited: bool) -> Event | CloseReceived:
+    def _continue_frame(self, partial: PartialMessage, is_awaited: bool) -> Event | CloseReason:
         """Decode the next part of a data frame."""
         size = min(partial.frame_left, self.undecoded)
         if not size:
@@ -398,7 +393,7 @@ class FrameReader:
 
     def _feed_frame(
         self, partial: PartialMessage, size: int, is_awaited: bool
-    ) -> Event | CloseReceived:
+    ) -> Event | CloseReason:
         """Give wsproto the next bytes of a data frame, as many as it may get at once."""
         if partial.is_compressed:
             size = self._wsproto.portion(partial, size, is_awaited=is_awaited)
@@ -412,7 +407,7 @@ class FrameReader:
             return OVER_LIMIT
         raise self._assembler.violation(size)
 
-    def _feed(self, size: int) -> Event | CloseReceived:
+    def _feed(self, size: int) -> Event | CloseReason:
         """Give wsproto the next bytes."""
         if not size:
             return NEED_DATA
@@ -420,13 +415,13 @@ class FrameReader:
         self._at += size
         return self._event(data)
 
-    def _event(self, data: bytes) -> Event | CloseReceived:
+    def _event(self, data: bytes) -> Event | CloseReason:
         """Return the event that wsproto decodes from the data."""
         event = self._wsproto.feed(data)
         if event is None:
             return PARTIAL
         kind = type(event)  # isinstance() is expensive: see `WsprotoReader.feed`
-        if kind is Pong or kind is CloseReceived:
+        if kind is Pong or kind is CloseReason:
             return event  # type: ignore[return-value] # mypy does not follow `kind`
         if kind is Ping:
             return event if self._closing.sent is None else PARTIAL  # type: ignore[return-value] # as above

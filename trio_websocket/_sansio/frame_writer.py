@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from wsproto.connection import ConnectionType
 
 from . import codec
 from .costs import SCATTER_WRITE_BYTES
+from .deflate import DeflateExtension
 from .errors import CloseCode, CloseReason
 from .frames import (
     BINARY,
@@ -22,10 +22,7 @@ from .frames import (
     long_head,
     new_key,
 )
-
-if TYPE_CHECKING:
-    from .deflate import DeflateExtension
-    from .options import Options
+from .options import Options
 
 _WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 

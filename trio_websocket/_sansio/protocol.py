@@ -11,23 +11,19 @@ the connection.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 from wsproto.connection import ConnectionType
 from wsproto.utilities import RemoteProtocolError
 
 from .assembler import MessageAssembler
 from .closing import ClosingHandshake, State
+from .deflate import DeflateExtension
 from .errors import CloseCode, CloseReason
-from .events import ENDED, NEED_DATA, CloseReceived, Event, ViolationError
+from .events import ENDED, NEED_DATA, Event, ViolationError
 from .frame_reader import FrameReader
 from .frame_writer import FrameWriter
 from .frames import cut_reason
-
-if TYPE_CHECKING:
-    from .deflate import DeflateExtension
-    from .options import Options
-
+from .options import Options
 
 _CLOSED = State.CLOSED
 
@@ -58,9 +54,7 @@ class Protocol:
         #: Makes frames.
         self.writer: FrameWriter = FrameWriter(side, options, extension)
         #: Makes messages.
-        self.assembler: MessageAssembler = MessageAssembler(
-            self.closing, options.max_message_size, options.max_fragments
-        )
+        self.assembler: MessageAssembler = MessageAssembler(self.closing, options)
         #: Decodes frames.
         self.reader: FrameReader = FrameReader(
             side,
@@ -100,8 +94,8 @@ class Protocol:
         except ViolationError as exc:
             self._fail(exc)
             return ENDED
-        if isinstance(event, CloseReceived):
-            self._receive_close(event.reason)
+        if isinstance(event, CloseReason):
+            self._receive_close(event)
             return ENDED
         if event is NEED_DATA and self.reader.eof is not None:
             self.closing.lose(self.reader.eof)

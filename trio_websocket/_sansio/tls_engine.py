@@ -69,18 +69,6 @@ _HEAD_SIZE = 5  # type, version, length (RFC 8446, 5.1)
 class TlsEngine:
     """One side of a TLS connection, as ciphertext and plaintext in memory."""
 
-    __slots__ = (
-        "_failure",
-        "_incoming",
-        "_missing",
-        "_outgoing",
-        "_queued",
-        "is_ended",
-        "is_open",
-        "must_send",
-        "ssl_object",
-    )
-
     def __init__(
         self, context: ssl.SSLContext, server_hostname: str | None, *, server_side: bool
     ) -> None:

@@ -7,25 +7,22 @@ wsproto gets bytes of one frame at a time, so it returns at most one event. Its 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from . import codec
+from .assembler import MessageAssembler, PartialMessage
 from .costs import (
     INFLATE_AT_ONCE_OUTPUT_BYTES,
     MAX_INFLATE_RATIO,
     WSPROTO_COMPRESSED_BYTES,
     WSPROTO_COMPRESSED_BYTES_SMALL,
 )
+from .deflate import DeflateExtension
 from .errors import CloseCode, CloseReason
-from .events import CloseReceived, ViolationError
+from .events import ViolationError
 from .frames import MASKED
-
-if TYPE_CHECKING:
-    from .assembler import MessageAssembler, PartialMessage
-    from .deflate import DeflateExtension
 
 # The registered code that wsproto does not know, and a known code to replace it.
 _UNKNOWN, _STAND_IN = CloseCode.BAD_GATEWAY, CloseCode.TRY_AGAIN_LATER
@@ -95,7 +92,7 @@ class WsprotoReader:
         known[head_size + 1] ^= _UNKNOWN ^ _STAND_IN  # masked or not
         return bytes(known)
 
-    def feed(self, data: bytes) -> TextMessage | BytesMessage | Ping | Pong | CloseReceived | None:
+    def feed(self, data: bytes) -> TextMessage | BytesMessage | Ping | Pong | CloseReason | None:
         """Decode the next bytes.
 
         :param data: Bytes of one frame; or of what begins with a bad frame, which has one event,
@@ -114,7 +111,7 @@ class WsprotoReader:
                     # Not a Close frame, but a verdict of wsproto, which leaves the state as it was.
                     raise ViolationError(int(event.code), _explained(event, self._assembler))
                 code = self._code or int(event.code)
-                return CloseReceived(CloseReason(code, event.reason or None))
+                return CloseReason(code, event.reason or None)
             return event  # type: ignore[return-value] # there are no others
         return None
 
