@@ -1,5 +1,6 @@
-"""Every scenario, over every transport, is cancelled at each of its checkpoints, and struck by each
-fault. Here is as much of it as a few seconds allow; `make soak` takes any role, step and order.
+"""Cancel every scenario at each of its checkpoints, and strike it by each fault, on each transport.
+
+These tests do as much of this as a few seconds allow. `make soak` tests any role, step and order.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from support.scenarios import SCENARIOS
 from support.strict_peer import Violation
 from trio_websocket import WebSocketConnection
 
-# What both roles do the same way is told by one of them over each transport.
+# If both roles have the same scenario, only one of them runs over each transport.
 _ROLES = {"memory": "client", "tcp": "server", "tls": "client"}
 _roles_of = collections.Counter(scenario.play for scenario in SCENARIOS.values())
 
@@ -40,7 +41,7 @@ each = pytest.mark.parametrize(
 
 
 def all_then_fewer(count: int) -> Iterator[int]:
-    """The first so many steps, and then ever fewer."""
+    """Yield the first `count` steps, and then fewer and fewer."""
     yield from range(count)
     while True:
         yield count
@@ -56,7 +57,7 @@ def _no_connection_is_left(frozen_heap: None) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "trio-websocket")  # a record keeps what has failed
+    caplog.set_level(logging.CRITICAL, "trio-websocket")  # a record refers to the exception
 
 
 @each
@@ -85,11 +86,11 @@ def test_scenario_struck_by_network_fault(name: str, transport: str, fault: str)
     assert sweep(SCENARIOS[name], transport, fault, all_then_fewer(1))
 
 
-# -- what the harness finds
+# -- faults that the harness must find
 
 
 def finds(play: Callable[[Stage], Awaitable[None]], kind: str = "none", at: int = 0) -> str:
-    """What it finds in a scenario that goes wrong."""
+    """Check that the harness finds this fault in a scenario."""
     scenario = Scenario("wrong", "server", play)
     with pytest.raises(Violation) as excinfo:
         perform(scenario, "memory", Interruption(kind, at))
@@ -214,7 +215,7 @@ def test_perform_finds_bad_frame(data: bytes, finding: str) -> None:
 
 
 async def say(stage: Stage, data: bytes) -> None:
-    """Be a server that says so, and ends the stream."""
+    """Be a server that sends the data, and ends the stream."""
     ours, theirs = await stage.streams()
     peer = stage.peer()
     stage.peers.start_soon(peer.run, theirs)

@@ -81,7 +81,7 @@ def one_frame(draw: st.DrawFn, is_masked: bool) -> bytes:
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[bytes, int, int, int, int, bool]:
-    """Arguments of `messages`: frames, some of them bad, cut off somewhere."""
+    """Draw arguments for `messages`: frames, some of them invalid, cut off anywhere."""
     mask = draw(st.sampled_from([MASKED, 0]))
     buffer = b"".join(draw(st.lists(st.one_of(one_frame(bool(mask)), st.binary(max_size=4)))))
     if draw(st.booleans()):

@@ -34,13 +34,13 @@ deterministic = hypothesis_settings(derandomize=True, deadline=None, database=No
 
 
 class Sent(NamedTuple):
-    """A message, and how it is sent."""
+    """A message, and the way in which it is sent."""
 
     is_text: bool
-    #: The payload of each frame; one, and it is sent whole.
+    #: The payload of each frame. With a single one, the message is sent whole.
     parts: tuple[bytes, ...]
     compress: bool
-    #: A Ping before each frame, or none.
+    #: True for a Ping before each frame.
     pings: tuple[bytes | None, ...]
 
     @property
@@ -117,7 +117,7 @@ any_settings = st.builds(
 
 
 def received(protocol: Protocol, chunks: list[bytes], wanted: list[bool]) -> list[Any]:
-    """Every message and Ping, and the code of a Close. Who is held comes back, and wants it."""
+    """Return messages, Pings, and the code of a Close. A held message is requested again."""
     turns = Turns(wanted)
     found: list[Any] = []
     for chunk in chunks:
@@ -222,25 +222,25 @@ def test_compression_every_path_has_the_same_limits(
 
 
 class Reader:
-    """Takes messages whole or in pieces, as it is told, and leaves some early."""
+    """Receives messages whole or in chunks, as `turns` says, and leaves some early."""
 
     def __init__(self, protocol: Protocol, turns: list[bool]) -> None:
         self._protocol = protocol
         self._turns = Turns(turns)
-        self._pieces: list[Any] | None = None  # of the message that is received so
-        #: Each message, or what was taken of it; and whether that is all.
+        self._pieces: list[Any] | None = None  # the chunks of the current message
+        #: Each message, or the part that was taken, with True if it is the whole message.
         self.found: list[tuple[Any, bool]] = []
         self.pings: list[bytes] = []
 
     def read(self) -> None:
-        """Take all that is there."""
+        """Take all available messages."""
         protocol = self._protocol
         while True:
             if self._pieces is None and self._turns.next():
                 protocol.begin_stream(math.inf if self._turns.next() else None)
                 self._pieces = []
             elif self._pieces == [] and self._turns.next():
-                protocol.assembler.end_stream()  # it was cancelled
+                protocol.assembler.end_stream()  # as after a cancellation
                 self._pieces = None
             elif self._pieces and self._turns.next():
                 self._leave()
@@ -291,7 +291,7 @@ def test_receive_stream_left_early_loses_nothing_else(
     fast: bool,
 ) -> None:
     if all(turns):
-        turns = [*turns, False]  # otherwise it would begin, and cancel, without end
+        turns = [*turns, False]  # otherwise it would begin and cancel for ever
     receiver, sender = open_two(side, ALL, (15, 15), resets, fast=fast)
     reader = Reader(receiver, turns)
     for chunk in in_chunks(b"".join([one.encode(sender) for one in sent]), sizes):

@@ -69,7 +69,7 @@ PAYLOADS = st.one_of(
 
 
 def split(data: bytes, sizes: list[int]) -> list[bytes]:
-    """The data in pieces of these sizes, and the rest."""
+    """Split the data into chunks of these sizes, and the rest."""
     parts, at = [], 0
     for size in sizes:
         parts.append(data[at : at + size])
@@ -94,7 +94,7 @@ def test_negotiated_settings_exchange_messages(
     assert agreed.client_no_context_takeover is not takeover
     sender = DeflateCodec(agreed, ours if to_server else theirs, is_client=to_server)
     receiver = DeflateCodec(agreed, theirs if to_server else ours, is_client=not to_server)
-    # Plain zlib, as other libraries have it, must take the same.
+    # Plain zlib, which other libraries use, must accept the same data.
     plain = zlib.decompressobj(-agreed.client_max_window_bits)
     sizes = st.lists(st.integers(0, 1000), max_size=5)
     for payload in data.draw(st.lists(PAYLOADS, max_size=4)):

@@ -1,11 +1,12 @@
-"""SIGINT strikes every scenario at lines of the library that the main task runs.
+"""Send SIGINT in every scenario, at lines of the library that the main task runs.
 
-Where the line is not protected, a KeyboardInterrupt is raised there at once; where it is, Trio
-raises it at the next checkpoint. Either way one KeyboardInterrupt comes out, the connection works
-on or is closed as after a cancellation, and no task, stream or torn frame is left: see `harness`.
+At an unprotected line, KeyboardInterrupt is raised at once. At a protected line, Trio raises it at
+the next checkpoint. In both cases a single KeyboardInterrupt is raised. The connection stays
+usable, or is closed as after a cancellation. No task, stream or torn frame is left: see
+`support.harness`.
 
-With ``KI_EVERY_LINE=1`` in the environment, each scenario is struck at each of its lines, which
-takes long. Otherwise a line is struck once in all scenarios if it is protected.
+With ``KI_EVERY_LINE=1`` in the environment, each scenario is interrupted at each of its lines,
+which takes long. Otherwise each protected line is interrupted once in all scenarios.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from support.scenarios import SCENARIOS
 pytestmark = pytest.mark.no_cover
 
 _EVERY_LINE = bool(os.environ.get("KI_EVERY_LINE"))
-# What depends on the transport. The rest is struck over memory streams, which take no time.
+# The files that depend on the transport. The rest is tested over memory streams, which are fast.
 _FILES = {"transport.py", "send_queue.py", "receiver.py"}
 _FILES_OF = {"tcp": _FILES | {"connect.py"}, "tls": _FILES | {"tls.py"}}
 
@@ -31,17 +32,17 @@ _struck: set[tuple[str, Line]] = set()
 
 @pytest.fixture(autouse=True)
 def _no_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "trio-websocket")  # a record keeps what has failed
+    caplog.set_level(logging.CRITICAL, "trio-websocket")  # a record refers to the exception
 
 
 def lines_to_strike(lines: Lines, transport: str) -> list[int]:
-    """The numbers of lines that were not struck yet."""
+    """Yield the numbers of lines that were not interrupted yet."""
     chosen = []
     in_scenario: set[Line] = set()
     for at, line in enumerate(lines.seen):
         is_known = (transport, line) in _struck and line.is_protected
         if transport == "memory":
-            is_wanted = line.file != "options.py" or not line.is_protected  # it keeps no state
+            is_wanted = line.file != "options.py" or not line.is_protected  # that file has no state
         else:
             is_wanted = line.file in _FILES_OF[transport]
         if _EVERY_LINE or (line not in in_scenario and not is_known and is_wanted):

@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
     events: list[Any]
     rcvd: tuple[int, str] | None
-    #: The code that the peer was failed with.
+    #: The close code that fails the connection.
     verdict: int | None
 
 
@@ -48,7 +48,7 @@ def outcome(protocol: Protocol, chunks: Iterable[bytes], *, several: int = 0) ->
     said = protocol.take_final_bytes()
     verdict = None
     if protocol.closing.error is not None:
-        verdict = -1  # we had sent a Close before, so that it can't be told
+        verdict = -1  # unknown, because we had sent a Close before
         if said:
             assert protocol.closing.sent is not None
             verdict = protocol.closing.sent.code
@@ -86,7 +86,7 @@ def reference(side: ConnectionType, data: bytes, *, closing: bool) -> Outcome:
 
 
 def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
-    """The data in pieces of these sizes, again and again."""
+    """Split the data into chunks of these sizes, repeatedly."""
     chunks = []
     at = turn = 0
     while at < len(data):
@@ -127,7 +127,7 @@ close_payloads = st.one_of(
 
 @st.composite
 def messages(draw: Any, masked: bool) -> bytes:
-    """A message, in one frame or several, with control frames between them."""
+    """Draw a message in one or more frames, with control frames between them."""
     key = draw(keys) if masked else None
     opcode = draw(st.sampled_from([TEXT, BINARY]))
     whole = draw(st.text(max_size=12)).encode() if opcode == TEXT else draw(payloads)
@@ -143,7 +143,7 @@ def messages(draw: Any, masked: bool) -> bytes:
 
 
 def is_not_1014(payload: bytes) -> bool:
-    """Wsproto does not know that code."""
+    """Return True unless the code is 1014, which wsproto does not know."""
     return payload[:2] != close_payload(1014)
 
 
@@ -156,7 +156,7 @@ def controls(masked: bool, closes: st.SearchStrategy[bytes]) -> st.SearchStrateg
 
 
 def odd_frames() -> st.SearchStrategy[bytes]:
-    """Frames that are mostly malformed, or out of place."""
+    """Draw frames that are mostly malformed or out of order."""
     return st.builds(
         frame,
         st.integers(0, 15),
@@ -168,7 +168,7 @@ def odd_frames() -> st.SearchStrategy[bytes]:
 
 
 def long_lengths(masked: bool) -> st.SearchStrategy[bytes]:
-    """Frames whose length has more bytes than it needs."""
+    """Draw frames whose length is longer than necessary."""
     return st.builds(
         frame,
         st.sampled_from([CONTINUATION, TEXT, BINARY, PING]),
@@ -198,7 +198,7 @@ def outcomes(
     closing: bool,
     **options: Any,
 ) -> list[Outcome]:
-    """One for each path and each of some ways to cut the data."""
+    """Return an outcome for each path and for several ways to cut the data."""
     found = []
     for fast, several in ((True, 0), (True, 2), (False, 0)):
         for sizes_ in (chunking, [1], [max(len(data), 1)]):
@@ -255,7 +255,7 @@ def test_protocol_any_path_and_chunks_with_small_limits(
 
 @st.composite
 def damaged(draw: Any, masked: bool) -> bytes:
-    """A conversation with some bytes changed, left out, or put in."""
+    """Draw a conversation with some bytes changed, removed or inserted."""
     stream = bytearray(draw(conversations(masked)))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(stream)))
@@ -279,7 +279,7 @@ def test_protocol_any_bytes_give_events_or_end(
     if closing:
         protocol.start_close(1000, None)
     events = received(protocol, *pieces(stream, chunking))
-    # what is held back is a head, or a control frame
+    # only a head or a control frame may stay undecoded
     assert protocol.closing.ended or protocol.reader.undecoded < 2 + 4 + 125
     if eof:
         protocol.receive_eof()

@@ -1,4 +1,4 @@
-"""One message to many connections, and the connections that a server has."""
+"""Broadcasting a message to many connections, and the connections of a server."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from typing import Literal
 
 ZLIB: Any = vars(_deflate)["zlib"]  # or zlib-ng
-FILLING = bytes(70_000)  # fills an outbox
+FILLING = bytes(70_000)  # fills a send queue
 LARGE = bytes(range(256)) * 2**10  # 256 KiB
 TEXT_OF_A_PAGE = "all work and no play " * 200
 
 
 class Far(NamedTuple):
-    """A connection of a server, and the peer at its other end."""
+    """A connection of a server, and its peer."""
 
     connection: WebSocketConnection
     peer: RawPeer
@@ -51,7 +51,7 @@ async def open_some(nursery: trio.Nursery, count: int, kind: str = "memory") -> 
 
 
 async def open_full(nursery: trio.Nursery, **options: Any) -> Far:
-    """A peer that has not read what it was sent, so that there is no room for more."""
+    """Open a connection whose peer has not read, so that its send queue is full."""
     connection, peer = await open_server(nursery, streams=await lockstep_pair(), **options)
     await broadcast([connection], FILLING)
     return Far(connection, peer)
@@ -71,7 +71,7 @@ def connections_of(ends: Iterable[Far]) -> list[WebSocketConnection]:
 async def open_compressed(
     nursery: trio.Nursery, count: int, **settings: Any
 ) -> list[tuple[WebSocketConnection, WebSocketConnection]]:
-    """Clients and servers with compression."""
+    """Open clients and servers with compression."""
     compression = {"compression": PerMessageDeflate(**settings)}
     return [await open_pair(nursery, client=compression, server=compression) for _ in range(count)]
 
@@ -80,7 +80,7 @@ def expect_sent(result: BroadcastResult, connections: Iterable[WebSocketConnecti
     assert result == BroadcastResult(frozenset(connections), {})
 
 
-# -- who gets it
+# -- receivers
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,7 +148,7 @@ async def test_broadcast_accepts_any_iterable(nursery: trio.Nursery) -> None:
     expect_sent(await broadcast((end.connection for end in ends), "hello"), connections_of(ends))
 
 
-# -- what is sent
+# -- messages
 
 
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
@@ -242,7 +242,7 @@ async def test_broadcast_counts_as_message_sent(
 
 
 class Compressors:
-    """Counts those that are made, in place of zlib's function."""
+    """Replaces zlib's function and counts the compressors that are made."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -293,7 +293,7 @@ async def test_broadcast_with_context_compresses_each(
     nursery: trio.Nursery, compressors: Compressors, repeats: int
 ) -> None:
     pairs = await open_compressed(nursery, 3)
-    await pairs[0][1].send_message(TEXT_OF_A_PAGE)  # whose context is another one now
+    await pairs[0][1].send_message(TEXT_OF_A_PAGE)  # now its context differs
     for number in range(2):
         message = TEXT_OF_A_PAGE * repeats + str(number)
         expect_sent(await broadcast([end for _, end in pairs], message), [end for _, end in pairs])
@@ -387,7 +387,7 @@ async def test_broadcast_closed_while_compressing_skips_connection(
     assert error.rcvd.code == 4000
 
 
-# -- slow ones
+# -- slow connections
 
 
 async def test_broadcast_10_of_50_never_read_does_not_wait(
@@ -503,7 +503,7 @@ async def test_broadcast_slow_close_closes_the_connection(
         await getting.result()
     assert caught.value.reason == slow.connection.closed
     await slow.connection.wait_closed()
-    assert trio.current_time() <= start + 5 + 60 + 0.1  # disconnect_timeout, for the Close
+    assert trio.current_time() <= start + 5 + 60 + 0.1  # disconnect_timeout limits the Close
     assert end.connection.closed is None
 
 
@@ -514,7 +514,7 @@ async def test_broadcast_close_peer_reads_again_sends_1008(
     slow = await open_full_tcp(nursery, kind, bytes(20_000))
     queued = slow.connection.statistics().frames_unsent
     accepted = slow.connection.statistics().messages_sent
-    assert queued == 4  # the least that is more than 64 KiB, unless part of one is written
+    assert queued == 4  # the smallest number that exceeds 64 KiB, unless one is partly written
     result = await broadcast([slow.connection], "hello", timeout=0, on_slow="close")
     assert isinstance(result.failed[slow.connection], trio.TooSlowError)
     frames: list[Frame] = []
@@ -644,7 +644,7 @@ async def test_broadcast_dropped_by_another_counts_as_failed(
     slow = await open_full(nursery, max_unsent_bytes=100_000)
     both = connections_of([full, slow])
     sending: Call[BroadcastResult] = Call(nursery, broadcast, both, FILLING)
-    await wait_all_tasks_blocked()  # it is queued for one, and waits for the other
+    await wait_all_tasks_blocked()  # queued for one connection, waiting for the other one
     await broadcast([slow.connection], "hello", timeout=0, on_slow="close")
     result = await sending.result()
     assert not result.sent
@@ -653,7 +653,7 @@ async def test_broadcast_dropped_by_another_counts_as_failed(
     assert error.reason == CloseReason(1008, "too slow")
 
 
-# -- those that are closed
+# -- closed connections
 
 
 async def closed_ones(nursery: trio.Nursery) -> list[WebSocketConnection]:
@@ -661,7 +661,7 @@ async def closed_ones(nursery: trio.Nursery) -> list[WebSocketConnection]:
     nursery.start_soon(here.connection.aclose, 4001)
     await there.peer.send_close(4002)
     await lost.peer.aclose()
-    await trio.sleep(1)  # the connections notice, though nobody receives
+    await trio.sleep(1)  # the connections notice, although no task receives
     return connections_of([here, there, lost])
 
 

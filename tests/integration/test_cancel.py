@@ -1,4 +1,4 @@
-"""Cancelling with a reason, where Trio takes one."""
+"""Cancelling with a reason, if Trio supports this."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ has_reasons = pytest.mark.skipif(
 
 
 class Scope:
-    """Notes how it is cancelled."""
+    """A scope that records how it is cancelled."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -45,7 +45,7 @@ def test_cancel_gives_the_reason_where_trio_takes_one(
 
 @pytest.fixture
 def reasons(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The reasons of all cancellations."""
+    """Record the reasons of all cancellations."""
     given: list[str] = []
     real = trio.CancelScope.cancel
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def lost(nursery: trio.Nursery, *, by_reset: bool) -> tuple[WebSocketConnection, RawPeer]:
-    """A client whose server is gone without a Close."""
+    """Return a client whose server has left without a Close."""
     client, peer = await open_client(nursery, "tcp")
     if by_reset:
         reset(peer.stream)

@@ -63,7 +63,7 @@ Opening = Callable[..., Awaitable[None]]
 
 
 async def answer_close(peer: RawPeer) -> None:
-    """Be a well-behaved server: repeat the Close frame, and end the stream."""
+    """Be a correct server: echo the Close frame, and end the stream."""
     while True:
         received = await peer.receive()
         if received is None:
@@ -113,7 +113,7 @@ async def test_open_websocket_target_has_slash_and_query(resource: str, target: 
 
 
 async def sent_request(resource: str = "/", **keywords: Any) -> bytes:
-    """What a client sends first."""
+    """Return the request that a client sends."""
     ours, theirs = await memory_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
@@ -473,7 +473,7 @@ async def test_connect_websocket_url_rejected_then_reset_is_rejection(
     async def serve(stream: Stream) -> None:
         await read_head(stream)
         await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 50\r\n\r\nno")
-        await trio.testing.wait_all_tasks_blocked()  # a reset throws away what was not read
+        await trio.testing.wait_all_tasks_blocked()  # a reset discards unread data
         reset(stream)
 
     port = await start_raw_server(nursery, serve)
@@ -509,14 +509,14 @@ STAGES = ["name", "tcp", "tls", "handshake"]
 
 
 class StuckServer:
-    """A server that gets to one stage of the opening and no further."""
+    """A server that stops at one stage of the opening."""
 
     def __init__(self) -> None:
         self.reached = trio.Event()
         self.left = trio.Event()
 
     async def start(self, nursery: trio.Nursery, stage: str) -> str:
-        """The URL to open."""
+        """Start the server. Return the URL to open."""
         if stage == "name":
             Names()
             self.reached.set()
@@ -530,7 +530,7 @@ class StuckServer:
         return f"{scheme}://127.0.0.1:{await start_raw_server(nursery, self._be_silent)}/"
 
     async def _be_busy(self, task_status: trio.TaskStatus[int]) -> None:
-        # A queue of one connection that nobody takes out: further ones wait.
+        # A full backlog of one connection: further connections wait.
         with socket.socket() as listener, socket.socket() as first:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)
@@ -546,7 +546,7 @@ class StuckServer:
         self.left.set()
 
     async def jump_when_reached(self, clock: trio.testing.MockClock, seconds: float) -> None:
-        """Let the time-out expire in the stage that the server is for."""
+        """Let the time-out expire when the server has reached its stage."""
         await self.reached.wait()
         await trio.testing.wait_all_tasks_blocked()
         clock.jump(seconds)
@@ -636,7 +636,7 @@ async def test_open_websocket_url_cancelled_leaves_no_socket(
 
 @pytest.fixture
 async def closes(nursery: trio.Nursery) -> Closes:
-    """A server that answers Close frames and notes what they said."""
+    """A server that answers Close frames and records their payloads."""
     closes = Closes()
     closes.url = url(await start_server(nursery, closes.note))
     return closes
@@ -662,7 +662,7 @@ class Closes:
             self._end.set()
 
     async def said(self) -> list[bytes]:
-        """The payloads of the Close frames of the connection, at its end."""
+        """Wait for the end of a connection. Return the payloads of its Close frames."""
         with trio.fail_after(30):
             await self._end.wait()
         return self._payloads
@@ -875,13 +875,13 @@ def interrupt() -> None:
 
 
 async def interrupt_soon() -> None:
-    # A task of Trio's own, which leaves the interrupt to the main task.
+    # Runs as a system task, so that the main task gets the interrupt.
     await trio.testing.wait_all_tasks_blocked()
     interrupt()
 
 
 def assert_interrupted(block: Callable[[trio.Nursery], Awaitable[None]]) -> None:
-    """What is done in the nursery of a server ends with Ctrl-C, and with nothing around it."""
+    """Check that Ctrl-C ends a block in a server's nursery, and is raised without a group."""
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""Answers to an opening handshake that are not the usual ones, and what the errors say."""
+"""Unusual answers to an opening handshake, and the texts of the errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def echo(request: WebSocketRequest) -> None:
 
 
 async def answering(nursery: trio.Nursery, *data: bytes) -> str:
-    """The URL of a server that answers each request with these bytes, and ends the stream."""
+    """Start a server that answers each request with these bytes, and closes. Return its URL."""
 
     async def serve(stream: Stream) -> None:
         assert isinstance(stream, trio.SocketStream)

@@ -311,7 +311,7 @@ async def test_send_message_reset_with_unread_messages_says_why(
     ws, peer = await open_client(nursery, "socketpair")
     for _ in range(5):
         await peer.send_frame(TEXT, b"nobody reads this")
-    await trio.sleep(1)  # until the connection has read what it has room for
+    await trio.sleep(1)  # wait until the connection has filled its queue
     reset(peer.stream)
     with pytest.raises(ConnectionClosed) as caught:
         while True:

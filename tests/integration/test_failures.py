@@ -52,7 +52,7 @@ def failing(error: Exception) -> Callable[..., Any]:
 
 
 def failing_once(error: Exception, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that raises when it is called for the first time."""
+    """Return a function that raises at its first call."""
     errors = [error]
 
     def fail_or_call(*args: Any, **keywords: Any) -> Any:
@@ -168,7 +168,7 @@ async def test_connection_task_raises_ends_that_connection(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    # read_in_background() is called by the system task that watches connections.
+    # The system task of the idle monitor calls read_in_background().
     error = MemoryError("no memory")
     monkeypatch.setattr(Receiver, name, failing(error))
     client, _ = await open_client(nursery, "socketpair")
@@ -240,7 +240,7 @@ async def test_watch_raises_starts_again(
     await peer.send(peer.texts("x", "y"))
     assert await client.get_message() == "x"
     await peer.send_close(1000)
-    await client.wait_closed()  # which it would not be if nobody read
+    await client.wait_closed()  # it would never end if no task read
 
 
 async def test_fail_inbox_stopped_does_nothing(
@@ -330,7 +330,7 @@ async def test_serve_websocket_error_of_one_client_goes_on(
     server: WebSocketServer = await nursery.start(serve_websocket, echo, "127.0.0.1", 0, None)
     original = getattr(module, name)
     monkeypatch.setattr(module, name, failing_once(MemoryError(), original))
-    if name == "accept_some":  # the one that waits already is the last without an error
+    if name == "accept_some":  # the call that is already waiting succeeds
         await check_server(server.port)
     else:
         await check_closed(server.port)

@@ -1,7 +1,7 @@
-"""A task that receives from a peer that floods it leaves others their turns.
+"""A task that receives from a flooding peer lets other tasks run.
 
-What is counted is how many bytes of frames are taken between two turns of another task, so that
-nothing here depends on time; `tools/fairness.py` measures the milliseconds.
+These tests count the bytes of frames that are taken between two turns of another task, so they do
+not depend on time. `tools/fairness.py` measures the milliseconds.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from trio_websocket import (
 from trio_websocket._sansio.costs import COST_PER_TURN, STEPS_PER_TURN
 
 KIB, MIB = 2**10, 2**20
-BITS = 12  # of the window that a client of ours asks for
-READ = 66 * KIB  # what one read may bring
+BITS = 12  # the window that our client requests
+READ = 66 * KIB  # the maximum of one read
 
 
 class Flood(NamedTuple):
-    """What a peer sends."""
+    """The frames that a peer sends."""
 
     frames: bytes
-    most: int  # bytes of frames to be taken in one turn of the scheduler
+    most: int  # the maximum of bytes of frames taken in one turn of the scheduler
 
 
 def many(frame: bytes, count: int, most: float) -> Flood:
-    """So many frames of which no more than ``most`` are to be taken."""
+    """Return a flood of frames, of which at most ``most`` may be taken in a turn."""
     return Flood(frame * count, int(most * len(frame)))
 
 
 def fragments(size: int, count: int, most: int) -> Flood:
-    """A message in as many fragments."""
+    """Return a message in this number of fragments."""
     first, last = frame(BINARY, bytes(size), fin=False), frame(CONTINUATION, bytes(size))
     between = frame(CONTINUATION, bytes(size), fin=False)
     return Flood(first + between * (count - 2) + last, most * len(between))
 
 
 def bomb(size: int = MIB) -> bytes:
-    """A message that inflates to so many bytes."""
+    """Return a compressed message that decompresses to this size."""
     compressor = zlib.compressobj(wbits=-BITS)
     data = compressor.compress(bytes(size)) + compressor.flush(zlib.Z_SYNC_FLUSH)
     return frame(BINARY, data[:-4], rsv=4)
@@ -101,7 +101,7 @@ FLOODS: dict[str, tuple[Flood, Callable[[WebSocketConnection], Awaitable[None]]]
 
 
 async def stream_pair(kind: str) -> StreamPair:
-    """TCP with buffers that hold as much as the system allows, so that much is there at once."""
+    """Return TCP streams with the largest buffers, so that much data arrives at once."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         ours = await open_stream_to_socket_listener(listener)
@@ -113,7 +113,7 @@ async def stream_pair(kind: str) -> StreamPair:
 async def compressing_client(
     kind: str, **options: Any
 ) -> AsyncIterator[tuple[trio.Nursery, WebSocketConnection, RawPeer]]:
-    """A connection and its peer, and a nursery for what is done with them."""
+    """Open a connection, its peer, and a nursery for the test."""
     ours, theirs = await stream_pair(kind)
 
     async def accept() -> None:
@@ -135,7 +135,7 @@ async def compressing_client(
 
 
 def taken(connection: WebSocketConnection) -> int:
-    """Bytes of frames that the connection has received, and that do not wait any more."""
+    """Return the number of bytes of frames that were received and taken from the queue."""
     statistics = connection.statistics()
     return statistics.wire_bytes_received - statistics.bytes_unread
 
@@ -161,7 +161,7 @@ async def test_get_message_flood_lets_other_tasks_run(name: str, kind: str) -> N
             now = taken(client)
             steps.append(now - before)
             before = now
-    assert max(steps) <= 2 * flood.most  # Trio shuffles: a task may run twice in a row
+    assert max(steps) <= 2 * flood.most  # Trio shuffles the tasks, so one may run twice in a row
 
 
 @pytest.mark.parametrize("kind", ["TCP", "TLS"])

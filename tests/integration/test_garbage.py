@@ -1,6 +1,6 @@
-"""What a connection had is free when it ends: nothing of it waits for the garbage collector.
+"""The memory of a connection is freed at its end, without the garbage collector.
 
-The collector comes late, so that buffers would pile up, and it halts the event loop.
+The collector runs late, so buffers would pile up, and it stops the event loop.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ pytestmark = [pytest.mark.no_cover, pytest.mark.usefixtures("frozen_heap")]
 OURS = "trio_websocket"
 _TRIO = tuple(map(int, trio.__version__.split(".")[:2]))
 
-# Between a client and a server of ours: what they do, and who ends the connection, and how.
+# The behaviour of our client and of our handler; one of them ends the connection.
 Client = Callable[[WebSocketConnection], Awaitable[object]]
 Handler = Callable[[WebSocketConnection], Awaitable[object]]
 
 
 def check(play: Callable[[], Awaitable[object]]) -> None:
-    """Check that nothing of ours is in a cycle, or refers to one, once it has been played."""
+    """Play a scene, and check that no object of the library is left in a reference cycle."""
 
     async def main() -> None:
         await play()
-        await trio.sleep(0.05)  # the library's own watch ends
+        await trio.sleep(0.05)  # the idle monitor ends
         gc.collect()
 
     gc.collect()
-    gc.freeze()  # nor is what the tests before have left
+    gc.freeze()  # ignore the objects of earlier tests
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
@@ -67,7 +67,7 @@ def describe(item: object) -> str:
 
 
 class Fault(Exception):
-    """What a block or a handler raises."""
+    """The exception that a block or a handler raises."""
 
 
 async def receive(ws: WebSocketConnection) -> None:
@@ -145,7 +145,7 @@ def test_connection_closed_leaves_no_garbage(name: str, use_ssl: bool) -> None:
             False,
             marks=pytest.mark.xfail(
                 _TRIO < (0, 23),
-                reason="Trio 0.22 leaves a cycle if a child's error cancels a block",
+                reason="Trio before 0.23 may leave a cycle if an error in a child cancels a block",
                 strict=False,
             ),
         ),

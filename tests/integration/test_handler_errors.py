@@ -1,4 +1,4 @@
-"""What becomes of an exception that a handler raises."""
+"""Exceptions that handlers raise, and `on_handler_error`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FAILURE = LookupError("the user's")
 
 
 def failing(error: BaseException = FAILURE) -> Handler:
-    """A handler that accepts, and raises."""
+    """Return a handler that accepts and raises."""
 
     async def handler(request: WebSocketRequest) -> None:
         await request.accept()
@@ -55,7 +55,7 @@ def failing(error: BaseException = FAILURE) -> Handler:
 
 
 class Errors:
-    """Handlers' errors, as on_handler_error gets them."""
+    """The errors that on_handler_error gets."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[WebSocketRequest, Exception]] = []
@@ -80,7 +80,7 @@ async def failing_port(nursery: trio.Nursery, handler: Handler, errors: Any, **o
 
 
 async def assert_echoes(port: int) -> None:
-    """The server goes on."""
+    """Check that the server continues."""
     with trio.fail_after(30):
         peer = await connect(port, request=REQUEST.replace(b"/", b"/echo", 1))
         await peer.send_frame(TEXT, b"hi")
@@ -350,7 +350,7 @@ async def test_on_handler_error_gets_error_from_connection_closed(nursery: trio.
 
 
 def handle(request: WebSocketRequest) -> None:
-    """Do what a handler must not do: return without an awaitable."""
+    """Return None instead of an awaitable, as a handler must not do."""
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ async def test_on_handler_error_not_callable_raises_at_call(wrong: Any) -> None:
         await serve_websocket(echo, "127.0.0.1", 0, None, on_handler_error=wrong)
 
 
-# -- what is no error
+# -- exceptions that are not errors
 
 
 async def never_return(ws: WebSocketConnection) -> None:
@@ -564,7 +564,7 @@ async def test_on_handler_error_unanswered_request_is_no_error(nursery: trio.Nur
     assert not errors.calls
 
 
-# -- what is not for on_handler_error
+# -- errors that on_handler_error does not get
 
 
 def test_handler_ctrl_c_raises() -> None:

@@ -1,4 +1,4 @@
-"""Opening handshakes that are slow, absurd, or no handshakes at all, over TCP and TLS."""
+"""Slow, absurd or invalid opening handshakes, over TCP and TLS."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ from trio_websocket import (
 if TYPE_CHECKING:
     from trio.abc import Stream
 
-REST = REQUEST[:-2]  # to which more header lines are added
+REST = REQUEST[:-2]  # a request to which header lines can be added
 HTTP_2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)
 
 
 def client_hello() -> bytes:
-    """The first bytes of a TLS client."""
+    """Return the first bytes of a TLS client."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = tls_contexts()[0].wrap_bio(incoming, outgoing, server_hostname="example.org")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -174,7 +174,7 @@ async def test_connect_timeout_cuts_off_slow_request(
 
 
 async def drip(stream: Stream, data: bytes) -> None:
-    """Send one byte a second, for as long as somebody takes them."""
+    """Send one byte a second until the peer closes."""
     with contextlib.suppress(trio.BrokenResourceError):
         for byte in data:
             await stream.send_all(bytes([byte]))
@@ -232,7 +232,7 @@ BAD_RESPONSES: dict[str, tuple[type[HandshakeError], bytes]] = {
 async def answer_with(
     nursery: trio.Nursery, respond: Callable[[bytes], bytes], *, use_tls: bool
 ) -> int:
-    """A server that gives such a response to a request, and ends its side; its port."""
+    """Start a server that answers a request with this response and closes. Return its port."""
 
     async def handle(stream: Stream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):

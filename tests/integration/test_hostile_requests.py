@@ -1,4 +1,4 @@
-"""Requests that a server must refuse or survive: real bytes, end to end."""
+"""Invalid requests that a server must answer or survive, end to end."""
 
 from __future__ import annotations
 

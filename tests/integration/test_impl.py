@@ -1,4 +1,4 @@
-"""The old import path: what dependents import from it, and replace there in their tests."""
+"""The old import path: names that dependents import, and replace in their tests."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_open_websocket_closes_connection_of_replaced_connect() -> None:
 async def test_open_websocket_calls_replaced_connect_websocket(
     timeouts: dict[str, Any],
 ) -> None:
-    # connect_websocket had no time-outs in 0.12, and functions that replace it have none.
+    # connect_websocket had no time-outs in 0.12, so replacements don't have them either.
     with mock.patch("trio_websocket._impl.connect_websocket", mock.AsyncMock()) as replaced:
         async with open_websocket_url("ws://example.org/", **timeouts):
             pass

@@ -1,4 +1,4 @@
-"""KeyboardInterrupt where the library waits, and where it calls code of the application."""
+"""KeyboardInterrupt while the library waits, and while it calls the application."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def interrupt() -> None:
 
 
 class StandIn:
-    """A connection of an application's tests."""
+    """A replacement of a connection, as an application's tests may have one."""
 
     async def aclose(self, *args: object) -> None:
         await trio.lowlevel.checkpoint()
@@ -111,7 +111,7 @@ def test_server_aclose_interrupted_raises_no_group() -> None:
             nursery.start_soon(server.run)
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)
             await stream.send_all(REQUEST)
-            await stream.receive_some()  # it never answers the Close
+            await stream.receive_some()  # the client never answers the Close
             nursery.start_soon(interrupt)
             with pytest.raises(KeyboardInterrupt):
                 await server.aclose()
@@ -194,7 +194,7 @@ def test_raise_interrupt_ignores_what_was_handled_before() -> None:
 async def test_server_around_its_handler_is_protected(
     nursery: trio.Nursery, is_apart: bool
 ) -> None:
-    # The signal strikes whichever task runs, if that is not protected.
+    # The running task gets the signal, unless it is protected.
     unprotected: set[str] = set()
     seen: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""The records of the logger: what is logged at which level, and what of a peer is in it."""
+"""The log records: their levels, and the parts that come from a peer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 class Client:
-    """A client that sends a request, and the name that log records have for it."""
+    """A client that sends a request, and its name in log records."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -70,7 +70,7 @@ def found(log: pytest.LogCaptureFixture, level: int) -> list[str]:
     return [record.getMessage() for record in log.records if record.levelno == level]
 
 
-# -- what is logged
+# -- records and levels
 
 
 async def forget(request: WebSocketRequest) -> None:
@@ -78,7 +78,7 @@ async def forget(request: WebSocketRequest) -> None:
 
 
 async def lose_another(request: WebSocketRequest) -> None:
-    """Fail as a proxy whose other connection is lost before it answers."""
+    """Fail like a proxy that loses its other connection before it answers."""
     raise ConnectionClosed(CloseReason(1006, "the other connection is lost"))
 
 
@@ -187,7 +187,7 @@ async def test_client_over_max_connections_is_logged_at_info(
 
 
 class LateListener(trio.abc.Listener[trio.abc.Stream]):
-    """Gives out a client while the server is being closed already."""
+    """A listener that returns a client while the server is being closed."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._streams = [stream]
@@ -273,7 +273,7 @@ async def test_log_disabled_formats_nothing(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, "trio-websocket")
-    monkeypatch.setattr("trio_websocket._io.transport.printable", None)  # it would raise
+    monkeypatch.setattr("trio_websocket._io.transport.printable", None)  # a call would raise
     monkeypatch.setattr("trio_websocket._server.exchange.printable", None)
     port = await start(nursery, echo)
     client = await connect(nursery, port)
@@ -288,7 +288,7 @@ async def test_log_disabled_formats_nothing(
     assert not caplog.records
 
 
-# -- what of a peer is in it
+# -- text from a peer
 
 
 @pytest.mark.parametrize(

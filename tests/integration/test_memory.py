@@ -1,6 +1,6 @@
-"""How much of the process's memory a peer can take: a test for each bound (docs/peers.md).
+"""The memory that a peer can make the process use: a test for each bound (docs/peers.md).
 
-What tracemalloc counts is the memory of both ends; so what the peer sends is made before.
+tracemalloc counts the memory of both ends, so the peer's data is made in advance.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from trio_websocket import (
 )
 from trio_websocket._connection.pings import PendingPing
 
-pytestmark = pytest.mark.no_cover  # it takes memory, too
+pytestmark = pytest.mark.no_cover  # measuring coverage takes memory
 
-FLOOD = 2_500_000  # bytes, of what the peer sends
+FLOOD = 2_500_000  # bytes that the peer sends
 BOUND = 100_000
-# With the bound: it, one read of 64 KiB as it arrives and as it is kept, tasks, buffers. Without:
-# most of the flood.
+# With the bound, the memory holds as much, two copies of a read of 64 KiB, tasks and buffers.
+# Without it, most of the flood.
 LITTLE, MUCH = 800_000, 1_500_000
 
 
 class Peak:
-    """The most memory that was in use."""
+    """The maximum of memory in use."""
 
     bytes = 0
 
 
 @contextlib.contextmanager
 def measured() -> Iterator[Peak]:
-    """The peak of what the block takes, beside what is in use when it begins."""
+    """Measure the peak of the memory that the block allocates."""
     peak = Peak()
     tracemalloc.start()
     try:
@@ -60,7 +60,7 @@ def measured() -> Iterator[Peak]:
 
 
 async def send_until_stopped(peer: RawPeer, data: bytes) -> None:
-    """Send as much as TCP takes, or as the other end wants."""
+    """Send until TCP or the other end stops the peer."""
 
     async def send() -> None:
         with contextlib.suppress(trio.BrokenResourceError):
@@ -73,19 +73,19 @@ async def send_until_stopped(peer: RawPeer, data: bytes) -> None:
 
 
 def repeated(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """A flood of a client's frames."""
+    """Return a flood of a client's frames."""
     one = frame(opcode, payload, fin=fin, mask=True)
     return one * (FLOOD // len(one))
 
 
 def unfinished_message(size: int) -> bytes:
-    """Fragments of that size, none of them the last."""
+    """Return fragments of this size, without a final one."""
     rest = repeated(CONTINUATION, b"x" * size, fin=False)
     return frame(TEXT, b"x" * size, fin=False, mask=True) + rest
 
 
 async def flood_reader(nursery: trio.Nursery, data: bytes, options: dict[str, Any]) -> int:
-    """The memory that it takes to receive the data in a task that waits for a message."""
+    """Return the memory used while a task waits for a message."""
     ws, peer = await open_server(nursery, "tcp", **options)
     with measured() as peak:
         reading = Call(nursery, ws.get_message)
@@ -95,7 +95,7 @@ async def flood_reader(nursery: trio.Nursery, data: bytes, options: dict[str, An
 
 
 async def flood_absent(nursery: trio.Nursery, data: bytes, options: dict[str, Any]) -> int:
-    """The memory that it takes when the application does not read."""
+    """Return the memory used while the application does not read."""
     _, peer = await open_server(nursery, "tcp", **options)
     with measured() as peak:
         await send_until_stopped(peer, data)
@@ -111,7 +111,7 @@ Flood = Callable[[trio.Nursery, bytes, "dict[str, Any]"], Awaitable[int]]
         (
             flood_reader,
             unfinished_message(1000),
-            {"max_message_size": BOUND / 4},  # a str takes 4 bytes for each, before it is whole
+            {"max_message_size": BOUND / 4},  # an incomplete str takes 4 bytes per byte
             {"max_message_size": math.inf},
         ),
         (
@@ -231,7 +231,7 @@ def pings_in_flight() -> set[PendingPing]:
 async def test_ping_unanswered_uses_bounded_memory(
     nursery: trio.Nursery, limit: float, count: int
 ) -> None:
-    # They are counted: the tasks that wait, which are the application's, take most of the memory.
+    # Count the pings: most of the memory belongs to the application's waiting tasks.
     ws, _ = await open_server(nursery, "tcp", max_unanswered_pings=limit)
     before = pings_in_flight()
     async with trio.open_nursery() as pinging:
@@ -278,7 +278,7 @@ async def test_max_connections_excess_uses_little_memory(
             with contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(REQUEST)
         await trio.testing.wait_all_tasks_blocked(0.05)
-    assert (peak.bytes < 1_600_000) == is_bounded  # 100 are told so, and have a task meanwhile
+    assert (peak.bytes < 1_600_000) == is_bounded  # 100 clients get a response
     for stream in streams:
         await trio.aclose_forcefully(stream)
 
@@ -295,9 +295,9 @@ async def test_connection_idle_after_many_messages_keeps_little(
         await peer.stream.send_all(messages + rest[:tail])
         for _ in range(60):
             await server.get_message()
-        # After a ping, the connection reads by itself.
+        # After a ping, the connection's task reads.
         waiting = Call(nursery, server.get_message if is_awaited else server.ping)
         await wait_all_tasks_blocked()
         kept, _ = tracemalloc.get_traced_memory()
-    assert kept < 16_000  # of which tasks that wait take most
+    assert kept < 16_000  # mostly of waiting tasks
     assert not waiting.is_over

@@ -14,7 +14,7 @@ from support.tasks import Call
 
 
 class Steps(trio.abc.Instrument):
-    """Notes which tasks run, of a run."""
+    """An instrument that records the tasks that run."""
 
     def __init__(self) -> None:
         self.tasks: set[trio.lowlevel.Task] = set()
@@ -25,7 +25,7 @@ class Steps(trio.abc.Instrument):
 
 @contextlib.contextmanager
 def steps() -> Iterator[set[trio.lowlevel.Task]]:
-    """The other tasks that run during the block."""
+    """Record the other tasks that run during the block."""
     instrument = Steps()
     trio.lowlevel.add_instrument(instrument)
     try:
@@ -53,7 +53,7 @@ async def test_get_message_cancelled_hands_reading_to_next_task(
     client, peer = await open_client(nursery, "socketpair")
     mock_clock.jump(0.02)
     await wait_all_tasks_blocked()  # now the connection's own task reads
-    for number in range(2):  # it may be at the next message already
+    for number in range(2):  # that task may already decode the next message
         await peer.send(peer.texts(str(number)))
         assert await client.get_message() == str(number)
     getting = Call(nursery, client.get_message)

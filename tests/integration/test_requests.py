@@ -49,7 +49,7 @@ async def test_host_header_has_port_unless_default(
 
 
 async def sent_to_server(nursery: trio.Nursery, url: str, **keywords: Any) -> bytes:
-    """The head of the request that opening the URL sends."""
+    """Return the head of the request for this URL."""
 
     async def reject(stream: Stream) -> None:
         async with stream:

@@ -318,7 +318,7 @@ def test_uncork_frames_corked_as_run_ends_are_written() -> None:
         await is_at_work.wait()
 
     over: list[bool] = []
-    for _ in range(10):  # which of the tasks of Trio's own runs first is a matter of chance
+    for _ in range(10):  # the order of Trio's system tasks is random
         trio.run(main)
     assert len(over) == 10
 

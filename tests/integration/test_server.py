@@ -1,4 +1,4 @@
-"""Serving: requests, what becomes of handlers, and the server's own life."""
+"""Serving: the server, requests, handlers, time-outs."""
 
 from __future__ import annotations
 
@@ -382,7 +382,7 @@ async def test_get_message_sent_with_the_request_is_received(nursery: trio.Nurse
 
 
 async def open_request(nursery: trio.Nursery, request: bytes) -> tuple[WebSocketRequest, Stream]:
-    """A request that is to be answered, and the client's stream."""
+    """Return a request that is not answered yet, and the client's stream."""
     theirs, ours = trio.testing.memory_stream_pair()
     await theirs.send_all(request)
     await theirs.send_eof()
@@ -525,7 +525,7 @@ async def test_reject_cancelled_closes_stream(nursery: trio.Nursery) -> None:
     assert await receive_to_end(client) == b""
 
 
-# -- what a handler does
+# -- handlers
 
 
 async def test_handler_returns_closes_with_1000(nursery: trio.Nursery) -> None:
@@ -738,7 +738,7 @@ async def test_handler_raises_group_of_connection_closed_is_no_error(nursery: tr
     peer = await connect(port)
     await peer.send_close(1000)
     assert await last_words(peer) == [close_payload(1000)]
-    peer = await connect(port)  # it still serves
+    peer = await connect(port)  # the server continues
     await peer.aclose()
 
 
@@ -903,7 +903,7 @@ async def test_wrap_server_stream_refusal_is_bounded(
 
 
 class OddStream(trio.abc.Stream):
-    """A stream that fails in its own way."""
+    """A stream that raises unusual exceptions."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -1005,7 +1005,7 @@ async def test_max_header_size_exceeded_by_whole_head_sends_431(nursery: trio.Nu
 
 
 async def interrupt_soon() -> None:
-    # A task of Trio's own, which leaves the interrupt to the main task.
+    # Runs as a system task, so that the main task gets the interrupt.
     await trio.testing.wait_all_tasks_blocked()
     signal.raise_signal(signal.SIGINT)
 

@@ -1,4 +1,4 @@
-"""Closing a server: what becomes of its listeners, clients, connections and handlers."""
+"""Closing a server, with its listeners, clients, connections and handlers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GONE = (OSError, trio.BrokenResourceError)
 
 
 async def connect_raw(server: WebSocketServer, data: bytes = REQUEST) -> trio.SocketStream:
-    """A client that has sent the data, and that the server has looked at."""
+    """Return a client whose data the server has read."""
     stream = await trio.open_tcp_stream("127.0.0.1", server.port)
     await stream.send_all(data)
     await trio.testing.wait_all_tasks_blocked(0.01)
@@ -53,12 +53,12 @@ async def connect_tls(server: WebSocketServer, data: bytes) -> trio.SSLStream[tr
 
 
 async def be_good_clients(nursery: trio.Nursery, *peers: RawPeer) -> list[Call[list[bytes]]]:
-    """Answer the Close frames of the server; what they say."""
+    """Answer the Close frames of the server. Return their payloads."""
     return [Call(nursery, last_words, peer) for peer in peers]
 
 
 def staying(may_end: trio.Event) -> Handler:
-    """A handler that ends when its connection is closed, and it may."""
+    """Return a handler that ends when its connection is closed and the event is set."""
 
     async def handler(request: WebSocketRequest) -> None:
         ws = await request.accept()
@@ -69,7 +69,7 @@ def staying(may_end: trio.Event) -> Handler:
 
 
 def noting(cancelled: list[float]) -> Handler:
-    """A handler that ends when it is cancelled, and notes the time."""
+    """Return a handler that runs until it is cancelled, and records the time."""
 
     async def handler(request: WebSocketRequest) -> None:
         await request.accept()
@@ -82,7 +82,7 @@ def noting(cancelled: list[float]) -> Handler:
 
 
 class Listener(trio.abc.Listener[trio.abc.Stream]):
-    """Gives out a stream when told to."""
+    """A listener that returns a stream on request."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -298,7 +298,7 @@ async def test_server_aclose_closes_connections_at_once(nursery: trio.Nursery) -
     await closing.result()
 
 
-# -- clients that are late
+# -- late clients
 
 
 async def test_server_aclose_client_in_handshake_gets_503(nursery: trio.Nursery) -> None:
@@ -728,7 +728,7 @@ async def test_server_aclose_run_cancelled_ends_both(nursery: trio.Nursery) -> N
                 await closing.result()
 
 
-# -- more than once, and early
+# -- repeated and early calls
 
 
 async def test_server_aclose_twice_returns(nursery: trio.Nursery) -> None:

@@ -1,4 +1,4 @@
-"""How many connections a server has at the same time, and what becomes of the others."""
+"""The limits on the connections of a server, and clients above the limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Listener(trio.abc.Listener[trio.abc.Stream]):
-    """Gives out its streams, or raises its errors, when told to."""
+    """A listener that returns its streams, or raises its errors, on request."""
 
     def __init__(self, *outcomes: Stream | Exception) -> None:
         self.outcomes = list(outcomes)
@@ -61,7 +61,7 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
 
 
 async def ask_until(answer: bytes, port: int, request: bytes = REQUEST) -> None:
-    """Ask until the answer is this one, and not that there is no place."""
+    """Repeat a request until it gets this answer, and not status 503."""
     while True:
         received = await ask(port, request)
         if received.startswith(answer):
@@ -71,7 +71,7 @@ async def ask_until(answer: bytes, port: int, request: bytes = REQUEST) -> None:
 
 
 async def assert_gets_place(port: int) -> None:
-    """The server has a place, now or soon."""
+    """Check that the server has room for a client, now or soon."""
     await ask_until(b"HTTP/1.1 400 ", port, b"nonsense\r\n\r\n")
 
 
@@ -209,7 +209,7 @@ async def test_max_connections_holds_for_simultaneous_clients(
     assert sorted(head[9:12] for head in heads) == [b"101", b"503", b"503", b"503", b"503"]
 
 
-# -- a place becomes free
+# -- room for the next client
 
 
 async def test_max_connections_connection_closed_frees_place(nursery: trio.Nursery) -> None:
@@ -276,7 +276,7 @@ async def test_max_connections_counts_until_handler_ends(nursery: trio.Nursery) 
     await assert_gets_place(port)
 
 
-# -- those that are turned away
+# -- clients that are turned away
 
 
 async def test_max_connections_limits_answers_to_turned_away(nursery: trio.Nursery) -> None:
@@ -373,8 +373,8 @@ async def test_max_connections_exceeded_in_closed_nursery_ends_run() -> None:
 
 @pytest.fixture
 def few_descriptors() -> Iterator[contextlib.ExitStack]:
-    """The process may have few descriptors more; what it uses up is given back."""
-    resource = pytest.importorskip("resource")  # Windows has none
+    """Limit the process to a few more descriptors. Restore the limit in the end."""
+    resource = pytest.importorskip("resource")  # missing on Windows
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         free = os.dup(0)
@@ -385,7 +385,7 @@ def few_descriptors() -> Iterator[contextlib.ExitStack]:
 
 
 def use_up(stack: contextlib.ExitStack) -> list[int]:
-    """Use up all descriptors that there may be."""
+    """Use all descriptors that the limit allows."""
     used: list[int] = []
     stack.callback(give_back, used)
     with contextlib.suppress(OSError):
@@ -413,7 +413,7 @@ async def test_run_out_of_descriptors_serves_accepted(
         await client.send_all(REQUEST)
         head, _ = await read_head(client)
         assert head.startswith(b"HTTP/1.1 101 ")
-        give_back(used)  # for the second one
+        give_back(used)  # for the second client
     for client in clients:
         await client.aclose()
 

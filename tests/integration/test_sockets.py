@@ -1,4 +1,4 @@
-"""Sockets as the application has set them up: time-outs, factories, forks, address families."""
+"""Sockets configured by the application: time-outs, factories, forks, address families."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_send_message_all_threads_busy_compresses(
 
 
 class VirtualSocket(trio.socket.SocketType):
-    """A socket over a pair of memory streams, which the kernel does not know."""
+    """A socket over memory streams, without a file descriptor."""
 
     family = socket.AF_INET
     type = socket.SOCK_STREAM
@@ -130,7 +130,7 @@ class VirtualSocket(trio.socket.SocketType):
 
 
 class VirtualNetwork(trio.abc.SocketFactory, trio.abc.HostnameResolver):
-    """Names that DNS does not know, and sockets that lead to a server in memory."""
+    """A resolver for private names, and sockets to a server in memory."""
 
     def __init__(self, nursery: trio.Nursery, **options: Any) -> None:
         self._nursery = nursery
@@ -174,7 +174,7 @@ async def test_is_direct_of_a_virtual_socket_is_false() -> None:
     assert not is_direct(VirtualSocket(ours))
 
 
-# -- descriptors that somebody else holds, too
+# -- descriptors that another process holds, too
 
 
 @pytest.mark.parametrize("how", ["aclose", "cancelled"])

@@ -1,4 +1,4 @@
-"""TLS: certificates, who is at fault when there is none, and TLS over other transports."""
+"""TLS: certificates, peers without TLS, and TLS over other transports."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ async def test_block_raises_over_tls_closes_with_1011(nursery: trio.Nursery) -> 
     assert reasons == [CloseReason(1011, None)]
 
 
-# -- no TLS
+# -- peers without TLS
 
 
 async def test_open_websocket_url_unknown_authority_says_so(
@@ -310,7 +310,7 @@ async def test_server_client_resets_goes_on(nursery: trio.Nursery, moment: str) 
 
 @contextlib.asynccontextmanager
 async def mutual_server() -> Any:
-    """A server that wants certificates of its clients, its authority, and what clients sent."""
+    """Start a server that requires client certificates. Yield it, its CA and the messages."""
 
     async def handler(request: WebSocketRequest) -> None:
         called.append(request.path)
@@ -412,7 +412,7 @@ async def test_get_message_tls_eof_without_notify_says_why(nursery: trio.Nursery
         await ws.get_message()
     assert caught.value.reason is not None
     assert caught.value.reason.code == 1006
-    assert isinstance(caught.value.__cause__, (ssl.SSLError, EOFError))  # as OpenSSL sees it
+    assert isinstance(caught.value.__cause__, (ssl.SSLError, EOFError))  # depends on OpenSSL
 
 
 async def test_websocket_server_ssl_listener_on_memory_listener(nursery: trio.Nursery) -> None:

@@ -45,16 +45,16 @@ MEGABYTE = 2**20
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """Where a peer keeps its keys."""
+    """The file for a peer's keys."""
     return tmp_path / "keys"
 
 
 async def streams(
     side: str, version: ssl.TLSVersion = TLS_1_3
 ) -> tuple[TlsStream, trio.SSLStream[trio.SocketStream]]:
-    """A stream of ours and one of Trio's, before the handshake.
+    """Return our stream and Trio's, before the handshake.
 
-    :param side: Which one is ours.
+    :param side: The side of our stream.
     """
     client, server = contexts(version)
     connected, accepted = await tcp_pair()
@@ -70,7 +70,7 @@ async def streams(
 async def open_streams(
     side: str, version: ssl.TLSVersion = TLS_1_3
 ) -> tuple[TlsStream, trio.SSLStream[trio.SocketStream]]:
-    """The same, after the handshake."""
+    """Return our stream and Trio's, after the handshake."""
     ours, theirs = await streams(side, version)
     await both(ours.do_handshake, theirs.do_handshake)
     return ours, theirs
@@ -79,7 +79,7 @@ async def open_streams(
 async def with_peer(
     side: str, keys: Path, version: ssl.TLSVersion = TLS_1_3
 ) -> tuple[TlsStream, TlsPeer]:
-    """A stream of ours and a peer that speaks records, before the handshake."""
+    """Return our stream and a peer that sends records, before the handshake."""
     client, server = contexts(version)
     connected, accepted = await tcp_pair()
     assert isinstance(connected, trio.SocketStream)
@@ -94,14 +94,14 @@ async def with_peer(
 async def open_with_peer(
     side: str, keys: Path, version: ssl.TLSVersion = TLS_1_3
 ) -> tuple[TlsStream, TlsPeer]:
-    """The same, after the handshake."""
+    """Return our stream and a peer that sends records, after the handshake."""
     ours, peer = await with_peer(side, keys, version)
     await both(ours.do_handshake, peer.do_handshake)
     return ours, peer
 
 
 async def with_raw(side: str) -> tuple[TlsStream, trio.SocketStream]:
-    """A stream of ours, and the socket at the other end."""
+    """Return our stream, and the socket at the other end."""
     ours, theirs = await streams(side)
     return ours, theirs.transport_stream
 
@@ -113,7 +113,7 @@ async def both(*functions: Callable[[], Awaitable[object]]) -> None:
 
 
 async def receive(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    """So many bytes, and no more."""
+    """Receive exactly this number of bytes."""
     data = b""
     while len(data) < size:
         received = await stream.receive_some()
@@ -124,7 +124,7 @@ async def receive(stream: trio.abc.ReceiveStream, size: int) -> bytes:
 
 
 async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
-    """What comes until the end."""
+    """Receive everything up to the end."""
     data = b""
     while True:
         received = await stream.receive_some()
@@ -134,7 +134,7 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def fill(stream: trio.SocketStream) -> int:
-    """Write until the socket takes no more; how many bytes it took."""
+    """Write until the socket is full. Return the number of bytes."""
     size = 0
 
     async def write() -> None:
@@ -196,7 +196,7 @@ async def test_send_all_16_megabytes_arrives(keys: Path) -> None:
 
 
 def count_encrypted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of what our streams encrypt from now on."""
+    """Record the sizes of the data that our streams encrypt from now on."""
 
     def counted(engine: TlsEngine, data: bytes) -> bytes:
         sizes.append(len(data))
@@ -376,7 +376,7 @@ async def test_do_handshake_resumes_session(version: ssl.TLSVersion) -> None:
         if session is not None:
             theirs.session = session
         await both(ours.do_handshake, theirs.do_handshake)
-        await ours.send_all(b"x")  # the tickets come before it
+        await ours.send_all(b"x")  # the tickets precede the data
         assert await theirs.receive_some() == b"x"
         is_resumed, session = session is not None, theirs.session
         assert theirs.session_reused == is_resumed
@@ -481,7 +481,7 @@ async def test_decrypt_certificate_request_answers_at_once(
 
 
 def updates(peer: TlsPeer) -> bytes:
-    """Requests for new keys. OpenSSL answers the first as soon as the second comes."""
+    """Return requests for new keys. OpenSSL answers the first when it gets the second."""
     return peer.key_update(is_requested=True) + peer.key_update(is_requested=True)
 
 
@@ -503,7 +503,7 @@ async def test_decrypt_full_socket_asks_to_send_answer(side: str, keys: Path) ->
     ours.feed(updates(peer))
     ours.feed(updates(peer))
     assert asked == ["asked"]
-    assert ours.send_now([b"two"]) == (0, [b"two"])  # the answer goes first
+    assert ours.send_now([b"two"]) == (0, [b"two"])  # the answer precedes the data
     while left:
         left -= len(await peer.stream.receive_some(left))
     await ours.send_all(b"two")
@@ -546,7 +546,7 @@ async def test_receive_some_with_many_records_lets_other_tasks_run(keys: Path) -
 async def serve_peer(
     nursery: trio.Nursery, keys: Path
 ) -> tuple[WebSocketConnection, TlsStream, TlsPeer]:
-    """A connection of a server, its stream, and its peer."""
+    """Open a server's connection. Yield it, its stream and its peer."""
     ours, peer = await open_with_peer("server", keys)
     await peer.send(peer.record(DATA, REQUEST))
     ws = await (await wrap_server_stream(nursery, ours)).accept()
@@ -592,7 +592,7 @@ async def test_read_many_records_gives_following_data(keys: Path) -> None:
 
 async def test_do_handshake_many_records_works(keys: Path) -> None:
     client, server = contexts()
-    client.set_alpn_protocols(["x" * 200, "y" * 200])  # so that the first message is long
+    client.set_alpn_protocols(["x" * 200, "y" * 200])  # makes the first message long
     connected, accepted = await tcp_pair()
     assert isinstance(accepted, trio.SocketStream)
     ours = TlsStream(accepted, server, server_side=True)
@@ -755,7 +755,7 @@ async def test_aclose_sends_close_notify(side: str, version: ssl.TLSVersion) -> 
     await ours.send_all(b"x")
     for _ in range(2):
         await ours.aclose()
-    assert await receive_all(theirs) == b"x"  # else Trio would say that it is cut off
+    assert await receive_all(theirs) == b"x"  # without close_notify, Trio would raise
     with pytest.raises(OSError, match="Bad file descriptor"):
         await ours.receive_some()
 
@@ -780,7 +780,7 @@ async def test_aclose_unread_does_not_wait() -> None:
 
 
 def drain(stream: trio.abc.Stream) -> bytes:
-    """Take what the socket has, at once."""
+    """Read everything that has arrived, without waiting."""
     assert isinstance(stream, trio.SocketStream)
     chunks = []
     with contextlib.suppress(BlockingIOError):
@@ -796,12 +796,12 @@ async def test_aclose_during_send_all_writes_nothing_twice(
     data = bytes(8 * MEGABYTE)
     call = Call(nursery, ours.send_all, data)
     await trio.testing.wait_all_tasks_blocked()
-    received = drain(peer.stream)  # there is room again, and the other task does not know yet
+    received = drain(peer.stream)  # now the socket is writable, but the other task doesn't know
     ours.close()
     with pytest.raises(trio.ClosedResourceError):
         await call.result()
     received += await receive_all(peer.stream)
-    assert data.startswith(peer.decrypt(received))  # no part of a record is in it twice
+    assert data.startswith(peer.decrypt(received))  # no part of a record is repeated
 
 
 async def test_send_eof_during_send_all_tears_no_record(keys: Path, nursery: trio.Nursery) -> None:
@@ -1084,7 +1084,7 @@ async def test_do_handshake_cancelled_in_write_can_continue(
 
 @contextlib.contextmanager
 def no_garbage() -> Iterator[None]:
-    """Check that nothing of ours, and no error, is left for the garbage collector."""
+    """Check that no object of the library, and no error, is left for the garbage collector."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -1116,7 +1116,7 @@ def test_tls_stream_leaves_no_garbage(keys: Path, version: ssl.TLSVersion, endin
             reset(peer.stream)
         elif ending == "close":
             await peer.stream.aclose()
-        elif ending == "renegotiation":  # TLS 1.3 has none
+        elif ending == "renegotiation":  # not in TLS 1.3
             await peer.send(peer.record(HANDSHAKE, peer.client_hello))
         else:
             await peer.send(b"garbage")
@@ -1129,7 +1129,7 @@ def test_tls_stream_leaves_no_garbage(keys: Path, version: ssl.TLSVersion, endin
         trio.run(main)
 
 
-# -- who reads the socket itself
+# -- callers that read the socket themselves
 
 
 @SIDES

@@ -36,7 +36,7 @@ def transport(stream: Stream) -> Transport:
 
 
 class FailingStream(WrappedStream):
-    """Each call fails."""
+    """A stream whose calls all fail."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         raise RuntimeError("receive_some")
@@ -85,7 +85,7 @@ async def test_write_writes_everything(nursery: trio.Nursery, kind: str) -> None
 
 
 def write_now(stream: Stream, chunks: Sequence[bytes]) -> Unwritten:
-    """Write more than the socket takes, and return what is left."""
+    """Write more than the socket accepts, and return the rest."""
     rest = transport(stream).write_now(chunks)
     assert rest is not None
     return rest
@@ -170,7 +170,7 @@ async def test_local_and_remote_of_tls_are_secure() -> None:
 
 async def test_local_and_remote_of_ipv6_have_no_zone() -> None:
     class Socket(trio.socket.SocketType):
-        """A link-local one, which not every machine has."""
+        """A socket with a link-local address, which some machines lack."""
 
         family = socket.AF_INET6
         type = socket.SOCK_STREAM
@@ -212,7 +212,7 @@ async def test_local_and_remote_after_close_are_kept() -> None:
     assert isinstance(end.remote, Endpoint)
 
 
-# -- hanging up
+# -- half-closing and draining
 
 
 async def test_half_close_and_drain_waits_for_peer(
@@ -311,7 +311,7 @@ async def test_close_now_system_error_is_suppressed(is_tls: bool) -> None:
     for sock in await tcp_pair():
         assert isinstance(sock, trio.SocketStream)
         stream = TlsStream(sock, tls_contexts()[1], server_side=True) if is_tls else sock
-        os.close(sock.socket.fileno())  # by somebody who should not
+        os.close(sock.socket.fileno())  # behind the library's back
         await transport(stream).close_now()
         assert sock.socket.fileno() == -1
 

@@ -43,14 +43,14 @@ unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix-domain
 
 
 async def stapled_pair() -> StreamPair:
-    """Streams made of two one-way streams each; they can end one side."""
+    """Return stapled streams, which can end one side."""
     to_server, from_client = trio.testing.memory_stream_one_way_pair()
     to_client, from_server = trio.testing.memory_stream_one_way_pair()
     return trio.StapledStream(to_server, from_server), trio.StapledStream(to_client, from_client)
 
 
 class PlainStream(trio.abc.Stream):
-    """A stream with nothing but what every stream has; it can't end one side."""
+    """A stream with the methods of `trio.abc.Stream` only. It can't end one side."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -69,7 +69,7 @@ class PlainStream(trio.abc.Stream):
 
 
 async def plain_pair() -> StreamPair:
-    """Streams that can't end one side, over TCP."""
+    """Return streams over TCP that can't end one side."""
     ours, theirs = await tcp_pair()
     return PlainStream(ours), PlainStream(theirs)
 
@@ -170,7 +170,7 @@ async def test_aclose_closes_the_stream(nursery: trio.Nursery, streams: StreamPa
     client, _ = await open_pair(nursery, streams=streams)
     with trio.fail_after(30):
         await client.aclose()
-    if isinstance(ours, TlsStream):  # what it tells of is the end of TLS, which came first
+    if isinstance(ours, TlsStream):  # its receive_some() would report the end of TLS instead
         assert ours.transport_stream.socket.fileno() == -1
     else:
         with pytest.raises(trio.ClosedResourceError):
@@ -181,7 +181,7 @@ async def test_aclose_closes_the_stream(nursery: trio.Nursery, streams: StreamPa
 
 
 class ReplayingStream(PlainStream):
-    """Gives out first what somebody has read from the stream to find out what it is."""
+    """A stream that first returns bytes that were read before."""
 
     def __init__(self, stream: Stream, peeked: bytes) -> None:
         super().__init__(stream)

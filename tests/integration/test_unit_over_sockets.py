@@ -1,4 +1,4 @@
-"""The unit tests that are for any kind of stream, over TCP, TLS and socket pairs."""
+"""Run the unit tests for any kind of stream over TCP, TLS and socket pairs."""
 
 from __future__ import annotations
 

@@ -342,7 +342,7 @@ def test_commands_name_what_exists(page: Path) -> None:
     named = re.findall(r"^make ([\w-]+)", shell, re.MULTILINE) + re.findall(r"`make ([\w-]+)", text)
     assert set(named) <= set(targets)
     for path in re.findall(r"\b(?:autobahn|examples|support|tests|tools)/[\w/.-]*\w", text):
-        is_left_out = path.startswith("tools/") and not (ROOT / "tools").exists()  # of an sdist
+        is_left_out = path.startswith("tools/") and not (ROOT / "tools").exists()  # in an sdist
         assert is_left_out or (ROOT / path).exists(), path
     for path in re.findall(r"(?<![\w/])_[a-z]+/\w+\.(?:py|c)\b", text):
         assert (ROOT / "trio_websocket" / path).exists(), path
@@ -402,7 +402,7 @@ def test_tables_of_peers_page_show_every_bound_and_default() -> None:
     shown = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
     taken = keywords(serve_websocket)
     own = ("handler", "host", "port", "ssl_context", "handler_nursery", "task_status")
-    for other in (*own, "receive_buffer_size"):  # which is no bound
+    for other in (*own, "receive_buffer_size"):  # this option is not a bound
         del taken[other]
     assert shown == {name: str(default) for name, default in taken.items()}
 

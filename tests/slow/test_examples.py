@@ -1,4 +1,4 @@
-"""The programs in examples/, run for real: as processes of their own and over loopback sockets."""
+"""Run the programs in examples/ as separate processes, over loopback sockets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ posix_signals = pytest.mark.skipif(os.name != "posix", reason="a signal would ki
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the examples import the package that is tested, and treat warnings as we do."""
+    """Make the examples import the package under test, and treat warnings as errors."""
     monkeypatch.setenv("PYTHONPATH", str(Path(trio_websocket.__file__).parent.parent))
     monkeypatch.setenv("PYTHONWARNINGS", "error,ignore:Python 3.8 is no longer supported")
 
@@ -268,12 +268,12 @@ async def test_slow_member_leaves_the_chat_room_and_stops_nobody(
     monkeypatch.setattr(chat_server, "LINE_INTERVAL", 0)
     room = chat_server.Room()
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    # Small buffers, so that a test of a full one is quick.
+    # Small buffers are full soon.
     listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     slow_socket = trio.socket.socket()
     slow_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     async with trio.open_nursery() as nursery:
-        # Slow never reads, so that its handler ends after disconnect_timeout.
+        # The client `slow` never reads, so its handler ends after disconnect_timeout.
         serve = WebSocketServer(room.welcome, listeners, disconnect_timeout=1).run
         server = await nursery.start(serve)
         await slow_socket.connect(("127.0.0.1", server.port))
@@ -292,5 +292,5 @@ async def test_slow_member_leaves_the_chat_room_and_stops_nobody(
                     await ann.send_message(line)
                     heard = str(await ann.get_message())
             assert heard == "Slow left, 1 here"
-            assert await read_to_end(slow) in (1006, 1008)  # it may be too slow for that, too
+            assert await read_to_end(slow) in (1006, 1008)  # it may be too slow even for the Close
         nursery.cancel_scope.cancel()

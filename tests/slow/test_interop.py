@@ -1,7 +1,7 @@
 """Interoperation with other libraries and with a browser, over TCP, in both directions.
 
-The other side always speaks permessage-deflate, unless a test says otherwise: whether it is used
-is up to us.
+The other side always supports permessage-deflate, unless a test says otherwise, so our side decides
+if it is used.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ each_compression = pytest.mark.parametrize(
     "compression", [pytest.param(False, id="plain"), pytest.param(True, id="compressed")]
 )
 
-# Below and above the size from which messages are compressed, of one frame and of several reads,
-# and twice each, so that what was sent before is there to refer to.
+# Messages below and above the threshold of compression, of one frame and of several reads. Each is
+# sent twice, so that compression can refer to the first one.
 MESSAGES: list[Message] = [
     "text \u03c0 \U0001f600",
     b"\x00binary\xff",
@@ -69,7 +69,7 @@ TheirScript = Callable[[Peer], Awaitable[None]]
 
 @pytest.fixture(params=LIBRARIES)
 def library(request: pytest.FixtureRequest) -> Library:
-    """The other library; the test is skipped where it is not installed."""
+    """Return the other library, or skip the test if it is not installed."""
     return LIBRARIES[request.param]()
 
 
@@ -83,9 +83,9 @@ async def converse(
     subprotocols: tuple[str, ...] = (),
     settings: Settings = Settings(),  # noqa: B008 # it is immutable
 ) -> None:
-    """Connect both sides, and run a script on each; then ours closes the connection.
+    """Connect both sides, and run a script on each. Then our side closes the connection.
 
-    :param compression: Whether we compress, or with which settings.
+    :param compression: True or settings to compress, False not to.
     """
     is_compressed = compression is not False and settings.compression
 
@@ -123,7 +123,7 @@ async def converse(
 
 
 def same(message: object, expected: object) -> bool:
-    """Whether they are equal, without the pages that pytest writes if they are not."""
+    """Return True if the values are equal. An assert would print pages of differences."""
     return type(message) is type(expected) and message == expected
 
 
@@ -245,7 +245,7 @@ async def test_send_message_fragments_to_library(
         for fragments in FRAGMENTED:
             received = await peer.receive_fragments()
             assert same(joined(received), joined(fragments))
-            if library.sends_fragments and not compression:  # one that doesn't, shows none
+            if library.sends_fragments and not compression:  # other libraries don't show fragments
                 assert len(received) >= sum(map(bool, fragments))
         await until_closed(peer)
 
@@ -378,7 +378,7 @@ each_kind = pytest.mark.parametrize("kind", BROWSER_KINDS)
 
 @pytest.fixture(scope="module")
 def browser() -> interop_browser.Outcome:
-    """The browser, which is started once, has run all cases."""
+    """Start the browser once, run all cases, and return the results."""
     program = interop_browser.find()
     if program is None:
         pytest.skip("there is no Chromium here")

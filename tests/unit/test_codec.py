@@ -1,6 +1,7 @@
 """Masking, framing, and decoding whole messages: in Python, and in C if it was built.
 
-Each test is of both. What they are compared with is the definition of RFC 6455, 5.3, or wsproto.
+Each test runs with both versions, and compares them with the definition of RFC 6455, 5.3, or with
+wsproto.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from support.codecs import (
 from support.frames import xor
 from trio_websocket._sansio import codec as _codec
 
-# Where lengths are written differently, words end, and one way of masking takes over from another.
+# Sizes around changes of the length's encoding, of words, and of the way to mask.
 SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 124, 125, 126, 127, 128, 699, 700, 701, 702, 703]
 SIZES += [4095, 65535, 65536, 65537, 2**20, 2**20 + 3]
 
@@ -44,11 +45,11 @@ def codec(request: pytest.FixtureRequest) -> Any:
 
 
 def pattern(size: int) -> bytes:
-    """Bytes of which no two neighbouring words are equal."""
+    """Return bytes in which no two neighbouring words are equal."""
     return bytes(place * 7 % 251 for place in range(min(size, 1757))) * (size // 1757 + 1)
 
 
-# -- which is in use
+# -- the version in use
 
 
 def test_codec_uses_c_if_built() -> None:
@@ -269,7 +270,7 @@ def test_messages_leaves_invalid_utf_8(codec: Any, bad: bytes, key: bytes, raw: 
     assert found == ([b"ab"], len(whole), 2)
 
 
-# -- in C: what is no right call, and what becomes of memory
+# -- in C: wrong calls, and memory
 
 GOOD: dict[str, tuple[Any, ...]] = {
     "masked": (b"abc", KEY),
@@ -335,7 +336,7 @@ def test_codec_in_c_passes_on_error_of_bool() -> None:
 
 
 def make_calls() -> list[tuple[str, tuple[Any, ...]]]:
-    """Calls that go each way through the functions, with arguments that nobody else has."""
+    """Return calls that cover each path of the functions, with arguments that are not shared."""
     text, bad = "caf\xe9".encode(), b"a\xff"
     long_text, long_bad = text * 1000, b"a" * 5000 + b"\xff"
     made: list[tuple[str, tuple[Any, ...]]] = []
@@ -371,7 +372,7 @@ def call_all(codec: Any, made: list[tuple[str, tuple[Any, ...]]]) -> None:
 
 
 def references(made: list[tuple[str, tuple[Any, ...]]]) -> list[int]:
-    """How many references there are to what nobody else has."""
+    """Return the numbers of references to these unshared objects."""
     found: list[int] = []
     for _, arguments in made:
         for argument in arguments:
@@ -391,7 +392,7 @@ def test_codec_in_c_keeps_no_reference(codec: Any) -> None:
 
 
 def growth(function: Callable[[], None], rounds: int) -> float:
-    """Bytes that stay behind after each call, after the first."""
+    """Return the bytes that are still allocated after each call, except the first."""
     tracemalloc.start()
     try:
         function()
@@ -413,8 +414,8 @@ def test_codec_keeps_no_memory(codec: Any) -> None:
 
 
 def call_without_memory(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    """Call it until it has enough: with no memory at all, with enough for one object, ..."""
-    testing: Any = pytest.importorskip("_testcapi")  # not every Python has it
+    """Call a function with no memory, with memory for one object, and so on, until it succeeds."""
+    testing: Any = pytest.importorskip("_testcapi")  # missing in some Pythons
     wanted = function(*arguments)
     result: object = None
     for enough in range(100):
@@ -438,7 +439,7 @@ def test_codec_in_c_without_memory_raises() -> None:
             call_without_memory(getattr(IN_C, name), arguments)
 
     before = references(made)
-    # Python 3.8 itself keeps some: less than one of the lists that each call makes.
+    # Python 3.8 itself keeps some memory, less than one of the lists that each call makes.
     assert growth(call_all_without_memory, rounds=20) < LESS_THAN_AN_OBJECT * len(made)
     assert references(made) == before
 

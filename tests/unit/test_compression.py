@@ -1,6 +1,6 @@
 """Compression of messages on open connections (permessage-deflate, RFC 7692).
 
-The peers here use zlib by themselves, so that both sides can't be wrong in the same way.
+The peers use zlib directly, so that both sides can't have the same bug.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ both_sides = pytest.mark.parametrize("side", ["client", "server"])
 
 
 class Codec:
-    """What a peer compresses with, and decompresses with."""
+    """The compressor and the decompressor of a peer."""
 
     def __init__(self, *, resets: bool = False, bits: int = 12) -> None:
         self._resets = resets
@@ -100,9 +100,9 @@ async def open_ours(
     agreed: bytes | None = OFFER,
     **options: Any,
 ) -> tuple[WebSocketConnection, RawPeer]:
-    """A client or server of ours, and the raw peer that it has agreed with on compression.
+    """Open our client or server, and a raw peer that has negotiated compression with it.
 
-    :param agreed: What the peer offers or answers.
+    :param agreed: The offer or the answer of the peer.
     """
     ours, theirs = await memory_pair()
     peer = RawPeer(theirs, is_client=side == "server")
@@ -128,23 +128,23 @@ async def open_ours(
 async def open_compressing(
     nursery: trio.Nursery,
 ) -> tuple[WebSocketConnection, WebSocketConnection]:
-    """A client and a server of ours that compress all messages."""
+    """Open our client and server, which compress all messages."""
     return await open_pair(nursery, client={"compression": ALL}, server={"compression": ALL})
 
 
 def compressed(peer: RawPeer, opcode: int, *payloads: bytes) -> bytes:
-    """The frames of a compressed message."""
+    """Return the frames of a compressed message."""
     return peer.fragments(opcode, *payloads, rsv=RSV1)
 
 
 def cut(data: bytes, count: int) -> list[bytes]:
-    """The data in so many parts."""
+    """Split the data into this number of chunks."""
     ends = [len(data) * number // count for number in range(count + 1)]
     return [data[start:end] for start, end in zip(ends, ends[1:])]
 
 
 async def refused(call: Awaitable[object]) -> int:
-    """The close code that a call of ours finds the peer refused with."""
+    """Return the close code after our side has failed the connection."""
     with pytest.raises(ConnectionClosed) as caught:
         await call
     assert caught.value.sent is not None
@@ -284,7 +284,7 @@ async def test_compression_unrequested_answer_raises(nursery: trio.Nursery) -> N
         await open_ours(nursery, "client", compression=None, agreed=OFFER)
 
 
-# -- messages out
+# -- sending
 
 
 @both_sides
@@ -321,7 +321,7 @@ async def test_send_message_window_of_8_bits_sends_plain(
     nursery.start_soon(ours.send_message, iter([b"a" * 1000, b"b" * 1000]))
     fragments = [await peer.receive_frame() for _ in range(2)]
     assert [(len(sent.payload), sent.rsv) for sent in fragments] == [(1000, 0), (1000, 0)]
-    codec = Codec(bits=9)  # zlib's own window for 8 bits
+    codec = Codec(bits=9)  # zlib uses 9 bits for 8
     for text in ("again " * 50, "and again " * 50):
         await peer.send(compressed(peer, TEXT, codec.deflate(text.encode())))
         assert await ours.get_message() == text
@@ -409,7 +409,7 @@ async def test_send_message_stream_compresses_each_chunk(nursery: trio.Nursery, 
     nursery.start_soon(ours.send_message, pieces())
     sent = await peer.receive_frame()
     assert (sent.opcode, sent.fin, sent.rsv) == (TEXT, False, RSV1)
-    assert codec.inflate_chunk(sent.payload) == b"first " * 10  # before the second is made
+    assert codec.inflate_chunk(sent.payload) == b"first " * 10  # before the second chunk is made
     more.set()
     rest = [await peer.receive_frame() for _ in range(3)]
     assert {(found.opcode, found.rsv) for found in rest} == {(CONTINUATION, 0)}
@@ -430,13 +430,13 @@ async def test_send_message_empty_stream_is_empty_message(nursery: trio.Nursery,
     assert Codec().inflate(sent.payload) == b""
 
 
-# -- large messages out
+# -- sending large messages
 
 LARGE = random_bytes(2**17) * 4
 
 
 class Gate:
-    """Stops the thread that compresses."""
+    """A gate that stops the thread that compresses."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_open = threading.Event()
@@ -554,7 +554,7 @@ async def test_send_message_compressing_lets_other_tasks_run(
         assert inflate(sent.payload) == message
 
 
-# -- messages in
+# -- receiving
 
 
 @both_sides
@@ -821,7 +821,7 @@ async def test_statistics_show_savings_of_compression(nursery: trio.Nursery) -> 
 
 
 class Bomb(NamedTuple):
-    """Compressed payloads: of a message of 1 MiB, of zeros, and of 16 MiB behind it."""
+    """Compressed payloads: a message of 1 MiB of zeros, and one of 16 MiB after it."""
 
     allowed: bytes
     payload: bytes
@@ -880,7 +880,7 @@ async def test_get_message_bomb_closes_with_1009(
         assert await refused(receiving.result()) == 1009
 
 
-# -- in pieces
+# -- receiving in chunks
 
 
 @both_sides
@@ -932,8 +932,8 @@ async def test_receive_stream_compressed_has_own_limit(
     ours, peer = await open_ours(nursery, "client", compression=WIDE, agreed=OFFER_WIDE)
     message = compressed(peer, BINARY, Codec(resets=True, bits=15).deflate(bytes(2 * MIB)))
     for turn in range(20):
-        await trio.sleep(1)  # so that it is the connection's task that reads
-        # Which of the tasks that can run is the first, Trio decides at random.
+        await trio.sleep(1)  # until the connection's task reads
+        # Trio chooses the order of the runnable tasks at random.
         nursery.start_soon(peer.send, message)
         for _ in range(turn % 4):
             await trio.lowlevel.checkpoint()
@@ -991,7 +991,7 @@ async def test_receive_stream_compressed_left_early_skips_rest(
         async with ours.receive_stream(max_size=math.inf) as pieces:
             for _ in range(taken):
                 await pieces.__anext__()
-    # That the window is still in order shows in what refers to it.
+    # Messages that refer to the window show that it is still right.
     codec = Codec(bits=15)
     for size in (MIB, BOMB // 4):
         codec.deflate(bytes(size))
@@ -1011,12 +1011,12 @@ IN_STEPS = [YIELD] * 12
 
 
 def huge_pair(limit: float = math.inf) -> tuple[Protocol, Protocol]:
-    """A client, and the server that sends to it."""
+    """Return a client, and the server that sends to it."""
     return open_two(ConnectionType.CLIENT, WIDE, (15, 15), (False, False), max_message_size=limit)
 
 
 def events(protocol: Protocol, **how: bool) -> list[Any]:
-    """Every event but `PARTIAL`, up to `NEED_DATA` or `ENDED`."""
+    """Return every event except `PARTIAL`, up to `NEED_DATA` or `ENDED`."""
     found: list[Any] = []
     while (event := protocol.next_event(**how)) not in (NEED_DATA, ENDED):
         found += [] if event is PARTIAL else [event]
@@ -1059,7 +1059,7 @@ def test_protocol_messages_follow_inflated_one() -> None:
 @pytest.mark.parametrize("side", KINDS)
 def test_protocol_compressed_wrong_mask_fails(side: ConnectionType) -> None:
     receiver, _ = open_two(side, WIDE, (15, 15), (False, False))
-    is_masked = side is ConnectionType.CLIENT  # which is wrong
+    is_masked = side is ConnectionType.CLIENT  # the wrong mask bit
     payload = Codec(bits=15).deflate(b"payload")
     receiver.reader.receive_data(frame(BINARY, payload, rsv=RSV1, mask=is_masked))
     assert events(receiver) == [ENDED]
@@ -1169,7 +1169,7 @@ def test_protocol_error_at_end_is_found_in_last_step(is_cut_off: bool) -> None:
 
 
 def begun(limit: float = math.inf) -> tuple[Protocol, Protocol]:
-    """A receiver that has taken the first step of a huge message, and who sends."""
+    """Return a receiver that has taken the first step of a huge message, and its sender."""
     receiver, sender = huge_pair(limit)
     receiver.reader.receive_data(
         sender.writer.message(True, HUGE) + sender.writer.message(True, HUGE[:500])
@@ -1262,11 +1262,11 @@ async def test_get_message_huge_cancelled_loses_nothing(nursery: trio.Nursery, t
     assert found == [HUGE.decode()]
 
 
-# -- blocks that make no output
+# -- blocks without output
 
 FINAL_BLOCKS = b"\x03\x00"
 STORED_BLOCKS = b"\x00\x00\x00\xff\xff"
-# Eight blocks of 90 bits, each with a Huffman code of its own (RFC 1951, 3.2.7), and no output.
+# Eight blocks of 90 bits without output, each with its own Huffman code (RFC 1951, 3.2.7).
 DYNAMIC_BLOCKS = bytes.fromhex(
     "04c081000000000090ff6b100007020000000040feaf41001c080000000000f9bf060170200000000000e4ff1a"
     "04c081000000000090ff6b100007020000000040feaf41001c080000000000f9bf060170200000000000e4ff1a"
@@ -1276,7 +1276,7 @@ STEP_OF_WORK = 2**15
 
 
 def work_of_steps(data: bytes) -> list[int]:
-    """What each step of decoding the data costs, for a server that somebody reads."""
+    """Return the cost of each step of decoding the data, for a server with a waiting reader."""
     agreed = DeflateParameters(15, 15, False, False)
     extension = DeflateExtension(DeflateCodec(agreed, DEFAULT, is_client=False))
     protocol = Protocol(ConnectionType.SERVER, Options(compression=DEFAULT), extension)
@@ -1303,7 +1303,7 @@ def test_next_event_of_empty_blocks_takes_short_steps(
         data = frame(TEXT, payload, rsv=4, mask=True)
     steps = work_of_steps(data)
     assert sum(steps) >= len(payload)
-    # A step may begin just below the bound, and then takes one more slice, or one more portion.
+    # A step may begin just below the bound, and then take one more slice or portion.
     assert max(steps) <= 2 * STEP_OF_WORK
 
 
@@ -1327,7 +1327,7 @@ def each_zlib(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def empty_message(block: bytes, is_fragmented: bool) -> bytes:
-    """A message of 512 KiB that decompresses to nothing."""
+    """Return a message of 512 KiB that decompresses to nothing."""
     payload = block * (2**19 // len(block)) + b"\0"
     if not is_fragmented:
         return frame(TEXT, payload, rsv=RSV1, mask=True)

@@ -38,7 +38,7 @@ async def open_faulty(
 
 
 async def open_broken(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawPeer]:
-    """A client a write of which has failed, while the peer says nothing."""
+    """Return a client whose write has failed, and its silent peer."""
     client, peer, stream = await open_faulty(nursery)
     stream.faults.append(Fault.fail(OUT_OF_ORDER, direction="send"))
     await client.send_message("lost")
@@ -49,7 +49,7 @@ async def open_broken(nursery: trio.Nursery) -> tuple[WebSocketConnection, RawPe
 async def open_full(
     nursery: trio.Nursery, kind: str = "lockstep", **options: Any
 ) -> tuple[WebSocketConnection, RawPeer, Call[None]]:
-    """A client whose first message, a large one, waits for a peer that does not read."""
+    """Return a client whose first, large message waits for a peer that does not read."""
     client, peer = await open_client(nursery, kind, **options)
     sending = Call(nursery, client.send_message, LARGE)
     await wait_all_tasks_blocked()
@@ -64,7 +64,7 @@ def facts(
     return error.reason, error.rcvd, error.sent, cause
 
 
-# -- facts
+# -- properties
 
 
 async def test_is_client_and_is_server_show_side(nursery: trio.Nursery) -> None:
@@ -219,7 +219,7 @@ async def test_send_message_does_not_overtake(nursery: trio.Nursery) -> None:
     client, peer, sending = await open_full(nursery)
     Call(nursery, client.send_message, "second")
     await wait_all_tasks_blocked()
-    await peer.receive()  # there is room in this moment
+    await peer.receive()  # now the queue has room
     await client.send_message("third")
     assert await peer.receive() == Frame(TEXT, b"second")
     assert await peer.receive() == Frame(TEXT, b"third")
@@ -481,7 +481,7 @@ async def test_ping_while_both_send_much_returns(nursery: trio.Nursery, kind: st
         talks.start_soon(talk, server)
 
 
-# -- the order of things
+# -- order
 
 
 @pytest.mark.streams(PAIRS)
@@ -745,7 +745,7 @@ async def test_aclose_closed_connection_does_not_time_out(
     await client.aclose()
 
 
-# -- a peer that does not play its part
+# -- peers that don't cooperate
 
 
 @pytest.mark.streams(PROMPT)
@@ -901,7 +901,7 @@ async def test_nursery_cancelled_during_close_returns(
     assert error.reason == client.closed == CloseReason(4000, None)
 
 
-# -- what ConnectionClosed says
+# -- the contents of ConnectionClosed
 
 
 async def end_by_us(client: WebSocketConnection, peer: RawPeer) -> None:
@@ -1051,7 +1051,7 @@ async def test_send_message_peer_left_shows_its_close(
     client, peer = await open_client(nursery, kind)
     await peer.send(peer.frame(PONG), peer.frame(CLOSE, close_payload(4001, "why")))
     await peer.aclose()
-    if kind == "memory":  # where a write fails behind the back of who sends
+    if kind == "memory":  # here a task writes, and its error appears later
         await client.send_message("lost")
         await wait_all_tasks_blocked()
     error = await closed_error(getattr(client, method)(b"too late"))
@@ -1130,7 +1130,7 @@ async def test_send_message_waiting_write_fails_raises(
         assert reason_told.code == 1006
 
 
-# -- bounds, and what is told of a connection
+# -- bounds, and records of a connection
 
 
 async def test_latency_is_of_latest_ping(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

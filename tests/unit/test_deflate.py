@@ -60,11 +60,11 @@ EMPTY = b"\x00"  # 7.2.3.6
 BOTH = pytest.mark.parametrize("agreed", [AGREED, AGREED_WITHOUT_TAKEOVER])
 
 
-# -- which zlib is in use
+# -- the zlib library in use
 
 
 def library_of(*, no_zlib_ng: str = "", zlib_ng: object = None) -> object:
-    """What the module uses in a process with that environment, and that, or nothing, installed."""
+    """Return the library that the module uses in this environment, with this package installed."""
     spec = importlib.util.spec_from_file_location(
         "trio_websocket._sansio.deflate", _deflate.__file__
     )
@@ -88,11 +88,11 @@ def test_deflate_environment_variable_selects_zlib() -> None:
     assert library_of(no_zlib_ng="1", zlib_ng=SimpleNamespace(zlib_ng=object())) is zlib
 
 
-# -- what was negotiated
+# -- negotiated parameters
 
 
 def test_inflate_client_window_of_8_works() -> None:
-    # Its messages can be inflated, also if its zlib takes 9 for 8.
+    # The peer's messages can be decompressed, even if its zlib uses 9 bits for 8.
     text = random_bytes(300)
     packed = client(agreed(9, 9)).deflate(text * 2)
     assert server(agreed(8, 9)).inflate(packed, math.inf) == text * 2
@@ -139,7 +139,7 @@ def test_deflate_at_all_levels(level: int) -> None:
 
 
 def test_deflate_uses_own_window() -> None:
-    # What is 2 KiB back is in a window of 12 bits, and not in one of 9.
+    # Data 2 KiB before is in a window of 12 bits, but not in one of 9.
     text = random_bytes(2**11) * 2
     narrow_client, narrow_server = agreed(9, 12), agreed(12, 9)
     assert (
@@ -156,7 +156,7 @@ def test_inflate_uses_window_of_peer() -> None:
     sender = server(agreed(9, 12))
     for _ in range(3):
         assert codec.inflate(sender.deflate(text), math.inf) == text
-    # A window of 9 bits does not have what was 2 KiB before.
+    # A window of 9 bits does not contain data 2 KiB before.
     codec = server(agreed(9, 12))
     sender = server(agreed(9, 12))
     assert codec.inflate(sender.deflate(text), math.inf) == text
@@ -177,7 +177,7 @@ def test_deflate_context_takeover_per_side() -> None:
 
 @contextlib.contextmanager
 def traced() -> Iterator[Callable[[], tuple[int, int]]]:
-    """A function that tells what Python allocated in the block: what it holds now, and the peak."""
+    """Yield a function that returns the block's memory in Python: the current size and the peak."""
     tracemalloc.start()
     try:
         yield tracemalloc.get_traced_memory
@@ -190,7 +190,7 @@ def test_deflate_codec_frees_memory() -> None:
     with traced() as memory:
         codec.inflate(codec.deflate(bytes(10**5)), 10**5)
         assert memory()[0] < 1000
-    # What zlib allocates itself, it does not tell.
+    # Python does not count the memory that zlib itself allocates.
     assert vars(codec)["_compressor"] is None
     assert vars(codec)["_decompressor"] is None
     assert vars(client())["_compressor"] is None
@@ -211,14 +211,14 @@ def test_deflate_codec_frees_memory() -> None:
         (HELLO_IN_TWO, b"Hello"),
         (EMPTY, b""),
         (b"\x02\x00", b""),  # an empty block that is not stored
-        (b"", b""),  # not in order, but clear
-        (HELLO_FINAL[:-1], b"Hello"),  # likewise
+        (b"", b""),  # invalid, but has only one meaning
+        (HELLO_FINAL[:-1], b"Hello"),  # invalid, but has only one meaning
         (HELLO_FINAL[:-1] + HELLO, b"HelloHello"),
         (HELLO_FINAL[:-1] + HELLO_FINAL, b"HelloHello"),
         (HELLO_FINAL[:-1] * 1000 + EMPTY, b"Hello" * 1000),
         (EMPTY + TAIL + HELLO, b"Hello"),
         (HELLO + TAIL + HELLO_AGAIN, b"HelloHello"),
-        (HELLO + TAIL + EMPTY, b"Hello"),  # a sender that leaves its own tail
+        (HELLO + TAIL + EMPTY, b"Hello"),  # a sender that does not remove the tail
         (HELLO + (TAIL + EMPTY) * 1000, b"Hello"),
         (HELLO + TAIL + b"\x03\x00", b"Hello"),
         (b"\x01\x05\x00\xfa\xffHello", b"Hello"),  # stored and final
@@ -453,7 +453,7 @@ def test_extension_client_reads_server_messages() -> None:
         frame(Opcode.PING, HELLO, rsv=RSV1),
         frame(Opcode.CLOSE, HELLO, rsv=RSV1),
         frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(Opcode.PONG, HELLO, rsv=RSV1),
-        # Before what is in the second message is looked at:
+        # The error is found before the payload of the second message is decompressed.
         frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(TEXT, b"\xff", rsv=RSV1),
         frame(TEXT, HELLO, fin=False, rsv=RSV1) + frame(TEXT, HELLO),
         frame(TEXT, b"plain", fin=False) + frame(BINARY, b"\xff", rsv=RSV1),

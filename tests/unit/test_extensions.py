@@ -20,7 +20,7 @@ from trio_websocket._sansio.extensions import (
 
 CHROME = b"permessage-deflate; client_max_window_bits"
 FIREFOX = b"permessage-deflate"
-# What websockets offers by default.
+# The default offer of websockets.
 WEBSOCKETS = b"permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
 BOTH_RESETS = b"; server_no_context_takeover; client_no_context_takeover"
 
@@ -281,7 +281,7 @@ def test_answer_to_known_clients(
 
 
 def answered(offered: bytes, settings: PerMessageDeflate = WIDE) -> bytes:
-    """The parameters of the answer to those of an offer."""
+    """Return the answer's parameters for the parameters of an offer."""
     result = answer([b"permessage-deflate" + offered], settings)
     assert result is not None
     assert result[0].startswith(b"permessage-deflate")
@@ -302,7 +302,7 @@ def test_answer_client_window_may_be_8() -> None:
 
 
 def test_answer_omits_client_window_unless_offered() -> None:
-    # So what it sends may need 15 bits.
+    # So the client's messages may need 15 bits.
     assert answer([FIREFOX], PerMessageDeflate(10)) == (
         b"permessage-deflate; server_max_window_bits=10",
         agreed(15, 10),
@@ -362,7 +362,7 @@ def test_answer_without_takeover_names_both() -> None:
 def test_answer_declines_unacceptable_offers(parameters: bytes) -> None:
     bad = b"permessage-deflate; " + parameters
     assert answer([bad], WIDE) is None
-    # Nothing of it is in the answer to the next offer.
+    # The answer to the next offer contains none of its parameters.
     leaking = bad + b"; client_no_context_takeover"
     assert answer([leaking + b", permessage-deflate"], WIDE) == (b"permessage-deflate", agreed())
     assert answer([leaking, b"permessage-deflate"], WIDE) == (b"permessage-deflate", agreed())
@@ -389,7 +389,7 @@ def test_answer_malformed_after_good_offer_raises() -> None:
         answer([b"permessage-deflate, foo bar"], WIDE)
 
 
-# -- the client's look at the answer
+# -- the client's check of the answer
 
 
 @pytest.mark.parametrize("values", [[], [b""]])
@@ -408,7 +408,7 @@ def test_check_answer_declined_is_none(values: list[bytes]) -> None:
         (b"; client_max_window_bits=8", WIDE, agreed(8, 15)),
         (b"; server_no_context_takeover", WIDE, agreed(resets=True)),
         (b"; client_no_context_takeover", WIDE, agreed(client_resets=True)),
-        # Our own promises hold whatever the server says.
+        # Our own promises hold for any answer.
         (b"; server_max_window_bits=12", PerMessageDeflate(), agreed(12, 12)),
         (
             b"; server_max_window_bits=11; client_max_window_bits=15",

@@ -1,4 +1,4 @@
-"""The stream of support/faults.py that the tests of failing networks use."""
+"""The stream in support/faults.py, which tests of failing networks use."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ LENGTHS = [0, 1, 125, 126, 127, 0xFFFF, 0x10000, 2**31, 2**63 - 1, 2**64 - 1]
 
 
 def head(length: int, *, is_masked: bool) -> bytes:
-    """The head of a binary frame, without the key."""
+    """Return the head of a binary frame, without the key."""
     mask = is_masked << 7
     if length < 126:
         return bytes((0x82, mask | length))

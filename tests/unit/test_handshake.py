@@ -33,7 +33,7 @@ ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 class Message(NamedTuple):
-    """An HTTP request or response, taken apart without the library."""
+    """An HTTP request or response, parsed without the library."""
 
     start: bytes
     headers: Headers
@@ -79,7 +79,7 @@ def single_bytes(data: bytes) -> list[bytes]:
 
 
 def server(data: bytes | None = None, **options: Any) -> ServerHandshake:
-    """A server that has received a good request."""
+    """Return a server that has received a valid request."""
     handshake = ServerHandshake(Options(**options))
     handshake.receive_data(a_request() if data is None else data)
     assert handshake.has_request()
@@ -87,7 +87,7 @@ def server(data: bytes | None = None, **options: Any) -> ServerHandshake:
 
 
 def refused(data: bytes, **options: Any) -> Message:
-    """The answer to a bad request."""
+    """Return the answer to an invalid request."""
     handshake = ServerHandshake(Options(**options))
     handshake.receive_data(data)
     with pytest.raises(BadRequest) as caught:
@@ -226,7 +226,7 @@ def test_server_handshake_accepts_no_extension() -> None:
     assert response.values(b"Sec-WebSocket-Extensions") == []
 
 
-# What a server refuses
+# Invalid requests
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT"])
@@ -378,7 +378,7 @@ def test_server_handshake_bad_request_is_not_repeated() -> None:
     assert len(refused(data).body) < 1000
 
 
-# How long a head may be
+# Limits on a head
 
 LONG = a_request([*REQUEST, (b"X-Padding", b"x" * 5000)])
 
@@ -419,7 +419,7 @@ def test_server_handshake_default_limit_is_64_kib() -> None:
     server(a_request([*REQUEST, (b"X", b"x" * padding)]))
 
 
-# How a server answers
+# A server's responses
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_server_handshake_accept_again_after_error() -> None:
     assert accepted(handshake)[0].status == 101
 
 
-# Extra headers, as all three takers take them
+# Extra headers, in accept, reject and requests
 
 
 def of_a_client(extra_headers: ExtraHeaders) -> bytes:
@@ -581,7 +581,7 @@ def test_extra_headers_may_be_an_iterator(take: Callable[[ExtraHeaders], bytes])
     assert b"X: 1" in take(iter([(b"X", b"1")]))
 
 
-# How a server rejects
+# A server's rejections
 
 
 def rejected(status_code: int, *arguments: Any) -> Message:
@@ -632,7 +632,7 @@ def test_reject_given_content_length_is_sent() -> None:
 
 @pytest.mark.parametrize("status_code", [204, 304])
 def test_reject_status_without_body_has_no_length(status_code: int) -> None:
-    # RFC 9110, 8.6: not in a 204, and in a 304 only that of the 200
+    # RFC 9110, 8.6: a 204 has none, and a 304 could only have that of the 200.
     assert rejected(status_code).values(b"Content-Length") == []
 
 
@@ -710,7 +710,7 @@ def answered(
 def rejection(
     *pieces: bytes, options: dict[str, Any] | None = None, eof: bool = False
 ) -> ConnectionRejected:
-    """What comes of a response with an HTTP status."""
+    """Return the exception for a response with this HTTP status."""
     handshake = client(**(options or {}))
     with pytest.raises(ConnectionRejected) as caught:
         for piece in pieces:
@@ -813,7 +813,7 @@ def test_client_handshake_two_hosts_raise() -> None:
         client(None, [(b"Host", b"a"), (b"Host", b"b")])
 
 
-# What a client accepts
+# Responses that a client accepts
 
 
 def test_client_handshake_101_is_accepted() -> None:
@@ -899,7 +899,7 @@ def test_client_handshake_subprotocol_in_extra_header() -> None:
     assert opened.subprotocol == "chat"
 
 
-# What a client refuses
+# Responses that a client refuses
 
 
 def test_client_handshake_subprotocol_non_ascii_fails() -> None:
@@ -1023,7 +1023,7 @@ def test_client_handshake_limit_excludes_rejection_body() -> None:
     assert rejection(*pieces, options={"max_header_size": 100}).body == b"x" * 500
 
 
-# How a client is rejected
+# Rejections, as a client sees them
 
 
 @pytest.mark.parametrize("status_code", [200, 302, 401, 403, 426, 500, 999])
@@ -1314,16 +1314,16 @@ def test_server_handshake_only_empty_lines_gets_431() -> None:
 
 
 def test_server_handshake_value_error_of_h11_gets_400(monkeypatch: pytest.MonkeyPatch) -> None:
-    # h11 before 0.15 makes an int of any Content-Length, and Python has a limit for their digits.
+    # h11 before 0.15 converts any Content-Length to an int, which fails for thousands of digits.
     def fail(self: h11.Connection) -> None:
         raise ValueError("Exceeds the limit for integer string conversion")
 
     monkeypatch.setattr(h11.Connection, "next_event", fail)
-    request = a_request().replace(b"GET ", b"POST ")  # not one that is taken without h11
+    request = a_request().replace(b"GET ", b"POST ")  # not plain, so h11 parses it
     assert refused(request).status == 400
 
 
-# A plain request is taken without h11
+# Plain requests are parsed without h11
 
 
 ODD_REQUESTS = {
@@ -1433,7 +1433,7 @@ def test_client_handshake_interim_responses_count_in_size() -> None:
     handshake = client(max_header_size=100)
     handshake.receive_data(b"HTTP/1.1 103 Early Hints\r\n\r\n")
     assert handshake.result() is None
-    handshake.receive_data(b"x" * 80)  # of a head that never ends
+    handshake.receive_data(b"x" * 80)  # a head that never ends
     with pytest.raises(HandshakeError, match="max_header_size=100"):
         handshake.result()
 

@@ -1,7 +1,7 @@
 """The directions of imports in the package, types included.
 
 The folders are layers. A module imports from its own folder and from the layers below it. `_client`
-and `_server` are beside each other, and so are the public modules above them.
+and `_server` are on the same level. So are the public modules above them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def test_sansio_module_imports_no_io(module: tuple[str, str]) -> None:
     assert not names & NOT_SANSIO
 
 
-# What the classes of Trio and exceptions let others assign, and metadata of our public classes.
+# Attributes of Trio's classes and of exceptions that callers may set, and class metadata.
 ASSIGNABLE = {"shield", "deadline", "errno", "library", "reason"}
 ASSIGNABLE |= {"__cause__", "__traceback__", "__module__", "__annotations__"}
 
 
 def assigned(tree: ast.AST) -> Iterator[ast.expr]:
-    """Return what the statements of a module assign or delete."""
+    """Return the attributes that the statements of a module assign or delete."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Attribute, ast.Name)) and not isinstance(node.ctx, ast.Load):
             yield node

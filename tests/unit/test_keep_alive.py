@@ -141,7 +141,7 @@ async def test_keep_alive_tiny_timeout_while_paused_does_not_spin(
 ) -> None:
     client, peer = await open_client(nursery, ping_interval=1, ping_timeout=1e-9)
     await peer.send(peer.texts("1", "2", "3"))
-    await trio.sleep(2)  # which would take for ever
+    await trio.sleep(2)  # if the keep-alive spun, this would take for ever
     assert client.closed is None
 
 

@@ -1,4 +1,4 @@
-"""The limits and time-outs: defaults, what they may be, and how signatures show them."""
+"""The limits and time-outs: defaults, permitted values, and signatures."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def options(**keywords: Any) -> Options:
 
 
 DEFAULTS = {
-    # Those of 0.12.
+    # The options of 0.12.
     "message_queue_size": 1,
     "max_message_size": 2**20,
     "receive_buffer_size": 4096,
     "connect_timeout": 60,
     "disconnect_timeout": 60,
-    # Newer ones.
+    # Newer options.
     "max_fragments": 131072,
     "max_header_size": 65536,
     "max_rejection_body": 65536,

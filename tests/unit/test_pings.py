@@ -1,4 +1,4 @@
-"""Pings that wait for their Pongs: which Pong answers which, what is forgotten, who waits."""
+"""Pings that wait for their Pongs: answers, forgotten Pings, and waiting tasks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def over(flights: list[PendingPing]) -> list[bool]:
     return [ping.is_over.is_set for ping in flights]
 
 
-# -- one
+# -- a single Ping
 
 
 async def test_ping_in_flight_is_not_over() -> None:
@@ -65,7 +65,7 @@ async def test_resolve_wakes_waiting_task(nursery: trio.Nursery) -> None:
         await call.result()
 
 
-# -- which Pong answers which
+# -- several Pings
 
 
 async def test_resolve_answers_earlier_pings(autojump_clock: MockClock) -> None:
@@ -118,7 +118,7 @@ async def test_add_payload_in_use_raises() -> None:
             pings.check_unused(payload)
 
 
-# -- latency, count, whether a Pong is of use
+# -- latency, count, useful Pongs
 
 
 async def test_latency_is_of_latest_answered_ping(
@@ -160,7 +160,7 @@ async def test_pings_new_is_empty() -> None:
     assert (bool(pings), pings.count, pings.is_full) == (False, 0, False)
 
 
-# -- what is forgotten
+# -- forgotten Pings
 
 
 async def test_abandon_ping_is_not_answered() -> None:
@@ -237,7 +237,7 @@ async def test_resolve_forgets_abandoned_before() -> None:
     assert not pings
 
 
-# -- the limit, and who waits
+# -- the limit, and waiting tasks
 
 
 async def test_add_at_limit_waits() -> None:
@@ -290,7 +290,7 @@ async def test_wait_change_unused_room_goes_to_next(
     for call in calls[:2]:
         await call.cancel()
         await wait_all_tasks_blocked()
-    # In which order they wake is not said; of the two with one payload, one is of no use.
+    # The tasks wake in any order. One of the two Pings with the same payload is not sent.
     assert {await peer.expect(PING) for _ in range(4)} == {b"1", b"2", b"3", b"4"}
 
 

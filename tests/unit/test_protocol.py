@@ -1,7 +1,7 @@
 """The open connection: frames in, events out, and frames out.
 
-The encoder is independent of the library and of wsproto. What the library makes of the frames is
-compared with what wsproto alone makes of them.
+The encoder is independent of the library and of wsproto. The tests compare the library's events
+with the events of wsproto alone.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def test_receive_data_before_next_event() -> None:
 
 @pytest.fixture
 def _unfed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wsproto gets no bytes."""
+    """Check that wsproto gets no bytes."""
 
     def receive_data(connection: Connection, data: bytes | None) -> None:  # its signature
         assert not data, f"{data!r} did not take the fast path"
@@ -811,7 +811,7 @@ def test_pong_is_sent(side: ConnectionType, payload: bytes) -> None:
     assert bytes(event.payload) == payload
 
 
-# Any frames, in any pieces
+# Any frames, in any chunks
 
 
 @both_sides
@@ -820,7 +820,7 @@ def test_max_fragments_exceeded_before_text_is_checked(
     side: ConnectionType, limit: int, code: int
 ) -> None:
     key = key_to(side)
-    # An empty one is all there as soon as its head is.
+    # An empty fragment is complete when its head is complete.
     data = frame(TEXT, b"\xf0", fin=False, key=key) + frame(CONTINUATION, b"", key=key)
     for cut in range(len(data)):
         protocol = open_protocol(side, fast=True, max_fragments=limit)
@@ -1012,8 +1012,8 @@ def test_messages_max_fragments_0_are_none() -> None:
     ids=["16-bit", "64-bit"],
 )
 def test_messages_bad_frame_are_none(head: bytes) -> None:
-    protocol = open_protocol(SERVER)  # which takes masked frames only
-    assert received(protocol, head) == [NEED_DATA]  # wsproto looks at the mask bit later
+    protocol = open_protocol(SERVER)  # it accepts masked frames only
+    assert received(protocol, head) == [NEED_DATA]  # wsproto checks the mask bit later
     protocol.reader.receive_data(frame(TEXT, b"a text", key=KEY))
     assert protocol.reader.messages(9) == []
     assert protocol.next_event() is ENDED

@@ -17,7 +17,7 @@ from trio_websocket._sansio.costs import COST_PER_TURN, STEPS_PER_TURN
 
 
 async def is_answered(peer: RawPeer, payload: bytes) -> bool:
-    """Whether a Ping of the peer's is answered within a second."""
+    """Return True if a Ping of the peer is answered within a second."""
     await peer.send_frame(PING, payload)
     with trio.move_on_after(1):
         assert await peer.receive() == Frame(PONG, payload)
@@ -126,7 +126,7 @@ async def test_get_message_cancelled_decoding_loses_nothing(nursery: trio.Nurser
     assert await client.get_message() == "message"
 
 
-# -- while nobody is in get_message
+# -- while no task is in get_message
 
 
 @pytest.mark.streams(PROMPT)
@@ -187,7 +187,7 @@ async def test_get_message_now_and_then_can_answer_before_close(
     await peer.send(peer.texts(*map(str, range(9))), peer.frame(CLOSE, close_payload(1000)))
     assert await getting.result() == "0"
     for number in range(1, 9):
-        await trio.sleep(0.015)  # less than the least that an application may be away
+        await trio.sleep(0.015)  # less than the shortest grace period
         assert await client.get_message(decode) == str(number)
         await client.send_message(b"answer")
         assert await peer.expect(BINARY) == b"answer"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RecordingStream(WrappedStream):
-    """Notes each write; a write goes on when it is allowed to."""
+    """A stream that records each write. A write continues when the test allows it."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream)
@@ -37,7 +37,7 @@ class RecordingStream(WrappedStream):
 async def held(
     nursery: trio.Nursery, first: bytes
 ) -> AsyncIterator[tuple[SendQueue, RecordingStream]]:
-    """An outbox whose first write is under way and held up."""
+    """Return a send queue whose first write is blocked."""
     stream = RecordingStream((await memory_pair())[0])
     with running(nursery, stream) as outbox:
         outbox.append(first)
@@ -305,7 +305,7 @@ async def test_stop_ends_write_and_waits(nursery: trio.Nursery) -> None:
         assert not nursery.child_tasks
 
 
-# -- what is kept back
+# -- corked frames
 
 
 @pytest.mark.streams(PAIRS)

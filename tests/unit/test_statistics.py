@@ -39,7 +39,7 @@ NOTHING = ConnectionStatistics(
 
 
 def expect(connection: WebSocketConnection, **changed: float) -> None:
-    """The statistics are zero but for those."""
+    """Check the statistics: the given values, and zero for the rest."""
     assert connection.statistics() == dataclasses.replace(NOTHING, **changed)  # type: ignore[arg-type] # mypy knows each field
 
 
@@ -230,7 +230,7 @@ async def test_statistics_count_frames_with_handshake(nursery: trio.Nursery) -> 
     expect(client, messages_received=1, bytes_received=5, wire_bytes_received=7)
 
 
-# -- what waits
+# -- waiting messages and tasks
 
 
 @pytest.mark.streams(PROMPT)

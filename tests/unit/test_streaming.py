@@ -171,7 +171,7 @@ async def test_send_message_stream_invalid_utf_8_closes(
     assert not any(frame.fin for frame in frames[:-1])
 
 
-# -- streaming out: what is wrong
+# -- streaming out: wrong messages
 
 
 @pytest.mark.parametrize("message", [None, 1, 1.5, {"a": "b"}, object()])
@@ -187,7 +187,7 @@ async def test_send_message_not_iterable_raises(
 
 
 class Reader:
-    """File-like, and iterable as files are."""
+    """A file-like object, which is iterable like a file."""
 
     def read(self, size: int = -1) -> bytes:
         raise NotImplementedError
@@ -575,7 +575,7 @@ async def test_send_message_stream_unread_stops_iterable(nursery: trio.Nursery, 
     assert asked < 64
     await wait_all_tasks_blocked()
     assert source.asked == asked
-    if kind == "lockstep":  # what the kernel holds is not known
+    if kind == "lockstep":  # with sockets, the size of the kernel's buffers is unknown
         assert asked * len(CHUNK) <= WRITE_BATCH_BYTES + 3 * len(CHUNK)
     frames = await receive_frames(peer, 65)
     assert sum(len(frame.payload) for frame in frames) == 64 * len(CHUNK)
@@ -610,7 +610,7 @@ async def test_send_message_stream_aclose_between_chunks_raises(nursery: trio.Nu
     await closing.result()
 
 
-# -- streaming in: pieces
+# -- streaming in: chunks
 
 
 @pytest.mark.streams(PROMPT)
@@ -1362,7 +1362,7 @@ async def test_receive_stream_waiting_peer_closes_raises(nursery: trio.Nursery) 
     assert caught.value.reason == CloseReason(1001, None)
 
 
-# -- streaming in: used in a wrong way
+# -- streaming in: wrong use
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2])

@@ -13,7 +13,7 @@ from trio_websocket._io.sync import FairLock, LazyEvent, LazyParkingLot
 async def calls(
     nursery: trio.Nursery, count: int, function: Callable[[], Awaitable[None]]
 ) -> list[Call[None]]:
-    """So many calls that wait, each behind the one before."""
+    """Start this number of calls, which wait one after another."""
     waiting = []
     for _ in range(count):
         waiting.append(Call(nursery, function))
@@ -22,7 +22,7 @@ async def calls(
 
 
 def over(waiting: list[Call[None]]) -> list[int]:
-    """Which of them are over."""
+    """Return True for each call that has ended."""
     return [number for number, call in enumerate(waiting) if call.is_over]
 
 
@@ -137,7 +137,7 @@ async def test_fair_lock_released_goes_to_next_only(
     await turn.take()
     (first,) = await calls(nursery, 1, turn.take)
     turn.pass_on()
-    late = Call(nursery, turn.take)  # may run before the one that was woken
+    late = Call(nursery, turn.take)  # may run before the task that was woken
     await wait_all_tasks_blocked()
     assert first.is_over
     assert not late.is_over

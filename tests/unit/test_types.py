@@ -25,7 +25,7 @@ async def give(peer: RawPeer, opcode: int, payload: bytes, *, fragments: int = 1
     await peer.send(peer.fragments(opcode, *parts))
 
 
-# -- what is received
+# -- receiving
 
 
 @pytest.mark.parametrize("is_queued", [True, False])
@@ -113,7 +113,7 @@ async def test_statistics_count_invalid_text_as_queued(
         with pytest.raises(UnicodeDecodeError):
             await client.get_message(decode=True)
         await trio.sleep(1)
-        assert client.statistics().messages_unread == 40  # all that was read at once
+        assert client.statistics().messages_unread == 40  # all messages of one read
     await peer.send(data)
     await trio.sleep(1)
     assert client.statistics().messages_unread == 40
@@ -137,7 +137,7 @@ async def test_get_message_invalid_utf_8_raises(
     assert caught.value.sent.code == 1007
 
 
-# -- what is received in chunks
+# -- receiving in chunks
 
 
 @pytest.mark.parametrize("fragments", [1, 3, 7])
@@ -180,7 +180,7 @@ async def test_receive_stream_invalid_text_raises_next_follows(
     assert await client.get_message() == "next"
 
 
-# -- what is sent
+# -- sending
 
 
 @pytest.mark.streams(KINDS)

@@ -1,4 +1,4 @@
-"""What type checkers and `typing.get_type_hints` find. mypy checks the annotations of this file."""
+"""The types that checkers and `typing.get_type_hints` find. mypy checks this file's annotations."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Written:
-    """An object whose str() is a URL, as those of yarl or httpx are."""
+    """An object whose str() is a URL, like the URLs of yarl or httpx."""
 
     def __str__(self) -> str:
         return "ws://example.com/chat"
@@ -202,7 +202,7 @@ def test_ascii_host_encodes_names(host: str, encoded: str) -> None:
         "ä..example",
         "a..example",
         "\udcff",
-        "\u0928\u0940\u200c.example",  # a joiner where nothing is to be joined
+        "\u0928\u0940\u200c.example",  # a joiner without a character to join
         "\u2100.example",  # its compatibility form has a slash
         "\u00ad.example",  # nothing is left of it
         "ä:b",
