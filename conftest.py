@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from support.streams import close_sockets, in_memory
+from trio_websocket._connection import lifecycle
 from trio_websocket._sansio import deflate
 
 # Seconds after which a test that hangs fails and shows where. A busy machine can take ten times as
@@ -59,7 +60,7 @@ class _Progress:
             line = f"\n{time.monotonic() - start:.0f} s: {item.nodeid} "
             os.write(self._stdout, line.encode())
 
-        # Unit tests are short, and one of them forks, which needs a process with one thread.
+        # Unit tests are short, and a thread for each would take longer.
         with contextlib.nullcontext() if "unit" in item.path.parts else _every(5, show):
             yield
 
@@ -142,6 +143,12 @@ def frozen_heap() -> Iterator[None]:
 def _sockets_are_closed() -> Iterator[None]:
     yield
     close_sockets()
+
+
+@pytest.fixture
+def patient_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a connection that fails write its last frame, however busy the machine is."""
+    monkeypatch.setattr(lifecycle, "_WRITE_LAST_FRAME", 10)
 
 
 @pytest.fixture(params=["zlib", "zlib_ng.zlib_ng"], scope="module")

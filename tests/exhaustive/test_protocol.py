@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, Iterable, NamedTuple
 
 import pytest
@@ -302,3 +306,29 @@ def test_protocol_any_bytes_give_events_or_end(
     elif protocol.closing.ended and not closing:
         assert protocol.closing.reason is not None
         assert protocol.closing.reason.code == 1006
+
+
+# A process of its own, because a process that has threads should not fork.
+_FORK = """
+import os
+from support.protocols import CLIENT, open_protocol
+
+protocol = open_protocol(CLIENT)
+protocol.writer.message(False, b"")
+reader, writer = os.pipe()
+child = os.fork()
+frame = protocol.writer.message(False, b"")
+if not child:
+    os.write(writer, frame)
+    os._exit(0)
+os.waitpid(child, 0)
+print(os.read(reader, 100) != frame)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_masking_keys_of_child_process_differ() -> None:
+    command = [sys.executable, "-c", _FORK]
+    root = Path(__file__).parents[2]
+    printed = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, timeout=60, check=True)
+    assert printed.stdout == b"True\n"

@@ -7,10 +7,6 @@ with the events of wsproto alone.
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -1033,32 +1029,6 @@ def test_masking_keys_differ() -> None:
     protocol = open_protocol(CLIENT)
     keys = {protocol.writer.message(False, b"")[2:6] for _ in range(1000)}
     assert len(keys) == 1000
-
-
-# A process of its own, because a process that has threads should not fork.
-_FORK = """
-import os
-from support.protocols import CLIENT, open_protocol
-
-protocol = open_protocol(CLIENT)
-protocol.writer.message(False, b"")
-reader, writer = os.pipe()
-child = os.fork()
-frame = protocol.writer.message(False, b"")
-if not child:
-    os.write(writer, frame)
-    os._exit(0)
-os.waitpid(child, 0)
-print(os.read(reader, 100) != frame)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_masking_keys_of_child_process_differ() -> None:
-    command = [sys.executable, "-c", _FORK]
-    root = Path(__file__).parents[2]
-    printed = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, timeout=60, check=True)
-    assert printed.stdout == b"True\n"
 
 
 def test_skip_rest_after_invalid_frame_fails() -> None:
