@@ -433,6 +433,7 @@ async def test_websocket_server_ssl_listener_on_memory_listener(nursery: trio.Nu
         await ws.aclose()
 
 
+@pytest.mark.usefixtures("patient_writer")
 async def test_run_cancelled_ssl_listener_on_memory_sends_1001() -> None:
     client_context, server_context = tls_contexts()
     listener = MemoryListener()

@@ -133,6 +133,7 @@ async def test_aclose_by_both_sides_closes(nursery: trio.Nursery, streams: Strea
     assert client.closed == server.closed == CloseReason(1000, None)
 
 
+@pytest.mark.usefixtures("patient_writer")
 async def test_connection_cancelled_sends_close(streams: StreamPair) -> None:
     async with trio.open_nursery() as serving:
         ours, theirs = streams
