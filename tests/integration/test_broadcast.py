@@ -557,7 +557,6 @@ async def test_broadcast_close_ends_at_disconnect_timeout(
     assert slow.connection.closed == CloseReason(1008, "too slow")
 
 
-@pytest.mark.usefixtures("patient_writer")
 @pytest.mark.parametrize("on_slow", ["skip", "close"])
 async def test_broadcast_room_at_timeout_sends_or_closes(
     nursery: trio.Nursery, on_slow: Literal["skip", "close"]
