@@ -1,5 +1,5 @@
-# Needs GNU make and Python 3.8 or later with its venv module; everything else is installed by the
-# targets themselves, into .venv and .venvs/.
+# Needs GNU make and Python 3.8 or later with the venv module. The targets install everything else into
+# .venv and .venvs/.
 
 PYTHON ?= python3
 PYTHONS ?= oldest newest unpacked
@@ -15,21 +15,21 @@ TOOLS := .venvs/tools
 FRESH := .venvs/package
 ATHERIS := .venvs/atheris
 
-# Pyright asks the network for a newer release otherwise.
+# Otherwise, pyright looks for a newer release on the network.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-# Another PYTHON, or other requirements, and the environment is made anew.
+# The environments are rebuilt if PYTHON or the requirements change.
 python-version := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
 installed := $(VENV)/installed-$(python-version)
 tested := $(VENV)/test-installed-$(python-version)
 REQUIREMENTS := pyproject.toml setup.py trio_websocket/_version.py trio_websocket/_sansio/_speedups.c
 TOOL_PACKAGES := -e .[test,lint,docs] build twine
 
-# $(call pip,ENVIRONMENT,PACKAGES): what pip prints matters only when it fails.
+# $(call pip,ENVIRONMENT,PACKAGES): run pip, and show its output only if it fails.
 pip = $(1)/bin/python -m pip install $(2) >$(1)/pip.log 2>&1 || { cat $(1)/pip.log >&2; exit 1; }
 build = $(TOOLS)/bin/python -m build $(1) >$(TOOLS)/build.log 2>&1 || { cat $(TOOLS)/build.log >&2; exit 1; }
 
-# Python files that differ from main, or are new.
+# Python files that are new or differ from main.
 changed = git diff --name-only --diff-filter=d $$(git merge-base HEAD main 2>/dev/null || echo HEAD) -- '*.py'; \
 	git ls-files --others --exclude-standard -- '*.py'
 
@@ -39,13 +39,13 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .PHONY: help demo check test test-pure test-all test-minimum newer-pythons lint format docs package autobahn dropin soak \
 	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench instructions fuzz replay sanitize fuzz-atheris clean
 
-help:  ## this list
+help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
 
 demo: $(installed)  ## run the example server and client against each other
 	@$(VENV)/bin/python examples/demo.py
 
-check: $(tested) $(TOOLS)/installed  ## in a minute: unit tests, and lint of what changed since main
+check: $(tested) $(TOOLS)/installed  ## run unit tests, and lint files that changed since main; a minute
 	@files=$$($(changed)); [ -z "$$files" ] || { set -ex; \
 		$(TOOLS)/bin/ruff check $$files; \
 		$(TOOLS)/bin/ruff format --check $$files; \
@@ -53,40 +53,40 @@ check: $(tested) $(TOOLS)/installed  ## in a minute: unit tests, and lint of wha
 	}
 	$(strip $(VENV)/bin/python -m pytest -q tests/unit $(ARGS))
 
-test: $(tested)  ## all tests, with coverage; ARGS="tests/unit -k close --no-cov", PYTHON=python3.12
+test: $(tested)  ## run all tests with coverage; ARGS="tests/unit -k close --no-cov", PYTHON=python3.12
 	$(strip $(VENV)/bin/python -m pytest $(COVERAGE) $(ARGS))
 
-test-pure:  ## the suite without the extension in C, and without zlib-ng
+test-pure:  ## run all tests without the C extension and without zlib-ng
 	@TRIO_WEBSOCKET_NO_EXTENSIONS=1 TRIO_WEBSOCKET_NO_ZLIB_NG=1 $(MAKE) test COVERAGE=
 
-test-all:  ## the suite on the oldest and newest Python found, and newer-pythons; PYTHONS="3.10 3.12", PYTHONS=all
+test-all:  ## run all tests on the oldest, the newest and the unpacked Pythons; PYTHONS="3.10 3.12", PYTHONS=all
 	@set -e; pythons=$$($(PYTHON) tools/interpreters.py $(PYTHONS)); \
 	for python in $$pythons; do \
 		$(MAKE) test VENV=.venvs/$${python%%=*} PYTHON=$${python#*=} COVERAGE=; \
 	done
 
-test-minimum:  ## the suite with the oldest dependencies, on the oldest Python found
+test-minimum:  ## run all tests with the oldest dependencies, on the oldest Python
 	@set -e; python=$$($(PYTHON) tools/interpreters.py oldest); \
 	PIP_CONSTRAINT=tools/minimum.txt $(MAKE) test VENV=.venvs/minimum PYTHON=$${python#*=} COVERAGE=
 
-newer-pythons:  ## unpack CPython 3.14 and 3.15 of Debian into .venvs/pythons, for test-all
+newer-pythons:  ## unpack Debian's CPython 3.14 and 3.15 into .venvs/pythons, for test-all
 	@PYTHON=$(PYTHON) tools/newer_pythons.sh
 
-lint: $(TOOLS)/installed  ## ruff, mypy, pyright
+lint: $(TOOLS)/installed  ## run ruff, mypy and pyright
 	$(TOOLS)/bin/ruff check .
 	$(TOOLS)/bin/ruff format --check .
 	$(TOOLS)/bin/mypy
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" pyright --ignoreexternal --verifytypes trio_websocket
 
-format: $(TOOLS)/installed  ## what ruff can put right
+format: $(TOOLS)/installed  ## fix what ruff can fix
 	$(TOOLS)/bin/ruff check --fix .
 	$(TOOLS)/bin/ruff format .
 
-docs: $(TOOLS)/installed  ## the manual, in docs/_build/html
+docs: $(TOOLS)/installed  ## build the manual in docs/_build/html
 	$(TOOLS)/bin/python -m docs.pictures
 	$(TOOLS)/bin/python -m sphinx -q -E -n -W --keep-going -b html docs docs/_build/html
 
-package: $(TOOLS)/installed  ## sdist and wheels in dist/, checked and installed
+package: $(TOOLS)/installed  ## build, check and install the sdist and the wheels in dist/
 	rm -rf dist
 	@$(call build,)
 	@TRIO_WEBSOCKET_PURE=1 $(call build,--wheel)
@@ -100,52 +100,52 @@ package: $(TOOLS)/installed  ## sdist and wheels in dist/, checked and installed
 	@CC=false $(call pip,$(FRESH),--force-reinstall --no-deps dist/*.tar.gz)  # without a compiler
 	$(FRESH)/bin/python -I tools/check_installed.py pure
 
-autobahn: $(tested)  ## the Autobahn test suite against our client and server
+autobahn: $(tested)  ## run the Autobahn test suite against our client and server
 	$(strip $(VENV)/bin/python autobahn/run.py $(ARGS))
 
 dropin: $(tested)  ## compare with trio-websocket 0.12.2
 	$(strip $(VENV)/bin/python tools/dropin.py $(ARGS))
 
-soak: $(tested)  ## operations cancelled at random; SECONDS=60 SEED=1
+soak: $(tested)  ## cancel operations at random; SECONDS=60 SEED=1
 	$(strip $(VENV)/bin/python -m tools.soak_cancel --seconds $(SECONDS) --seed $(SEED) $(ARGS))
 
 soak-sockets: SECONDS := 600
-soak-sockets: $(tested)  ## one server and many clients; SECONDS=600 CONNECTIONS=2000 SEED=1
+soak-sockets: $(tested)  ## run one server and many clients; SECONDS=600 CONNECTIONS=2000 SEED=1
 	$(strip $(VENV)/bin/python -m tools.soak_sockets --seconds $(SECONDS) --seed $(SEED) \
 		--connections $(CONNECTIONS) $(ARGS))
 
-soak-limits: $(tested)  ## every bound and time-out, measured
+soak-limits: $(tested)  ## drive every bound and time-out to its limit
 	$(strip $(VENV)/bin/python -m tools.soak_limits $(ARGS))
 
 fairness: SECONDS := 2
-fairness: $(tested)  ## how long a flooding peer keeps other tasks waiting; SECONDS=2, for each flood
+fairness: $(tested)  ## measure how long a flooding peer blocks other tasks; SECONDS=2 for each flood
 	$(strip $(VENV)/bin/python -m tools.fairness --seconds $(SECONDS) $(ARGS))
 
-bombs: $(tested)  ## messages that inflate to 16 MiB: what they cost
+bombs: $(tested)  ## measure the cost of small messages that decompress to 16 MiB
 	$(strip $(VENV)/bin/python -m tools.bombs $(ARGS))
 
-stream-huge: $(tested)  ## one message from process to process; GIGABYTES=4
+stream-huge: $(tested)  ## send one message between two processes; GIGABYTES=4
 	$(strip $(VENV)/bin/python -m tools.stream_huge --gigabytes $(GIGABYTES) $(ARGS))
 
-measure-compression: $(tested)  ## what the settings of compression cost, as a table
+measure-compression: $(tested)  ## print a table of the cost of compression settings
 	$(strip $(VENV)/bin/python -m tools.measure_compression $(ARGS))
 
-bench:  ## us and other libraries, measured in turn; ARGS=--quick, ARGS="--cases burst --peers ours"
+bench:  ## measure this and other libraries; ARGS=--quick, ARGS="--cases burst --peers ours"
 	$(strip $(PYTHON) -m benchmarks $(ARGS))
 
-instructions:  ## what each operation costs in instructions; needs valgrind, ARGS="--peers ours"
+instructions:  ## count the instructions of each operation; needs valgrind, ARGS="--peers ours"
 	$(strip $(PYTHON) -m benchmarks.instructions $(ARGS))
 
-fuzz: $(tested)  ## hostile bytes for clients and servers; SECONDS=1800 SEED=1
+fuzz: $(tested)  ## send hostile bytes to clients and servers; SECONDS=1800 SEED=1
 	$(strip $(VENV)/bin/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS))
 
-replay: $(tested)  ## conversations before and after a change; ARGS="--record FILE", ARGS="--compare FILE"
+replay: $(tested)  ## compare conversations before and after a change; ARGS="--record FILE", ARGS="--compare FILE"
 	$(strip TRIO_WEBSOCKET_NO_ZLIB_NG=1 $(VENV)/bin/python -m tools.fuzz.replay $(ARGS))
 
-sanitize: $(tested)  ## the extension in C with ASan and UBSan: its tests, and fuzzed; SECONDS=60 SEED=1
+sanitize: $(tested)  ## test and fuzz the C extension with ASan and UBSan; SECONDS=60 SEED=1
 	$(strip $(VENV)/bin/python -m tools.sanitize --seconds $(SECONDS) --seed $(SEED) $(ARGS))
 
-fuzz-atheris: $(ATHERIS)/installed  ## the same, guided by coverage; SECONDS=1800 SEED=1
+fuzz-atheris: $(ATHERIS)/installed  ## run the fuzzer guided by coverage, with atheris; SECONDS=1800 SEED=1
 	@if $(ATHERIS)/bin/python -c 'import atheris' 2>/dev/null; then \
 		$(ATHERIS)/bin/python -m tools.fuzz.guided --seconds $(SECONDS) --seed $(SEED) $(ARGS); \
 	else \
@@ -153,7 +153,7 @@ fuzz-atheris: $(ATHERIS)/installed  ## the same, guided by coverage; SECONDS=180
 		echo "skipped: there is no atheris for Python $(python-version), says $(ATHERIS)/pip.log"; \
 	fi
 
-clean:  ## remove what the other targets made
+clean:  ## remove the files that the other targets made
 	rm -rf .venv .venvs bench.json build dist autobahn/reports docs/_build *.egg-info .coverage .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	rm -f trio_websocket/_sansio/_speedups.*.so trio_websocket/_sansio/_speedups*.pyd

@@ -96,7 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests that are marked with kinds of streams over those that belong to the tier.
+    """Run a test that is marked with kinds of streams over the kinds that belong to its tier.
 
     tests/unit uses the streams in memory. tests/integration/test_unit_over_sockets.py runs the same
     functions over the rest.

@@ -1,7 +1,7 @@
-"""What pyproject.toml can't say, or not in a way that both old and new setuptools accept.
+"""Settings that pyproject.toml can't express, or not for both old and new setuptools.
 
-The extension in C is optional: where it can't be built, the package does without. The environment
-variable TRIO_WEBSOCKET_PURE, set to anything, leaves it out, which makes a wheel for any machine.
+The C extension is optional: if it can't be built, the package works without it. If the environment
+variable TRIO_WEBSOCKET_PURE is not empty, it is not built, which makes a wheel for any machine.
 """
 
 import os
@@ -13,20 +13,20 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 is_pure = bool(os.environ.get("TRIO_WEBSOCKET_PURE"))
-is_pure = is_pure or platform.python_implementation() != "CPython"  # others are slower with it
+is_pure = is_pure or platform.python_implementation() != "CPython"  # elsewhere it is slower
 # One binary for all versions, except free-threaded ones, which have no stable ABI.
 is_stable = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 class BuildExtension(build_ext):
-    """Build the extension under one name; if that fails, say so, and continue without it."""
+    """Build the extension under one name. If that fails, log the reason and continue."""
 
     def get_ext_filename(self, fullname):
-        """Return a name that every Python finds: 3.15 would put the platform into it."""
+        """Return a name that every Python finds. Python 3.15 would add the platform to it."""
         return re.sub(r"\.abi3-[^.]+\.so$", ".abi3.so", super().get_ext_filename(fullname))
 
     def build_extension(self, ext):
-        """Build `ext`, or log why not, and what to do."""
+        """Build `ext`. If that fails, log the reason and a remedy."""
         try:
             super().build_extension(ext)
         except Exception as exc:
@@ -47,8 +47,8 @@ speedups = Extension(
 )
 
 setup(
-    # Setuptools before 77, the newest for Python 3.8, refuses `license = "MIT"` in pyproject.toml,
-    # and the table that it wants there instead is deprecated.
+    # Setuptools before 77 refuses `license = "MIT"` in pyproject.toml, and newer releases deprecate
+    # the table that it requires instead. Python 3.8 needs a release before 77.
     license="MIT",
     ext_modules=[] if is_pure else [speedups],
     cmdclass={"build_ext": BuildExtension},

@@ -29,7 +29,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 3
 
 nitpicky = True
-# Names that other projects document: there is no network at build time to look them up.
+# Names that other projects document. The build has no network to look them up.
 nitpick_ignore_regex = [
     ("py:.*", r"(collections\.abc|contextlib|ipaddress|ssl|trio|wsproto)\..*"),
     # in annotations
@@ -45,7 +45,7 @@ python_maximum_signature_line_length = 80
 def resolve_public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any
 ) -> Any:
-    """Find names by where they are imported from, not by the module that defines them."""
+    """Find names by the module that exports them, not by the module that defines them."""
     target = re.sub(r"^trio_websocket\._\w+\.", "trio_websocket.", node["reftarget"])
     if target == node["reftarget"]:
         return None
@@ -56,9 +56,9 @@ def resolve_public_name(
 
 
 def find_comments_of_attributes() -> None:
-    """Show Sphinx the `#:` comments of all modules of the package as those of the public one.
+    """Let Sphinx find the `#:` comments of the private modules in the public module.
 
-    It looks for them in the `__module__` of a class, which is the public module.
+    Sphinx looks for them in the `__module__` of a class, which is the public module.
     """
     public = ModuleAnalyzer.for_module("trio_websocket")
     public.analyze()

@@ -1,7 +1,7 @@
 """Draw boxes, arrows and text as SVG, in colours that suit light and dark pages.
 
-A picture is 700 pixels wide, so that it needs no scaling in a page. It has a background of its own,
-so it is legible even if the page and the system disagree about the dark mode.
+A picture is 700 pixels wide, so it needs no scaling in a page. It has its own background, so it is
+legible even if the page and the system disagree about the dark mode.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Box(NamedTuple):
 
 
 class Drawing:
-    """A picture, to which shapes are added in the order in which they cover one another."""
+    """A picture. Later shapes cover earlier ones."""
 
     def __init__(self, title: str, description: str, height: float) -> None:
         """

@@ -19,7 +19,7 @@ from trio_websocket._sansio.closing import TRANSITIONS, State
 
 DOCS = Path(__file__).resolve().parent
 MARGIN = 20
-# What belongs into each folder. A folder uses those after it.
+# The content of each folder. A folder uses the folders after it.
 FOLDERS = {
     "": "the public names",
     "_client": "opening connections",
@@ -74,7 +74,7 @@ def table() -> str:
 
 
 def chips(folder: str, width: float) -> list[list[list[str]]]:
-    """Return the names of a folder's modules: levels, highest first, of rows that fit the width."""
+    """Return the modules of a folder: levels, the highest first, in rows that fit the width."""
     found = []
     for level in reversed(shown_levels(folder)):
         rows: list[list[str]] = [[]]
@@ -160,7 +160,7 @@ def house() -> str:
 def step(
     drawing: Drawing, x: float, y: float, width: float, name: str, file: str, *what: str
 ) -> Box:
-    """Draw a part that handles a message: its class, its file, and what it does."""
+    """Draw a part that handles a message: its class, its file, and its task."""
     assert not file or (PACKAGE / file).exists(), file
     lines = [(name, "bold"), (file, "mono"), *((line, "small") for line in what)]
     lines = [line for line in lines if line[0]]

@@ -1,8 +1,8 @@
-/* The functions of _codec.py in C, where each has its documentation (RFC 6455, 5.2 and 5.3).
+/* The functions of codec.py in C (RFC 6455, 5.2 and 5.3). Their documentation is in codec.py.
 
-   Nothing is kept between calls. What is read belongs to bytes objects, which don't change, and to
-   which the caller holds a reference. A call looks at no more than it was given, whatever that is.
-   Only what the stable ABI of Python 3.8 has is used, so that one binary does for all versions. */
+   The functions keep no state between calls. They read immutable bytes objects, to which the caller
+   holds a reference, and never beyond the end of their arguments. They use only the stable ABI of
+   Python 3.8, so that one binary works for all versions. */
 
 #include <Python.h>
 #include <stdint.h>
@@ -14,13 +14,13 @@
 #define KEY_SIZE 4
 #define MAX_HEAD_SIZE (2 + 8 + KEY_SIZE)
 
-/* Up to this size a text is unmasked on the stack. */
+/* A text of up to this size is unmasked on the stack. */
 #define SHORT_TEXT 1024
 
 
 /* -- masking */
 
-/* The key of what follows the first `done` bytes of a payload. */
+/* Turn the key for the rest of a payload, after its first `done` bytes. */
 static void
 turn_key(unsigned char turned[KEY_SIZE], const unsigned char *key, size_t done)
 {
@@ -29,7 +29,7 @@ turn_key(unsigned char turned[KEY_SIZE], const unsigned char *key, size_t done)
     }
 }
 
-/* Mask, or unmask, `size` bytes; without a key only copy them. */
+/* Mask or unmask `size` bytes. Without a key, copy them. */
 static void
 mask_bytes(unsigned char *to, const unsigned char *from, size_t size, const unsigned char *key)
 {
@@ -62,7 +62,7 @@ content(PyObject *bytes)
     return (const unsigned char *)PyBytes_AsString(bytes);
 }
 
-/* A new object, whose content is to be written. */
+/* Return a new bytes object. The caller must write its content. */
 static PyObject *
 new_bytes(size_t size)
 {
@@ -78,8 +78,8 @@ new_content(PyObject *bytes)
     return (unsigned char *)PyBytes_AsString(bytes);
 }
 
-/* The bytes of a key; NULL with an exception if it has not the right size, NULL without one if it
-   is empty and may be. */
+/* Return the bytes of a key. Return NULL without an exception if the key is empty and may be empty.
+   Return NULL with an exception if its size is wrong. */
 static const unsigned char *
 key_of(PyObject *bytes, int may_be_empty)
 {
@@ -93,8 +93,8 @@ key_of(PyObject *bytes, int may_be_empty)
     return NULL;
 }
 
-/* A converter for PyArg_ParseTuple: how much there may be at most, of which no more is needed to be
-   known than whether it is more than can be. */
+/* A converter for PyArg_ParseTuple: an upper bound. A bound above PY_SSIZE_T_MAX is reduced to that
+   value, because no object is larger. A negative bound becomes -1. */
 static int
 bound_of(PyObject *number, void *bound)
 {
@@ -134,7 +134,7 @@ masked(PyObject *Py_UNUSED(module), PyObject *args)
     return result;
 }
 
-/* The size of all chunks, or -1 with an exception. */
+/* Return the size of all chunks, or -1 with an exception. */
 static Py_ssize_t
 joined_size(PyObject *chunks)
 {
@@ -199,7 +199,7 @@ write_big_endian(unsigned char *to, uint64_t number, int size)
     return to;
 }
 
-/* Write the first bytes of a frame, up to its payload; return where they end. */
+/* Write the head of a frame, with the key. Return the position after it. */
 static unsigned char *
 write_head(unsigned char *to, unsigned char first, uint64_t size, const unsigned char *key)
 {
@@ -254,7 +254,7 @@ frame(PyObject *Py_UNUSED(module), PyObject *args)
 
 typedef struct {
     int is_text;
-    const unsigned char *key; /* NULL if it is not masked */
+    const unsigned char *key; /* NULL if the message is not masked */
     const unsigned char *payload;
     size_t size; /* of the payload */
 } Message;
@@ -269,7 +269,7 @@ read_big_endian(const unsigned char *from, int size)
     return number;
 }
 
-/* Whether a whole message of one frame is first in what there is. Its payload is not looked at. */
+/* Return 1 if the data begins with a whole message of one frame. The payload is not checked. */
 static int
 find_message(
     Message *message, const unsigned char *at, size_t available, unsigned mask, size_t max_size)
@@ -277,7 +277,7 @@ find_message(
     if (available < 2 || (at[0] != TEXT && at[0] != BINARY)) {
         return 0;
     }
-    unsigned second = at[1] ^ mask; /* over 127 with the other mask bit */
+    unsigned second = at[1] ^ mask; /* above 127 if the mask bit is wrong */
     uint64_t size = second;
     size_t head_size = 2;
     if (second > 127) {
@@ -307,7 +307,7 @@ find_message(
     return 1;
 }
 
-/* The text as str; NULL with an exception, UnicodeDecodeError if it is not UTF-8. */
+/* Return the text as str, or NULL with an exception: UnicodeDecodeError if it is not UTF-8. */
 static PyObject *
 decode_text(const Message *message)
 {
@@ -345,7 +345,7 @@ is_ascii(const unsigned char *bytes, size_t size)
     return (seen & UINT64_C(0x8080808080808080)) == 0;
 }
 
-/* The payload as bytes; NULL with an exception, UnicodeDecodeError if it is a text, but not UTF-8. */
+/* Return the payload as bytes, or NULL with an exception: UnicodeDecodeError if a text is not UTF-8. */
 static PyObject *
 decode_bytes(const Message *message)
 {
@@ -366,7 +366,7 @@ decode_bytes(const Message *message)
     return result;
 }
 
-/* Append a message to a list. Returns 1, or 0 if it is not UTF-8, or -1 with an exception. */
+/* Append a message to a list. Return 1, or 0 if it is not UTF-8, or -1 with an exception. */
 static int
 append_message(PyObject *list, const Message *message, int raw)
 {
@@ -441,7 +441,7 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* The values, not the names of the slots: Python 3.15 defines those for every stable ABI. */
+/* Test for the values of the slots, not their names, which Python 3.15 defines for every ABI. */
 static PyModuleDef_Slot slots[] = {
 #ifdef Py_MOD_PER_INTERPRETER_GIL_SUPPORTED
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
