@@ -62,7 +62,7 @@ class TrioWebsocketInternalError(Exception):
 
 
 # The options of 0.12, whose functions passed them on with their defaults. A stand-in in a test may
-# take no other options: those are passed on only if the caller gave them.
+# take no other options, so other options are passed on only if the caller gave them.
 _LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
 _TIMEOUTS = ("connect_timeout", "disconnect_timeout")
 
@@ -137,7 +137,7 @@ async def connect_websocket(
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
     :param options: See :ref:`options`.
-    :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
+    :raises HandshakeError: Opening failed. The subclasses are listed in :func:`open_websocket`.
     """
     checked = Options.of_call(connect_websocket, options)
     target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
@@ -200,7 +200,7 @@ async def connect_websocket_url(
     :param extra_headers: As in :func:`open_websocket`.
     :param options: See :ref:`options`.
     :raises ValueError: As in :func:`open_websocket_url`.
-    :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
+    :raises HandshakeError: Opening failed. The subclasses are listed in :func:`open_websocket`.
     """
     check_option_names(connect_websocket_url, options)
     target = parse_target(url, ssl_context, extra_headers)

@@ -30,8 +30,8 @@ class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     def __init__(self, target: Target, find_stand_in: Callable[[], Connect | None]) -> None:
         """
         :param target: The server, and the request to send.
-        :param find_stand_in: Is called when the block begins. Returns what an application's test
-            calls instead of `connect`, or None.
+        :param find_stand_in: Called when the block begins. Returns the function that an
+            application's test has installed in place of `connect`, or None.
         """
         self._target = target
         self._find_stand_in = find_stand_in

@@ -55,7 +55,7 @@ async def wrap_client_stream(
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
     :param options: See :ref:`options`.
-    :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
+    :raises HandshakeError: Opening failed. The subclasses are listed in :func:`open_websocket`.
     """
     checked = Options.of_call(wrap_client_stream, options)
     handshake = ClientHandshake(

@@ -23,7 +23,7 @@ async def open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> t
     :raises ConnectionFailed: A network or TLS error prevented it.
     """
     try:
-        with UnwrappingGroups():  # in case of a KeyboardInterrupt, which Trio puts into a group
+        with UnwrappingGroups():  # Trio puts a KeyboardInterrupt into a group
             stream = await trio.open_tcp_stream(host, port)
     except OSError as exc:
         raise connection_failed(f"can't connect to {host}, port {port}", exc)  # noqa: B904 # has its cause

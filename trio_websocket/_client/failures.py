@@ -43,7 +43,7 @@ def _reason(exc: Exception) -> str:
         return f"certificate verify failed: {exc.verify_message}"
     errno = _errno(exc)
     if errno is not None and errno > 0:  # errors of name look-up have negative numbers
-        return os.strerror(errno)  # not Trio's text, which repeats the address
+        return os.strerror(errno)  # Trio's text would repeat the address
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     return describe(exc)

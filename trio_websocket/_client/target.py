@@ -24,7 +24,7 @@ class Target:
         extra_headers: ExtraHeaders | None,
         options: Options,
     ) -> None:
-        """The parameters are those of `open_websocket`.
+        """The parameters are the same as for `open_websocket`.
 
         :raises TypeError: An argument has the wrong type.
         :raises ValueError: An argument is out of range.
@@ -79,7 +79,7 @@ def parse_target(
 ) -> URLTarget:
     """Parse a URL. Its user name and password become an Authorization header (RFC 7617).
 
-    The parameters are those of `open_websocket_url`.
+    The parameters are the same as for `open_websocket_url`.
 
     :raises TypeError: An argument has the wrong type.
     :raises ValueError: The URL is not a WebSocket URL, or ``ws:`` with an SSL context.

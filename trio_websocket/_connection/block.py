@@ -18,7 +18,7 @@ async def close_after_block(
     :param error: The exception of the block, or None.
     :returns: The exception to raise, or None.
     """
-    if isinstance(connection, WebSocketConnection):  # not a stand-in of a test
+    if isinstance(connection, WebSocketConnection):  # False for a stand-in of a test
         lifecycle = lifecycle_of(connection)
         if lifecycle.can_send:
             lifecycle.closing.note_end_of_block()

@@ -1,4 +1,4 @@
-"""Broadcast a message to many connections; a slow one does not delay the others."""
+"""Broadcast a message to many connections. A slow connection does not delay the rest."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ async def broadcast(
     timeout: float = 1,
     on_slow: Literal["skip", "close"] = "skip",
 ) -> BroadcastResult:
-    """Send a message to many connections. A slow connection does not delay the others.
+    """Send a message to many connections. A slow connection does not delay the rest.
 
     A connection is slow if more than ``max_unsent_bytes`` are queued, or another task is sending a
     message in chunks. It gets the message if it becomes ready within ``timeout``. All others get it
     at once. The call never raises because of a connection; the result has the reasons. On each
     connection, messages arrive in the order in which a task has sent them.
 
-    If cancelled, connections where the message is queued get it whole, and the others don't get it.
+    If cancelled, connections where the message is queued get it whole, and the rest don't get it.
     The call doesn't report which. All connections stay usable.
 
     :param connections: Connections of servers or clients, as they are at the call. A connection
@@ -67,7 +67,7 @@ async def broadcast(
     :param on_slow: ``"skip"`` does not send this message to a connection that was slow for too
         long. ``"close"`` also drops its queued messages and starts to close it with code 1008. The
         call does not wait for that, which takes ``disconnect_timeout`` at most.
-    :returns: The connections that got the message, and the others with the reason.
+    :returns: The connections that got the message, and the remaining ones with the reason.
     :raises TypeError: The message is not str or bytes-like, or a connection is not a
         `WebSocketConnection`.
     :raises ValueError: Bytes that should be sent as text are not UTF-8, ``timeout`` is less than 0,

@@ -233,7 +233,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         messages = self._receiver.try_begin_fast_take() if decode is None else None
         if messages is not None:
             await checkpoint_if_cancelled()
-            return messages.popleft()  # type: ignore[return-value] # no chunk: those need the lock
+            return messages.popleft()  # type: ignore[return-value] # no chunk: chunks need the lock
         return await self._receiver.get(decode)
 
     @overload
@@ -332,7 +332,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """Send a Ping and wait for its Pong, or for the Pong of a later Ping (RFC 6455, 5.5.2).
 
         The Pong arrives after the messages that the peer sent before it, so a task must receive
-        those. If cancelled, the payload is forgotten and may be used again.
+        these messages. If cancelled, the payload is forgotten and may be used again.
 
         :param payload: Up to 125 bytes; by default, random ones.
         :returns: The round-trip time in seconds.

@@ -30,8 +30,8 @@ class IdleReceiver(Protocol):
 class IdleMonitor:
     """Tells the receivers of a run when an interval begins and ends.
 
-    One task does so for all receivers whose application has just taken a message, however many
-    messages they take. The task ends when there are no such receivers.
+    One task does this for all receivers whose application has recently taken a message. Its work
+    does not depend on the number of messages. It ends when there are no such receivers.
     """
 
     def __init__(self) -> None:

@@ -102,8 +102,8 @@ class KeepAlive:
     def _progress(self, before_ping: int) -> tuple[int, int]:
         """Return the numbers of bytes received, and of bytes written before the Ping.
 
-        They change while the peer shows that it is there. What we write after the Ping is no sign
-        of life: the kernel takes a lot that a dead peer will never read.
+        They change while the peer shows that it is alive. Bytes that are written after the Ping are
+        not a sign of life: the kernel accepts many bytes that a dead peer will never read.
         """
         connection = self._connection
         received = connection.protocol.reader.wire_bytes_received

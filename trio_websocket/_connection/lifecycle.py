@@ -229,7 +229,7 @@ class Lifecycle:
             if not self.closed.is_set:
                 is_unanswered = not self.closing.ended
                 cancel(self._scope, "aclose() was cancelled, or disconnect_timeout has passed")
-                with trio.CancelScope(shield=True):  # for `_WRITE_LAST_FRAME` at most
+                with trio.CancelScope(shield=True):  # takes `_WRITE_LAST_FRAME` at most
                     await self.closed.wait()
         if is_unanswered:
             raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")

@@ -32,7 +32,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         self._lock = trio.StrictFIFOLock()  # held by the task that waits for a chunk
         self._waiting = trio.CancelScope()  # around the wait of that task
         self._decode = decode
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()  # for a binary message as str
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()  # to return a binary message as str
         #: True if the message is text. Set when the block begins. The chunks of a text are str, and
         #: those of a binary message bytes, unless ``decode`` requests another type.
         self.is_text: bool = False

@@ -91,7 +91,7 @@ class Receiver:
         )
         # None when stopped, so that no reference cycle outlives the connection.
         self._events: ConnectionEvents | None = events
-        self._monitor: IdleMonitor | None = None  # until `start`
+        self._monitor: IdleMonitor | None = None  # set by `start`
 
         # The task that reads now. Only `_set_reader` and the fast take change `_reader`.
         # If it is APPLICATION, the task that has `_lock` waits for a message, or for a chunk.
@@ -113,7 +113,7 @@ class Receiver:
 
     @property
     def unread(self) -> tuple[int, int]:
-        """The numbers of messages in the queue, and of bytes in it or not decoded yet."""
+        """The number of messages in the queue, and of bytes that are queued or not decoded yet."""
         return len(self.queue.messages), self.queue.payload_size + self._protocol.reader.undecoded
 
     @property
@@ -217,15 +217,15 @@ class Receiver:
         if not queue.messages:
             self._budget.spend(1)
             return None
-        self._reader = GRACE  # not by `_set_reader`: the monitor has this receiver already
+        self._reader = GRACE  # skips `_set_reader`, because the monitor has this receiver already
         return queue.messages
 
     async def get(self, decode: bool | None = None) -> str | bytes:
-        """Wait for the next message, and take it. If cancelled, it stays the next.
+        """Wait for the next message, and take it. If cancelled, it stays the next one.
 
         :param decode: True for a str, False for bytes, None for the type that the peer sent.
         :raises ConnectionClosed: There is no further message.
-        :raises UnicodeDecodeError: It is binary, and not UTF-8. It stays the next.
+        :raises UnicodeDecodeError: It is binary, and not UTF-8. It stays the next one.
         """
         await self._budget.checkpoint()
         await self._lock.take()
@@ -244,7 +244,7 @@ class Receiver:
     async def begin_stream(self, max_size: float | None) -> MessageChunk:
         """Wait for the next message, and take it in chunks. Other tasks wait until `end_stream`.
 
-        If cancelled, the message stays the next.
+        If cancelled, the message stays the next one.
 
         :param max_size: The limit on its size; by default, that of the connection.
         :returns: The first chunk.
@@ -260,7 +260,7 @@ class Receiver:
             elif max_size is not None and (size := encoded_size(messages[0])) > max_size:
                 self.discard()
                 self._protocol.refuse_message(size, max_size)
-            if self._protocol.closing.ended and self._events is not None:  # it is over the limit
+            if self._protocol.closing.ended and self._events is not None:  # message over its limit
                 self._events.on_ended()
             return await self.next_chunk()
         except BaseException:
@@ -269,7 +269,7 @@ class Receiver:
             raise
 
     async def next_chunk(self) -> MessageChunk:
-        """Wait for the next chunk of the message, and take it. If cancelled, it stays the next.
+        """Wait for the next chunk of the message, and take it. If cancelled, it stays the next one.
 
         :raises ConnectionClosed: The connection ended in the middle of the message.
         """
@@ -365,7 +365,7 @@ class Receiver:
             messages = self._protocol.reader.messages(1 if raw else DECODE_BATCH_MESSAGES, raw=raw)
             if messages:
                 self.queue.fill(messages)
-                self._budget.spend(len(messages) - 1)  # for the fast takes that follow
+                self._budget.spend(len(messages) - 1)  # the cost of the fast takes that will follow
                 return True
             return self._decode_events(raw=raw, is_wanted=True)
         except Exception as exc:  # a MemoryError, for example: the message may be incomplete
@@ -379,7 +379,7 @@ class Receiver:
         """
         try:
             return self.queue.has_room and self._decode_events(is_wanted=refuse)
-        except Exception as exc:  # as above
+        except Exception as exc:  # for example a MemoryError
             self._fail(exc)
             return True
 

@@ -150,7 +150,7 @@ class SendQueue:
     def stop(self) -> None:
         """Write nothing more, even if a frame is partly written."""
         self._nursery = None
-        self._on_broken = None  # it refers to the connection
+        self._on_broken = None  # break the reference cycle with the connection
         self._transport.on_unsent(None)
         if self.size:
             self.broken = ConnectionAbortedError("closed before all was written")
@@ -169,7 +169,7 @@ class SendQueue:
     def unsent(self) -> tuple[int, int]:
         """The number of frames that are not written yet, and the number of bytes."""
         count = len(self._frames) + self._partial.frames
-        if count and self.written < 0:  # one of them is the response of the opening handshake
+        if count and self.written < 0:  # one "frame" is the response of the opening handshake
             count -= 1
         return count, self.size
 
@@ -208,7 +208,7 @@ class SendQueue:
             return
         if self._pong is not None:
             pong, self._pong = self._pong, None
-            self._enqueue(pong)  # it must not follow a Close
+            self._enqueue(pong)  # the Pong must not follow a Close
         self._enqueue(parts[0] if len(parts) == 1 else parts)
         if self._writer is _TASK:
             self._idle.unpark()
@@ -219,7 +219,7 @@ class SendQueue:
         """Write a frame now, as far as the socket accepts it, unless other frames wait.
 
         :param parts: The frame, or its head and its payload.
-        :returns: False if the frame was not queued: others wait, or nothing can be written.
+        :returns: False if the frame was not queued: other frames wait, or nothing can be written.
         """
         if self.size or self._writer is not _DIRECT:
             return False
@@ -369,7 +369,7 @@ class SendQueue:
             written = await self._transport.write_some(chunk)
             if written < len(chunk):
                 chunks = [memoryview(chunk)[written:], *chunks]
-        if self._writer is _TASK:  # not stopped meanwhile
+        if self._writer is _TASK:  # False if the queue was stopped meanwhile
             self.written += written
             self.size -= written
             self._partial = _Partial(0, chunks, frame_count) if chunks else _NOTHING
@@ -408,7 +408,7 @@ class SendQueue:
             at = len(frames) - (frame_size(frames[-1]) >= SCATTER_WRITE_BYTES)
             frames.insert(at, self._pong)
             self._pong = None
-        if size < SCATTER_WRITE_BYTES:  # so that none of them has a large payload
+        if size < SCATTER_WRITE_BYTES:  # no frame has a large payload
             return frames, [b"".join(frames)]  # type: ignore[arg-type] # each is bytes
         return frames, join_small(
             (part for frame in frames for part in frame_parts(frame)), SCATTER_WRITE_BYTES

@@ -150,7 +150,7 @@ class Sender:
             size >= SCATTER_WRITE_BYTES
             or (compress and size >= writer.threshold)
             or self.turn.is_taken
-            or queue.size > queue.max_unsent  # as in `is_full`
+            or queue.size > queue.max_unsent  # `is_full`, inlined
         ):
             return self._send_in_turn(is_text, payload, compress)
         # `can_send`, inlined.

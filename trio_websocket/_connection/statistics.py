@@ -24,8 +24,8 @@ class ConnectionStatistics:
     wire_bytes_received: int
     #: Messages that wait for ``get_message``.
     messages_unread: int
-    #: Received data that was not read: the size of those messages (of a text, its characters),
-    #: and the bytes that are not decoded yet.
+    #: Received data that was not read: the size of the unread messages (of a text, its
+    #: characters), and the bytes that are not decoded yet.
     bytes_unread: int
     #: Frames that are not written, or only in part.
     frames_unsent: int

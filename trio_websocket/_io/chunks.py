@@ -37,7 +37,7 @@ def first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes |
 
 
 def remaining_after(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
-    """Return what remains of the chunks after their first `size` bytes, without a copy."""
+    """Return the rest of the chunks after their first `size` bytes, without a copy."""
     rest: list[bytes | memoryview] = []
     for chunk in chunks:
         if size < len(chunk):

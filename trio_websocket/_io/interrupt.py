@@ -40,7 +40,7 @@ def raise_error(error: BaseException | None, *, handled: BaseException | None = 
 def raise_interrupt(exc: BaseException, handled: BaseException | None) -> None:
     """Raise the KeyboardInterrupt that was being handled when ``exc`` was raised, if any.
 
-    :param handled: The exception that was being handled before. It and its context don't count.
+    :param handled: The exception that was being handled before. It and its context are ignored.
     """
     found: BaseException | None = exc
     while found is not None and found is not handled:

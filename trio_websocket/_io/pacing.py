@@ -1,4 +1,4 @@
-"""When calls that do not block yield to the scheduler, and what runs in other threads."""
+"""Time budgets of calls that do not block, and calls that run in other threads."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _T = TypeVar("_T")
 class CheckpointBudget:
     """A connection's budget of work between two turns of Trio's scheduler.
 
-    The methods of a connection mostly have nothing to wait for. `remaining` is what they may still
-    cost, in rough microseconds, until other tasks must run. It may become negative: a call that
-    costs more than what remains is not refused. The next checkpoint lets the other tasks run.
+    The methods of a connection seldom need to wait. `remaining` is the cost, in rough microseconds,
+    that they may still spend until other tasks must run. It may become negative, because a call
+    that costs more is not refused. The next checkpoint then lets the other tasks run.
     """
 
     __slots__ = ("remaining",)
 
     def __init__(self) -> None:
-        #: What remains, at most `COST_PER_TURN`. If it isn't positive, it is time for other tasks.
+        #: The remaining budget, at most `COST_PER_TURN`. If it is 0 or less, other tasks must run.
         self.remaining: int = COST_PER_TURN
 
     def checkpoint(self, cost: int = 1) -> Awaitable[None]:
         """Raise if cancelled, each time; let other tasks run, if it is time to.
 
-        :param cost: The cost of what follows.
+        :param cost: The cost of the work that follows.
         """
         if self.remaining > 0:
             self.remaining -= cost

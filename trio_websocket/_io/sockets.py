@@ -87,7 +87,7 @@ def end_name(family: int, name: Any) -> EndName:
     """Return the host and port of an end of a socket, or another name for it.
 
     :param family: The address family of the socket.
-    :param name: What ``getsockname()`` or ``getpeername()`` returned.
+    :param name: The result of ``getsockname()`` or ``getpeername()``.
     """
     if family in _WITH_PORT:
         return name[0], name[1]

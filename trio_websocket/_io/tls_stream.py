@@ -50,7 +50,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """
         :param transport_stream: The socket. Only this object may read and write it from now on.
 
-        The other parameters, and the errors, are those of `TlsEngine`.
+        The other parameters, and the exceptions, are the same as for `TlsEngine`.
         """
         self.transport_stream = transport_stream
         #: The engine, which encrypts and decrypts. Only this stream may change it.
@@ -128,14 +128,14 @@ class TlsStream(trio.abc.HalfCloseableStream):
         return plain or b""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Do what `TlsEngine.feed` does, and send the answer of TLS, if there is one."""
+        """Call `TlsEngine.feed`, and send the answer of TLS, if there is one."""
         plain = self.engine.feed(data)
         if self.engine.must_send:
             self._send_answer()
         return plain
 
     def feed_again(self) -> bytes | None:
-        """Do what `TlsEngine.feed_again` does, and send the answer of TLS, if there is one."""
+        """Call `TlsEngine.feed_again`, and send the answer of TLS, if there is one."""
         plain = self.engine.feed_again()
         if self.engine.must_send:
             self._send_answer()

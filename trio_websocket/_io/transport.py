@@ -276,7 +276,7 @@ class IgnoringErrors:
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
         if not isinstance(exc, Exception):
             return False
-        unwrap_network_error(exc)  # for its traceback
+        unwrap_network_error(exc)  # removes its traceback
         return True
 
 

@@ -345,7 +345,7 @@ is_ascii(const unsigned char *bytes, size_t size)
     return (seen & UINT64_C(0x8080808080808080)) == 0;
 }
 
-/* Return the payload as bytes, or NULL with an exception: UnicodeDecodeError if a text is not UTF-8. */
+/* Return the payload as bytes, or NULL with an exception, also if a text is not UTF-8. */
 static PyObject *
 decode_bytes(const Message *message)
 {

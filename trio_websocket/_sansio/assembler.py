@@ -158,7 +158,7 @@ class MessageAssembler:
         :returns: The message or chunk to deliver now, or None.
         """
         self.decoded += len(data)
-        is_wanted = self._closing.sent is None and not partial.is_skipped  # as in `is_wanted`
+        is_wanted = self._closing.sent is None and not partial.is_skipped  # `is_wanted`, inlined
         if not is_wanted:
             partial.skip()
         if data or partial.is_compressed:

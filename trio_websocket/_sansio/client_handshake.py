@@ -193,7 +193,7 @@ class ClientHandshake:
         if self._rejection is None:
             self._rejection = self._oddly_framed()
         if self._rejection is not None:
-            return self.rejected()  # with the part of the body that was received
+            return self.rejected()  # contains the received part of the body
         if exc.error_status_hint == 431:
             return self._too_long()
         return HandshakeError(

@@ -125,7 +125,7 @@ class ClosingHandshake:
     def receive(self, rcvd: CloseReason, answer: CloseReason) -> bool:
         """Note the peer's Close frame; return True if the answer is to be sent.
 
-        :param answer: What this side sends, unless it has sent a Close frame before.
+        :param answer: The Close frame to send, unless this side has already sent one.
         """
         must_answer = self.sent is None
         if must_answer:
@@ -138,7 +138,7 @@ class ClosingHandshake:
     def fail(self, error: Exception, sent: CloseReason) -> bool:
         """Fail the connection; return True if the Close frame is to be sent.
 
-        :param sent: What this side sends, unless it has sent a Close frame before.
+        :param sent: The Close frame to send, unless this side has already sent one.
         """
         must_send = self.sent is None
         if not self._move(Event.FAIL):
@@ -157,7 +157,7 @@ class ClosingHandshake:
         """Note that the connection will be closed because its block, or its handler, has ended."""
         self._is_block_over = True
 
-    # -- what follows from the state
+    # -- properties that follow from the state
 
     @property
     def is_open(self) -> bool:

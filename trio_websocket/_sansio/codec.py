@@ -22,7 +22,7 @@ _logger = logging.getLogger("trio-websocket")
 _from_bytes = int.from_bytes  # the attribute look-up takes as long as the call
 
 _TEXT, _BINARY = 0x81, 0x82  # the first byte of a whole message: FIN, and the opcode
-_MASKED = 0x80  # in the second byte
+_MASKED = 0x80  # the mask bit in the second byte
 
 # For each payload size: the factor that repeats a key over the payload that follows it, and the
 # size of key and payload in whole words. All numbers are little-endian.

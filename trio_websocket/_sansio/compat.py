@@ -17,4 +17,4 @@ else:
     Buffer = getattr(collections.abc, "Buffer", Union[bytes, bytearray, memoryview])
     Self = getattr(typing, "Self", Any)
     TypeGuard = getattr(typing, "TypeGuard", Union)
-    Unpack = getattr(typing, "Unpack", Union)  # of one type is that type
+    Unpack = getattr(typing, "Unpack", Union)  # Union[X] is X

@@ -45,7 +45,7 @@ if not TYPE_CHECKING and not os.environ.get("TRIO_WEBSOCKET_NO_ZLIB_NG"):
     try:
         from zlib_ng import zlib_ng as zlib
     except ImportError:
-        pass  # it is not installed
+        pass  # zlib-ng is not installed
 
 _TAIL = b"\x00\x00\xff\xff"  # the end of each flush, omitted on the wire (7.2.1)
 _PROBE = _TAIL + b"\x03\x00"  # the tail, and an empty block with BFINAL
@@ -90,7 +90,7 @@ class DeflateCodec:
         self._decompressor: zlib._Decompress | None = None
         # The message that is being decompressed. Invariant: between messages, `_input` is empty,
         # `_at` is 0, and all flags are False.
-        # The latest input, and the offset of what zlib has not consumed.
+        # The latest input, and the offset of the first byte that zlib has not consumed.
         self._input = memoryview(b"")
         self._at = 0
         # Bytes that zlib gets in one call. After a final block, this is small.
@@ -297,7 +297,7 @@ def _beyond(max_size: float) -> int:
 
 
 class DeflateExtension(Extension):
-    """Decompresses the frames that wsproto parses. It does not change what is sent."""
+    """Decompresses the frames that wsproto parses. It does not compress sent frames."""
 
     name = NAME
 
@@ -305,7 +305,7 @@ class DeflateExtension(Extension):
         """:param codec: The codec of the connection."""
         #: The codec of the connection.
         self.codec = codec
-        self._max_size: float = math.inf  # of a message, decompressed
+        self._max_size: float = math.inf  # the maximum size of a decompressed message
         #: Decompressed bytes of the current message so far, or of the last one.
         self.size: int = 0
         # The current message, and the current frame: a control frame may interrupt a message.

@@ -187,7 +187,7 @@ class ConnectionTimeout(HandshakeError, TimeoutError):
 
 
 def _with_os_attributes(exc: OSError, reduced: Any) -> tuple[Any, ...]:
-    """Add the attributes of an OSError to what ``__reduce__`` returned, for pickle and copy.
+    """Add the attributes of an OSError to the result of ``__reduce__``, for pickle and copy.
 
     An OSError keeps them outside of its ``__dict__``, and reduces to its arguments only.
     """

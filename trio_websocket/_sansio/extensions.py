@@ -221,7 +221,7 @@ def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> Deflat
 
 
 def _checked(parameters: Parameters, *, is_offer: bool) -> dict[str, int]:
-    """Return valid parameters by name (RFC 7692, 7.1). The value is 0 for those without one."""
+    """Return valid parameters by name (RFC 7692, 7.1). A parameter without a value has 0."""
     checked: dict[str, int] = {}
     for name, value in parameters:
         if name in checked:

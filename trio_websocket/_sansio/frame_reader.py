@@ -132,7 +132,7 @@ class FrameReader:
         self.eof = cause
 
     def free_decoded(self) -> None:
-        """Free the memory of what is decoded. Call it before a wait that may be long."""
+        """Free the memory of decoded bytes. Call it before a wait that may be long."""
         if self._at > KEEP_DECODED_BYTES:
             self._buffer = self._buffer[self._at :]
             self._at = 0

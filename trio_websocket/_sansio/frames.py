@@ -10,9 +10,9 @@ from .costs import JOIN_PARTS_BYTES, MASK_KEYS_PER_CALL
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
 CLOSE, PING, PONG = 0x8, 0x9, 0xA
 CONTROL = 0x8  # the bit that the opcodes of control frames have in common
-FINAL = 0x80  # in the first byte: FIN
-COMPRESSED = 0x40  # in the first byte: RSV1, of the first frame of a message (RFC 7692, 6)
-MASKED = 0x80  # in the second byte
+FINAL = 0x80  # FIN, in the first byte
+COMPRESSED = 0x40  # RSV1, in the first byte of the first frame of a message (RFC 7692, 6)
+MASKED = 0x80  # the mask bit, in the second byte
 
 _MAX_REASON = 123  # a control frame has up to 125 bytes (RFC 6455, 5.5), and the code has two
 

@@ -23,8 +23,8 @@ TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VERSION = b"13"
 # Header lines in a head: 64 KiB of short lines would take 2 MiB of memory as header fields.
 MAX_FIELDS = 256
-_MAX_LINES = MAX_FIELDS + 2  # with the start line and the empty line
-_END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 finds it
+_MAX_LINES = MAX_FIELDS + 2  # includes the start line and the empty line
+_END_OF_HEAD = re.compile(rb"\n\r?\n")  # h11 uses the same pattern
 # Elements of a list header, with their parameters, in all of its lines.
 MAX_ELEMENTS = 100
 _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")
@@ -74,7 +74,7 @@ class HeadBuffer:
     def __init__(self, limit: int) -> None:
         """:param limit: The option ``max_header_size``, in bytes."""
         self._limit = limit
-        self._size = 0  # with the heads of interim responses
+        self._size = 0  # includes the heads of interim responses
         #: The bytes that were received after the cut.
         self.rest = b""
         self._begin()
@@ -90,7 +90,7 @@ class HeadBuffer:
         self._size += size
 
     def take(self, data: bytes) -> bytes:
-        """Take bytes that were received, and return those to parse.
+        """Take received bytes, and return the bytes to parse.
 
         The head is cut at its end, or before the first line over the limit.
         """
@@ -112,7 +112,7 @@ class HeadBuffer:
         return part
 
     def begin_next(self) -> bytes:
-        """Begin with the head that follows an interim response. Return what to parse of it."""
+        """Begin with the head that follows an interim response. Return the bytes to parse."""
         received, self.rest = self.rest, b""
         self._begin()
         return self.take(received)
@@ -191,7 +191,7 @@ def check_elements(fields: Mapping[bytes, list[bytes]]) -> None:
     for name in _LISTS:
         lines = fields.get(name)
         if not lines or (len(lines) == 1 and len(lines[0]) < MAX_ELEMENTS):
-            continue  # too short to have so many
+            continue  # too short for that many elements
         count = sum(1 + line.count(b",") + line.count(b";") for line in lines)
         if count > MAX_ELEMENTS:
             raise ValueError(f"the header {name.decode()} has more than {MAX_ELEMENTS} elements")

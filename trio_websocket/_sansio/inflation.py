@@ -25,7 +25,7 @@ class Inflation:
     def step(self, data: bytes, limit: int, *, is_discarded: bool) -> bytes | None:
         """Inflate a part of the message.
 
-        :param data: The payload of the frame in the first step; nothing in the others.
+        :param data: The payload of the frame in the first step; ``b""`` in later steps.
         :param limit: The maximum size of the message in bytes.
         :param is_discarded: True if only the decompressor's window matters.
         :returns: The message, or None if there may be more.
@@ -54,4 +54,4 @@ class Inflation:
         if len(part) > left:
             raise DecompressedTooLarge
         parts.write(part)
-        return None if codec.has_more else parts.getvalue()  # which does not copy
+        return None if codec.has_more else parts.getvalue()  # getvalue() does not copy

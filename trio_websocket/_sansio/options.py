@@ -20,7 +20,7 @@ def check_number(name: str, value: object) -> None:
     """Raise unless the value is a number that is 0 or more, or ``math.inf``."""
     if not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number or math.inf, not {value!r:.100}")
-    if not value >= 0:  # not `value < 0`, because of NaN
+    if not value >= 0:  # `value < 0` would accept NaN
         raise ValueError(f"{name} must be 0 or more, or math.inf, not {value!r}")
 
 
@@ -66,8 +66,8 @@ def _option(default: Any, check: _Check) -> Any:
 class Options:
     """The options of a connection, or of all connections of a server.
 
-    The text below each option is its row in docs/limits.md: the unit, the reason, and what happens
-    when the limit is exceeded. To add an option, declare it here, in `OptionKeywords`, and in
+    The text below each option is its row in docs/limits.md: the unit, the reason, and the effect
+    of exceeding the limit. To add an option, declare it here, in `OptionKeywords`, and in
     docs/limits.md; tests compare the three. ``math.inf`` means no limit, unless it must be an int.
     """
 

@@ -45,7 +45,7 @@ _NOT_IN_101 = (b"sec-websocket-extensions", b"content-length", b"transfer-encodi
 _PLAIN_REQUEST = re.compile(
     rb"GET (/[!-~]*) HTTP/1\.1\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: ?[!-~][ -~]*\r\n)+)\r\n"
 )
-_HEADER = re.compile(rb"([^:]+): ?([^\r]*)\r\n")  # in a plain request
+_HEADER = re.compile(rb"([^:]+): ?([^\r]*)\r\n")  # a header line of a plain request
 # The lower-case names that are in most requests, by the names as clients write them. Requests share
 # these objects.
 _NAMES = {

@@ -9,7 +9,7 @@ The stage of a `FrameReader` is one of these:
 - An `Inflation`: a compressed message in one frame, which is inflated in steps.
 - A `PartialMessage`: a message of which wsproto has a part. Control frames may come between its
   frames.
-- `InvalidFrame`: wsproto gets the bytes, and will say what is wrong.
+- `InvalidFrame`: wsproto gets the bytes, and will raise the right error.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ servers. Here a request to renegotiate is a fault that ends the connection. That
   can be dropped only while it is plaintext.
 
 **The end.** close_notify is TLS's own end of one direction. `send_close_notify` makes it, and does
-not wait for the peer's. The peer's sets `is_ended`; what follows it is ignored, and we may still
+not wait for the peer's. The peer's sets `is_ended`; data after it is ignored, and we may still
 send. If the socket ends without close_notify, an attacker may have cut off the end of the data
 (a truncation attack). The engine treats that as an ordinary end: HTTP heads have lengths or end in
 an empty line, and a WebSocket connection that ends without a Close frame is reported as lost.
@@ -139,7 +139,7 @@ class TlsEngine:
         self.must_send = not is_1_3_server
 
     def feed(self, data: bytes) -> bytes | None:
-        """Return the plaintext in what was read from the socket; ``b""`` is the end of both.
+        """Return the plaintext of data from the socket. In both, ``b""`` means the end.
 
         Call it only if not `has_more`.
 
@@ -152,7 +152,7 @@ class TlsEngine:
         return plain if plain or self.is_ended else None
 
     def feed_again(self) -> bytes | None:
-        """Return more plaintext of what was fed before, or the end or fault that follows it.
+        """Return more plaintext of the data that was fed before, or the end or fault after it.
 
         :returns: As `feed`.
         :raises ssl.SSLError: As `feed`.
@@ -165,7 +165,7 @@ class TlsEngine:
     def decrypt(self, data: bytes) -> bytes:
         """Return the plaintext of one step, which may be empty: see also `is_ended`.
 
-        :param data: Ciphertext from the socket; ``b""`` for more of what was fed before.
+        :param data: Ciphertext from the socket; ``b""`` to continue with earlier data.
         :raises ssl.SSLError: There is no plaintext because of a fault in TLS.
         """
         chunks: list[bytes] = []
@@ -228,12 +228,12 @@ class TlsEngine:
             self.must_send = True
 
     def encrypt(self, data: bytes | bytearray | memoryview) -> bytes:
-        """Return the ciphertext of the data, after what TLS itself has to send.
+        """Return the ciphertext of the data, after the answers of TLS itself.
 
         The handshake must be over. The caller sends all of it, in the order of the calls.
 
-        :param data: ``b""`` gives only what TLS itself has to send. The data may follow it without
-            delay (RFC 8446, 4.6.3).
+        :param data: With ``b""``, only the answers of TLS itself are returned. The data may follow
+            them without delay (RFC 8446, 4.6.3).
         :raises ssl.SSLError: TLS has failed, or our side has ended.
         """
         assert self.is_open
@@ -245,7 +245,7 @@ class TlsEngine:
         return self._outgoing.read()
 
     def take_ciphertext(self) -> bytes:
-        """Return what TLS itself has to send, at any time. The caller sends all of it."""
+        """Return the answers of TLS itself, at any time. The caller sends all of them."""
         self.must_send = False
         return self._outgoing.read()
 
@@ -262,7 +262,7 @@ class TlsEngine:
 
 def _error(reason: str) -> ssl.SSLError:
     error = ssl.SSLError(ssl.SSL_ERROR_SSL, reason)
-    error.library, error.reason = "SSL", reason  # as OpenSSL's errors have them
+    error.library, error.reason = "SSL", reason  # OpenSSL's errors have these attributes
     return error
 
 

@@ -95,8 +95,8 @@ class WsprotoReader:
     def feed(self, data: bytes) -> TextMessage | BytesMessage | Ping | Pong | CloseReason | None:
         """Decode the next bytes.
 
-        :param data: Bytes of one frame; or of what begins with a bad frame, which has one event,
-            too.
+        :param data: Bytes of one frame, or bytes that begin with an invalid frame. Both give at
+            most one event.
         :raises ViolationError: The peer violated the protocol.
         """
         if self._wsproto is None:

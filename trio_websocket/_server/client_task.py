@@ -35,7 +35,7 @@ class ClientTasks:
 
     def __init__(self) -> None:
         self._tasks: set[ClientTask] = set()
-        self._waiting = LazyParkingLot()  # until a task ends
+        self._waiting = LazyParkingLot()  # callers that wait for the end of a task
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -134,7 +134,7 @@ class ClientTask:
             self._scope.deadline = trio.current_time() + LINGER
 
     async def finish_shutdown(self) -> None:
-        """Finish what `start_shutdown` has started."""
+        """Finish the shutdown that `start_shutdown` has started."""
         if self._exchange is not None:
             await self._exchange.finish_shutdown()
 
@@ -176,7 +176,7 @@ class ClientTask:
             if logger.isEnabledFor(logging.INFO):
                 text = printable(str(exc))
                 logger.info("opening handshake with %s failed: %s", transport.peer, text)
-        except Exception:  # of this side: a MemoryError, for example
+        except Exception:  # an error of this side, such as a MemoryError
             logger.exception("an opening handshake failed")
             await close_now(self._stream)
         return None

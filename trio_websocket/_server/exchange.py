@@ -1,7 +1,7 @@
 """One request of a client, the response to it, and the connection that may follow.
 
-The application sees an `Exchange` as a `WebSocketRequest`. The server also uses it to close what a
-handler has left open, and to answer in place of the handler when it shuts down.
+The application sees an `Exchange` as a `WebSocketRequest`. The server also uses it to close a
+connection that a handler has left open, and to answer in place of the handler during a shutdown.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Exchange:
             self._log_rejection(503)
 
     async def finish_shutdown(self) -> None:
-        """Finish what `start_shutdown` has started, and close the stream."""
+        """Finish the shutdown that `start_shutdown` has started, and close the stream."""
         if self._connection is not None:
             with contextlib.suppress(DisconnectionTimeout):
                 await self._connection.aclose()
@@ -196,7 +196,7 @@ class Exchange:
 
     def _set_answered(self, state: ResponseState) -> None:
         self._state = state
-        self._handshake = None  # it takes memory, and the connection may live long
+        self._handshake = None  # free its memory, because the connection may live long
 
     async def _send_final_response(self, response: bytes) -> None:
         with trio.move_on_after(self._options.disconnect_timeout):

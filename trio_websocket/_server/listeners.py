@@ -28,7 +28,7 @@ logger = logging.getLogger("trio-websocket")
 async def open_listeners(
     host: str | bytes | None, port: int, ssl_context: ssl.SSLContext | None
 ) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
-    """Listen on TCP. The parameters are those of `serve_websocket`.
+    """Listen on TCP. The parameters are the same as for `serve_websocket`.
 
     :raises TypeError: An argument has the wrong type.
     :raises ValueError: The port is out of range, or the SSL context is for clients.
@@ -78,7 +78,7 @@ def check_listeners(
 async def accept_clients(listener: trio.abc.Listener[trio.abc.Stream]) -> list[trio.abc.Stream]:
     """Wait for clients. Return all that have connected, the last one first.
 
-    While the system is out of resources, log that, and try again.
+    If the system is out of resources, log an error, and try again after a pause.
     """
     while True:
         try:

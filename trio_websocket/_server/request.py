@@ -58,7 +58,7 @@ class WebSocketRequest:
         If cancelled, nothing is sent, and the request can still be answered. If the client has
         left, the next call on the connection raises.
 
-        :param subprotocol: One of those that the client offered, or None.
+        :param subprotocol: One of the subprotocols that the client offered, or None.
         :param extra_headers: Pairs of name and value to add to the response.
         :returns: The open connection.
         :raises ValueError: The subprotocol was not offered, or a header can't be sent. The request

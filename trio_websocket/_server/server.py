@@ -1,9 +1,12 @@
 """`WebSocketServer` and `serve_websocket`: accept clients, and close the server.
 
 Each listener has a task that accepts clients. Each client has a `ClientTask`, or gets status 503
-from `TurnAway` if there is no room for it. To close the server, `aclose` starts to close all
-connections, without waiting; finishes that for all at the same time; waits until the handlers end;
-and cancels those that take too long.
+from `TurnAway` if there is no room for it. `aclose` closes the server in four steps:
+
+1. It starts to close all connections, without waiting.
+2. It finishes closing them, all at the same time.
+3. It waits until the handlers end.
+4. It cancels handlers that take too long.
 """
 
 from __future__ import annotations
@@ -124,7 +127,7 @@ class WebSocketServer:
         self._max_connections = max_connections
         self._shutdown_timeout = shutdown_timeout
         self._is_closing = False
-        self._accepting: set[trio.CancelScope] = set()  # of the tasks that accept clients
+        self._accepting: set[trio.CancelScope] = set()  # around the tasks that accept clients
         self._clients = ClientTasks()
         self._service = Service(handler, on_handler_error, checked, self._clients)
         self._turn_away = TurnAway()
