@@ -1,5 +1,5 @@
-# Needs GNU make and Python 3.8 or later with the venv module. The targets install everything else into
-# .venv and .venvs/.
+# Needs GNU make and Python 3.8 or later with the venv module. The targets install everything else
+# into .venv and .venvs/.
 
 PYTHON ?= python3
 PYTHONS ?= oldest newest unpacked

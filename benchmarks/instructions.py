@@ -282,9 +282,9 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--peers", default=",".join(NAMES), help="all by default: %(default)s")
-    add("--checkout", type=Path, default=ROOT, help="whose package is ours; this one by default")
+    add("--checkout", type=Path, default=ROOT, help="the tree whose package is ours; default: this")
     add("--json", type=Path, metavar="JSON", help="write the counts to a file")
-    add("--compare", type=Path, metavar="JSON", help="fail if a case of ours is 3 %% above these")
+    add("--compare", type=Path, metavar="JSON", help="fail if one of our cases takes 3 %% more")
     return parser.parse_args(given)
 
 

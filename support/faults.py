@@ -35,7 +35,7 @@ class Fault:
 
     @classmethod
     def split(cls, size: int, **where: Any) -> Fault:
-        """Pass at most so many bytes at a time."""
+        """Pass at most ``size`` bytes at a time."""
         return cls("split", size=size, **where)
 
     @classmethod

@@ -2,8 +2,8 @@
 
 An interruption is a cancellation of the call under test, or a network fault. For a cancellation,
 the steps are the checkpoints of the call: once when it begins to wait, and once after it was
-woken but before it runs. To hit a waiting call, each turn of any task is a step. For a
-network fault, the steps are the reads and writes of the stream.
+woken but before it runs. Cancellations of a waiting call count each turn of any task as a step.
+For a network fault, the steps are the reads and writes of the stream.
 
 After each performance, the peer must have seen whole, valid frames and every promised message.
 A connection that was not closed must work in both directions. No task, socket or connection may

@@ -449,7 +449,7 @@ async def receive_what_is_there(stage: Stage) -> None:
     for message in messages:
         peer.queue_message(message)
     with stage.hurrying():
-        await trio.sleep(0.1)  # the connection notices that nobody reads
+        await trio.sleep(0.1)  # the connection notices that no task reads
 
     async def call() -> None:
         for _ in messages:

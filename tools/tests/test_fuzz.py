@@ -335,7 +335,7 @@ DIGITS = b"Content-Length: " + b"9" * 5000
 
 
 def test_server_handshake_content_length_of_many_digits_gets_400() -> None:
-    # h11 before 0.15 converts it to an int, and Python raises a ValueError for so many digits.
+    # h11 before 0.15 converts it to an int, which fails for thousands of digits.
     handshake = ServerHandshake(Options())
     handshake.receive_data(request(Random(1), faults=0)[:-2] + DIGITS + b"\r\n\r\n")
     with pytest.raises(BadRequest) as caught:

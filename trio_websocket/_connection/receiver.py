@@ -99,8 +99,8 @@ class Receiver:
         self._reader = GRACE
         self._lock = FairLock()
         # True while either task waits in a read of the stream; then no other task
-        # begins one. It may be True in every state: a read that was begun in the background goes on
-        # when a task begins to wait for a message.
+        # begins one. It may be True in every state: a read that was begun in the background
+        # continues when a task begins to wait for a message.
         self._is_reading = False
         # If set, the next message is over its limit, and nothing is decoded in the background until
         # the hold is over. The next step of decoding resets it.
@@ -154,7 +154,7 @@ class Receiver:
             self._set_reader(GRACE_ENDS)
 
     def end_interval(self) -> bool:
-        """Read in the background if no message was taken; return True if the grace goes on."""
+        """Read in the background if no message was taken; return True to prolong the grace."""
         if self._reader is GRACE_ENDS:
             try:
                 self.read_in_background()
@@ -246,7 +246,7 @@ class Receiver:
 
         If cancelled, the message stays the next one.
 
-        :param max_size: The limit on its size; by default, that of the connection.
+        :param max_size: The limit on its size; by default, the connection's limit.
         :returns: The first chunk.
         :raises ConnectionClosed: There is no further message.
         """

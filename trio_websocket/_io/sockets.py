@@ -72,7 +72,7 @@ def shut_down(stream: object) -> None:
 
 
 def end_names(sock: trio.socket.SocketType) -> tuple[EndName | None, EndName | None]:
-    """Return the names of both ends of a socket, ours first, with None for one that is gone."""
+    """Return the names of both ends of a socket, ours first; None for an unknown one."""
     family = sock.family  # slow: it makes an enum member each time
     names: list[EndName | None] = []
     for get_name in (sock.getsockname, sock.getpeername):

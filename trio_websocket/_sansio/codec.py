@@ -91,8 +91,11 @@ def _messages(  # noqa: C901, PLR0912 # the hot function: a call would cost more
 ) -> tuple[list[str | bytes], int, int]:
     """Decode messages of one frame each, and stop at the first frame of another kind.
 
-    It stops at a frame that is incomplete, invalid, or too large, at a control frame, a fragment,
-    a frame with reserved bits, and at text that is not UTF-8.
+    It stops at each of these:
+
+    - a frame that is incomplete, invalid or too large;
+    - a control frame, a fragment, or a frame with reserved bits;
+    - text that is not UTF-8.
 
     :param buffer: Received bytes.
     :param at: The offset of the first frame.

@@ -10,17 +10,17 @@ the socket.
 
 **Records.** TLS sends records of at most 16 KiB, each with a head of five bytes that holds its
 length. OpenSSL decrypts whole records only, and in one call it works through everything in its
-input BIO. A record that carries a key update and no data costs as much as a full one, so that
-64 KiB of short records would take tens of milliseconds. The engine therefore reads the heads itself
+input BIO. A record with a key update and no data costs as much as a full one. So 64 KiB of short
+records would take tens of milliseconds. The engine therefore reads the heads itself
 and hands over `TLS_RECORDS_PER_STEP` whole records per step. The rest waits in `_queued`. While
 `has_more` is true, the owner lets other tasks run, then calls `feed_again`, and doesn't read from
 the socket. The last record goes to OpenSSL even if it is incomplete, so that `_queued` never holds
 more than one read returned. `_missing` is the number of bytes which that record lacks.
 
-**The handshake** takes one or two round trips. `do_handshake` is called with each piece of
-ciphertext until `is_open`. Each call may produce ciphertext, also a call that raises: then it is
-the alert that tells the peer why. After the handshake of TLS 1.3, a server has session tickets to
-send. They may wait for its first data, and they should: a client that has left by then would answer
+**The handshake** takes one or two round trips. `do_handshake` is called with each chunk of
+ciphertext until `is_open`. Each call may produce ciphertext, even a call that raises: then it is
+the alert that tells the peer the reason. After the handshake of TLS 1.3, a server has session
+tickets to send. They should wait for its first data: a client that has left by then would answer
 them with a reset, which would destroy data that is still unread.
 
 **Reading and writing never wait for each other.** With a socket, OpenSSL may need to read in order
@@ -49,9 +49,9 @@ send. If the socket ends without close_notify, an attacker may have cut off the 
 an empty line, and a WebSocket connection that ends without a Close frame is reported as lost.
 
 **Faults.** A record that can't be decrypted ends the connection. Data of the records before it is
-returned first; the fault is kept and raised by the next call, and by all later ones. Each raises a
-copy without a traceback, because the traceback of a kept exception would refer to frames that refer
-to the engine, and only the garbage collector could free such a cycle.
+returned first; the fault is kept and raised by the next call, and by all later ones. Each call
+raises a copy without a traceback. The traceback of a kept exception would refer to frames that
+refer to the engine, and only the garbage collector could free such a cycle.
 """
 
 from __future__ import annotations
@@ -267,6 +267,6 @@ def _error(reason: str) -> ssl.SSLError:
 
 
 def tls_slices(data: bytes | bytearray | memoryview) -> list[memoryview]:
-    """Return the data in parts for one call of OpenSSL each. An empty list if there is none."""
+    """Split the data into parts for one call of OpenSSL each. Return an empty list for no data."""
     view = memoryview(data)
     return [view[at : at + TLS_CALL_BYTES] for at in range(0, len(view), TLS_CALL_BYTES)]

@@ -167,7 +167,7 @@ class ClientTask:
             self._service.clients.remove(self)
 
     async def _receive_request(self, nursery: trio.Nursery) -> Exchange | None:
-        """Receive the request. Return None if there is no valid one: then the stream is closed."""
+        """Receive the request. If it is not valid, close the stream and return None."""
         options = self._service.options
         try:
             transport = Transport(self._stream, options.receive_buffer_size)
