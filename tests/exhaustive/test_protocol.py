@@ -308,7 +308,7 @@ def test_protocol_any_bytes_give_events_or_end(
         assert protocol.closing.reason.code == 1006
 
 
-# A process of its own, because a process that has threads should not fork.
+# A separate process, because a process with threads should not fork.
 _FORK = """
 import os
 from support.protocols import CLIENT, open_protocol

@@ -3,7 +3,7 @@
 All frames of an open connection go through its queue, in the order of the calls. Queueing a frame
 never blocks. The state of `Writer` determines which task writes it:
 
-- A socket takes most frames at once, so the task that queues a frame writes it, too (DIRECT). No
+- A socket accepts most frames at once, so the task that queues a frame writes it, too (DIRECT). No
   other task has to be woken.
 - When the socket is full, a task of the connection writes the rest (TASK). It ends when the queue
   is empty. No cancel scope of the application reaches it, so a cancelled sender never tears a
@@ -42,7 +42,7 @@ class Writer(enum.Enum):
 
     #: No writer yet: `SendQueue.start` was not called.
     NOT_STARTED = enum.auto()
-    #: The caller that queues a frame, because the socket has taken all frames so far.
+    #: The caller that queues a frame, because the socket has accepted all frames so far.
     DIRECT = enum.auto()
     #: A task: the socket is full, or the stream can't be written without awaiting.
     TASK = enum.auto()
@@ -229,7 +229,7 @@ class SendQueue:
             self.written += sum(map(len, parts))
             if rest is not None:
                 self._keep_rest(rest, [parts])
-        except Exception as exc:  # the stream may have taken a part of the frame
+        except Exception as exc:  # the frame may be partly written
             self._break(unwrap_network_error(exc))
             return False
         return True
@@ -286,7 +286,7 @@ class SendQueue:
         try:
             while self._frames and self._writer is _DIRECT:
                 self._write_batch()
-        except Exception as exc:  # the stream may have taken a part of a frame
+        except Exception as exc:  # a frame may be partly written
             self._break(unwrap_network_error(exc))
 
     def _write_batch(self) -> None:
@@ -376,7 +376,7 @@ class SendQueue:
         self._progress.unpark_all()
 
     def _write_tls_answer(self) -> None:
-        """Let TLS send a record of its own, such as an answer to a key update."""
+        """Let TLS send its own record, such as an answer to a key update."""
         self.append(b"")
 
     def _enqueue(self, frame: Frame) -> None:

@@ -57,7 +57,7 @@ async def run_in_thread(function: Callable[..., _T], *args: object) -> _T:
     If cancelled while it waits for a thread, the function is not called. Later, cancellation waits
     for the function to return.
 
-    It uses a limiter of its own. Threads of the application that wait for the connection may hold
+    It uses a separate limiter. Threads of the application that wait for the connection may hold
     all tokens of Trio's default limiter.
     """
     return await trio.to_thread.run_sync(function, *args, limiter=_limiter.get())

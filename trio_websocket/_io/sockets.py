@@ -59,7 +59,7 @@ class Borrowed:
 def shut_down(stream: object) -> None:
     """Shut down both directions of a stream's socket, if it has one. Never raises.
 
-    If a forked child has the socket, too, closing it does not end the connection.
+    If a forked child also has the socket, closing our descriptor does not end the connection.
     """
     while isinstance(stream, trio.SSLStream):  # TLS may be in TLS
         stream = stream.transport_stream

@@ -9,7 +9,7 @@ be sent yet stays with the caller. One task at a time may write, and any task ma
 
 - The writer is either the task in `_write_unsent` (`_is_writing`), which may wait, or a call that
   doesn't wait (`send_now`, `_write_now`). While a task waits, it alone knows how much of the queue
-  the socket has taken, so no other call writes or appends.
+  the socket has accepted, so no other call writes or appends.
   - Reading may make TLS answer. The reader writes the answer at once if the queue is empty and no
     task writes. A task that is writing sends it after its own ciphertext. If the socket is full,
     the answer enters the queue, and `on_unsent` asks the owner to have the queue written.
@@ -207,7 +207,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """Close the socket, at once.
 
-        Unsent bytes and close_notify are written before that, as far as the socket takes them
+        Unsent bytes and close_notify are written before that, as far as the socket accepts them
         without waiting, unless another task is sending.
         """
         self.close()

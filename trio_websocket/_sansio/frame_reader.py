@@ -345,7 +345,7 @@ class FrameReader:
         return self._begin_frame(stage, head, head_size, length, is_awaited)
 
     def _feed_invalid(self, size: float) -> Event | CloseReason:
-        """Give wsproto this many bytes that are not valid."""
+        """Let wsproto report the error in the next ``size`` bytes."""
         self._stage = invalid = InvalidFrame(size)
         return self._feed(invalid.take(self.undecoded))
 

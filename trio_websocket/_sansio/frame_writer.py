@@ -99,7 +99,7 @@ class FrameWriter:
     def share_key(self, size: int, compress: bool) -> object:
         """Return a key that is equal for connections that can share the frame of a message.
 
-        None means that this connection needs a frame of its own.
+        None means that this connection needs a separate frame.
         """
         if self._is_client:  # each frame has its own masking key
             return None

@@ -171,7 +171,7 @@ def header_bytes(text: bytes | str) -> bytes:
 
 
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """Return the values of the headers with a name, which must be in lower case."""
+    """Return the values of all headers with this name. Pass the name in lower case."""
     return [value for key, value in headers if key == name]
 
 
@@ -206,7 +206,7 @@ def split_tokens(values: Iterable[bytes]) -> list[bytes]:
 
 
 def has_token(values: Sequence[bytes], token: bytes) -> bool:
-    """Return True if an element of a list header is a token, which must be in lower case."""
+    """Return True if an element of a list header is this token. Pass it in lower case."""
     is_only_one = len(values) == 1 and values[0].lower() == token  # most are, which is faster
     return is_only_one or token in split_tokens_lower(values)
 

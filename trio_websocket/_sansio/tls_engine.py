@@ -39,7 +39,7 @@ servers. Here a request to renegotiate is a fault that ends the connection. That
   BIO, up to `TLS_UNSENT_ANSWER_BYTES`. More is a fault.
 - Ciphertext leaves in the order in which it was made. Each record has a number that both sides
   count, so that one byte lost, repeated or out of order ends the connection. Once data is
-  encrypted, it must be sent. So nothing is encrypted long before the socket takes it, and a message
+  encrypted, it must be sent. So nothing is encrypted long before it is written, and a message
   can be dropped only while it is plaintext.
 
 **The end.** close_notify is TLS's own end of one direction. `send_close_notify` makes it, and does
@@ -240,7 +240,7 @@ class TlsEngine:
         if self._failure is not None:
             raise copy.copy(self._failure)
         if data:
-            self.ssl_object.write(data)  # into memory: it takes all
+            self.ssl_object.write(data)  # always complete, because it writes to memory
         self.must_send = False
         return self._outgoing.read()
 
@@ -255,7 +255,7 @@ class TlsEngine:
 
     def send_close_notify(self) -> None:
         """End our side: see `take_ciphertext`. Does nothing if TLS has failed."""
-        # It raises because the peer's close_notify is not there yet, or because TLS is broken.
+        # It raises because the peer's close_notify has not arrived, or because TLS has failed.
         with contextlib.suppress(ssl.SSLError):
             self.ssl_object.unwrap()
 

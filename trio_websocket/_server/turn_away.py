@@ -24,7 +24,7 @@ class TurnAway:
         self._count = 0  # the clients that are being turned away
 
     async def start(self, nursery: trio.Nursery, stream: trio.abc.Stream, reason: str) -> None:
-        """Turn away a client in a task of its own.
+        """Turn away a client in a separate task.
 
         :param nursery: The nursery for the task.
         :param stream: The client's stream, which is closed in the end.
