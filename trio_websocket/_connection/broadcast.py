@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Awaitable, Callable, Iterable, Literal, Mapping
+from typing import Iterable, Literal, Mapping
 
 import trio
 
@@ -86,7 +86,7 @@ async def broadcast(
     waiting = await broadcasting.send_at_once(receivers)
     if waiting:
         deadline = trio.current_time() + timeout
-        await _in_parallel(broadcasting.send_late, waiting, deadline, on_slow)
+        await broadcasting.send_late(waiting, deadline, on_slow)
     return broadcasting.result()
 
 
@@ -126,8 +126,20 @@ class _Broadcast:
                 self._failed[connection] = sender.closed_error()
         return waiting
 
-    @trio.lowlevel.enable_ki_protection  # the caller's task must get a KeyboardInterrupt
     async def send_late(
+        self, connections: Iterable[WebSocketConnection], deadline: float, on_slow: str
+    ) -> None:
+        """Call `_send_late` for all at the same time; raise an interruption without a group."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for connection in connections:
+                    nursery.start_soon(self._send_late, connection, deadline, on_slow)
+        except BaseException as exc:
+            others = (leaf for leaf in flatten_group(exc) if not isinstance(leaf, trio.Cancelled))
+            raise next(others, exc) from None
+
+    @trio.lowlevel.enable_ki_protection  # the caller's task must get a KeyboardInterrupt
+    async def _send_late(
         self, connection: WebSocketConnection, deadline: float, on_slow: str
     ) -> None:
         """Queue the message as soon as possible. After the deadline, apply `on_slow`."""
@@ -164,16 +176,3 @@ def _snapshot(connections: Iterable[WebSocketConnection]) -> list[WebSocketConne
             )
     # Connections opened one after another are often neighbours in memory, so this order is faster.
     return sorted(set(receivers), key=lambda receiver: lifecycle_of(receiver).number)
-
-
-async def _in_parallel(
-    function: Callable[..., Awaitable[None]], each: Iterable[object], *args: object
-) -> None:
-    """Call the function for each connection concurrently; raise an interruption without a group."""
-    try:
-        async with trio.open_nursery() as nursery:
-            for one in each:
-                nursery.start_soon(function, one, *args)
-    except BaseException as exc:
-        others = (leaf for leaf in flatten_group(exc) if not isinstance(leaf, trio.Cancelled))
-        raise next(others, exc) from None

@@ -99,10 +99,8 @@ class Lifecycle:
         self.closed = LazyEvent()
         budget = CheckpointBudget()
         #: The frames that wait to be written.
-        self.queue: SendQueue = SendQueue(
-            transport, self.on_write_error, max_unsent=options.max_unsent_bytes
-        )
-        self.sender = Sender(self.closing, self.protocol.writer, self.queue, budget, self.closed)
+        self.queue = SendQueue(transport, self.on_write_error, max_unsent=options.max_unsent_bytes)
+        self.sender = Sender(self.protocol, self.queue, budget, self.closed)
         self.receiver = Receiver(transport, self.protocol, self.queue, budget, self, options)
         self.pings = Pings(self.protocol, self.sender, self.receiver, options.max_unanswered_pings)
         #: True if the closing handshake was started by this side.

@@ -7,6 +7,7 @@ import sys
 from typing import Any, Union
 
 from .._sansio.events import MessageChunk
+from .._sansio.options import Options
 
 Item = Union[str, bytes, MessageChunk]
 
@@ -24,13 +25,10 @@ class MessageQueue:
 
     __slots__ = ("_max_messages", "_max_size", "messages", "size")
 
-    def __init__(self, max_messages: float, max_size: float) -> None:
-        """
-        :param max_messages: The number of messages at which the queue is full.
-        :param max_size: The number of bytes of memory at which it is full.
-        """
-        self._max_messages = max_messages
-        self._max_size = max_size
+    def __init__(self, options: Options) -> None:
+        """:param options: The limits."""
+        self._max_messages = options.message_queue_size + 1  # one is in hand, as in 0.12
+        self._max_size = options.message_queue_bytes  # bytes of memory
         #: The items. While `size` is None, they may be taken with ``messages.popleft()``; otherwise
         #: only with `pop`.
         self.messages: collections.deque[Item] = _NOTHING

@@ -85,10 +85,7 @@ class Receiver:
         self._send_queue = send_queue
         self._budget = budget
         #: The decoded messages.
-        self.queue: MessageQueue = MessageQueue(
-            options.message_queue_size + 1,  # one is in hand, as in 0.12
-            options.message_queue_bytes,
-        )
+        self.queue: MessageQueue = MessageQueue(options)
         # None when stopped, so that no reference cycle outlives the connection.
         self._events: ConnectionEvents | None = events
         self._monitor: IdleMonitor | None = None  # set by `start`
@@ -429,7 +426,7 @@ class Receiver:
             if data is None:
                 return False
             self._budget.spend(READ_COST + len(data) // RECEIVE_BYTES_PER_COST)
-            self._receive(data)
+            self._protocol.receive(data)
         except Exception as exc:  # the bytes may be lost
             self._protocol.receive_eof(unwrap_network_error(exc))
         return True
@@ -438,15 +435,9 @@ class Receiver:
         """Wait for bytes, and read them."""
         self._is_reading = True
         try:
-            self._receive(await self._transport.read(self._protocol.reader.awaited))
+            self._protocol.receive(await self._transport.read(self._protocol.reader.awaited))
             self._budget.renew()
         except Exception as exc:  # streams may raise any exception; after one, they are broken
             self._protocol.receive_eof(unwrap_network_error(exc))
         finally:
             self._is_reading = False
-
-    def _receive(self, data: bytes) -> None:
-        if data:
-            self._protocol.reader.receive_data(data)
-        else:
-            self._protocol.receive_eof()

@@ -20,7 +20,7 @@ import trio
 
 from .._io.pacing import CheckpointBudget, run_in_thread
 from .._io.sync import FairLock, LazyEvent
-from .._sansio.closing import ClosingHandshake, State
+from .._sansio.closing import State
 from .._sansio.costs import (
     COMPRESS_BYTES_PER_COST,
     COMPRESS_IN_THREAD_BYTES,
@@ -28,7 +28,7 @@ from .._sansio.costs import (
     SCATTER_WRITE_BYTES,
 )
 from .._sansio.errors import CloseCode, CloseReason, ConnectionClosed, describe
-from .._sansio.frame_writer import FrameWriter
+from .._sansio.protocol import Protocol
 from .queued_frame import ControlFrame
 from .send_queue import SendQueue
 
@@ -71,22 +71,16 @@ class Sender:
     __slots__ = ("_closed", "_closing", "_queue", "_writer", "budget", "turn")
 
     def __init__(
-        self,
-        closing: ClosingHandshake,
-        writer: FrameWriter,
-        queue: SendQueue,
-        budget: CheckpointBudget,
-        closed: LazyEvent,
+        self, protocol: Protocol, queue: SendQueue, budget: CheckpointBudget, closed: LazyEvent
     ) -> None:
         """
-        :param closing: The state of the connection.
-        :param writer: The writer, which makes the frames.
+        :param protocol: The state of the connection, and the writer of frames.
         :param queue: The send queue, which writes the frames.
         :param budget: The budget of the connection.
         :param closed: Set when the stream is closed.
         """
-        self._closing = closing
-        self._writer = writer
+        self._closing = protocol.closing
+        self._writer = protocol.writer
         self._queue = queue
         #: The budget of the connection, which calls spend.
         self.budget = budget

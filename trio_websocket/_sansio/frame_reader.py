@@ -367,7 +367,8 @@ class FrameReader:
             partial = stage
         else:
             partial = PartialMessage(is_compressed=bool(head[0] & COMPRESSED))
-            self._wsproto.begin_message()
+            if self._extension is not None:
+                self._extension.begin_message()
         # The size of a compressed message is known when it is inflated.
         size = 0 if partial.is_compressed else partial.size + length
         is_allowed = self._assembler.is_within_limits(size, partial.fragments + 1)
@@ -431,7 +432,7 @@ class FrameReader:
         is_last = part.message_finished
         if is_last:
             self._stage = BETWEEN
-        inflated = self._wsproto.inflated
+        inflated = 0 if self._extension is None else self._extension.size
         given = self._assembler.add(partial, part.data, inflated, is_last=is_last)
         return PARTIAL if given is None else given
 

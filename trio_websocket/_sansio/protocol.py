@@ -68,6 +68,13 @@ class Protocol:
 
     # -- receiving
 
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer; ``b""`` is the end of the stream."""
+        if data:
+            self.reader.receive_data(data)
+        else:
+            self.receive_eof()
+
     def receive_eof(self, cause: Exception | None = None) -> None:
         """Take the end or the failure of the stream, which follows the received bytes."""
         # The error of a write says more than the end of the stream that follows it.

@@ -148,8 +148,7 @@ class TlsEngine:
         """
         if not data:
             self.is_ended = True  # perhaps without close_notify
-        plain = self.decrypt(data)
-        return plain if plain or self.is_ended else None
+        return self.decrypt(data) or (b"" if self.is_ended else None)
 
     def feed_again(self) -> bytes | None:
         """Return more plaintext of the data that was fed before, or the end or fault after it.
@@ -159,8 +158,7 @@ class TlsEngine:
         """
         if self.is_drained:
             return None
-        plain = self.decrypt(b"")
-        return plain if plain or self.is_ended else None
+        return self.decrypt(b"") or (b"" if self.is_ended else None)
 
     def decrypt(self, data: bytes) -> bytes:
         """Return the plaintext of one step, which may be empty: see also `is_ended`.

@@ -50,16 +50,6 @@ class WsprotoReader:
         self._wsproto: Connection | None = None
         self._code: int | None = None  # the code that `_STAND_IN` stands for
 
-    @property
-    def inflated(self) -> int:
-        """Bytes of payload of the latest compressed message so far."""
-        return 0 if self._extension is None else self._extension.size
-
-    def begin_message(self) -> None:
-        """Forget the size of the message before."""
-        if self._extension is not None:
-            self._extension.begin_message()
-
     def portion(self, partial: PartialMessage, size: int, *, is_awaited: bool) -> int:
         """Return how many of the next bytes of a compressed message to feed now.
 
