@@ -61,9 +61,8 @@ async def broadcast(
     :param compress: As in :meth:`WebSocketConnection.send_message`. Connections of a server share
         one frame if it is uncompressed, or if their compression settings are equal and without
         ``context_takeover``.
-        :param timeout: Seconds for all slow connections together. The default of 1 covers several
-            round trips on any network, which is enough for a peer that reads. With 0, the call does
-            not wait.
+    :param timeout: Seconds for all slow connections together. The default of 1 covers several round
+        trips on any network, which is enough for a peer that reads. With 0, the call does not wait.
     :param on_slow: ``"skip"`` does not send this message to a connection that was slow for too
         long. ``"close"`` also drops its queued messages and starts to close it with code 1008. The
         call does not wait for that, which takes ``disconnect_timeout`` at most.
