@@ -203,7 +203,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             is_text, payload = whole
         sender = self._sender
         await sender.budget.checkpoint(1 + len(payload) // SEND_BYTES_PER_COST)
-        waiting = sender.send_now(is_text, payload, compress, self._receiver.queue.messages)
+        waiting = sender.send_now(is_text, payload, compress)
         if waiting is not None:
             await waiting
 

@@ -100,8 +100,9 @@ class Lifecycle:
         budget = CheckpointBudget()
         #: The frames that wait to be written.
         self.queue = SendQueue(transport, self.on_write_error, max_unsent=options.max_unsent_bytes)
-        self.sender = Sender(self.protocol, self.queue, budget, self.closed)
         self.receiver = Receiver(transport, self.protocol, self.queue, budget, self, options)
+        received = self.receiver.queue
+        self.sender = Sender(self.protocol, self.queue, budget, self.closed, received)
         self.pings = Pings(self.protocol, self.sender, self.receiver, options.max_unanswered_pings)
         #: True if the closing handshake was started by this side.
         self.is_closed_here: bool = False

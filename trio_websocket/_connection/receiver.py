@@ -323,6 +323,7 @@ class Receiver:
                 finally:
                     self._is_reading = False
                 self._budget.renew()
+                self._read_now()
         return self.queue.messages[0]
 
     async def run(self) -> None:

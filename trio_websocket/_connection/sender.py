@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import functools
 import math
-from typing import Any, Coroutine, Sized
+from typing import Any, Coroutine
 
 import trio
 
@@ -29,6 +29,7 @@ from .._sansio.costs import (
 )
 from .._sansio.errors import CloseCode, CloseReason, ConnectionClosed, describe
 from .._sansio.protocol import Protocol
+from .message_queue import MessageQueue
 from .queued_frame import ControlFrame
 from .send_queue import SendQueue
 
@@ -68,16 +69,23 @@ _SENT, _BUSY, _CLOSED = Delivery.SENT, Delivery.BUSY, Delivery.CLOSED
 class Sender:
     """Sends the frames of one connection, in the order of the calls."""
 
-    __slots__ = ("_closed", "_closing", "_queue", "_writer", "budget", "turn")
+    __slots__ = ("_closed", "_closing", "_queue", "_received", "_writer", "budget", "turn")
 
     def __init__(
-        self, protocol: Protocol, queue: SendQueue, budget: CheckpointBudget, closed: LazyEvent
+        self,
+        protocol: Protocol,
+        queue: SendQueue,
+        budget: CheckpointBudget,
+        closed: LazyEvent,
+        received: MessageQueue,
     ) -> None:
         """
         :param protocol: The state of the connection, and the writer of frames.
         :param queue: The send queue, which writes the frames.
         :param budget: The budget of the connection.
         :param closed: Set when the stream is closed.
+        :param received: The messages that the application has not taken yet. It may answer all of
+            them, so small frames are collected while there are any.
         """
         self._closing = protocol.closing
         self._writer = protocol.writer
@@ -85,6 +93,7 @@ class Sender:
         #: The budget of the connection, which calls spend.
         self.budget = budget
         self._closed = closed
+        self._received = received
         #: The lock that the task holds whose message is under way.
         self.turn = FairLock()
 
@@ -129,12 +138,10 @@ class Sender:
     # -- whole messages
 
     def send_now(
-        self, is_text: bool, payload: bytes, compress: bool, unread: Sized
+        self, is_text: bool, payload: bytes, compress: bool
     ) -> Coroutine[Any, Any, None] | None:
         """Queue a message unless it has to wait. This is the hot function of sending.
 
-        :param unread: The number of received messages that the application has not taken yet. It
-            may answer them, too, so the queue is corked.
         :returns: None if the message is queued and the next one need not wait; otherwise an
             awaitable for the caller.
         """
@@ -150,9 +157,10 @@ class Sender:
         # `can_send`, inlined.
         if queue.broken is not None or self._closing.state is not _OPEN:
             return self.check_open()
-        if unread and not queue.is_corked:
+        if not queue.is_corked and self._received.messages:
             queue.cork()
-        if queue.append_message(writer.message(is_text, payload, compress=False)):
+        # A keyword would cost as much as ten bytecodes, up to Python 3.13.
+        if queue.append_message(writer.message(is_text, payload, False)):
             return None
         return self.wait_queued(size)
 

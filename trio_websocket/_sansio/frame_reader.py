@@ -209,6 +209,8 @@ class FrameReader:
         """
         stage = self._stage
         if stage is BETWEEN:
+            if self._at == len(self._buffer):
+                return NEED_DATA
             event = self._decode_whole(raw, is_awaited) if self._is_fast else None
             return self._decode_part(is_awaited) if event is None else event
         if isinstance(stage, LargeFrame):
