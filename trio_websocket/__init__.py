@@ -18,6 +18,7 @@ from ._impl import (
     HandshakeError as HandshakeError,
     MessageStream as MessageStream,
     PerMessageDeflate as PerMessageDeflate,
+    RedirectError as RedirectError,
     WebSocketConnection as WebSocketConnection,
     WebSocketRequest as WebSocketRequest,
     WebSocketServer as WebSocketServer,

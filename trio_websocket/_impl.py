@@ -35,6 +35,7 @@ from ._sansio.errors import (
     ConnectionTimeout as ConnectionTimeout,
     DisconnectionTimeout as DisconnectionTimeout,
     HandshakeError as HandshakeError,
+    RedirectError as RedirectError,
 )
 from ._sansio.extensions import (
     DeflateParameters as DeflateParameters,

@@ -428,6 +428,7 @@ async def test_websocket_server_ssl_listener_on_memory_listener(nursery: trio.Nu
     stream = trio.SSLStream(ours, client_context, server_hostname="example.org")
     async with trio.open_nursery() as own:
         ws = await wrap_client_stream(own, stream, "example.org", "/")
+        assert ws.url == "wss://example.org/"
         await ws.send_message("hello")
         assert await ws.get_message() == "hello"
         await ws.aclose()

@@ -7,6 +7,7 @@ from typing import Iterable
 import trio
 
 from .._connection.connection import WebSocketConnection
+from .._io.transport import is_tls
 from .._sansio.client_handshake import ClientHandshake
 from .._sansio.compat import Unpack
 from .._sansio.handshake import ExtraHeaders
@@ -58,8 +59,15 @@ async def wrap_client_stream(
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
     checked = Options.of_call(wrap_client_stream, options)
+    name = ascii_host(host)
+    scheme = "wss" if is_tls(stream) else "ws"
     handshake = ClientHandshake(
-        ascii_host(host), request_target(resource), subprotocols, extra_headers, checked
+        name,
+        request_target(resource),
+        subprotocols,
+        extra_headers,
+        checked,
+        origin=f"{scheme}://{name}",
     )
     with trio.move_on_after(checked.connect_timeout):
         return await shake_hands(nursery, stream, handshake, checked)

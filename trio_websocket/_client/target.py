@@ -8,7 +8,14 @@ from typing import Iterable, NamedTuple
 from .._sansio.client_handshake import ClientHandshake, check_subprotocols
 from .._sansio.handshake import ExtraHeaders, check_headers, header_bytes
 from .._sansio.options import Options, check_ssl_context
-from .._sansio.url import ascii_host_not_url, check_port, host_header, parse_url, request_target
+from .._sansio.url import (
+    ascii_host_not_url,
+    check_port,
+    host_header,
+    origin,
+    parse_url,
+    request_target,
+)
 
 
 class Target:
@@ -60,6 +67,7 @@ class Target:
             self.subprotocols,
             self.extra_headers,
             self.options,
+            origin=origin(self.host, self.port, self.use_ssl is not False),
             hint="" if self.use_ssl else " (does the server expect wss:?)",
         )
 

@@ -41,6 +41,11 @@ LINGER = 2.0
 _DEFAULT_RECEIVE_SIZE = 4096  # of the option `receive_buffer_size`; it stands for our choice
 
 
+def is_tls(stream: trio.abc.Stream) -> bool:
+    """Return True if the stream is the library's TLS or Trio's."""
+    return isinstance(stream, (TlsStream, trio.SSLStream))
+
+
 class Transport:
     """A stream, read by one task and written by one task at a time."""
 
@@ -96,7 +101,7 @@ class Transport:
     def _address(self, name: EndName | None) -> Address:
         if name is None:
             return safe_repr(self.stream)
-        return address(name, is_ssl=isinstance(self.stream, (TlsStream, trio.SSLStream)))
+        return address(name, is_ssl=is_tls(self.stream))
 
     @property
     def is_closed(self) -> bool:

@@ -243,6 +243,44 @@ class ConnectionRejected(HandshakeError):
         return text
 
 
+class RedirectError(ConnectionRejected):
+    """The server answered with a redirect that breaks a rule, and ``max_redirects`` is not 0.
+
+    The attributes of :exc:`ConnectionRejected` describe the last response.
+    """
+
+    def __init__(
+        self,
+        status_code: int,
+        headers: tuple[tuple[bytes, bytes], ...],
+        body: bytes | None,
+        *,
+        reason_phrase: str = "",
+        urls: tuple[str, ...] = (),
+        rule: str = "",
+    ) -> None:
+        """
+        :param status_code: As in :exc:`ConnectionRejected`.
+        :param headers: As in :exc:`ConnectionRejected`.
+        :param body: As in :exc:`ConnectionRejected`.
+        :param reason_phrase: As in :exc:`ConnectionRejected`.
+        :param urls: The URLs that were requested, without credentials.
+        :param rule: Words for the rule that the redirect breaks.
+        """
+        super().__init__(status_code, headers, body, reason_phrase=reason_phrase)
+        #: The URLs that were requested, in order, without credentials.
+        self.urls = urls
+        self._rule = rule
+
+    def __str__(self) -> str:
+        text = f"the redirect with HTTP status {self.status_code} was not followed"
+        if self._rule:
+            text += f": {self._rule}"
+        if self.urls:
+            text += f" (requested: {', '.join(printable(url, 100) for url in self.urls[-3:])})"
+        return text
+
+
 class ConnectionClosed(Exception):
     """The connection is closed or closing, so the call failed.
 

@@ -45,6 +45,8 @@ class HandshakeResult(NamedTuple):
     trailing: bytes
     #: The compression that both sides agreed on, or None.
     extension: DeflateExtension | None = None
+    #: The URL up to the path, such as ``wss://example.org:8000``; None on a server.
+    origin: str | None = None
 
 
 def next_event(http: h11.Connection) -> object:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import idna
 
-_DEFAULT_PORTS = {False: 80, True: 443}
+DEFAULT_PORTS = {False: 80, True: 443}
 _SCHEMES = {"http": "; use ws: in place of http:", "https": "; use wss: in place of https:"}
 # Characters that count as a dot in a name with characters outside ASCII (UTS 46, 2.3).
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _MAX_LABEL = 63  # bytes (RFC 1035, 2.3.4)
 _PORT = re.compile(r":[0-9]*\Z")
-_CREDENTIALS = re.compile(r"//[^/?#]*@")  # error messages don't show these
+CREDENTIALS = re.compile(r"//[^/?#]*@")  # error messages don't show these
 _NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]")
 
 
@@ -41,8 +41,7 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The WebSocket URL of this endpoint, without a path."""
-        scheme = "wss" if self.is_ssl else "ws"
-        return f"{scheme}://{host_header(str(self.address), self.port, self.is_ssl)}"
+        return origin(str(self.address), self.port, self.is_ssl)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Endpoint):
@@ -72,6 +71,10 @@ class URL(NamedTuple):
     is_secure: bool
     credentials: bytes | None  # the value of an Authorization header
 
+    def __str__(self) -> str:
+        """Return the URL without credentials."""
+        return origin(self.host, self.port, self.is_secure) + self.resource
+
 
 def parse_url(url: object) -> URL:
     """Parse a ``ws:`` or ``wss:`` URL, or an object whose ``str()`` is one.
@@ -84,7 +87,7 @@ def parse_url(url: object) -> URL:
     if url is None or isinstance(url, (bytes, bytearray, memoryview, numbers.Number)):
         raise TypeError(f"url must be a str or an object whose str() is a URL, not {url!r:.100}")
     text = str(url)
-    shown = repr(_CREDENTIALS.sub("//***@", text, count=1))
+    shown = repr(CREDENTIALS.sub("//***@", text, count=1))
     try:
         parts = urllib.parse.urlsplit(text)
         port = parts.port
@@ -112,7 +115,7 @@ def parse_url(url: object) -> URL:
         credentials = b"Basic " + token
     return URL(
         host=host,
-        port=_DEFAULT_PORTS[is_secure] if port is None else port,
+        port=DEFAULT_PORTS[is_secure] if port is None else port,
         resource=resource,
         is_secure=is_secure,
         credentials=credentials,
@@ -186,7 +189,17 @@ def request_target(resource: str) -> str:
 
 def host_header(host: str, port: int, is_secure: bool) -> str:
     """Return the value of the Host header, with the port unless it is the scheme's default."""
-    name = (
-        f"[{host.partition('%')[0]}]" if ":" in host else host
-    )  # the zone has a meaning on this machine only
-    return name if port == _DEFAULT_PORTS[is_secure] else f"{name}:{port}"
+    # The zone of an address has a meaning on this machine only.
+    return _authority(host.partition("%")[0] if ":" in host else host, port, is_secure)
+
+
+@functools.lru_cache(maxsize=2**8)  # connections to one server share the text
+def origin(host: str, port: int, is_secure: bool) -> str:
+    """Return the scheme and authority of a WebSocket URL (RFC 6874 for the zone of an address)."""
+    scheme = "wss" if is_secure else "ws"
+    return f"{scheme}://{_authority(host.replace('%', '%25'), port, is_secure)}"
+
+
+def _authority(host: str, port: int, is_secure: bool) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return name if port == DEFAULT_PORTS[is_secure] else f"{name}:{port}"
