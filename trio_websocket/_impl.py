@@ -17,6 +17,7 @@ import trio
 from ._client.block import ConnectionBlock
 from ._client.connect import connect, wrap_client_stream as wrap_client_stream
 from ._client.failures import connection_failed
+from ._client.options import ClientKeywords, ClientOptions
 from ._client.target import Target, parse_target
 from ._connection.broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
 from ._connection.connection import WebSocketConnection as WebSocketConnection
@@ -42,7 +43,7 @@ from ._sansio.extensions import (
     PerMessageDeflate as PerMessageDeflate,
 )
 from ._sansio.handshake import ExtraHeaders
-from ._sansio.options import OptionKeywords, Options, check_option_names, with_option_signature
+from ._sansio.options import Options, check_option_names, with_signature_of
 from ._sansio.url import Endpoint as Endpoint
 from ._server.request import (
     WebSocketRequest as WebSocketRequest,
@@ -68,11 +69,11 @@ _LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
 _TIMEOUTS = ("connect_timeout", "disconnect_timeout")
 
 
-def _with_defaults(names: Iterable[str], options: OptionKeywords) -> dict[str, Any]:
+def _with_defaults(names: Iterable[str], options: ClientKeywords) -> dict[str, Any]:
     return {**{name: getattr(Options, name) for name in names}, **options}
 
 
-@with_option_signature
+@with_signature_of(ClientOptions)
 def open_websocket(
     host: str,
     port: int,
@@ -81,7 +82,7 @@ def open_websocket(
     use_ssl: bool | ssl.SSLContext,
     subprotocols: Iterable[str] | None = None,
     extra_headers: ExtraHeaders | None = None,
-    **options: Unpack[OptionKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> AbstractAsyncContextManager[WebSocketConnection]:
     """Open a connection for an ``async with`` block.
 
@@ -99,7 +100,7 @@ def open_websocket(
     :param subprotocols: Names of subprotocols to offer, the preferred one first.
     :param extra_headers: Pairs of name and value. They replace headers of the same name that the
         handshake would send.
-    :param options: See :ref:`options`.
+    :param options: See :ref:`options` and :ref:`client-options`.
     :raises ConnectionFailed: The network prevented the connection.
     :raises ConnectionTimeout: Opening took longer than ``connect_timeout``.
     :raises ConnectionRejected: The server answered with another HTTP status than 101.
@@ -107,12 +108,12 @@ def open_websocket(
     :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close frame
         within ``disconnect_timeout``.
     """
-    checked = Options.of_call(open_websocket, options)
+    checked = ClientOptions.of_call(open_websocket, options)
     target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
     return ConnectionBlock(target, functools.partial(_find_stand_in, target, options))
 
 
-@with_option_signature
+@with_signature_of(ClientOptions)
 @trio.lowlevel.enable_ki_protection
 async def connect_websocket(
     nursery: trio.Nursery,
@@ -123,7 +124,7 @@ async def connect_websocket(
     use_ssl: bool | ssl.SSLContext,
     subprotocols: Iterable[str] | None = None,
     extra_headers: ExtraHeaders | None = None,
-    **options: Unpack[OptionKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> WebSocketConnection:
     """Open a connection whose tasks run in the caller's nursery.
 
@@ -137,22 +138,22 @@ async def connect_websocket(
     :param use_ssl: As in :func:`open_websocket`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options`.
+    :param options: See :ref:`options` and :ref:`client-options`.
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
-    checked = Options.of_call(connect_websocket, options)
+    checked = ClientOptions.of_call(connect_websocket, options)
     target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
     return await connect(nursery, target)
 
 
-@with_option_signature
+@with_signature_of(ClientOptions)
 def open_websocket_url(
     url: object,
     ssl_context: ssl.SSLContext | None = None,
     *,
     subprotocols: Iterable[str] | None = None,
     extra_headers: ExtraHeaders | None = None,
-    **options: Unpack[OptionKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> AbstractAsyncContextManager[WebSocketConnection]:
     """Open a connection to a URL for an ``async with`` block. See :func:`open_websocket`.
 
@@ -162,10 +163,10 @@ def open_websocket_url(
         certificates.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options`.
+    :param options: See :ref:`options` and :ref:`client-options`.
     :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
     """
-    check_option_names(open_websocket_url, options)
+    check_option_names(open_websocket_url, options, ClientOptions)
     target = parse_target(url, ssl_context, extra_headers)
     return open_websocket(
         target.host,
@@ -178,7 +179,7 @@ def open_websocket_url(
     )
 
 
-@with_option_signature
+@with_signature_of(ClientOptions)
 @trio.lowlevel.enable_ki_protection
 async def connect_websocket_url(
     nursery: trio.Nursery,
@@ -187,7 +188,7 @@ async def connect_websocket_url(
     *,
     subprotocols: Iterable[str] | None = None,
     extra_headers: ExtraHeaders | None = None,
-    **options: Unpack[OptionKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> WebSocketConnection:
     """Open a connection to a URL, whose tasks run in the caller's nursery.
 
@@ -199,11 +200,11 @@ async def connect_websocket_url(
     :param ssl_context: As in :func:`open_websocket_url`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options`.
+    :param options: See :ref:`options` and :ref:`client-options`.
     :raises ValueError: As in :func:`open_websocket_url`.
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
-    check_option_names(connect_websocket_url, options)
+    check_option_names(connect_websocket_url, options, ClientOptions)
     target = parse_target(url, ssl_context, extra_headers)
     return await connect_websocket(
         nursery,
@@ -221,7 +222,7 @@ _own_connect_websocket = connect_websocket
 
 
 def _find_stand_in(
-    target: Target, options: OptionKeywords
+    target: Target, options: ClientKeywords
 ) -> Callable[[trio.Nursery], Awaitable[WebSocketConnection]] | None:
     """Return what to call if an application's test has replaced `connect_websocket`, else None."""
     if connect_websocket is _own_connect_websocket:

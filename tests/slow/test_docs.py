@@ -44,6 +44,7 @@ from trio_websocket import (
     serve_websocket,
     wrap_client_stream,
 )
+from trio_websocket._client.options import ClientOptions
 from trio_websocket._sansio.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,8 @@ PAGES = [
     ROOT / "autobahn/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+# The sections of docs/limits.md with a table of options, and the class that declares the options.
+OPTIONS: dict[str, type[Options]] = {"Options": Options, "Options of clients": ClientOptions}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 PACKAGE_HOME = str(Path(trio_websocket.__file__).resolve().parent.parent)
 TIMEOUT = 25
@@ -366,35 +369,42 @@ def keywords(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def test_options_table_shows_every_option_and_its_default() -> None:
-    text = (ROOT / "docs" / "limits.md").read_text("utf-8")
-    section = text.split("\n## Options\n")[1].split("\n## ")[0]
-    shown = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
+    shown: dict[str, str] = {}
     taken = keywords(trio_websocket.open_websocket_url)
+    for title in OPTIONS:
+        section = options_section(title)
+        rows = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
+        shown.update(rows)
+        for name in re.findall(r"`(\w+)`", section.split("\n| ")[0]):
+            having = keywords(getattr(trio_websocket, name))
+            assert {row: taken[row] for row in rows}.items() <= having.items(), name
     for other in ("url", "ssl_context", "subprotocols", "extra_headers"):
         del taken[other]
     assert shown == {name: str(default) for name, default in taken.items()}
-    for name in re.findall(r"`(\w+)`", section.split("\n| ")[0]):
-        assert taken.items() <= keywords(getattr(trio_websocket, name)).items(), name
 
 
-def test_options_table_says_what_the_declarations_say() -> None:
+@pytest.mark.parametrize("title", OPTIONS)
+def test_options_table_says_what_the_declarations_say(title: str) -> None:
+    without_links = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", options_section(title))
+    rows = [line.rstrip(" |") for line in without_links.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(declared_rows(OPTIONS[title]))
+
+
+def options_section(title: str) -> str:
     text = (ROOT / "docs" / "limits.md").read_text("utf-8")
-    section = text.split("\n## Options\n")[1].split("\n## ")[0]
-    without_links = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", section)
-    rows = [line for line in without_links.splitlines() if line.startswith("| `")]
-    assert sorted(rows) == sorted(declared_rows())
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def declared_rows() -> Iterator[str]:
-    (options,) = ast.parse(inspect.getsource(Options)).body
+def declared_rows(kind: type[Options]) -> Iterator[str]:
+    (options,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(options, ast.ClassDef)
     for field, below in zip(options.body, options.body[1:]):
         if isinstance(field, ast.AnnAssign):
             assert isinstance(field.target, ast.Name)
             assert isinstance(below, ast.Expr)
             name, row = field.target.id, " ".join(ast.literal_eval(below.value).split())
-            cells = [f"`{name}`", str(getattr(Options, name)), *row.split(" | ")]
-            yield "| " + " | ".join(cells) + " |" * (6 - len(cells))
+            cells = [f"`{name}`", str(getattr(kind, name)), *row.split(" | ")]
+            yield "| " + " | ".join(cells)
 
 
 def test_tables_of_peers_page_show_every_bound_and_default() -> None:

@@ -20,6 +20,10 @@ from .target import Target
 Connect = Callable[[trio.Nursery], Awaitable[WebSocketConnection]]
 
 
+def _no_stand_in() -> Connect | None:
+    return None
+
+
 class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     """Open a connection, run a block, and close the connection.
 
@@ -27,11 +31,13 @@ class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     unwrapped: the block's own error comes out as it is.
     """
 
-    def __init__(self, target: Target, find_stand_in: Callable[[], Connect | None]) -> None:
+    def __init__(
+        self, target: Target, find_stand_in: Callable[[], Connect | None] = _no_stand_in
+    ) -> None:
         """
         :param target: Where to connect.
         :param find_stand_in: Is called when the block begins. Returns what an application's test
-            calls instead of `connect`, or None.
+            calls instead of `connect`, or None. By default, nothing replaces `connect`.
         """
         self._target = target
         self._find_stand_in = find_stand_in

@@ -13,7 +13,7 @@ from .._sansio.compat import Unpack
 from .._sansio.handshake import ExtraHeaders
 from .._sansio.options import OptionKeywords, Options, with_option_signature
 from .._sansio.url import ascii_host, request_target
-from .dial import open_stream
+from .dial import close_given_stream, open_stream
 from .handshake import shake_hands, timed_out
 from .target import Target
 
@@ -22,11 +22,16 @@ from .target import Target
 async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
     """Open a stream to a server, and a connection over it.
 
-    If cancelled, or if it raises, no task and no socket is left.
+    If cancelled, or if it raises, no task and no stream is left.
     """
-    options, handshake = target.options, target.handshake()
+    options = target.options
+    try:
+        handshake = target.handshake()
+    except BaseException:
+        await close_given_stream(target)
+        raise
     with trio.move_on_after(options.connect_timeout):
-        stream = await open_stream(target.host, target.port, target.use_ssl)
+        stream = await open_stream(target)
         return await shake_hands(nursery, stream, handshake, options)
     text = f"no connection to {target.name} within {options.connect_timeout} s"
     raise timed_out(handshake, text)

@@ -1,44 +1,71 @@
-"""Opening the stream to a server: TCP, and TLS if it is wanted."""
+"""Opening the stream to a server, by the route that the options choose, and TLS if it is wanted."""
 
 from __future__ import annotations
 
+import os
 import ssl
+from typing import cast
 
 import trio
 
-from .._io.groups import UnwrappingGroups
-from .._io.tls_stream import TlsStream
+from .._io.interrupt import call_unprotected
 from .._io.transport import close_now
+from .._sansio.errors import HandshakeError
 from .failures import connection_failed
+from .options import SocketPath, StreamFunction, is_open_stream
+from .target import Target
+from .tcp import open_tcp
+from .tls import start_tls
 
-# The reasons that OpenSSL gives if the server's first bytes are not TLS.
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 
+async def open_stream(target: Target) -> trio.abc.Stream:
+    """Open a stream to a server, with TLS over it unless `use_ssl` is False.
 
-async def open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> trio.abc.Stream:
-    """Open a TCP stream to a server, and TLS over it unless `use_ssl` is False.
-
-    If cancelled, no socket is left.
+    If it fails, or is cancelled, no stream is left, also not one that the application has opened.
 
     :raises ConnectionFailed: The network, or TLS, prevented it.
     """
-    try:
-        with UnwrappingGroups():  # in case of a KeyboardInterrupt, which Trio puts into a group
-            stream = await trio.open_tcp_stream(host, port)
-    except OSError as exc:
-        raise connection_failed(f"can't connect to {host}, port {port}", exc)  # noqa: B904 # has its cause
-    if use_ssl is False:
+    stream = await _open_route(target)
+    if target.use_ssl is False:
         return stream
-    context = ssl.create_default_context() if use_ssl is True else use_ssl
+    context = target.use_ssl if isinstance(target.use_ssl, ssl.SSLContext) else None
+    what = f"no TLS with {target.host}, port {target.port}"
+    hint = " (does the server expect ws:?)"
+    return await start_tls(stream, context, target.server_hostname, what, hint)
+
+
+async def _open_route(target: Target) -> trio.abc.Stream:
+    options = target.options
+    if options.stream is not None:
+        if is_open_stream(options.stream):
+            return cast(trio.abc.Stream, options.stream)
+        return await _call_stream_function(cast(StreamFunction, options.stream), target)
+    if options.unix_socket is not None:
+        return await _open_unix_socket(options.unix_socket)
+    return await open_tcp(target.host, target.port, options)
+
+
+async def _call_stream_function(function: StreamFunction, target: Target) -> trio.abc.Stream:
     try:
-        tls = TlsStream(stream, context, server_hostname=host)
-        await tls.do_handshake()
-    except OSError as exc:
-        await close_now(stream)
-        is_plain = isinstance(exc, ssl.SSLError) and exc.reason in _NOT_TLS
-        hint = " (does the server expect ws:?)" if is_plain else ""
-        raise connection_failed(f"no TLS with {host}, port {port}", exc, hint)  # noqa: B904 # has its cause
-    except BaseException:
-        await close_now(stream)
+        stream = await call_unprotected(function, target.host, target.port)
+    except HandshakeError:
         raise
-    return tls
+    except OSError as exc:
+        what = f"can't connect to {target.host}, port {target.port}"
+        raise connection_failed(what, exc)  # noqa: B904 # has its cause
+    if not is_open_stream(stream):
+        raise TypeError(f"the function {function!r:.100} must return a stream, not {stream!r:.100}")
+    return stream
+
+
+async def _open_unix_socket(path: SocketPath) -> trio.abc.Stream:
+    try:
+        return await trio.open_unix_socket(path)
+    except OSError as exc:
+        raise connection_failed(f"can't connect to {os.fsdecode(path)!r}", exc)  # noqa: B904 # has its cause
+
+
+async def close_given_stream(target: Target) -> None:
+    """Close the open stream that the application has passed, if any."""
+    if is_open_stream(target.options.stream):
+        await close_now(cast(trio.abc.Stream, target.options.stream))

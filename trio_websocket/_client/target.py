@@ -7,8 +7,9 @@ from typing import Iterable, NamedTuple
 
 from .._sansio.client_handshake import ClientHandshake, check_subprotocols
 from .._sansio.handshake import ExtraHeaders, check_headers, header_bytes
-from .._sansio.options import Options, check_ssl_context
+from .._sansio.options import check_ssl_context
 from .._sansio.url import (
+    ascii_host,
     ascii_host_not_url,
     check_port,
     host_header,
@@ -16,6 +17,7 @@ from .._sansio.url import (
     parse_url,
     request_target,
 )
+from .options import ClientOptions
 
 
 class Target:
@@ -29,7 +31,7 @@ class Target:
         use_ssl: bool | ssl.SSLContext,
         subprotocols: Iterable[str] | None,
         extra_headers: ExtraHeaders | None,
-        options: Options,
+        options: ClientOptions,
     ) -> None:
         """The parameters are those of `open_websocket`.
 
@@ -50,6 +52,12 @@ class Target:
         #: A list, if the caller gave an iterator.
         self.extra_headers: ExtraHeaders | None = check_headers(extra_headers)
         self.options = options
+
+    @property
+    def server_hostname(self) -> str:
+        """The name for SNI, and for which the server's certificate must be valid."""
+        name = self.options.server_hostname
+        return self.host if name is None else ascii_host(name)
 
     @property
     def name(self) -> str:
@@ -104,3 +112,26 @@ def parse_target(
         extra_headers = given
     use_ssl = parts.is_secure if ssl_context is None else ssl_context
     return URLTarget(parts.host, parts.port, parts.resource, use_ssl, extra_headers)
+
+
+def target_of_url(
+    url: object,
+    ssl_context: ssl.SSLContext | None,
+    subprotocols: Iterable[str] | None,
+    extra_headers: ExtraHeaders | None,
+    options: ClientOptions,
+) -> Target:
+    """Return the target of a URL.
+
+    The parameters and the errors are those of `open_websocket_url`.
+    """
+    parts = parse_target(url, ssl_context, extra_headers)
+    return Target(
+        parts.host,
+        parts.port,
+        parts.resource,
+        parts.use_ssl,
+        subprotocols,
+        parts.extra_headers,
+        options,
+    )

@@ -88,17 +88,12 @@ class TlsEngine:
         :param context: The settings and certificates.
         :param server_hostname: For clients, the name or address of the server. It is sent to the
             server (SNI), and the server's certificate must be valid for it if the context demands
-            that. A final dot and the zone of an IPv6 address are left out (RFC 6066, 3; RFC 6874,
-            4).
+            that. It goes through `tls_name`.
         :param server_side: True if this side is the server.
         :raises ValueError: The context and the name don't go together. May be an `ssl.SSLError`.
         """
         if context.check_hostname and server_hostname is None and not server_side:
             raise ValueError("check_hostname of the context requires server_hostname")  # not of ssl
-        if server_hostname is not None:
-            server_hostname = server_hostname.partition("%")[0]
-            if server_hostname.endswith("."):
-                server_hostname = server_hostname[:-1]
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         #: OpenSSL's part, which knows the certificates, the version and the cipher.
@@ -106,7 +101,7 @@ class TlsEngine:
             self._incoming,
             self._outgoing,
             server_side=server_side,
-            server_hostname=server_hostname,
+            server_hostname=None if server_hostname is None else tls_name(server_hostname),
         )
         #: True if the handshake is over.
         self.is_open = False
@@ -279,6 +274,15 @@ def _error(reason: str) -> ssl.SSLError:
     error = ssl.SSLError(ssl.SSL_ERROR_SSL, reason)
     error.library, error.reason = "SSL", reason  # as OpenSSL's errors have them
     return error
+
+
+def tls_name(host: str) -> str:
+    """Return a host without a final dot and without the zone of an IPv6 address.
+
+    TLS and certificates have neither (RFC 6066, 3; RFC 6874, 4).
+    """
+    name = host.partition("%")[0]
+    return name[:-1] if name.endswith(".") else name
 
 
 def tls_slices(data: bytes | bytearray | memoryview) -> list[memoryview]:

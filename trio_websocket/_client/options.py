@@ -1,0 +1,134 @@
+"""The options that only functions take that open a connection to a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import ssl
+from typing import Awaitable, Callable, Sequence, Tuple, Union
+
+import trio
+
+from .._sansio.handshake import check_headers
+from .._sansio.options import OptionKeywords, Options, check_int, check_ssl_context, option
+from .._sansio.url import ascii_host
+
+#: A function of the application's that opens a stream to a host and a port.
+StreamFunction = Callable[[str, int], Awaitable[trio.abc.Stream]]
+#: The path of a file, or an abstract name that begins with a NUL.
+SocketPath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+#: Headers for each request to a proxy. There may be several, so it can't be an iterator.
+ProxyHeaders = Sequence[Tuple[Union[bytes, str], Union[bytes, str]]]
+
+
+def is_open_stream(value: object) -> bool:
+    """Return True if the value is a stream, and not a function that opens one.
+
+    It need not derive from `trio.abc.Stream`.
+    """
+    return all(hasattr(value, name) for name in ("send_all", "receive_some", "aclose"))
+
+
+def _check_stream(name: str, value: object) -> None:
+    if not is_open_stream(value) and not callable(value):
+        wanted = f"{name} must be an open Trio stream, or an async function (host, port) -> Stream"
+        raise TypeError(f"{wanted}, not {value!r:.100}")
+
+
+def _check_unix_socket(name: str, value: object) -> None:
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"{name} must be a path: str, bytes or os.PathLike, not {value!r:.100}")
+    path = os.fsencode(value)
+    if not path:
+        raise ValueError(f"{name} must not be empty")
+    if b"\0" in path and not path.startswith(b"\0"):
+        raise ValueError(f"{name} must not contain NUL, except as the first byte, not {value!r}")
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str or None, not {value!r:.100}")
+
+
+def _check_server_hostname(name: str, value: object) -> None:
+    _check_text(name, value)
+    try:
+        host = ascii_host(value)
+    except ValueError as exc:
+        raise ValueError(f"{name} must be a host name or an IP address: {exc}") from exc
+    if not host:
+        raise ValueError(f"{name} must be a host name or an IP address, not {value!r}")
+
+
+def _check_proxy(name: str, value: object) -> None:
+    if not isinstance(value, str):  # don't show the value: it may contain a password
+        raise TypeError(f'{name} must be a URL, "env" or None, not a {type(value).__name__}')
+
+
+def _check_proxy_headers(name: str, value: object) -> None:
+    wanted = f"{name} must be a list of (name, value) pairs, each of them ASCII str, or bytes"
+    error: type[Exception] = TypeError
+    try:
+        if isinstance(value, Sequence):
+            check_headers(value)
+            return
+    except TypeError:
+        pass
+    except ValueError:
+        error = ValueError
+    raise error(wanted)  # not from the one above, which may show a password
+
+
+def _check_proxy_ssl_context(name: str, value: object) -> None:
+    check_ssl_context(value, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientOptions(Options):
+    """The options of a client: those of a connection, and how to reach the server.
+
+    To add one, declare it here, in `ClientKeywords`, and in docs/limits.md; see `Options`.
+    """
+
+    stream: trio.abc.Stream | StreamFunction | None = option(None, _check_stream)  # noqa: RUF009 # a field
+    """an open Trio stream, or an async function `(host, port) -> Stream` | the connection uses
+    this stream instead of TCP; the library closes it"""
+    unix_socket: SocketPath | None = option(None, _check_unix_socket)  # noqa: RUF009 # a field
+    """the path of a Unix-domain socket: `str`, `bytes` or `os.PathLike`; an abstract name begins
+    with a NUL | the connection uses this socket instead of TCP"""
+    local_address: str | None = option(None, _check_text)
+    """an IP address of this machine | the TCP connection comes from this address, as in
+    `trio.open_tcp_stream`"""
+    server_hostname: str | None = option(None, _check_server_hostname)
+    """a host name or an IP address | TLS sends this name (SNI), and the certificate must be valid
+    for it; by default, the host"""
+    proxy: str | None = option(None, _check_proxy, is_secret=True)
+    """a URL, or `"env"` for the environment's settings | the connection goes through this proxy"""
+    proxy_headers: ProxyHeaders | None = option(None, _check_proxy_headers, is_secret=True)  # noqa: RUF009 # a field
+    """pairs of name and value | added to the request to an HTTP proxy"""
+    proxy_ssl_context: ssl.SSLContext | None = option(None, _check_proxy_ssl_context)  # noqa: RUF009 # a field
+    """an `ssl.SSLContext` | for the TLS connection to an `https:` proxy; by default, one with the
+    system's certificates"""
+    max_redirects: int = option(0, check_int)
+    """redirects that are followed | a redirect may lead to another server, so following them is
+    your choice"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        routes = ("proxy", "stream", "unix_socket")
+        given = [name for name in routes if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"pass at most one of {', '.join(routes)}, not {' and '.join(given)}")
+
+
+class ClientKeywords(OptionKeywords, total=False):
+    """All options of a client, for type checkers."""
+
+    stream: trio.abc.Stream | StreamFunction | None
+    unix_socket: SocketPath | None
+    local_address: str | None
+    server_hostname: str | None
+    proxy: str | None
+    proxy_headers: ProxyHeaders | None
+    proxy_ssl_context: ssl.SSLContext | None
+    max_redirects: int
