@@ -104,6 +104,8 @@ def open_websocket(
     :raises ConnectionFailed: The network prevented the connection.
     :raises ConnectionTimeout: Opening took longer than ``connect_timeout``.
     :raises ConnectionRejected: The server answered with another HTTP status than 101.
+    :raises RedirectError: The server redirected, ``max_redirects`` is not 0, and the redirect
+        breaks a rule.
     :raises HandshakeError: The server's response is not valid.
     :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close frame
         within ``disconnect_timeout``.

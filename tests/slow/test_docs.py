@@ -135,6 +135,14 @@ async def flood(request: WebSocketRequest) -> None:
     await ws.send_message(bytes(2**20))
 
 
+async def moved(request: WebSocketRequest) -> None:
+    """Redirect from /old to /new."""
+    if request.path == "/old":
+        await request.reject(301, extra_headers=[(b"Location", b"/new")])
+    else:
+        await echo(request)
+
+
 async def refuse(request: WebSocketRequest) -> None:
     await request.reject(403, body=b"no entry")
 
@@ -203,6 +211,7 @@ PEERS: dict[str, Callable[[], Any]] = {
     "feed": lambda: serving(feed),
     "leave": lambda: serving(leave),
     "flood": lambda: serving(flood),
+    "moved": lambda: serving(moved),
     "refuse": lambda: serving(refuse),
     "nobody": nobody,
     "silence": silence,

@@ -10,17 +10,20 @@ from .._connection.connection import WebSocketConnection
 from .._io.transport import is_tls
 from .._sansio.client_handshake import ClientHandshake
 from .._sansio.compat import Unpack
+from .._sansio.errors import ConnectionRejected
 from .._sansio.handshake import ExtraHeaders
 from .._sansio.options import OptionKeywords, Options, with_option_signature
+from .._sansio.redirects import Redirects
 from .._sansio.url import ascii_host, request_target
 from .dial import close_given_stream, open_stream
 from .handshake import shake_hands, timed_out
+from .options import is_open_stream
 from .target import Target
 
 
 @trio.lowlevel.enable_ki_protection
 async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
-    """Open a stream to a server, and a connection over it.
+    """Open a stream to a server, and a connection over it. Follow up to `max_redirects` redirects.
 
     If cancelled, or if it raises, no task and no stream is left.
     """
@@ -30,9 +33,23 @@ async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
     except BaseException:
         await close_given_stream(target)
         raise
+    redirects = Redirects(
+        target.url,
+        options.max_redirects,
+        has_open_stream=is_open_stream(options.stream),
+        has_unix_socket=options.unix_socket is not None,
+    )
     with trio.move_on_after(options.connect_timeout):
-        stream = await open_stream(target)
-        return await shake_hands(nursery, stream, handshake, options)
+        while True:
+            try:
+                stream = await open_stream(target)
+                return await shake_hands(nursery, stream, handshake, options)
+            except ConnectionRejected as exc:
+                url = redirects.follow(exc)
+                if url is None:
+                    raise
+            target = target.redirected(url)
+            handshake = target.handshake()
     text = f"no connection to {target.name} within {options.connect_timeout} s"
     raise timed_out(handshake, text)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from typing import Iterable, NamedTuple
 
 from .._sansio.client_handshake import ClientHandshake, check_subprotocols
 from .._sansio.handshake import ExtraHeaders, check_headers, header_bytes
 from .._sansio.options import check_ssl_context
+from .._sansio.redirects import is_same_origin
 from .._sansio.url import (
+    URL,
     ascii_host,
     ascii_host_not_url,
     check_port,
@@ -63,6 +66,29 @@ class Target:
     def name(self) -> str:
         """The host and, unless it is the default, the port: the Host header."""
         return host_header(self.host, self.port, is_secure=self.use_ssl is not False)
+
+    @property
+    def url(self) -> URL:
+        """The URL of the server, without credentials."""
+        resource = request_target(self.resource)
+        return URL(self.host, self.port, resource, self.use_ssl is not False, credentials=None)
+
+    def redirected(self, url: URL) -> Target:
+        """Return the target of a redirect.
+
+        Another origin gets no `extra_headers`, which contain the credentials of the URL, and no
+        `server_hostname`.
+        """
+        is_same = is_same_origin(self.url, url)
+        return Target(
+            url.host,
+            url.port,
+            url.resource,
+            url.is_secure if self.use_ssl is False else self.use_ssl,
+            self.subprotocols,
+            self.extra_headers if is_same else None,
+            self.options if is_same else dataclasses.replace(self.options, server_hostname=None),
+        )
 
     def handshake(self) -> ClientHandshake:
         """Return the handshake that sends the request.

@@ -52,16 +52,16 @@ class Redirects:
         self._has_open_stream = has_open_stream
         self._has_unix_socket = has_unix_socket
 
-    def follow(self, rejection: ConnectionRejected) -> URL:
-        """Return the URL to request next.
+    def follow(self, rejection: ConnectionRejected) -> URL | None:
+        """Return the URL to request next, or None if the response is final.
+
+        It is final if it is not a redirect, or if `max_redirects` is 0.
 
         :param rejection: The server's response to the latest request.
         :raises RedirectError: The response is a redirect that breaks a rule.
-        :raises ConnectionRejected: It is the rejection itself, because it is not a redirect, or
-            `max_redirects` is 0.
         """
         if self._max_redirects == 0 or rejection.status_code not in _STATUSES:
-            raise rejection
+            return None
         try:
             url = self._next(rejection.headers)
         except (_Refused, ValueError) as exc:
