@@ -16,9 +16,10 @@ import trio
 
 from ._client.block import ConnectionBlock
 from ._client.connect import connect, wrap_client_stream as wrap_client_stream
+from ._client.dial import check_or_close
 from ._client.failures import connection_failed
 from ._client.options import ClientKeywords, ClientOptions
-from ._client.target import Target, parse_target
+from ._client.target import Target, URLTarget, parse_target
 from ._connection.broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
 from ._connection.connection import WebSocketConnection as WebSocketConnection
 from ._connection.message_stream import MessageStream as MessageStream
@@ -143,9 +144,12 @@ async def connect_websocket(
     :param options: See :ref:`options` and :ref:`client-options`.
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
-    checked = ClientOptions.of_call(connect_websocket, options)
-    target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
-    return await connect(nursery, target)
+
+    def check() -> Target:
+        checked = ClientOptions.of_call(connect_websocket, options)
+        return Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
+
+    return await connect(nursery, await check_or_close(check, options.get("stream")))
 
 
 @with_signature_of(ClientOptions)
@@ -206,8 +210,12 @@ async def connect_websocket_url(
     :raises ValueError: As in :func:`open_websocket_url`.
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
-    check_option_names(connect_websocket_url, options, ClientOptions)
-    target = parse_target(url, ssl_context, extra_headers)
+
+    def check() -> URLTarget:
+        check_option_names(connect_websocket_url, options, ClientOptions)
+        return parse_target(url, ssl_context, extra_headers)
+
+    target = await check_or_close(check, options.get("stream"))
     return await connect_websocket(
         nursery,
         target.host,

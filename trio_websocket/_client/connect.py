@@ -15,7 +15,7 @@ from .._sansio.handshake import ExtraHeaders
 from .._sansio.options import OptionKeywords, Options, with_option_signature
 from .._sansio.redirects import Redirects
 from .._sansio.url import ascii_host, request_target
-from .dial import close_given_stream, open_stream
+from .dial import check_or_close, open_stream
 from .handshake import shake_hands, timed_out
 from .options import is_open_stream
 from .target import Target
@@ -28,11 +28,7 @@ async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
     If cancelled, or if it raises, no task and no stream is left.
     """
     options = target.options
-    try:
-        handshake = target.handshake()
-    except BaseException:
-        await close_given_stream(target)
-        raise
+    handshake = await check_or_close(target.handshake, options.stream)
     redirects = Redirects(
         target.url,
         options.max_redirects,

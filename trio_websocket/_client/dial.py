@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import ssl
-from typing import cast
+from typing import Callable, TypeVar, cast
 
 import trio
 
@@ -16,6 +17,8 @@ from .options import SocketPath, StreamFunction, is_open_stream
 from .target import Target
 from .tcp import open_tcp
 from .tls import start_tls
+
+_T = TypeVar("_T")
 
 
 async def open_stream(target: Target) -> trio.abc.Stream:
@@ -47,15 +50,28 @@ async def _open_route(target: Target) -> trio.abc.Stream:
 
 async def _call_stream_function(function: StreamFunction, target: Target) -> trio.abc.Stream:
     try:
-        stream = await call_unprotected(function, target.host, target.port)
+        stream = await call_unprotected(_call_awaitable, function, target.host, target.port)
     except HandshakeError:
         raise
     except OSError as exc:
         what = f"can't connect to {target.host}, port {target.port}"
         raise connection_failed(what, exc)  # noqa: B904 # has its cause
     if not is_open_stream(stream):
-        raise TypeError(f"the function {function!r:.100} must return a stream, not {stream!r:.100}")
+        raise _wrong_result(function, stream)
     return stream
+
+
+async def _call_awaitable(function: StreamFunction, host: str, port: int) -> trio.abc.Stream:
+    result = function(host, port)
+    if not inspect.isawaitable(result):
+        raise _wrong_result(function, result)
+    return await result
+
+
+def _wrong_result(function: StreamFunction, result: object) -> TypeError:
+    name = getattr(function, "__qualname__", f"{function!r:.100}")
+    wanted = "stream must be an open stream, or an async function that returns one"
+    return TypeError(f"{wanted}: {name} returned {result!r:.100}")
 
 
 async def _open_unix_socket(path: SocketPath) -> trio.abc.Stream:
@@ -65,7 +81,15 @@ async def _open_unix_socket(path: SocketPath) -> trio.abc.Stream:
         raise connection_failed(f"can't connect to {os.fsdecode(path)!r}", exc)  # noqa: B904 # has its cause
 
 
-async def close_given_stream(target: Target) -> None:
-    """Close the open stream that the application has passed, if any."""
-    if is_open_stream(target.options.stream):
-        await close_now(cast(trio.abc.Stream, target.options.stream))
+async def check_or_close(check: Callable[[], _T], stream: object) -> _T:
+    """Return ``check()``. If that raises, close the stream of the application's, if it is open.
+
+    :param check: Checks arguments, and raises if one is wrong.
+    :param stream: The option ``stream``.
+    """
+    try:
+        return check()
+    except BaseException:
+        if is_open_stream(stream):
+            await close_now(cast(trio.abc.Stream, stream))
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import ssl
 from typing import Awaitable, Callable, Sequence, Tuple, Union
@@ -26,7 +27,9 @@ def is_open_stream(value: object) -> bool:
 
     It need not derive from `trio.abc.Stream`.
     """
-    return all(hasattr(value, name) for name in ("send_all", "receive_some", "aclose"))
+    return not isinstance(value, type) and all(
+        hasattr(value, name) for name in ("send_all", "receive_some", "aclose")
+    )
 
 
 def _check_stream(name: str, value: object) -> None:
@@ -56,8 +59,16 @@ def _check_server_hostname(name: str, value: object) -> None:
         host = ascii_host(value)
     except ValueError as exc:
         raise ValueError(f"{name} must be a host name or an IP address: {exc}") from exc
-    if not host:
+    if not host or (":" in host and not _is_ipv6(host)):
         raise ValueError(f"{name} must be a host name or an IP address, not {value!r}")
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _check_proxy(name: str, value: object) -> None:
@@ -81,6 +92,18 @@ def _check_proxy_headers(name: str, value: object) -> None:
 
 def _check_proxy_ssl_context(name: str, value: object) -> None:
     check_ssl_context(value, name)
+    assert isinstance(value, ssl.SSLContext)
+    check_client_context(name, value)
+
+
+def check_client_context(name: str, context: ssl.SSLContext) -> None:
+    """Raise if an SSL context was made for servers.
+
+    :raises ValueError: It was.
+    """
+    if context.protocol == ssl.PROTOCOL_TLS_SERVER:
+        hint = "use ssl.create_default_context()"
+        raise ValueError(f"{name} must be a context for clients, not for servers: {hint}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +142,8 @@ class ClientOptions(Options):
         given = [name for name in routes if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"pass at most one of {', '.join(routes)}, not {' and '.join(given)}")
+        if self.local_address is not None and given not in ([], ["proxy"]):
+            raise ValueError(f"local_address needs a TCP connection: don't pass it with {given[0]}")
 
 
 class ClientKeywords(OptionKeywords, total=False):

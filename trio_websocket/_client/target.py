@@ -20,7 +20,7 @@ from .._sansio.url import (
     parse_url,
     request_target,
 )
-from .options import ClientOptions
+from .options import ClientOptions, check_client_context
 
 
 class Target:
@@ -44,6 +44,8 @@ class Target:
         if not isinstance(use_ssl, (bool, ssl.SSLContext)):
             text = "`use_ssl` argument must be bool or ssl.SSLContext"
             raise TypeError(f"{text}, not {use_ssl!r:.100}")
+        if use_ssl is not False and use_ssl is not True:
+            check_client_context("use_ssl", use_ssl)
         check_port(port)
         #: The host, as DNS and TLS need it.
         self.host: str = ascii_host_not_url(host)

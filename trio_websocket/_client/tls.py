@@ -36,12 +36,12 @@ async def start_tls(
     """
     try:
         tls = _wrap(stream, context or default_context(), server_hostname)
-        await tls.do_handshake()
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        await close_now(stream)
-        cause = unwrap_network_error(exc)
-        is_plain = isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS
-        raise connection_failed(what, cause, hint if is_plain else "")  # noqa: B904 # has its cause
+        try:
+            await tls.do_handshake()
+        except Exception as exc:  # a stream of the application's may raise anything
+            cause = unwrap_network_error(exc)
+            is_plain = isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS
+            raise connection_failed(what, cause, hint if is_plain else "")  # noqa: B904 # has its cause
     except BaseException:
         await close_now(stream)
         raise

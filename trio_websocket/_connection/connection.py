@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import ssl
 from typing import Any, AsyncIterable, Iterable, Iterator, Literal, Sequence, Union, overload
 
 import trio
@@ -17,12 +18,7 @@ from .._io.sockets import Address
 from .._io.transport import Transport
 from .._sansio.compat import Unpack
 from .._sansio.costs import SEND_BYTES_PER_COST
-from .._sansio.errors import (
-    CloseReason,
-    ConnectionClosed,
-    is_normal,
-    sendable_close,
-)
+from .._sansio.errors import CloseReason, ConnectionClosed, is_normal, sendable_close
 from .._sansio.extensions import DeflateParameters
 from .._sansio.frames import check_reason
 from .._sansio.handshake import ExtraHeaders, HandshakeResult
@@ -145,6 +141,15 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """
         handshake = self._lifecycle.handshake
         return None if handshake.origin is None else f"{handshake.origin}{handshake.path}"
+
+    @ReplaceableProperty
+    def ssl_object(self) -> ssl.SSLObject | None:
+        """The TLS connection, for the peer's certificate and the cipher, or None without TLS.
+
+        It is kept after closing. With TLS inside TLS, it is the inner one, which encrypts the
+        messages. Don't read, write or unwrap it.
+        """
+        return self._lifecycle.transport.ssl_object
 
     @property
     def subprotocol(self) -> str | None:

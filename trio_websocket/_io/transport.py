@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import sys
 from typing import Any, Awaitable, Callable, Sequence
 
@@ -102,6 +103,15 @@ class Transport:
         if name is None:
             return safe_repr(self.stream)
         return address(name, is_ssl=is_tls(self.stream))
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject | None:
+        """OpenSSL's part of the TLS next to our data, also after closing; None without TLS."""
+        if isinstance(self.stream, trio.SSLStream):
+            # It has no such attribute in public, but passes on the methods.
+            found: ssl.SSLObject = self.stream.pending.__self__
+            return found
+        return None if self._tls is None else self._tls.ssl_object
 
     @property
     def is_closed(self) -> bool:
