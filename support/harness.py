@@ -43,6 +43,7 @@ from trio._core._run import _r as scheduler  # it shuffles the runnable tasks
 
 from support.frames import CLOSE, PING, close_payload
 from support.listeners import MemoryListener
+from support.peer import accepting
 from support.streams import (
     close_sockets,
     lockstep_pair,
@@ -149,6 +150,7 @@ class Stage:
         self._unused: Stream | None = None  # our end, until the library owns it
         self._listener = MemoryListener()
         self._port = 1  # any number, if nothing listens
+        self._options: dict[str, Any] = {}  # of a client that is redirected
 
     # -- the call under test
 
@@ -254,8 +256,9 @@ class Stage:
         self.clock.autojump_threshold = min(self.clock.autojump_threshold, JUMP_WHEN_HURRYING)
         if isinstance(self._near, FaultyStream):
             self._near.strike(FAULT[self.interruption.kind])
-        elif self.far_ends:
-            self.far_ends[0].strike(self.interruption.kind)
+        elif self.far_ends and self.transport != "memory":
+            current = next((peer for peer in self.far_ends if not peer.is_over), self.far_ends[0])
+            current.strike(self.interruption.kind)
 
     def _check_duration(self, start: float, *, is_bounded: bool) -> None:
         duration = trio.current_time() - start
@@ -287,6 +290,8 @@ class Stage:
         """
         if self.transport == "memory":
             ours, theirs = await (lockstep_pair() if lockstep else memory_pair())
+            if self._options:  # the stream before is closed
+                self._near = None
             if self.interruption.is_fault and self._near is None:
                 ours = FaultyStream(CountedStream(ours, self.operation))
                 if self.is_struck:
@@ -351,10 +356,13 @@ class Stage:
             self._unused, theirs = await self.streams()
             self.peers.start_soon(peer.run, theirs)
         else:
-            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            self._port = listener.socket.getsockname()[1]
-            self.peers.start_soon(self._accept, listener, peer)
+            self._port = await self._listen(peer)
         return peer
+
+    async def _listen(self, peer: StrictPeer) -> int:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.peers.start_soon(self._accept, listener, peer)
+        return int(listener.socket.getsockname()[1])
 
     async def _accept(self, listener: trio.SocketListener, peer: StrictPeer) -> None:
         async with listener:
@@ -370,10 +378,36 @@ class Stage:
 
     async def _connect(self, nursery: trio.Nursery, *_: Any, **__: Any) -> WebSocketConnection:
         self._unused = None
-        if self._near is not None:
+        if self._near is not None and not self._options:
             return await wrap_client_stream(nursery, self._near, "example.org", "/")
-        use_ssl = self._client_context
-        return await connect_websocket(nursery, "127.0.0.1", self._port, "/", use_ssl=use_ssl)
+        use_ssl, options = self._client_context, self._options
+        return await connect_websocket(
+            nursery, "127.0.0.1", self._port, "/", use_ssl=use_ssl, **options
+        )
+
+    async def redirecting_server(self) -> StrictPeer:
+        """Start a peer that redirects a client to another one, which this returns."""
+        peers = [self.peer(), self.peer()]
+        second = peers[1]
+        ports = [1, 2]
+        if self.transport == "memory":
+
+            async def open_stream(host: str, port: int) -> Stream:
+                ours, theirs = await self.streams()
+                self.peers.start_soon(peers.pop(0).run, theirs)
+                return ours
+
+            self._options["stream"] = open_stream
+        else:
+            ports = [await self._listen(peer) for peer in peers]
+        scheme = "wss" if self.transport == "tls" else "ws"
+        location = f"{scheme}://127.0.0.1:{ports[1]}/".encode()
+        peers[0].response = lambda request: (
+            b"HTTP/1.1 302 Found\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % location
+        )
+        self._port = ports[0]
+        self._options["max_redirects"] = 1
+        return second
 
     @contextlib.asynccontextmanager
     async def client_block(self) -> AsyncIterator[WebSocketConnection]:
@@ -487,7 +521,8 @@ class Stage:
         for peer in self.far_ends if not (self.is_struck or self.ends_abruptly) else ():
             if peer.is_torn:
                 raise Violation(f"the peer saw a torn frame or message behind {peer.frames[-3:]}")
-            if self.has_opened and not any(found.opcode == CLOSE for found in peer.frames):
+            must_close = self.has_opened and peer.response is accepting
+            if must_close and not any(found.opcode == CLOSE for found in peer.frames):
                 raise Violation(f"the peer saw no Close frame, but {peer.frames[-3:]}")
         self.peers.cancel_scope.cancel()
 

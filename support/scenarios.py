@@ -115,6 +115,20 @@ async def be_rejected(stage: Stage) -> None:
         )
 
 
+@scenario("client")
+async def follow_a_redirect(stage: Stage) -> None:
+    peer = await stage.redirecting_server()
+
+    async def call() -> None:
+        stage.keep(await stage.connect())
+
+    with leaving_no_task(stage):
+        await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
+    for connection in stage.connections:
+        await stage.converse(connection, peer)
+        await stage.close(connection, peer)
+
+
 @scenario("server")
 async def accept(stage: Stage) -> None:
     ours, theirs = await stage.streams()
