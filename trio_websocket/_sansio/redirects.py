@@ -9,7 +9,7 @@ from typing import Iterable
 
 from .errors import ConnectionRejected, RedirectError, printable
 from .handshake import header_values
-from .url import CREDENTIALS, DEFAULT_PORTS, URL, ascii_host
+from .url import DEFAULT_PORTS, URL, ascii_host
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})
 _IS_SECURE = {"ws": False, "http": False, "wss": True, "https": True}
@@ -21,7 +21,8 @@ _REFERENCE = re.compile(
 )
 # Some programs take a backslash for a slash, so they see another host.
 _NOT_IN_LOCATION = re.compile(rb"[^\x21-\x7e]|\\")
-_HOST_AND_PORT = re.compile(r"(?P<host>\[[^]]*\]|[^]:[]*)(?::(?P<port>[0-9]{0,5}))?")
+# The credentials are not used (RFC 9110, 4.2.4).
+_AUTHORITY = re.compile(r"(?:[^]@[]*@)?(?P<host>\[[^]@[]*\]|[^]@:[]*)(?::(?P<port>[0-9]{0,5}))?")
 _NAME = re.compile(r"[a-z0-9._~-]{1,253}")  # the length of a DNS name (RFC 1035, 2.3.4)
 
 
@@ -138,8 +139,7 @@ def resolve(current: URL, location: bytes) -> URL:
 
 
 def _host_and_port(authority: str, location: bytes, is_secure: bool) -> tuple[str, int]:
-    # Credentials of a Location are not used (RFC 9110, 4.2.4).
-    found = _HOST_AND_PORT.fullmatch(authority.rpartition("@")[2])
+    found = _AUTHORITY.fullmatch(authority)
     if found is None:
         raise ValueError(f"{_text(location)} has a bad host or port")
     port = int(found["port"] or DEFAULT_PORTS[is_secure])
@@ -195,6 +195,9 @@ def _shown(url: URL) -> str:
 
 
 def _text(location: bytes) -> str:
-    """Return a Location for the text of an error, without the credentials that it may contain."""
-    text = location.decode("latin-1")
-    return repr(printable(CREDENTIALS.sub("//***@", text, count=1), 100))
+    """Return a Location for the text of an error, without the credentials that it may contain.
+
+    It need not be a URL, so they may be anywhere before an "@".
+    """
+    _, at, rest = location.decode("latin-1").rpartition("@")
+    return f"'{printable(f'***@{rest}' if at else rest, 100)}'"

@@ -18,7 +18,7 @@ _SCHEMES = {"http": "; use ws: in place of http:", "https": "; use wss: in place
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _MAX_LABEL = 63  # bytes (RFC 1035, 2.3.4)
 _PORT = re.compile(r":[0-9]*\Z")
-CREDENTIALS = re.compile(r"//[^/?#]*@")  # error messages don't show these
+_CREDENTIALS = re.compile(r"//[^/?#]*@")  # error messages don't show these
 _NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]")
 
 
@@ -87,7 +87,7 @@ def parse_url(url: object) -> URL:
     if url is None or isinstance(url, (bytes, bytearray, memoryview, numbers.Number)):
         raise TypeError(f"url must be a str or an object whose str() is a URL, not {url!r:.100}")
     text = str(url)
-    shown = repr(CREDENTIALS.sub("//***@", text, count=1))
+    shown = repr(_CREDENTIALS.sub("//***@", text, count=1))
     try:
         parts = urllib.parse.urlsplit(text)
         port = parts.port
