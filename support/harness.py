@@ -19,7 +19,6 @@ import os
 import sys
 import time
 import traceback
-import unittest.mock
 import warnings
 from pathlib import Path
 from typing import (
@@ -45,6 +44,7 @@ from support.frames import CLOSE, PING, close_payload
 from support.listeners import MemoryListener
 from support.peer import accepting
 from support.streams import (
+    WrappedStream,
     close_sockets,
     lockstep_pair,
     memory_pair,
@@ -374,15 +374,12 @@ class Stage:
 
     async def connect(self) -> WebSocketConnection:
         """Connect to `raw_server`."""
-        return await self._connect(self.nursery)
-
-    async def _connect(self, nursery: trio.Nursery, *_: Any, **__: Any) -> WebSocketConnection:
         self._unused = None
         if self._near is not None and not self._options:
-            return await wrap_client_stream(nursery, self._near, "example.org", "/")
+            return await wrap_client_stream(self.nursery, self._near, "example.org", "/")
         use_ssl, options = self._client_context, self._options
         return await connect_websocket(
-            nursery, "127.0.0.1", self._port, "/", use_ssl=use_ssl, **options
+            self.nursery, "127.0.0.1", self._port, "/", use_ssl=use_ssl, **options
         )
 
     async def redirecting_server(self) -> StrictPeer:
@@ -409,17 +406,34 @@ class Stage:
         self._options["max_redirects"] = 1
         return second
 
+    async def open_stream(self, *_: object) -> Stream:
+        """Open a stream to `raw_server` that is no socket, as an application may."""
+        if self._near is None:
+            return WrappedStream(await trio.open_tcp_stream("127.0.0.1", self._port))
+        self._unused = None
+        return self._near
+
+    async def given_stream(self) -> Stream:
+        """Return an open stream to `raw_server`, which an application passes to `open_websocket`.
+
+        It is the application's if a KeyboardInterrupt comes before the block begins.
+        """
+        self._unused = await self.open_stream()
+        return self._unused
+
     @contextlib.asynccontextmanager
-    async def client_block(self) -> AsyncIterator[WebSocketConnection]:
-        """Connect to `raw_server` for a block."""
-        with contextlib.ExitStack() as stack:
-            if self._near is not None:
-                name = "trio_websocket._impl.connect_websocket"
-                stack.enter_context(unittest.mock.patch(name, self._connect))
-            use_ssl = self._client_context
-            async with open_websocket("127.0.0.1", self._port, "/", use_ssl=use_ssl) as connection:
-                self.has_opened = True
-                yield connection
+    async def client_block(
+        self, stream: Stream | Callable[[str, int], Awaitable[Stream]] | None = None
+    ) -> AsyncIterator[WebSocketConnection]:
+        """Connect to `raw_server` for a block, over TCP or the stream."""
+        if self._near is not None:
+            stream = stream or self.open_stream
+        use_ssl = self._client_context
+        async with open_websocket(
+            "127.0.0.1", self._port, "/", use_ssl=use_ssl, stream=stream
+        ) as connection:
+            self.has_opened = True
+            yield connection
 
     # -- servers under test
 

@@ -59,10 +59,23 @@ def leaving_no_task(stage: Stage) -> Iterator[None]:
 
 @scenario("client")
 async def open_a_block(stage: Stage) -> None:
-    peer = await stage.raw_server(echoes=True)
+    await _open_a_block(stage, await stage.raw_server(echoes=True), None)
 
+
+@scenario("client")
+async def open_a_block_over_a_stream_function(stage: Stage) -> None:
+    await _open_a_block(stage, await stage.raw_server(echoes=True), stage.open_stream)
+
+
+@scenario("client")
+async def open_a_block_over_an_open_stream(stage: Stage) -> None:
+    peer = await stage.raw_server(echoes=True)
+    await _open_a_block(stage, peer, await stage.given_stream())
+
+
+async def _open_a_block(stage: Stage, peer: StrictPeer, stream: Any) -> None:
     async def block() -> None:
-        async with stage.client_block() as connection:
+        async with stage.client_block(stream) as connection:
             await connection.send_message("hello")
             assert await connection.get_message() == "hello"
 

@@ -101,7 +101,8 @@ def open_websocket(
     :param subprotocols: Names of subprotocols to offer, the preferred one first.
     :param extra_headers: Pairs of name and value. They replace headers of the same name that the
         handshake would send.
-    :param options: See :ref:`options` and :ref:`client-options`.
+    :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
+        library from when the block begins. It is closed in every case.
     :raises ConnectionFailed: The network prevented the connection.
     :raises ConnectionTimeout: Opening took longer than ``connect_timeout``.
     :raises ConnectionRejected: The server answered with another HTTP status than 101.
@@ -141,7 +142,8 @@ async def connect_websocket(
     :param use_ssl: As in :func:`open_websocket`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`.
+    :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
+        library from when this is awaited. It is closed in every case, also if an argument is wrong.
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
 
@@ -169,7 +171,8 @@ def open_websocket_url(
         certificates.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`.
+    :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
+        library from when the block begins. It is closed in every case.
     :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
     """
     check_option_names(open_websocket_url, options, ClientOptions)
@@ -206,7 +209,8 @@ async def connect_websocket_url(
     :param ssl_context: As in :func:`open_websocket_url`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`.
+    :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
+        library from when this is awaited. It is closed in every case, also if an argument is wrong.
     :raises ValueError: As in :func:`open_websocket_url`.
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import ssl
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable
@@ -15,10 +17,14 @@ import trio
 import trio.testing
 import trustme
 
+from support.relay import RELAY
 from support.servers import Handler, assert_fails, echo, serve
 from support.streams import socket_pair, tls_contexts
 from trio_websocket import (
+    CloseReason,
+    ConnectionClosed,
     Endpoint,
+    PerMessageDeflate,
     WebSocketConnection,
     WebSocketRequest,
     WebSocketServer,
@@ -100,6 +106,47 @@ async def test_open_websocket_url_unix_socket_missing_names_it(tmp_path: Path, u
 @unix
 async def test_open_websocket_url_unix_socket_name_too_long_is_connection_failed() -> None:
     await assert_fails(WS, "path too long", unix_socket="x" * 200)
+
+
+# -- pipes of a process
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_open_websocket_url_over_pipes_of_process_carries_messages(
+    nursery: trio.Nursery, is_tls: bool
+) -> None:
+    async def open_pipes(host: str, port: int) -> trio.abc.Stream:
+        command = [sys.executable, "-c", RELAY, "-W", f"{host}:{port}"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = await processes.start(functools.partial(trio.run_process, command, **pipes))
+        return trio.StapledStream(process.stdin, process.stdout)
+
+    async def handler(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        await ws.send_message(await ws.get_message())
+        await ws.aclose(4000, await ws.get_message(decode=True))
+
+    compression = PerMessageDeflate()
+    options: Any = {"compression": compression, "max_message_size": 2**23}
+    serving, trusting = (tls_contexts()[1], tls_contexts()[0]) if is_tls else (None, None)
+    server = await serve(nursery, handler, serving, **options)
+    url = f"{'wss' if is_tls else 'ws'}://127.0.0.1:{server.port}/"
+    message = os.urandom(2**20) * 8
+    async with trio.open_nursery() as processes:  # each process ends by itself
+        async with open_websocket_url(url, trusting, stream=open_pipes, **options) as ws:
+            await ws.send_message(message)
+            assert await ws.get_message() == message
+            await ws.send_message("enough")
+            with pytest.raises(ConnectionClosed) as caught:
+                await ws.get_message()
+        assert caught.value.reason == CloseReason(4000, "enough")
+        with pytest.raises(LookupError):
+            async with open_websocket_url(url, trusting, stream=open_pipes):
+                raise LookupError
+        with trio.CancelScope() as scope:
+            async with open_websocket_url(url, trusting, stream=open_pipes):
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
 
 
 # -- kernel sockets as streams

@@ -35,6 +35,7 @@ import trustme
 
 import trio_websocket
 from docs import pictures
+from support.relay import RELAY
 from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,
@@ -206,6 +207,25 @@ async def unix() -> AsyncIterator[int]:
             nursery.cancel_scope.cancel()
 
 
+@contextlib.asynccontextmanager
+async def certified() -> AsyncIterator[int]:
+    """Write certificates. The program is its own server."""
+    certificates(Path.cwd())
+    yield free_port()
+
+
+@contextlib.asynccontextmanager
+async def ssh() -> AsyncIterator[int]:
+    """Run the echo server, and replace the command `ssh` by one that knows only `-W`."""
+    relay = Path("ssh")
+    relay.write_text(f"#!{sys.executable}\n{RELAY}", "utf-8")
+    relay.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(Path.cwd()), prepend=os.pathsep)
+        async with serving(echo) as port:
+            yield port
+
+
 PEERS: dict[str, Callable[[], Any]] = {
     "echo": lambda: serving(echo),
     "feed": lambda: serving(feed),
@@ -216,6 +236,8 @@ PEERS: dict[str, Callable[[], Any]] = {
     "nobody": nobody,
     "silence": silence,
     "unix": unix,
+    "ssh": ssh,
+    "certificates": certified,
     "tls": lambda: serving(echo, certificates(Path.cwd())),
 }
 

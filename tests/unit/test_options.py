@@ -179,6 +179,13 @@ CLIENTS_REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ("local_address", b"::1", TypeError, "local_address must be a str or None, not b'::1'"),
     ("server_hostname", b"host", TypeError, "server_hostname must be a str or None, not b'host'"),
     ("server_hostname", "", ValueError, "server_hostname must be a host name or an IP address"),
+    ("server_hostname", "a:443", ValueError, "server_hostname must be .*, not 'a:443'"),
+    (
+        "server_hostname",
+        "[::1]",
+        ValueError,
+        "server_hostname must be a host name or an IP address",
+    ),
     ("server_hostname", "a..b", ValueError, "server_hostname .*: 'a..b' is not a host name"),
     ("proxy", b"http://proxy", TypeError, 'proxy must be a URL, "env" or None, not a bytes'),
     ("proxy_headers", {"a": "b"}, TypeError, "proxy_headers must be a list of .* pairs"),

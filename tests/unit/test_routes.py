@@ -193,7 +193,12 @@ FAILURES: list[tuple[str, Script, type[Exception], str]] = [
     (WS, leave, ConnectionFailed, r"the server closed the connection .*expect wss:\?"),
     (WSS, speak_ftp, ConnectionFailed, r"no TLS with example.org, port 443: .*expect ws:\?"),
     (WSS, leave, ConnectionFailed, "no TLS with example.org, port 443: "),
-    (WSS, leave_after_head, ConnectionFailed, "no TLS with example.org, port 443: "),
+    (
+        WSS,
+        leave_after_head,
+        ConnectionFailed,
+        "^no TLS with example.org, port 443: the peer closed the connection without ending TLS$",
+    ),
 ]
 
 

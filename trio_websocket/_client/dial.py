@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import ssl
-from typing import Callable, TypeVar, cast
+from typing import Awaitable, Callable, TypeVar, cast
 
 import trio
 
@@ -50,7 +50,7 @@ async def _open_route(target: Target) -> trio.abc.Stream:
 
 async def _call_stream_function(function: StreamFunction, target: Target) -> trio.abc.Stream:
     try:
-        stream = await call_unprotected(_call_awaitable, function, target.host, target.port)
+        stream = await call_unprotected(_begin, function, target.host, target.port)
     except HandshakeError:
         raise
     except OSError as exc:
@@ -61,11 +61,12 @@ async def _call_stream_function(function: StreamFunction, target: Target) -> tri
     return stream
 
 
-async def _call_awaitable(function: StreamFunction, host: str, port: int) -> trio.abc.Stream:
-    result = function(host, port)
-    if not inspect.isawaitable(result):
-        raise _wrong_result(function, result)
-    return await result
+@trio.lowlevel.enable_ki_protection
+def _begin(function: StreamFunction, host: str, port: int) -> Awaitable[trio.abc.Stream]:
+    opening = function(host, port)
+    if not inspect.isawaitable(opening):
+        raise _wrong_result(function, opening)
+    return opening
 
 
 def _wrong_result(function: StreamFunction, result: object) -> TypeError:

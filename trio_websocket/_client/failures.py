@@ -41,6 +41,8 @@ def _errno(exc: Exception) -> int | None:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {exc.verify_message}"
+    if isinstance(exc, ssl.SSLEOFError):
+        return "the peer closed the connection without ending TLS"
     errno = _errno(exc)
     if errno is not None and errno > 0:  # errors of name look-up have negative numbers
         return os.strerror(errno)  # not Trio's text, which repeats the address
