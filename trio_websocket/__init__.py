@@ -4,6 +4,7 @@ from . import _metadata
 from ._impl import (
     HAS_SPEEDUPS as HAS_SPEEDUPS,
     Address as Address,
+    Backoff as Backoff,
     BroadcastResult as BroadcastResult,
     CloseCode as CloseCode,
     CloseReason as CloseReason,
@@ -15,9 +16,11 @@ from ._impl import (
     DeflateParameters as DeflateParameters,
     DisconnectionTimeout as DisconnectionTimeout,
     Endpoint as Endpoint,
+    Failure as Failure,
     HandshakeError as HandshakeError,
     MessageStream as MessageStream,
     PerMessageDeflate as PerMessageDeflate,
+    Reconnect as Reconnect,
     RedirectError as RedirectError,
     WebSocketConnection as WebSocketConnection,
     WebSocketRequest as WebSocketRequest,
@@ -28,6 +31,7 @@ from ._impl import (
     open_websocket as open_websocket,
     open_websocket_url as open_websocket_url,
     serve_websocket as serve_websocket,
+    stay_connected as stay_connected,
     wrap_client_stream as wrap_client_stream,
     wrap_server_stream as wrap_server_stream,
 )

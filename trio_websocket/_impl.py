@@ -14,11 +14,13 @@ from typing import Any, Awaitable, Callable, Iterable
 
 import trio
 
+from ._client.backoff import Backoff as Backoff, Failure as Failure
 from ._client.block import ConnectionBlock
 from ._client.connect import connect, wrap_client_stream as wrap_client_stream
 from ._client.dial import check_or_close
 from ._client.failures import connection_failed
 from ._client.options import ClientKeywords, ClientOptions
+from ._client.stay_connected import stay_connected as stay_connected
 from ._client.target import Target, URLTarget, parse_target
 from ._connection.broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
 from ._connection.connection import WebSocketConnection as WebSocketConnection
@@ -37,6 +39,7 @@ from ._sansio.errors import (
     ConnectionTimeout as ConnectionTimeout,
     DisconnectionTimeout as DisconnectionTimeout,
     HandshakeError as HandshakeError,
+    Reconnect as Reconnect,
     RedirectError as RedirectError,
 )
 from ._sansio.extensions import (

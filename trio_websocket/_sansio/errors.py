@@ -322,6 +322,13 @@ class ConnectionClosed(Exception):
         return f"{text} ({self._closer})" if self._closer else text
 
 
+class Reconnect(Exception):
+    """Raised by a session of :func:`stay_connected` to close the connection and open a new one.
+
+    The connection is closed with code 1000. It doesn't matter if the exception comes in a group.
+    """
+
+
 class MessageTypeError(TypeError, ValueError):
     """A message is neither str nor bytes-like.
 
