@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
 import pytest
 import trio
+import trio.testing
 
 import trio_websocket
 from support.connections import open_client, open_pair
@@ -19,9 +21,12 @@ from trio_websocket import (
     Endpoint,
     MessageStream,
     WebSocketConnection,
+    open_websocket_url,
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     from typing_extensions import assert_type
 else:
 
@@ -88,3 +93,24 @@ async def test_closed_and_ends_types_are_not_optional(nursery: trio.Nursery) -> 
     assert isinstance(remote, (Endpoint, str))
     reason = assert_type(ConnectionClosed(None).reason, CloseReason)
     assert assert_type(reason.code, int) == 1006
+
+
+async def test_client_options_types_are_static() -> None:
+    async def tcp(host: str, port: int) -> trio.SocketStream:
+        return await trio.open_tcp_stream(host, port)
+
+    stream, _ = trio.testing.memory_stream_pair()
+    open_websocket_url("ws://h/", stream=tcp, max_redirects=1, server_hostname="h")
+    open_websocket_url("ws://h/", stream=stream)
+    open_websocket_url("ws://h/", unix_socket=Path("chat.sock"))
+    open_websocket_url("ws://h/", unix_socket=b"chat.sock", compression=None)
+    open_websocket_url("ws://h/", local_address="127.0.0.1", proxy=None)
+    with pytest.raises(TypeError):
+        open_websocket_url("ws://h/", stream="h")  # type: ignore[arg-type] # what is tested
+    with pytest.raises(TypeError):
+        open_websocket_url("ws://h/", unix_sock="h")  # type: ignore[call-arg] # what is tested
+
+
+async def test_ssl_object_type_is_optional(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    assert assert_type(client.ssl_object, "ssl.SSLObject | None") is None

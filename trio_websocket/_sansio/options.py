@@ -125,10 +125,10 @@ class Options:
     `DisconnectionTimeout`; the stream is closed"""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not field.default:
-                field.metadata["check"](field.name, value)
+        for name, (default, check) in _declared_by(type(self)).items():
+            value = getattr(self, name)
+            if value is not default:
+                check(name, value)
 
     @classmethod
     def of_call(cls, function: Callable[..., object], options: Mapping[str, Any]) -> Self:
@@ -142,6 +142,20 @@ class Options:
         return cls(**options)
 
 
+# Looking them up takes longer than checking them.
+_declarations: dict[type[Options], dict[str, tuple[object, _Check]]] = {}
+
+
+def _declared_by(kind: type[Options]) -> dict[str, tuple[object, _Check]]:
+    """Return the defaults and checks of the options of a class, by name."""
+    declared = _declarations.get(kind)
+    if declared is None:
+        fields = dataclasses.fields(kind)
+        declared = {field.name: (field.default, field.metadata["check"]) for field in fields}
+        _declarations[kind] = declared
+    return declared
+
+
 def check_option_names(
     function: Callable[..., object], options: Iterable[str], kind: type[Options] = Options
 ) -> None:
@@ -150,7 +164,7 @@ def check_option_names(
     :param kind: The class that declares the options of `function`.
     :raises TypeError: The message names `function`, as Python's own message would.
     """
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = _declared_by(kind)
     for name in options:
         if name not in known:
             raise TypeError(_unexpected(function, name))
