@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import ssl
 import sys
 import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Optional
 
 import pytest
 import trio
@@ -25,8 +26,6 @@ from trio_websocket import (
 )
 
 if TYPE_CHECKING:
-    import ssl
-
     from typing_extensions import assert_type
 else:
 
@@ -113,4 +112,4 @@ async def test_client_options_types_are_static() -> None:
 
 async def test_ssl_object_type_is_optional(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
-    assert assert_type(client.ssl_object, "ssl.SSLObject | None") is None
+    assert assert_type(client.ssl_object, Optional[ssl.SSLObject]) is None
