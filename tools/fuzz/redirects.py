@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import urllib.parse
 from random import Random
 
@@ -65,7 +66,8 @@ def check_location(data: bytes, rng: Random) -> None:
         again = resolve(current, str(url).encode())
         expect(again == url, "another URL", url, again)
     _check_request(url)
-    _check_host(url, urllib.parse.urljoin(str(current), data.decode("ascii")))
+    if sys.version_info >= (3, 11):  # before, a scheme could begin with a dot
+        _check_host(url, urllib.parse.urljoin(str(current), data.decode("ascii")))
 
 
 def _check_follow(current: URL, location: bytes) -> None:
