@@ -20,6 +20,7 @@ from ._impl import (
     HandshakeError as HandshakeError,
     MessageStream as MessageStream,
     PerMessageDeflate as PerMessageDeflate,
+    ProxyError as ProxyError,
     Reconnect as Reconnect,
     RedirectError as RedirectError,
     WebSocketConnection as WebSocketConnection,

@@ -39,6 +39,7 @@ from ._sansio.errors import (
     ConnectionTimeout as ConnectionTimeout,
     DisconnectionTimeout as DisconnectionTimeout,
     HandshakeError as HandshakeError,
+    ProxyError as ProxyError,
     Reconnect as Reconnect,
     RedirectError as RedirectError,
 )

@@ -35,6 +35,7 @@ import trustme
 
 import trio_websocket
 from docs import pictures
+from support.proxies import start_proxy
 from support.relay import RELAY
 from trio_websocket import (
     WebSocketConnection,
@@ -226,7 +227,17 @@ async def ssh() -> AsyncIterator[int]:
             yield port
 
 
+@contextlib.asynccontextmanager
+async def proxied() -> AsyncIterator[int]:
+    """Run the echo server and an HTTP proxy that leads to it."""
+    async with serving(echo) as port, trio.open_nursery() as nursery:
+        proxy = await start_proxy(nursery, "http", relay_to=port)
+        yield proxy.port
+        nursery.cancel_scope.cancel()
+
+
 PEERS: dict[str, Callable[[], Any]] = {
+    "proxied": proxied,
     "echo": lambda: serving(echo),
     "feed": lambda: serving(feed),
     "leave": lambda: serving(leave),

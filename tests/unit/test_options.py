@@ -200,7 +200,10 @@ CLIENTS_REFUSED: list[tuple[str, Any, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("name", "value"), CLIENTS_ACCEPTED)
 def test_client_options_valid_value_is_accepted(name: str, value: Any) -> None:
-    assert getattr(client_options(**{name: value}), name) is value
+    keywords = {name: value}
+    if name in ("proxy_headers", "proxy_ssl_context"):
+        keywords["proxy"] = "https://proxy"
+    assert getattr(client_options(**keywords), name) is value
 
 
 @pytest.mark.parametrize(("name", "value", "error", "text"), CLIENTS_REFUSED)

@@ -18,6 +18,7 @@ from .._sansio.url import ascii_host, request_target
 from .dial import check_or_close, open_stream
 from .handshake import shake_hands, timed_out
 from .options import is_open_stream
+from .proxy import proxy_for
 from .target import Target
 
 
@@ -37,8 +38,10 @@ async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
     )
     with trio.move_on_after(options.connect_timeout):
         while True:
+            proxy = proxy_for(target)
             try:
-                stream = await open_stream(target)
+                stream = await open_stream(target, proxy)
+                proxy = None  # the time-out is not for its error message
                 return await shake_hands(nursery, stream, handshake, options)
             except ConnectionRejected as exc:
                 url = redirects.follow(exc)
@@ -46,7 +49,8 @@ async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
                     raise
             target = target.redirected(url)
             handshake = target.handshake()
-    text = f"no connection to {target.name} within {options.connect_timeout} s"
+    route = "" if proxy is None else f" through {proxy.name},"
+    text = f"no connection to {target.name}{route} within {options.connect_timeout} s"
     raise timed_out(handshake, text)
 
 

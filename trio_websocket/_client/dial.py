@@ -12,8 +12,10 @@ import trio
 from .._io.interrupt import call_unprotected
 from .._io.transport import close_now
 from .._sansio.errors import HandshakeError
+from .._sansio.proxy import Proxy
 from .failures import connection_failed
 from .options import SocketPath, StreamFunction, is_open_stream
+from .proxy import open_proxy_stream
 from .target import Target
 from .tcp import open_tcp
 from .tls import start_tls
@@ -21,14 +23,16 @@ from .tls import start_tls
 _T = TypeVar("_T")
 
 
-async def open_stream(target: Target) -> trio.abc.Stream:
+async def open_stream(target: Target, proxy: Proxy | None) -> trio.abc.Stream:
     """Open a stream to a server, with TLS over it unless `use_ssl` is False.
 
     If it fails, or is cancelled, no stream is left, also not one that the application has opened.
 
+    :param target: The server.
+    :param proxy: The proxy to use, or None.
     :raises ConnectionFailed: The network, or TLS, prevented it.
     """
-    stream = await _open_route(target)
+    stream = await _open_route(target, proxy)
     if target.use_ssl is False:
         return stream
     context = target.use_ssl if isinstance(target.use_ssl, ssl.SSLContext) else None
@@ -37,7 +41,7 @@ async def open_stream(target: Target) -> trio.abc.Stream:
     return await start_tls(stream, context, target.server_hostname, what, hint)
 
 
-async def _open_route(target: Target) -> trio.abc.Stream:
+async def _open_route(target: Target, proxy: Proxy | None) -> trio.abc.Stream:
     options = target.options
     if options.stream is not None:
         if is_open_stream(options.stream):
@@ -45,7 +49,9 @@ async def _open_route(target: Target) -> trio.abc.Stream:
         return await _call_stream_function(cast(StreamFunction, options.stream), target)
     if options.unix_socket is not None:
         return await _open_unix_socket(options.unix_socket)
-    return await open_tcp(target.host, target.port, options)
+    if proxy is not None:
+        return await open_proxy_stream(proxy, target)
+    return await open_tcp(target.host, target.port, options.local_address)
 
 
 async def _call_stream_function(function: StreamFunction, target: Target) -> trio.abc.Stream:

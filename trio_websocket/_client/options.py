@@ -6,13 +6,16 @@ import dataclasses
 import ipaddress
 import os
 import ssl
-from typing import Awaitable, Callable, Sequence, Tuple, Union
+from typing import Awaitable, Callable, Sequence, Tuple, Union, cast
 
 import trio
 
 from .._sansio.handshake import check_headers
 from .._sansio.options import OptionKeywords, Options, check_int, check_ssl_context, option
+from .._sansio.proxy import parse_proxy
+from .._sansio.tunnel import check_tunnel_headers
 from .._sansio.url import ascii_host
+from .socks import import_python_socks
 
 #: A function of the application's that opens a stream to a host and a port.
 StreamFunction = Callable[[str, int], Awaitable[trio.abc.Stream]]
@@ -20,6 +23,8 @@ StreamFunction = Callable[[str, int], Awaitable[trio.abc.Stream]]
 SocketPath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 #: Headers for each request to a proxy. There may be several, so it can't be an iterator.
 ProxyHeaders = Sequence[Tuple[Union[bytes, str], Union[bytes, str]]]
+# The value of `proxy` that stands for the environment's settings.
+_ENVIRONMENT = "env"
 
 
 def is_open_stream(value: object) -> bool:
@@ -74,20 +79,22 @@ def _is_ipv6(host: str) -> bool:
 def _check_proxy(name: str, value: object) -> None:
     if not isinstance(value, str):  # don't show the value: it may contain a password
         raise TypeError(f'{name} must be a URL, "env" or None, not a {type(value).__name__}')
+    if value != _ENVIRONMENT and parse_proxy(value).is_socks:
+        import_python_socks()
 
 
 def _check_proxy_headers(name: str, value: object) -> None:
-    wanted = f"{name} must be a list of (name, value) pairs, each of them ASCII str, or bytes"
-    error: type[Exception] = TypeError
+    error: type[Exception] | None = None if isinstance(value, Sequence) else TypeError
     try:
-        if isinstance(value, Sequence):
-            check_headers(value)
-            return
+        check_headers(value)
     except TypeError:
-        pass
+        error = TypeError
     except ValueError:
         error = ValueError
-    raise error(wanted)  # not from the one above, which may show a password
+    if error is not None:  # without the one above as its context, which may show a password
+        wanted = "a list of (name, value) pairs, each of them ASCII str, or bytes"
+        raise error(f"{name} must be {wanted}")
+    check_tunnel_headers(cast(ProxyHeaders, value))
 
 
 def _check_proxy_ssl_context(name: str, value: object) -> None:
@@ -144,6 +151,18 @@ class ClientOptions(Options):
             raise ValueError(f"pass at most one of {', '.join(routes)}, not {' and '.join(given)}")
         if self.local_address is not None and given not in ([], ["proxy"]):
             raise ValueError(f"local_address needs a TCP connection: don't pass it with {given[0]}")
+        if self.proxy_headers is not None or self.proxy_ssl_context is not None:
+            self._check_proxy_options()
+
+    def _check_proxy_options(self) -> None:
+        if self.proxy == _ENVIRONMENT:
+            return  # they are not used if they don't apply
+        scheme = None if self.proxy is None else parse_proxy(self.proxy).scheme
+        given = "no proxy is given" if scheme is None else f"the proxy is a {scheme}: one"
+        if self.proxy_headers is not None and scheme not in ("http", "https"):
+            raise ValueError(f"proxy_headers must go with an http: or https: proxy, but {given}")
+        if self.proxy_ssl_context is not None and scheme != "https":
+            raise ValueError(f"proxy_ssl_context must go with an https: proxy, but {given}")
 
 
 class ClientKeywords(OptionKeywords, total=False):

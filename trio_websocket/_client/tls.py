@@ -11,6 +11,7 @@ import trio
 
 from .._io.tls_stream import TlsStream
 from .._io.transport import close_now, unwrap_network_error
+from .._sansio.proxy import Proxy
 from .._sansio.tls_engine import tls_name
 from .failures import connection_failed
 
@@ -24,6 +25,7 @@ async def start_tls(
     server_hostname: str,
     what: str,
     hint: str,
+    proxy: Proxy | None = None,
 ) -> trio.abc.Stream:
     """Do the TLS handshake as a client. If it fails, or is cancelled, the stream is closed.
 
@@ -32,6 +34,7 @@ async def start_tls(
     :param server_hostname: The name for SNI and for the check of the certificate.
     :param what: The beginning of the error message.
     :param hint: The end of the error message, if the server's first bytes are not TLS.
+    :param proxy: The proxy, if the stream leads to one.
     :raises ConnectionFailed: The network, or TLS, prevented it.
     """
     try:
@@ -41,7 +44,8 @@ async def start_tls(
         except Exception as exc:  # a stream of the application's may raise anything
             cause = unwrap_network_error(exc)
             is_plain = isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS
-            raise connection_failed(what, cause, hint if is_plain else "")  # noqa: B904 # has its cause
+            hint = hint if is_plain else ""
+            raise connection_failed(what, cause, hint, proxy=proxy)  # noqa: B904 # has its cause
     except BaseException:
         await close_now(stream)
         raise

@@ -13,6 +13,7 @@ from .deflate import DeflateCodec, DeflateExtension
 from .errors import ConnectionFailed, ConnectionRejected, HandshakeError, printable
 from .extensions import check_answer, offer
 from .handshake import (
+    MAX_INTERIM_RESPONSES,
     TOKEN,
     VERSION,
     ExtraHeaders,
@@ -30,7 +31,6 @@ from .handshake import (
 )
 from .options import Options
 
-_MAX_INTERIM_RESPONSES = 10
 # A header that tells the length of the body, with its continuation lines (RFC 9112, 5.2 and 6).
 _FRAMING = re.compile(
     rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
@@ -183,9 +183,9 @@ class ClientHandshake:
         self._received.clear()
         self._parse_head(self._head.begin_next())
         self._interims += 1
-        if self._interims > _MAX_INTERIM_RESPONSES:
+        if self._interims > MAX_INTERIM_RESPONSES:
             raise HandshakeError(
-                f"the server sent more than {_MAX_INTERIM_RESPONSES} interim responses"
+                f"the server sent more than {MAX_INTERIM_RESPONSES} interim responses"
             )
 
     def _too_long(self) -> HandshakeError:

@@ -179,6 +179,40 @@ class ConnectionFailed(HandshakeError, OSError):
         return _with_os_attributes(self, super().__reduce__())
 
 
+class ProxyError(ConnectionFailed):
+    """The proxy could not be reached, or it did not open a tunnel to the server.
+
+    ``__cause__`` is the error of the network or of TLS, if there is one, and ``errno`` is kept. No
+    attribute contains the credentials for the proxy.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        proxy: str = "",
+        status_code: int | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        socks_reply: int | None = None,
+    ) -> None:
+        """
+        :param message: The text.
+        :param proxy: The URL of the proxy, without credentials.
+        :param status_code: The HTTP status of the proxy's response.
+        :param headers: The headers of the response, their names in lower case.
+        :param socks_reply: The code in the reply of a SOCKS proxy.
+        """
+        super().__init__(message)
+        #: The URL of the proxy, without credentials.
+        self.proxy = proxy
+        #: The HTTP status of the proxy's response, or None if there was none.
+        self.status_code = status_code
+        #: The headers of the response, or ``()``.
+        self.headers = headers
+        #: The code in the reply of a SOCKS proxy (RFC 1928, 6), or None.
+        self.socks_reply = socks_reply
+
+
 class ConnectionTimeout(HandshakeError, TimeoutError):
     """The connection was not open within ``connect_timeout``."""
 

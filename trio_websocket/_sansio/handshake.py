@@ -25,6 +25,7 @@ VERSION = b"13"
 MAX_FIELDS = 256
 _MAX_LINES = MAX_FIELDS + 2  # with the start line and the empty line
 _END_OF_HEAD = re.compile(rb"\n\r?\n")  # as h11 finds it
+MAX_INTERIM_RESPONSES = 10
 # Elements of a list header, with their parameters, in all of its lines.
 MAX_ELEMENTS = 100
 _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")

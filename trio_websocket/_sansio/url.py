@@ -200,6 +200,11 @@ def origin(host: str, port: int, is_secure: bool) -> str:
     return f"{scheme}://{_authority(host.replace('%', '%25'), port, is_secure)}"
 
 
+def bracketed(host: str) -> str:
+    """Return a host as URLs contain it: an IPv6 address is in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _authority(host: str, port: int, is_secure: bool) -> str:
-    name = f"[{host}]" if ":" in host else host
+    name = bracketed(host)
     return name if port == DEFAULT_PORTS[is_secure] else f"{name}:{port}"
