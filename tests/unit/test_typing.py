@@ -96,7 +96,7 @@ async def test_closed_and_ends_types_are_not_optional(nursery: trio.Nursery) -> 
 
 async def test_client_options_types_are_static() -> None:
     async def tcp(host: str, port: int) -> trio.SocketStream:
-        return await trio.open_tcp_stream(host, port)
+        raise NotImplementedError
 
     stream, _ = trio.testing.memory_stream_pair()
     open_websocket_url("ws://h/", stream=tcp, max_redirects=1, server_hostname="h")

@@ -46,7 +46,7 @@ def _errno(exc: Exception) -> int | None:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {exc.verify_message}"
-    if isinstance(exc, ssl.SSLEOFError):
+    if isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # depends on OpenSSL
         return "the peer closed the connection without ending TLS"
     errno = _errno(exc)
     if errno is not None and errno > 0:  # errors of name look-up have negative numbers
