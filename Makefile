@@ -7,6 +7,8 @@ ARGS :=
 COVERAGE := --cov
 SECONDS := 60
 SEED := 1
+ROUNDS := 10000
+KILLS := 100
 GIGABYTES := 4
 CONNECTIONS := 2000
 
@@ -37,7 +39,8 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo check test test-pure test-all test-minimum newer-pythons lint format docs package autobahn dropin soak \
-	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench instructions fuzz replay sanitize fuzz-atheris clean
+	soak-sockets soak-limits soak-stay-connected soak-kills \
+	fairness bombs stream-huge measure-compression bench instructions fuzz replay sanitize fuzz-atheris clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
@@ -116,6 +119,12 @@ soak-sockets: $(tested)  ## one server and many clients; SECONDS=600 CONNECTIONS
 
 soak-limits: $(tested)  ## every bound and time-out, measured
 	$(strip $(VENV)/bin/python -m tools.soak_limits $(ARGS))
+
+soak-stay-connected: $(tested)  ## clients whose server fails in every way; ROUNDS=10000 SEED=1
+	$(strip $(VENV)/bin/python -m tools.soak_stay_connected --rounds $(ROUNDS) --seed $(SEED) $(ARGS))
+
+soak-kills: $(tested)  ## a client whose server process is killed; KILLS=100 SEED=1
+	$(strip $(VENV)/bin/python -m tools.soak_kills --kills $(KILLS) --seed $(SEED) $(ARGS))
 
 fairness: SECONDS := 2
 fairness: $(tested)  ## how long a flooding peer keeps other tasks waiting; SECONDS=2, for each flood
