@@ -406,6 +406,33 @@ class Stage:
         self._options["max_redirects"] = 1
         return second
 
+    async def servers(self, *peers: StrictPeer) -> Callable[[], str]:
+        """Start a server for each attempt of a client. Return a function for its URL.
+
+        The client takes `client_options`.
+        """
+        waiting = list(peers)
+        ports = [1] * len(peers)
+        if self.transport == "memory":
+
+            async def open_stream(host: str, port: int) -> Stream:
+                ours, theirs = await self.streams()
+                self.peers.start_soon(waiting.pop(0).run, theirs)
+                return ours
+
+            self._options["stream"] = open_stream
+        else:
+            ports = [await self._listen(peer) for peer in peers]
+        if self.transport == "tls":
+            self._options["ssl_context"] = tls_contexts()[0]
+        scheme = "wss" if self.transport == "tls" else "ws"
+        return lambda: f"{scheme}://127.0.0.1:{ports.pop(0)}/"
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """The keywords for a client of `servers`."""
+        return self._options
+
     async def open_stream(self, *_: object) -> Stream:
         """Open a stream to `raw_server` that is no socket, as an application may."""
         if self._near is None:

@@ -24,8 +24,8 @@ async def call_unprotected(function: Callable[..., Awaitable[_T]], *args: Any, *
 @trio.lowlevel.disable_ki_protection
 async def call_sync_or_async(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function of the application that may be async, as `call_unprotected` does."""
-    result = function(*args)
-    return await result if inspect.isawaitable(result) else result
+    # In one line: a KeyboardInterrupt between two could leave a coroutine that was never awaited.
+    return await result if inspect.isawaitable(result := function(*args)) else result
 
 
 def raise_error(error: BaseException | None, *, handled: BaseException | None = None) -> None:
