@@ -25,17 +25,18 @@ _DEFAULT_PORTS = {
     "socks5h": 1080,
 }
 _URL = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:(?P<userinfo>[^/?#]*)@)?"
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:(?P<userinfo>[^/?#\[\]]*)@)?"
     r"(?P<host>\[[^\[\]/?#@]+\]|[^\[\]/?#@:]+)(?::(?P<port>[0-9]{0,5}))?/?",
     re.IGNORECASE,
 )
 _FORM = (
     "it must look like http://user:password@example.com:3128, "
-    "with / ? # @ percent-encoded in the user name and the password"
+    "with / ? # [ ] @ percent-encoded in the user name and the password"
 )
 # Controls, spaces, and halves of characters that stand for no byte of the environment (PEP 383).
 _NOT_IN_URL = re.compile("[\x00-\x20\x7f\ud800-\udc7f\udd00-\udfff]")
-_NOT_IN_HOST = re.compile(r"[\x00-\x20\x7f/?#@:\\\[\]]")
+_NAME = re.compile(r"[a-z0-9._~-]{1,253}")  # the length of a DNS name (RFC 1035, 2.3.4)
+_ADDRESS = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%[0-9A-Za-z._~-]+)?\]")  # with a zone (RFC 6874)
 _USERINFO = re.compile(".*@", re.DOTALL)
 
 # The variables that name a proxy, the first one first, for ws: and for wss:.
@@ -138,13 +139,13 @@ def _parse_host(text: str) -> str | None:
     host = urllib.parse.unquote(text)
     try:
         if host.startswith("["):
-            host = host[1:-1]
-            ipaddress.IPv6Address(host.partition("%")[0])
-            return host
+            address = _ADDRESS.fullmatch(host)
+            ipaddress.IPv6Address(address[1] if address else "")
+            return host[1:-1]
         host = ascii_host(host).lower()
     except ValueError:
         return None
-    return None if _NOT_IN_HOST.search(host) else host
+    return host if _NAME.fullmatch(host) else None
 
 
 def _parse_userinfo(scheme: str, text: str) -> tuple[bytes, bytes] | None:
