@@ -19,6 +19,7 @@ import os
 import sys
 import time
 import traceback
+import unittest.mock
 import warnings
 from pathlib import Path
 from typing import (
@@ -359,14 +360,26 @@ class Stage:
             self._port = await self._listen(peer)
         return peer
 
-    async def _listen(self, peer: StrictPeer) -> int:
+    async def _listen(
+        self,
+        peer: StrictPeer,
+        run: Callable[[Stream, StrictPeer], Awaitable[None]] | None = None,
+    ) -> int:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.peers.start_soon(self._accept, listener, peer)
+        self.peers.start_soon(self._accept, listener, peer, run or self._run_peer)
         return int(listener.socket.getsockname()[1])
 
-    async def _accept(self, listener: trio.SocketListener, peer: StrictPeer) -> None:
+    async def _accept(
+        self,
+        listener: trio.SocketListener,
+        peer: StrictPeer,
+        run: Callable[[Stream, StrictPeer], Awaitable[None]],
+    ) -> None:
         async with listener:
             stream: Stream = CountedStream(await listener.accept(), self.operation)
+        await run(stream, peer)
+
+    async def _run_peer(self, stream: Stream, peer: StrictPeer) -> None:
         if self.transport == "tls":
             context = tls_contexts()[1]
             stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
@@ -405,6 +418,39 @@ class Stage:
         self._port = ports[0]
         self._options["max_redirects"] = 1
         return second
+
+    @contextlib.asynccontextmanager
+    async def server_behind_proxy(self) -> AsyncIterator[StrictPeer]:
+        """Start a peer that the client reaches through an HTTP proxy."""
+        peer = self.peer()
+        port = 1
+        patch: Any = contextlib.nullcontext()
+        if self.transport == "memory":
+
+            async def open_tcp_stream(*_: object) -> Stream:
+                ours, theirs = await self.streams()
+                self.peers.start_soon(self._open_tunnel, theirs, peer)
+                return ours
+
+            patch = unittest.mock.patch("trio.open_tcp_stream", open_tcp_stream)
+        else:
+            port = await self._listen(peer, self._open_tunnel)
+        self._options["proxy"] = f"http://user:password@127.0.0.1:{port}"
+        with patch:
+            yield peer
+
+    async def _open_tunnel(self, stream: Stream, peer: StrictPeer) -> None:
+        """Be a proxy, and then the peer behind it."""
+        head = b""
+        with contextlib.suppress(trio.BrokenResourceError):  # the client has left
+            while not head.endswith(b"\r\n\r\n"):
+                received = await stream.receive_some()
+                if not received or self.is_struck:
+                    break
+                head += received
+            else:
+                await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        await self._run_peer(stream, peer)
 
     async def servers(self, *peers: StrictPeer) -> Callable[[], str]:
         """Start a server for each attempt of a client. Return a function for its URL.

@@ -117,6 +117,19 @@ async def connect(stage: Stage) -> None:
 
 
 @scenario("client")
+async def connect_through_a_proxy(stage: Stage) -> None:
+    async def call() -> None:
+        stage.keep(await stage.connect())
+
+    async with stage.server_behind_proxy() as peer:
+        with leaving_no_task(stage):
+            await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
+        for connection in stage.connections:
+            await stage.converse(connection, peer)
+            await stage.close(connection, peer)
+
+
+@scenario("client")
 async def be_rejected(stage: Stage) -> None:
     def response(request: bytes) -> bytes:
         return b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nnever"
