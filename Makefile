@@ -38,7 +38,7 @@ changed = git diff --name-only --diff-filter=d $$(git merge-base HEAD main 2>/de
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test test-pure test-all test-minimum newer-pythons lint format docs package autobahn dropin soak \
+.PHONY: help demo check test test-pure test-all test-minimum newer-pythons counterparts lint format docs package autobahn dropin soak \
 	soak-sockets soak-limits soak-stay-connected soak-kills \
 	fairness bombs stream-huge measure-compression bench instructions fuzz replay sanitize fuzz-atheris clean
 
@@ -74,6 +74,9 @@ test-minimum:  ## the suite with the oldest dependencies, on the oldest Python f
 
 newer-pythons:  ## unpack CPython 3.14 and 3.15 of Debian into .venvs/pythons, for test-all
 	@PYTHON=$(PYTHON) tools/newer_pythons.sh
+
+counterparts:  ## unpack proxies and a web server of Debian into .venvs/counterparts, for tests/slow
+	@tools/counterparts.sh
 
 lint: $(TOOLS)/installed  ## ruff, mypy, pyright
 	$(TOOLS)/bin/ruff check .
