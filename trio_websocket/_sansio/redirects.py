@@ -26,10 +26,6 @@ _AUTHORITY = re.compile(r"(?:[^]@[]*@)?(?P<host>\[[^]@[]*\]|[^]@:[]*)(?::(?P<por
 _NAME = re.compile(r"[a-z0-9._~-]{1,253}")  # the length of a DNS name (RFC 1035, 2.3.4)
 
 
-class _Refused(Exception):
-    """The redirect breaks a rule, which is the text."""
-
-
 class Redirects:
     """The URLs that one opening has requested, and the rules for the next one."""
 
@@ -65,7 +61,7 @@ class Redirects:
             return None
         try:
             url = self._next(rejection.headers)
-        except (_Refused, ValueError) as exc:
+        except ValueError as exc:
             raise RedirectError(
                 rejection.status_code,
                 rejection.headers,
@@ -78,20 +74,24 @@ class Redirects:
         return url
 
     def _next(self, headers: Iterable[tuple[bytes, bytes]]) -> URL:
+        """Return the URL to request next.
+
+        :raises ValueError: The redirect breaks a rule. The text says which.
+        """
         if self._has_open_stream:
             text = "the open stream can't be used again; pass a function as `stream`"
-            raise _Refused(text)
+            raise ValueError(text)
         current = self._urls[-1]
         url = resolve(current, _location(headers))
         if current.is_secure and not url.is_secure:
-            raise _Refused(f"it leads from TLS to the plain {_shown(url)}")
+            raise ValueError(f"it leads from TLS to the plain {_shown(url)}")
         if self._has_unix_socket and not is_same_origin(current, url):
             text = f"it leads to another origin, {_shown(url)}, and unix_socket stays the same"
-            raise _Refused(text)
+            raise ValueError(text)
         if url in self._urls:
-            raise _Refused(f"it leads back to {_shown(url)}")
+            raise ValueError(f"it leads back to {_shown(url)}")
         if len(self._urls) > self._max_redirects:
-            raise _Refused(f"it is one more than max_redirects={self._max_redirects}")
+            raise ValueError(f"it is one more than max_redirects={self._max_redirects}")
         return url
 
 
