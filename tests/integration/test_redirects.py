@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import trio
 import trustme
 
 from support.peer import read_head, start_raw_server
+from support.proxies import local, start_http_proxy
 from support.servers import answering, receive_to_end, serve
 from support.streams import tls_contexts
 from support.tls_peer import HOST, contexts
 from trio_websocket import (
     ConnectionFailed,
     PerMessageDeflate,
+    ProxyError,
     RedirectError,
     WebSocketRequest,
     WebSocketServer,
@@ -197,6 +200,45 @@ async def test_server_hostname_is_used_at_same_origin(nursery: trio.Nursery) -> 
     async with open_websocket_url(url, client, server_hostname=HOST, max_redirects=1) as ws:
         assert ws.url == f"{url}new"
     assert names == [HOST, HOST]
+
+
+# Proxies
+
+
+@pytest.mark.parametrize("variable", ["ws_proxy", "wss_proxy"])
+async def test_proxy_env_is_chosen_for_each_url(
+    nursery: trio.Nursery,
+    trusted: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+) -> None:
+    proxy = await start_http_proxy(nursery)
+    for name in os.environ:
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv(variable, local(proxy.port))
+    second = await serve(nursery, context=trusted)
+    first = await redirecting(nursery, f"https://localhost:{second.port}/")
+    url = f"ws://{LOCAL}:{first.port}/"
+    async with open_websocket_url(url, proxy="env", max_redirects=1) as ws:
+        await ws.send_message("hello")
+        assert await ws.get_message() == "hello"
+    names = {"ws_proxy": f"{LOCAL}:{first.port}", "wss_proxy": f"localhost:{second.port}"}
+    assert proxy.servers == [names[variable]]
+
+
+async def test_redirect_of_a_proxy_is_not_followed(nursery: trio.Nursery) -> None:
+    requests: list[WebSocketRequest] = []
+    second = await recording(nursery, requests)
+    answer = f"HTTP/1.1 302 Found\r\nLocation: http://{LOCAL}:{second.port}/\r\n\r\n"
+    proxy = await start_http_proxy(nursery, answer.encode())
+    with pytest.raises(ProxyError) as caught:
+        async with open_websocket_url(
+            f"ws://{LOCAL}:{second.port}/", proxy=local(proxy.port), max_redirects=5
+        ):
+            pytest.fail("it is open")
+    assert caught.value.status_code == 302
+    assert requests == []
 
 
 # Unix-domain sockets

@@ -14,7 +14,7 @@ from .._sansio.errors import ConnectionRejected
 from .._sansio.handshake import ExtraHeaders
 from .._sansio.options import OptionKeywords, Options, with_option_signature
 from .._sansio.redirects import Redirects
-from .._sansio.url import ascii_host, request_target
+from .._sansio.url import ascii_host, origin_of, request_target
 from .dial import check_or_close, open_stream
 from .handshake import shake_hands, timed_out
 from .options import is_open_stream
@@ -82,14 +82,13 @@ async def wrap_client_stream(
     """
     checked = Options.of_call(wrap_client_stream, options)
     name = ascii_host(host)
-    scheme = "wss" if is_tls(stream) else "ws"
     handshake = ClientHandshake(
         name,
         request_target(resource),
         subprotocols,
         extra_headers,
         checked,
-        origin=f"{scheme}://{name}",
+        origin=origin_of(name, is_tls(stream)),
     )
     with trio.move_on_after(checked.connect_timeout):
         return await shake_hands(nursery, stream, handshake, checked)

@@ -193,11 +193,15 @@ def host_header(host: str, port: int, is_secure: bool) -> str:
     return _authority(host.partition("%")[0] if ":" in host else host, port, is_secure)
 
 
-@functools.lru_cache(maxsize=2**8)  # connections to one server share the text
 def origin(host: str, port: int, is_secure: bool) -> str:
     """Return the scheme and authority of a WebSocket URL (RFC 6874 for the zone of an address)."""
-    scheme = "wss" if is_secure else "ws"
-    return f"{scheme}://{_authority(host.replace('%', '%25'), port, is_secure)}"
+    return origin_of(_authority(host.replace("%", "%25"), port, is_secure), is_secure)
+
+
+@functools.lru_cache(maxsize=2**8)  # connections to one server share the text
+def origin_of(authority: str, is_secure: bool) -> str:
+    """Return the scheme and authority of a WebSocket URL."""
+    return f"{'wss' if is_secure else 'ws'}://{authority}"
 
 
 def bracketed(host: str) -> str:
