@@ -38,6 +38,7 @@ nitpick_ignore_regex = [
         r"AbstractAsyncContextManager|ExtraHeaders|ProxyHeaders|SocketPath|StreamFunction",
     ),
     ("py:class", r"(Error)?Handler|Message"),
+    ("py:class", r"trio_websocket\._client\.session\.T"),  # a TypeVar
 ]
 
 autodoc_default_options = {"members": True}

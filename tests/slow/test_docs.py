@@ -4,6 +4,8 @@ A comment above a Python block says how to run it: `<!-- test: KIND [ARGUMENT] -
 
     program PEER    a whole program: run it with its own interpreter against PEER until it ends. If
                     the next block of the page has the language "text", that is the expected output
+    client PEER     a whole program that runs until it has printed the next block, whose language is
+                    "text": run it against PEER
     server [PATH]   a whole program that serves until it is killed. It must echo at PATH: the path
                     of a URL, or, without a slash, of a Unix-domain socket
     fragment PEER   run inside a function. The names `trio` and `nursery` are defined; `ws`, if it
@@ -149,6 +151,48 @@ async def refuse(request: WebSocketRequest) -> None:
     await request.reject(403, body=b"no entry")
 
 
+class Restarting:
+    """Serve each client with the next handler, and the last one with all further clients."""
+
+    def __init__(self, *handlers: Callable[[WebSocketConnection], Awaitable[None]]) -> None:
+        self._handlers = list(handlers)
+
+    async def __call__(self, request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        handler = self._handlers.pop(0) if len(self._handlers) > 1 else self._handlers[0]
+        await handler(ws)
+
+
+def news(*messages: str) -> Callable[[WebSocketConnection], Awaitable[None]]:
+    """Take one message, send some, and return, which closes the connection."""
+
+    async def run(ws: WebSocketConnection) -> None:
+        await ws.get_message()
+        for message in messages:
+            await ws.send_message(message)
+
+    return run
+
+
+async def news_after(ws: WebSocketConnection) -> None:
+    """Send two of the messages after the one that the client names."""
+    request = str(await ws.get_message())
+    texts = ["first", "second", "third"]
+    first = int(request.replace("after ", ""))
+    for number, text in list(enumerate(texts, 1))[first : first + 2]:
+        await ws.send_message(f"{number} {text}")
+
+
+async def confirm(ws: WebSocketConnection) -> None:
+    while True:
+        await ws.send_message(f"got {await ws.get_message()!s}")
+
+
+async def confirm_once(ws: WebSocketConnection) -> None:
+    await ws.send_message(f"got {await ws.get_message()!s}")
+    await ws.get_message()
+
+
 def certificates(folder: Path) -> ssl.SSLContext:
     """Write ca.pem, server.pem, server.key and client.pem to the folder."""
     authority = trustme.CA()
@@ -249,6 +293,9 @@ PEERS: dict[str, Callable[[], Any]] = {
     "unix": unix,
     "ssh": ssh,
     "certificates": certified,
+    "restart": lambda: serving(Restarting(news("message 1", "message 2"), news("message 3"))),
+    "resume": lambda: serving(Restarting(news_after)),
+    "confirm": lambda: serving(Restarting(confirm_once, confirm)),
     "tls": lambda: serving(echo, certificates(Path.cwd())),
 }
 
@@ -282,6 +329,28 @@ async def program(block: Block, peer: str) -> None:
         output = await output_of(block.on_port(port))
         if block.output is not None:
             assert output == block.output.replace("8000", str(port))
+
+
+async def client(block: Block, peer: str) -> None:
+    assert block.output is not None
+    output, received = block.output.encode(), b""
+    async with PEERS[peer]() as port:
+        Path("program.py").write_text(block.on_port(port), "utf-8")
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-u", "-W", "error", "program.py"],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": PACKAGE_HOME, "PYTHONIOENCODING": "utf-8"},
+        )
+        assert process.stdout is not None
+        async with process.stdout:
+            try:
+                while output.startswith(received) and received != output:
+                    received += await process.stdout.receive_some()
+            finally:
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+    assert received == output
 
 
 async def server(block: Block, path: str = "/") -> None:
@@ -358,6 +427,7 @@ async def must_close(ws: WebSocketConnection) -> None:
 
 KINDS: dict[str, Callable[..., Awaitable[None]]] = {
     "program": program,
+    "client": client,
     "server": server,
     "fragment": fragment,
     "handler": handler,

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 import ssl
+import sys
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from trio_websocket import (
     ConnectionTimeout,
     Failure,
     HandshakeError,
+    ProxyError,
     Reconnect,
 )
 
@@ -85,9 +87,7 @@ def test_is_permanent_other_status_false(code: int) -> None:
 
 @pytest.mark.parametrize(("code", "expected"), [(407, True), (503, False), (None, False)])
 def test_is_permanent_status_of_proxy_counts(code: int | None, expected: bool) -> None:
-    exc = ConnectionFailed("the proxy refused")
-    exc.status_code = code  # type: ignore[attr-defined] # as an error of a proxy has it
-    assert failure(exc).is_permanent == expected
+    assert failure(ProxyError("refused", status_code=code)).is_permanent == expected
 
 
 def test_is_permanent_status_of_other_exception_ignored() -> None:
@@ -176,10 +176,9 @@ def test_retry_after_no_header_is_none() -> None:
     assert rejected(503).retry_after is None
 
 
-def test_retry_after_no_headers_is_none() -> None:
-    exc = ConnectionFailed("the proxy refused")
-    exc.status_code, exc.headers = 503, None  # type: ignore[attr-defined] # as of a proxy
-    assert failure(exc).retry_after is None
+def test_retry_after_of_proxy_counts() -> None:
+    exc = ProxyError("refused", status_code=429, headers=((b"retry-after", b"7"),))
+    assert failure(exc).retry_after == 7
 
 
 @pytest.mark.parametrize("exc", [rejected(500, (b"retry-after", b"7")).exception, OSError()])
@@ -206,6 +205,7 @@ def test_backoff_many_attempts_does_not_overflow(
     assert Backoff(initial=10**400)(failure(OSError(), attempt)) == 30
     assert Backoff(factor=1)(failure(OSError(), attempt)) == 0.5
     assert Backoff(factor=10**400)(failure(OSError(), attempt)) == 30
+    assert Backoff(maximum=math.inf)(failure(OSError(), attempt)) == sys.float_info.max / 2
 
 
 def test_backoff_delay_is_uniform() -> None:
@@ -264,7 +264,7 @@ def test_backoff_bad_argument_raises(name: str) -> None:
     for bad in (-1, math.nan):
         with pytest.raises(ValueError, match=f"^{name} must be 0 or more"):
             Backoff(**{name: bad})
-    if name != "give_up_after":
+    if name in {"initial", "factor"}:
         with pytest.raises(ValueError, match=f"^{name} must be a finite number, not inf"):
             Backoff(**{name: math.inf})
     with pytest.raises(ValueError, match=r"^factor must be 1 or more, not 0\.5"):

@@ -7,12 +7,22 @@ import email.utils
 import math
 import random
 import ssl
+import sys
 from typing import Iterable
 
-from .._sansio.errors import CloseCode, ConnectionClosed, HandshakeError, Reconnect
+from .._sansio.errors import (
+    CloseCode,
+    ConnectionClosed,
+    ConnectionRejected,
+    HandshakeError,
+    ProxyError,
+    Reconnect,
+)
 from .._sansio.handshake import header_values
 from .._sansio.options import check_number
 
+# Exceptions that hold a response in HTTP; that of a proxy may be missing.
+_RESPONSES = (ConnectionRejected, ProxyError)
 # Another attempt may succeed after these statuses of a server or a proxy (RFC 9110, 15; RFC 8470;
 # RFC 6585). After other statuses from 300 on, it fails again.
 _TRANSIENT_ERRORS = frozenset({408, 425, 429})
@@ -53,7 +63,8 @@ class Failure:
         exc = self.exception
         if not isinstance(exc, (OSError, HandshakeError, ConnectionClosed, Reconnect)):
             return True
-        return _is_permanent_status(_status_code(exc)) or _is_certificate_error(exc)
+        code = exc.status_code if isinstance(exc, _RESPONSES) else None
+        return _is_permanent_status(code) or _is_certificate_error(exc)
 
     @property
     def retry_after(self) -> float | None:
@@ -62,9 +73,10 @@ class Failure:
         It is at most 3600, and None without a valid ``Retry-After`` header (RFC 9110, 10.2.3). A
         date is compared with the ``Date`` of the response, as the clocks may differ.
         """
-        if _status_code(self.exception) not in _STATUSES_WITH_RETRY_AFTER:
-            return None
-        return _parse_retry_after(getattr(self.exception, "headers", None) or ())
+        exc = self.exception
+        if isinstance(exc, _RESPONSES) and exc.status_code in _STATUSES_WITH_RETRY_AFTER:
+            return _parse_retry_after(exc.headers)
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +104,13 @@ class Backoff:
     give_up_after: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in ("initial", "factor", "maximum"):
-            value = getattr(self, name)
-            check_number(name, value)
-            if value == math.inf:
-                raise ValueError(f"{name} must be a finite number, not {value!r}")
+        for field in dataclasses.fields(self):
+            check_number(field.name, getattr(self, field.name))
+        for name in ("initial", "factor"):
+            if getattr(self, name) == math.inf:
+                raise ValueError(f"{name} must be a finite number, not inf")
         if self.factor < 1:
             raise ValueError(f"factor must be 1 or more, not {self.factor!r}")
-        check_number("give_up_after", self.give_up_after)
 
     def __call__(self, failure: Failure) -> float | None:
         """Return the number of seconds to wait before the next attempt, or None to give up."""
@@ -112,15 +123,10 @@ class Backoff:
 
     def _limit(self, attempt: int) -> float:
         try:
-            return min(self.maximum, self.initial * float(self.factor) ** (attempt - 1))
+            limit = self.initial * float(self.factor) ** (attempt - 1)
         except OverflowError:  # after 1024 failures with the defaults
-            return self.maximum if self.initial else 0
-
-
-def _status_code(exc: Exception) -> int | None:
-    """Return the HTTP status that a server, or a proxy, answered, if any."""
-    code = getattr(exc, "status_code", None) if isinstance(exc, HandshakeError) else None
-    return code if isinstance(code, int) else None
+            limit = math.inf if self.initial else 0
+        return min(self.maximum, limit, sys.float_info.max)
 
 
 def _is_permanent_status(code: int | None) -> bool:
