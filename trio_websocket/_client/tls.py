@@ -9,6 +9,7 @@ from typing import Callable
 
 import trio
 
+from .._io.record_stream import RecordStream
 from .._io.tls_stream import TlsStream
 from .._io.transport import close_now, unwrap_network_error
 from .._sansio.proxy import Proxy
@@ -58,7 +59,8 @@ def _wrap(
     if isinstance(stream, trio.SocketStream):
         return TlsStream(stream, context, server_hostname=server_hostname)
     name = tls_name(server_hostname)
-    return trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
+    records = RecordStream(stream)
+    return trio.SSLStream(records, context, server_hostname=name, https_compatible=True)
 
 
 def default_context() -> ssl.SSLContext:

@@ -31,6 +31,7 @@ from .._sansio.errors import printable, safe_repr
 from .cancel import cancel
 from .chunks import Unwritten, remaining_after
 from .interrupt import raise_interrupt
+from .record_stream import RecordStream
 from .sockets import Address, EndName, address, end_names, is_direct, shut_down
 from .tls_stream import TlsStream
 
@@ -298,6 +299,6 @@ class IgnoringErrors:
 def _end_names(stream: trio.abc.AsyncResource) -> tuple[EndName | None, EndName | None]:
     """Return the names of both ends of a stream, ours first, with None where there is none."""
     transport: Any = stream
-    while isinstance(transport, (TlsStream, trio.SSLStream)):  # TLS may be in TLS
+    while isinstance(transport, (RecordStream, TlsStream, trio.SSLStream)):  # TLS may be in TLS
         transport = transport.transport_stream
     return end_names(transport.socket) if isinstance(transport, trio.SocketStream) else (None, None)
