@@ -288,11 +288,11 @@ async def start_answering(nursery: trio.Nursery, answer: bytes, *, use_tls: bool
 
 async def test_proxy_refuses_raises_proxy_error(nursery: trio.Nursery) -> None:
     proxy = await start_http_proxy(nursery, has_password=True)
-    for userinfo, hint in (("", "it wants a"), ("u:p@", "it rejected the")):
+    for userinfo, hint in (("", "it wants"), ("u:p@", "it rejected the")):
         exc = await fails(
             "ws://example.com/",
             f"the proxy 127.0.0.1, port {proxy.port}, refused a tunnel to example.com:80: "
-            f"HTTP status 407 Proxy Authentication Required ({hint} user name and password)",
+            f"HTTP status 407 Proxy Authentication Required ({hint} credentials)",
             proxy=proxy.url("http", userinfo),
         )
         assert exc.proxy == proxy.url("http")

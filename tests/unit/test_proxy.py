@@ -453,13 +453,13 @@ def test_tunnel_request_refused_has_status_and_headers() -> None:
     assert exc.__cause__ is exc.__context__ is None
     assert str(exc) == (
         "the proxy proxy.example, port 3128, refused a tunnel to example.com:443: HTTP status 407 "
-        "Get a password (it wants a user name and password): no"
+        "Get a password (it wants credentials): no"
     )
 
 
 def test_tunnel_request_refused_credentials_says_so() -> None:
     exc = refused(REFUSED, url=f"http://u:{SECRET}@proxy.example:3128")
-    assert "Get a password (it rejected the user name and password): no" in str(exc)
+    assert "Get a password (it rejected the credentials): no" in str(exc)
 
 
 @pytest.mark.parametrize(
@@ -494,12 +494,18 @@ def test_tunnel_request_refused_waits_for_body() -> None:
         request.result()
 
 
-def test_tunnel_request_refused_hides_credentials_that_proxy_repeats() -> None:
+@pytest.mark.parametrize("is_header", [False, True])
+def test_tunnel_request_refused_hides_credentials_that_proxy_repeats(is_header: bool) -> None:
     url = f"http://u:{SECRET}@proxy.example"
     token = base64.b64encode(f"u:{SECRET}".encode())
-    response = b"HTTP/1.1 400 %b\r\n\r\nyour request: Basic %b." % (token, token)
-    exc = refused(response, ends=True, url=url)
-    assert str(exc).endswith("HTTP status 400 ***: your request: Basic ***.")
+    headers = None
+    if is_header:
+        token = SECRET.encode() + b"\xff"
+        headers = [(b"proxy-authorization", b"Bearer " + token)]
+    response = b"HTTP/1.1 407 %b\r\n\r\nyour request: Basic %b." % (token, token)
+    exc = refused(response, ends=True, url=url, headers=headers)
+    shown = "HTTP status 407 *** (it rejected the credentials): your request: Basic ***."
+    assert str(exc).endswith(shown)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +527,7 @@ def test_tunnel_request_end_before_response_fails(data: bytes, reason: str) -> N
     ("url", "hint"),
     [
         ("http://proxy.example", "(does the proxy expect https:?)"),
-        ("https://proxy.example", "(does the proxy expect http: over TLS?)"),
+        ("https://proxy.example", "')"),
     ],
 )
 def test_tunnel_request_answer_not_http_has_hint(url: str, hint: str) -> None:

@@ -21,6 +21,7 @@ from trio_websocket import (
     ConnectionClosed,
     Endpoint,
     MessageStream,
+    ProxyError,
     WebSocketConnection,
     open_websocket_url,
 )
@@ -104,10 +105,24 @@ async def test_client_options_types_are_static() -> None:
     open_websocket_url("ws://h/", unix_socket=Path("chat.sock"))
     open_websocket_url("ws://h/", unix_socket=b"chat.sock", compression=None)
     open_websocket_url("ws://h/", local_address="127.0.0.1", proxy=None)
+    headers: list[tuple[str, str]] = [("a", "b")]
+    open_websocket_url("ws://h/", proxy="http://p", proxy_headers=headers)
+    context = ssl.create_default_context()
+    open_websocket_url("ws://h/", proxy="https://p", proxy_ssl_context=context)
+    with pytest.raises(TypeError):
+        open_websocket_url("ws://h/", proxy_headers={"a": "b"})  # type: ignore[arg-type] # what is tested
     with pytest.raises(TypeError):
         open_websocket_url("ws://h/", stream="h")  # type: ignore[arg-type] # what is tested
     with pytest.raises(TypeError):
         open_websocket_url("ws://h/", unix_sock="h")  # type: ignore[call-arg] # what is tested
+
+
+def test_proxy_error_attributes_types_are_static() -> None:
+    exc = ProxyError("text", proxy="http://p")
+    assert assert_type(exc.proxy, str) == "http://p"
+    assert assert_type(exc.status_code, Optional[int]) is None
+    assert assert_type(exc.socks_reply, Optional[int]) is None
+    assert assert_type(exc.headers, "tuple[tuple[bytes, bytes], ...]") == ()
 
 
 async def test_ssl_object_type_is_optional(nursery: trio.Nursery) -> None:

@@ -41,7 +41,7 @@ async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
             proxy = proxy_for(target)
             try:
                 stream = await open_stream(target, proxy)
-                proxy = None  # the time-out is not for its error message
+                proxy = None  # it has done its part, so no error names it
                 return await shake_hands(nursery, stream, handshake, options)
             except ConnectionRejected as exc:
                 url = redirects.follow(exc)

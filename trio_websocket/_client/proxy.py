@@ -90,12 +90,16 @@ async def _ask(proxy: Proxy, transport: Transport, request: TunnelRequest) -> by
         if first_bytes is not None:
             return first_bytes
         if request.is_refused:
-            with trio.move_on_after(_ERROR_PAGE_TIMEOUT), IgnoringErrors():
-                while request.result() is None:
-                    request.receive_data(await transport.read())
+            await _read_error_page(transport, request)
             raise request.refused()
     what = f"the connection to {proxy.name}, was lost before it answered"
     raise connection_failed(what, broken, proxy=proxy)
+
+
+async def _read_error_page(transport: Transport, request: TunnelRequest) -> None:
+    with trio.move_on_after(_ERROR_PAGE_TIMEOUT), IgnoringErrors():
+        while request.result() is None:  # it raises at the end of the page
+            request.receive_data(await transport.read())
 
 
 class _StreamAfter(trio.abc.Stream):

@@ -10,7 +10,7 @@ import trio
 from .._io.groups import UnwrappingGroups
 from .._sansio.errors import ConnectionFailed, printable
 from .._sansio.proxy import Proxy
-from .._sansio.url import bracketed
+from .._sansio.url import bracketed, without_zone
 from .failures import connection_failed
 
 _SOCKS4 = frozenset({"socks4", "socks4a"})
@@ -58,7 +58,7 @@ async def open_socks_stream(
     :raises ProxyError: The proxy could not be reached, or it refused.
     :raises ConnectionFailed: The name of the server was not found, and the proxy needs an address.
     """
-    host = host.partition("%")[0]  # the zone of an address has a meaning on this machine only
+    host = without_zone(host)
     if proxy.scheme in _SOCKS4 and ":" in host:
         text = f"can't ask {proxy.name}, for {host}: SOCKS4 has no IPv6 addresses"
         raise proxy.error(text)

@@ -14,7 +14,7 @@ from typing import Mapping
 
 from .errors import ProxyError
 from .handshake import Headers
-from .url import ascii_host, bracketed
+from .url import ascii_host, bracketed, without_zone
 
 _DEFAULT_PORTS = {
     "http": 80,
@@ -204,7 +204,7 @@ def _look_up(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 
 def _is_exempt(no_proxy: str, host: str, port: int) -> bool:
     """Return True if a list of hosts without a proxy contains a server. No name is resolved."""
-    host = host.partition("%")[0].lower()
+    host = without_zone(host).lower()
     for entry in _SEPARATORS.split(no_proxy.lower()):
         bracketed = _BRACKETED.fullmatch(entry)
         if bracketed is not None:
@@ -224,7 +224,7 @@ def _matches(pattern: str, host: str) -> bool:
     addresses = _addresses(host)
     try:
         if addresses:
-            network = ipaddress.ip_network(pattern.partition("%")[0], strict=False)
+            network = ipaddress.ip_network(without_zone(pattern), strict=False)
             return any(address in network for address in addresses)
         name = _without_dot(ascii_host(re.sub(r"\A\*?\.", "", pattern)))
     except ValueError:

@@ -18,15 +18,11 @@ from .handshake import (
     next_event,
 )
 from .proxy import Proxy
-from .url import bracketed
+from .url import bracketed, without_zone
 
 # Bytes of an error page that are read for the text of the exception.
 _MAX_BODY = 2**10
-# The likely mistakes if the answer is not HTTP.
-_HINTS = {
-    "http": " (does the proxy expect https:?)",
-    "https": " (does the proxy expect http: over TLS?)",
-}
+_AUTHORIZATION = b"Proxy-Authorization"
 
 
 class TunnelRequest:
@@ -52,15 +48,16 @@ class TunnelRequest:
         :param max_header_size: The option.
         """
         self._proxy = proxy
-        # The zone of an address has a meaning on this machine only.
-        self._server = f"{bracketed(host.partition('%')[0])}:{port}"
-        self._token = _basic_token(proxy)
+        self._server = f"{bracketed(without_zone(host))}:{port}"
         headers = [(b"Host", self._server.encode("ascii"))]
-        if self._token:
-            headers.append((b"Proxy-Authorization", b"Basic " + self._token))
+        if proxy.credentials is not None:
+            token = base64.b64encode(b":".join(proxy.credentials))  # RFC 7617, 2
+            headers.append((_AUTHORIZATION, b"Basic " + token))
+        headers = merge_headers(headers, proxy_headers)
+        # The credentials that are sent, or b"". No error shows them.
+        self._token = _token(headers)
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_header_size)
         self._head = HeadBuffer(max_header_size)
-        headers = merge_headers(headers, proxy_headers)
         try:
             #: The bytes of the request.
             self.request: bytes = _encode(self._http, self._server, headers)
@@ -147,9 +144,11 @@ class TunnelRequest:
     def _not_http(self, exc: h11.RemoteProtocolError) -> ProxyError:
         if exc.error_status_hint == 431:
             return self._too_long()
-        reason, hint = self._printable(str(exc).encode()), _HINTS[self._proxy.scheme]
-        error = self._proxy.error(f"{self._proxy.name}, did not answer in HTTP: {reason}{hint}")
-        if not self._token or self._token.decode("ascii") not in str(exc):
+        text = str(exc).encode()
+        hint = " (does the proxy expect https:?)" if self._proxy.scheme == "http" else ""
+        what = f"{self._proxy.name}, did not answer in HTTP"
+        error = self._proxy.error(f"{what}: {self._printable(text)}{hint}")
+        if not self._token or self._token not in text:
             error.__cause__ = exc
         return error
 
@@ -161,9 +160,7 @@ class TunnelRequest:
         if self._refusal.reason:
             text += f" {self._printable(self._refusal.reason)}"
         if status_code == 407:
-            text += (
-                f" ({'it rejected the' if self._token else 'it wants a'} user name and password)"
-            )
+            text += f" ({'it rejected the' if self._token else 'it wants'} credentials)"
         body = self._body[:_MAX_BODY].strip()
         if body:
             text += f": {self._printable(body)}"
@@ -176,9 +173,10 @@ class TunnelRequest:
         return printable(data.decode("utf-8", "backslashreplace"))
 
 
-def _basic_token(proxy: Proxy) -> bytes:
-    """Return the credentials of a proxy as RFC 7617 encodes them, or ``b""``."""
-    return base64.b64encode(b":".join(proxy.credentials)) if proxy.credentials else b""
+def _token(headers: Headers) -> bytes:
+    """Return the credentials in a Proxy-Authorization header, without the scheme."""
+    values = [value for name, value in headers if name.lower() == _AUTHORIZATION.lower()]
+    return values[-1].rpartition(b" ")[2] if values else b""
 
 
 def _encode(http: h11.Connection, server: str, headers: Headers) -> bytes:

@@ -189,8 +189,7 @@ def request_target(resource: str) -> str:
 
 def host_header(host: str, port: int, is_secure: bool) -> str:
     """Return the value of the Host header, with the port unless it is the scheme's default."""
-    # The zone of an address has a meaning on this machine only.
-    return _authority(host.partition("%")[0] if ":" in host else host, port, is_secure)
+    return _authority(without_zone(host), port, is_secure)
 
 
 def origin(host: str, port: int, is_secure: bool) -> str:
@@ -202,6 +201,11 @@ def origin(host: str, port: int, is_secure: bool) -> str:
 def origin_of(authority: str, is_secure: bool) -> str:
     """Return the scheme and authority of a WebSocket URL."""
     return f"{'wss' if is_secure else 'ws'}://{authority}"
+
+
+def without_zone(host: str) -> str:
+    """Return a host without the zone of an IPv6 address, which only this machine knows."""
+    return host.partition("%")[0] if ":" in host else host
 
 
 def bracketed(host: str) -> str:
