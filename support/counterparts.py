@@ -40,15 +40,17 @@ SIMPLE_USERINFO = f"{USER}:{SIMPLE_PASSWORD}@"
 _SECONDS_TO_START = 20
 
 
-def program(name: str) -> Path:
-    """Return the path of a program. Skip the test if it is not there, or in CI."""
+def require() -> None:
+    """Skip the test if the programs are missing, or in CI."""
     if os.environ.get("CI"):
         pytest.skip("real proxies are not used in CI")
-    for folder in _FOLDERS:
-        path = ROOT / folder / name
-        if path.exists():
-            return path
-    pytest.skip(f"{name} is missing: run make counterparts")
+    if not (ROOT.parent / "unpacked").exists():
+        pytest.skip("real proxies are missing: run make counterparts")
+
+
+def program(name: str) -> Path:
+    """Return the path of a program."""
+    return next(path for path in (ROOT / folder / name for folder in _FOLDERS) if path.exists())
 
 
 @contextlib.contextmanager

@@ -35,8 +35,10 @@ from trio_websocket import (
 SIZE = 2**23
 pytestmark = pytest.mark.no_cover
 
-#: The keywords of a client that uses a route.
+#: Gives the keywords of a client that uses a route.
 Route = AsyncContextManager["dict[str, Any]"]
+#: Runs a program, and gives its port.
+Start = Callable[..., AsyncContextManager[int]]
 
 
 class Certificates:
@@ -56,94 +58,74 @@ class Certificates:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
+    """Give a folder for the programs. Skip the test if they are missing."""
+    counterparts.require()
     with counterparts.public_folder() as path:
         yield path
 
 
 @pytest.fixture
-def certificates(folder: Path) -> Certificates:
-    return Certificates(folder)
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
 
 
 # -- routes
 
 
-@contextlib.asynccontextmanager
-async def squid(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.squid(folder) as port:
-        yield {"proxy": f"http://127.0.0.1:{port}"}
+def through(start: Start, proxy: str, **options: Any) -> Callable[[Path, Certificates], Route]:
+    """Return a route through a program.
+
+    :param start: Starts it.
+    :param proxy: The URL of the proxy, with ``{}`` for the port.
+    """
+
+    @contextlib.asynccontextmanager
+    async def route(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
+        async with start(folder, **options) as port:
+            yield {"proxy": proxy.format(port)}
+
+    return route
+
+
+def through_tls(tls: Start, start: Start, proxy: str) -> Callable[[Path, Certificates], Route]:
+    """Return a route through TLS in front of a proxy with a password."""
+
+    @contextlib.asynccontextmanager
+    async def route(folder: Path, certificates: Certificates) -> AsyncIterator[dict[str, Any]]:
+        async with start(folder, has_password=True) as port, tls(
+            folder, certificates.pem, port
+        ) as tls_port:
+            yield {"proxy": proxy.format(tls_port), "proxy_ssl_context": certificates.client}
+
+    return route
+
+
+NAMED = {"has_password": True}
+ROUTES: dict[str, Callable[[Path, Certificates], Route]] = {
+    "squid": through(counterparts.squid, "http://127.0.0.1:{}"),
+    "squid, password": through(counterparts.squid, f"http://{USERINFO}127.0.0.1:{{}}", **NAMED),
+    "tinyproxy": through(counterparts.tinyproxy, "http://127.0.0.1:{}"),
+    "tinyproxy, password": through(
+        counterparts.tinyproxy, f"http://{SIMPLE_USERINFO}127.0.0.1:{{}}", **NAMED
+    ),
+    "stunnel and tinyproxy": through_tls(
+        counterparts.stunnel, counterparts.tinyproxy, f"https://{SIMPLE_USERINFO}localhost:{{}}"
+    ),
+    "haproxy and squid": through_tls(
+        counterparts.haproxy, counterparts.squid, f"https://{USERINFO}127.0.0.1:{{}}"
+    ),
+    "microsocks": through(counterparts.microsocks, "socks5h://127.0.0.1:{}"),
+    "microsocks, password": through(
+        counterparts.microsocks, f"socks5://{USERINFO}127.0.0.1:{{}}", **NAMED
+    ),
+    "dante": through(counterparts.dante, "socks5h://127.0.0.1:{}"),
+    "dante, password": through(counterparts.dante, f"socks5h://{USERINFO}127.0.0.1:{{}}", **NAMED),
+    "dante, socks4": through(counterparts.dante, f"socks4://{USER}@127.0.0.1:{{}}"),
+}
 
 
 @contextlib.asynccontextmanager
-async def squid_with_password(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.squid(folder, has_password=True) as port:
-        yield {"proxy": f"http://{USERINFO}127.0.0.1:{port}"}
-
-
-@contextlib.asynccontextmanager
-async def tinyproxy(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.tinyproxy(folder) as port:
-        yield {"proxy": f"http://127.0.0.1:{port}"}
-
-
-@contextlib.asynccontextmanager
-async def tinyproxy_with_password(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.tinyproxy(folder, has_password=True) as port:
-        yield {"proxy": f"http://{SIMPLE_USERINFO}127.0.0.1:{port}"}
-
-
-@contextlib.asynccontextmanager
-async def stunnel(folder: Path, certificates: Certificates) -> AsyncIterator[dict[str, Any]]:
-    """TLS to the proxy, by stunnel in front of tinyproxy."""
-    async with counterparts.tinyproxy(folder, has_password=True) as port, counterparts.stunnel(
-        folder, certificates.pem, port
-    ) as tls_port:
-        proxy = f"https://{SIMPLE_USERINFO}localhost:{tls_port}"
-        yield {"proxy": proxy, "proxy_ssl_context": certificates.client}
-
-
-@contextlib.asynccontextmanager
-async def haproxy(folder: Path, certificates: Certificates) -> AsyncIterator[dict[str, Any]]:
-    """TLS to the proxy, by haproxy in front of squid."""
-    async with counterparts.squid(folder, has_password=True) as port, counterparts.haproxy(
-        folder, certificates.pem, port
-    ) as tls_port:
-        proxy = f"https://{USERINFO}127.0.0.1:{tls_port}"
-        yield {"proxy": proxy, "proxy_ssl_context": certificates.client}
-
-
-@contextlib.asynccontextmanager
-async def microsocks(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.microsocks(folder) as port:
-        yield {"proxy": f"socks5h://127.0.0.1:{port}"}
-
-
-@contextlib.asynccontextmanager
-async def microsocks_with_password(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.microsocks(folder, has_password=True) as port:
-        yield {"proxy": f"socks5://{USERINFO}127.0.0.1:{port}"}
-
-
-@contextlib.asynccontextmanager
-async def dante(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.dante(folder) as port:
-        yield {"proxy": f"socks5h://127.0.0.1:{port}"}
-
-
-@contextlib.asynccontextmanager
-async def dante_with_password(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.dante(folder, has_password=True) as port:
-        yield {"proxy": f"socks5h://{USERINFO}127.0.0.1:{port}"}
-
-
-@contextlib.asynccontextmanager
-async def dante_socks4(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
-    async with counterparts.dante(folder) as port:
-        yield {"proxy": f"socks4://{USER}@127.0.0.1:{port}"}
-
-
-@contextlib.asynccontextmanager
-async def socks4a(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
+async def socks4a() -> AsyncIterator[dict[str, Any]]:
     """The tests' own server, because Debian has none for SOCKS 4a."""
     async with trio.open_nursery() as nursery:
         server = await start_proxy(nursery, "socks4a")
@@ -167,9 +149,8 @@ while data := peer.recv(65536):
 
 
 @contextlib.asynccontextmanager
-async def process(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]]:
+async def process() -> AsyncIterator[dict[str, Any]]:
     """The pipes of a process."""
-    del folder
     async with trio.open_nursery() as nursery:
 
         async def stream(host: str, port: int) -> trio.abc.Stream:
@@ -182,17 +163,6 @@ async def process(folder: Path, _: Certificates) -> AsyncIterator[dict[str, Any]
             return trio.StapledStream(running.stdin, running.stdout)
 
         yield {"stream": stream}
-
-
-ROUTES: dict[str, Callable[[Path, Certificates], Route]] = {
-    route.__name__: route
-    for route in (
-        *(squid, squid_with_password, tinyproxy, tinyproxy_with_password, stunnel, haproxy),
-        *(microsocks, microsocks_with_password, dante, dante_with_password, dante_socks4),
-        *(socks4a, process),
-    )
-}
-each_route = pytest.mark.parametrize("name", ROUTES)
 
 
 # -- a conversation
@@ -264,13 +234,24 @@ async def converse(
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-@each_route
-async def test_route_carries_a_conversation(
+@pytest.mark.parametrize("name", ROUTES)
+async def test_program_carries_a_conversation(
     nursery: trio.Nursery, folder: Path, certificates: Certificates, name: str, scheme: str
 ) -> None:
     server = Server()
     url, context = await server.start(nursery, scheme, certificates)
     async with ROUTES[name](folder, certificates) as keywords:
+        await converse(server, url, context, **keywords)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize("route", [socks4a, process])
+async def test_route_without_program_carries_a_conversation(
+    nursery: trio.Nursery, certificates: Certificates, route: Callable[[], Route], scheme: str
+) -> None:
+    server = Server()
+    url, context = await server.start(nursery, scheme, certificates)
+    async with route() as keywords:
         await converse(server, url, context, **keywords)
 
 
@@ -334,9 +315,7 @@ async def test_http_proxy_named_as_https_proxy_gives_a_hint(folder: Path) -> Non
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
 @pytest.mark.parametrize("start", [counterparts.microsocks, counterparts.dante])
-async def test_socks_proxy_refuses(
-    folder: Path, start: Callable[..., AsyncContextManager[int]], scheme: str
-) -> None:
+async def test_socks_proxy_refuses(folder: Path, start: Start, scheme: str) -> None:
     async with start(folder) as port:
         exc = await refused(CLOSED, f"{scheme}://127.0.0.1:{port}")
         assert exc.socks_reply == 5  # connection refused (RFC 1928, 6)
@@ -345,9 +324,7 @@ async def test_socks_proxy_refuses(
 
 @pytest.mark.parametrize("userinfo", ["", f"{USER}:wrong@"])
 @pytest.mark.parametrize("start", [counterparts.microsocks, counterparts.dante])
-async def test_socks_proxy_asks_for_the_password(
-    folder: Path, start: Callable[..., AsyncContextManager[int]], userinfo: str
-) -> None:
+async def test_socks_proxy_asks_for_the_password(folder: Path, start: Start, userinfo: str) -> None:
     async with start(folder, has_password=True) as port:
         await refused(CLOSED, f"socks5h://{userinfo}127.0.0.1:{port}")
 
@@ -411,53 +388,51 @@ location = / {
 """
 
 
-@contextlib.asynccontextmanager
-async def web_servers(
-    nursery: trio.Nursery,
-    folder: Path,
-    certificates: Certificates,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[tuple[Server, int, int]]:
-    """Run two nginx, one with TLS, in front of the server. Give their ports."""
+class Web:
+    """Two nginx, one with TLS, in front of a server."""
+
+    def __init__(self, folder: Path, certificates: Certificates) -> None:
+        self._folder = folder
+        self._certificates = certificates
+        self.server = Server()
+
+    @contextlib.asynccontextmanager
+    async def running(self, nursery: trio.Nursery) -> AsyncIterator[tuple[str, str]]:
+        """Run them, and give their URLs, without and with TLS. They end without a slash."""
+        await self.server.start(nursery, "ws", self._certificates)
+        tls_folder = self._folder / "tls"
+        tls_folder.mkdir()
+        async with counterparts.nginx(tls_folder, self._filled_in(NGINX_TLS)) as tls:
+            text = self._filled_in(NGINX).replace("TLS", str(tls))
+            async with counterparts.nginx(self._folder, text) as plain:
+                yield f"ws://localhost:{plain}", f"wss://localhost:{tls}"
+
+    def _filled_in(self, text: str) -> str:
+        pem = str(self._certificates.pem)
+        return text.replace("BACKEND", str(self.server.port)).replace("CERTIFICATE", pem)
+
+
+@pytest.fixture
+def web(folder: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """Give the web servers. Clients trust their certificate by default."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
-    server = Server()
-    await server.start(nursery, "ws", certificates)
-
-    def filled_in(text: str, tls: int = 0) -> str:
-        for name, value in (
-            ("BACKEND", server.port),
-            ("TLS", tls),
-            ("CERTIFICATE", certificates.pem),
-        ):
-            text = text.replace(name, str(value))
-        return text
-
-    (folder / "tls").mkdir()
-    async with counterparts.nginx(folder / "tls", filled_in(NGINX_TLS)) as tls, counterparts.nginx(
-        folder, filled_in(NGINX, tls)
-    ) as plain:
-        yield server, plain, tls
+    return Web(folder, certificates)
 
 
-async def test_nginx_redirects_are_followed(
-    nursery: trio.Nursery,
-    folder: Path,
-    certificates: Certificates,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with web_servers(nursery, folder, certificates, monkeypatch) as (server, plain, tls):
+async def test_nginx_redirects_are_followed(nursery: trio.Nursery, web: Web) -> None:
+    async with web.running(nursery) as (plain, tls):
         expected = {
-            "301": f"ws://localhost:{plain}/",
-            "302": f"ws://localhost:{plain}/",
-            "303": f"ws://localhost:{plain}/",
-            "307": f"wss://localhost:{tls}/",
-            "308": f"ws://localhost:{server.port}/",
-            "chain/x": f"ws://localhost:{plain}/",
+            f"{plain}/301": f"{plain}/",
+            f"{plain}/302": f"{plain}/",
+            f"{plain}/303": f"{plain}/",
+            f"{plain}/307": f"{tls}/",
+            f"{plain}/308": f"ws://localhost:{web.server.port}/",
+            f"{plain}/chain/x": f"{plain}/",
+            f"{tls}/301": f"{tls}/",
         }
-        for path, url in expected.items():
-            first = f"ws://localhost:{plain}/{path}"
+        for first, last in expected.items():
             async with open_websocket_url(first, max_redirects=2) as ws:
-                assert ws.url == url
+                assert ws.url == last
                 await ws.send_message("hello")
                 assert await ws.get_message() == "hello"
 
@@ -472,49 +447,25 @@ async def test_nginx_redirects_are_followed(
     ],
 )
 async def test_nginx_redirects_are_refused(
-    nursery: trio.Nursery,
-    folder: Path,
-    certificates: Certificates,
-    monkeypatch: pytest.MonkeyPatch,
-    tail: str,
-    rule: str | None,
+    nursery: trio.Nursery, web: Web, tail: str, rule: str | None
 ) -> None:
-    async with web_servers(nursery, folder, certificates, monkeypatch) as (_, plain, __):
+    async with web.running(nursery) as (plain, _):
         with pytest.raises(ConnectionRejected, match=rule) as caught:
-            async with open_websocket_url(f"ws://localhost:{plain}/{tail}", max_redirects=1):
+            async with open_websocket_url(f"{plain}/{tail}", max_redirects=1):
                 pytest.fail("it is open")
     assert isinstance(caught.value, RedirectError) == (rule is not None)
 
 
-async def test_nginx_redirects_to_plain_are_refused(
-    nursery: trio.Nursery,
-    folder: Path,
-    certificates: Certificates,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with web_servers(nursery, folder, certificates, monkeypatch) as (_, __, tls):
+async def test_nginx_redirects_to_plain_are_refused(nursery: trio.Nursery, web: Web) -> None:
+    async with web.running(nursery) as (_, tls):
         with pytest.raises(RedirectError, match="from TLS to the plain"):
-            async with open_websocket_url(f"wss://localhost:{tls}/plain", max_redirects=9):
+            async with open_websocket_url(f"{tls}/plain", max_redirects=9):
                 pytest.fail("it is open")
-        async with open_websocket_url(f"wss://localhost:{tls}/301", max_redirects=1) as ws:
-            assert ws.url == f"wss://localhost:{tls}/"
 
 
 async def test_redirect_from_plain_to_tls_carries_a_conversation(
-    nursery: trio.Nursery,
-    folder: Path,
-    certificates: Certificates,
-    monkeypatch: pytest.MonkeyPatch,
+    nursery: trio.Nursery, folder: Path, web: Web
 ) -> None:
-    async with web_servers(nursery, folder, certificates, monkeypatch) as (
-        server,
-        plain,
-        _,
-    ), counterparts.tinyproxy(folder) as port:
-        await converse(
-            server,
-            f"ws://localhost:{plain}/307",
-            None,
-            max_redirects=1,
-            proxy=f"http://127.0.0.1:{port}",
-        )
+    async with web.running(nursery) as (plain, _), counterparts.tinyproxy(folder) as port:
+        keywords = {"proxy": f"http://127.0.0.1:{port}", "max_redirects": 1}
+        await converse(web.server, f"{plain}/307", None, **keywords)
