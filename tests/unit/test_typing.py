@@ -14,16 +14,20 @@ import trio
 import trio.testing
 
 import trio_websocket
+from support.attempts import REFUSED, Attempts, accept, until_closed
 from support.connections import open_client, open_pair
 from trio_websocket import (
     Address,
+    Backoff,
     CloseReason,
     ConnectionClosed,
     Endpoint,
+    Failure,
     MessageStream,
     ProxyError,
     WebSocketConnection,
     open_websocket_url,
+    stay_connected,
 )
 
 if TYPE_CHECKING:
@@ -128,3 +132,53 @@ def test_proxy_error_attributes_types_are_static() -> None:
 async def test_ssl_object_type_is_optional(nursery: trio.Nursery) -> None:
     client, _ = await open_client(nursery)
     assert assert_type(client.ssl_object, Optional[ssl.SSLObject]) is None
+
+
+async def test_stay_connected_types_are_those_of_a_user(nursery: trio.Nursery) -> None:
+    class Client:
+        backoff = Backoff(initial=0, give_up_after=60)
+        delays: list[float]
+
+        async def session(self, ws: WebSocketConnection) -> int:
+            return 1
+
+        def retry(self, failure: Failure) -> float | None:
+            assert_type(failure.exception, Exception)
+            assert_type(failure.retry_after, "float | None")
+            assert_type(failure.is_permanent, bool)
+            return self.backoff(failure)
+
+        async def on_retry(self, failure: Failure, delay: float) -> None:
+            self.delays = [delay]
+
+        async def headers(self) -> list[tuple[str, str]]:
+            return [("Authorization", "Bearer secret")]
+
+    async def nothing(ws: WebSocketConnection) -> None:
+        pass
+
+    async def retry(failure: Failure) -> float:
+        return 0
+
+    client, server = Client(), Attempts(nursery, REFUSED, accept(until_closed))
+    value = await stay_connected(
+        client.session,
+        lambda: "ws://example.org/",
+        extra_headers=client.headers,
+        retry=client.retry,
+        on_retry=client.on_retry,
+        wake=trio.Event().wait,
+        stream=server.open,
+        subprotocols=["chat"],
+        ping_interval=20,
+    )
+    assert assert_type(value, int) == 1
+    assert client.delays == [0]
+    await stay_connected(
+        nothing,
+        "ws://example.org/",
+        extra_headers=lambda: None,
+        retry=retry,
+        on_retry=lambda failure, delay: print(failure.attempt, delay),
+        stream=server.open,
+    )
