@@ -8,6 +8,7 @@ import gc
 import logging
 import math
 import signal
+import ssl
 import weakref
 from typing import Any, Awaitable, Callable, Iterator, NoReturn
 
@@ -596,6 +597,12 @@ async def test_session_that_was_called_raises_with_hint() -> None:
             await stay_connected(session, URL)
     finally:
         session.close()
+
+
+async def test_ssl_context_with_ws_url_raises_without_password() -> None:
+    with pytest.raises(ValueError, match=r"^an SSL context goes with wss:") as caught:
+        await stay_connected(finish, "ws://user:secret@example.org/", ssl.create_default_context())
+    assert "secret" not in str(caught.value)
 
 
 async def test_open_stream_raises_type_error() -> None:

@@ -56,30 +56,25 @@ async def run_session(session: Session[T], ws: WebSocketConnection) -> Done[T] |
     try:
         value = await call_unprotected(session, ws)
     except BaseException as exc:
-        return Lost(_cause_of_loss(exc, ws), trio.current_time() - start)
+        lost, rest = split_group(exc, lambda leaf: _loss(leaf, ws) is not None)
+        try:
+            if lost is None:
+                raise
+            if rest is not None:
+                raise rest from None
+            return Lost(_reason(lost, ws), trio.current_time() - start)
+        finally:
+            del lost, rest  # no reference cycle through the traceback
     lifecycle = lifecycle_of(ws)
     if value is not None or lifecycle.was_aclose_called or ws.closed is None:
         return Done(value)
     return Lost(lifecycle.closing.closed_error(), trio.current_time() - start)
 
 
-def _cause_of_loss(exc: BaseException, ws: WebSocketConnection) -> Exception:
-    """Return the reason why the connection was lost, if that is what an exception means.
-
-    :param exc: The exception, or the group, that a session raised.
-    :raises BaseException: Otherwise the exception itself, or what is left of the group.
-    """
-    lost, rest = split_group(exc, lambda leaf: _loss(leaf, ws) is not None)
-    try:
-        if lost is None:
-            raise exc
-        if rest is not None:
-            raise rest from None
-        losses = [loss for leaf in flatten_group(lost) if (loss := _loss(leaf, ws)) is not None]
-        # A ConnectionClosed says more than a Reconnect.
-        return min(losses, key=lambda loss: isinstance(loss, Reconnect))
-    finally:
-        del exc, lost, rest  # no reference cycle through the traceback
+def _reason(lost: BaseException, ws: WebSocketConnection) -> Exception:
+    """Return the reason for a loss: a `ConnectionClosed` if there is one, or a `Reconnect`."""
+    losses = [loss for leaf in flatten_group(lost) if (loss := _loss(leaf, ws)) is not None]
+    return min(losses, key=lambda loss: isinstance(loss, Reconnect))
 
 
 def _loss(exc: BaseException, ws: WebSocketConnection) -> Exception | None:

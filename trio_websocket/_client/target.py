@@ -132,7 +132,8 @@ def parse_target(
     extra_headers = check_headers(extra_headers)
     parts = parse_url(url)
     if ssl_context is not None and not parts.is_secure:
-        raise ValueError(f"an SSL context goes with wss:, and the URL is {str(url)!r}")
+        # The URL may contain a password.
+        raise ValueError(f"an SSL context goes with wss:, and the URL of {parts.host} is ws:")
     if parts.credentials is not None:
         given = list(extra_headers or ())
         if not any(header_bytes(name).lower() == b"authorization" for name, _ in given):
