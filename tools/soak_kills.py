@@ -95,7 +95,10 @@ class Client:
         self.late: list[float] = []
 
     async def run(self) -> None:
-        await stay_connected(self._session, self._url, retry=self._retry, on_retry=self._on_retry)
+        # Each connection ends the outage, as one that lasts a minute does by default.
+        await stay_connected(
+            self._session, self._url, retry=self._retry, on_retry=self._on_retry, reset_after=0
+        )
 
     def _url(self) -> str:
         self.attempts += 1
