@@ -25,6 +25,7 @@ from trio_websocket import (
     Failure,
     MessageStream,
     ProxyError,
+    RedirectError,
     WebSocketConnection,
     open_websocket_url,
     stay_connected,
@@ -127,6 +128,14 @@ def test_proxy_error_attributes_types_are_static() -> None:
     assert assert_type(exc.status_code, Optional[int]) is None
     assert assert_type(exc.socks_reply, Optional[int]) is None
     assert assert_type(exc.headers, "tuple[tuple[bytes, bytes], ...]") == ()
+
+
+async def test_redirect_types_are_static(nursery: trio.Nursery) -> None:
+    exc = RedirectError(302, (), None, urls=("ws://h/",))
+    assert assert_type(exc.urls, "tuple[str, ...]") == ("ws://h/",)
+    assert assert_type(exc.status_code, int) == 302
+    client, _ = await open_client(nursery)
+    assert assert_type(client.url, Optional[str]) == "ws://example.org/"
 
 
 async def test_ssl_object_type_is_optional(nursery: trio.Nursery) -> None:
