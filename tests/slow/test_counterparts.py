@@ -29,6 +29,7 @@ from trio_websocket import (
     RedirectError,
     WebSocketConnection,
     WebSocketRequest,
+    connect_websocket_url,
     open_websocket_url,
 )
 
@@ -253,6 +254,23 @@ async def test_route_without_program_carries_a_conversation(
     url, context = await server.start(nursery, scheme, certificates)
     async with route() as keywords:
         await converse(server, url, context, **keywords)
+
+
+@pytest.mark.parametrize("name", ROUTES)
+async def test_program_killed_ends_the_connection(
+    nursery: trio.Nursery, folder: Path, certificates: Certificates, name: str
+) -> None:
+    server = Server()
+    url, context = await server.start(nursery, "wss", certificates)
+    async with ROUTES[name](folder, certificates) as keywords:
+        ws = await connect_websocket_url(nursery, url, context, **keywords)
+        await ws.send_message("hello")
+        assert await ws.get_message() == "hello"
+    with trio.fail_after(10), pytest.raises(ConnectionClosed) as caught:
+        await ws.get_message()
+    assert caught.value.reason.code == 1006
+    assert caught.value.__cause__ is not None
+    assert await server.codes.receive() == 1006
 
 
 # -- proxies that refuse
