@@ -108,6 +108,8 @@ def open_websocket(
     :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
         library from when the block begins. It is closed in every case.
     :raises ConnectionFailed: The network prevented the connection.
+    :raises ProxyError: The option ``proxy`` names a proxy that did not open a tunnel to the server.
+    :raises ImportError: It names a SOCKS proxy, and python-socks is not installed.
     :raises ConnectionTimeout: Opening took longer than ``connect_timeout``.
     :raises ConnectionRejected: The server answered with another HTTP status than 101.
     :raises RedirectError: The server redirected, ``max_redirects`` is not 0, and the redirect
