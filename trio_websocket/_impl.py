@@ -105,8 +105,8 @@ def open_websocket(
     :param subprotocols: Names of subprotocols to offer, the preferred one first.
     :param extra_headers: Pairs of name and value. They replace headers of the same name that the
         handshake would send.
-    :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
-        library from when the block begins. It is closed in every case.
+    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
+        ``stream`` in every case, once the block has begun.
     :raises ConnectionFailed: The network prevented the connection.
     :raises ProxyError: The option ``proxy`` names a proxy that did not open a tunnel to the server.
     :raises ImportError: It names a SOCKS proxy, and python-socks is not installed.
@@ -148,8 +148,8 @@ async def connect_websocket(
     :param use_ssl: As in :func:`open_websocket`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
-        library from when this is awaited. It is closed in every case, also if an argument is wrong.
+    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
+        ``stream`` in every case, even if an argument is wrong.
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """
 
@@ -177,8 +177,8 @@ def open_websocket_url(
         certificates.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
-        library from when the block begins. It is closed in every case.
+    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
+        ``stream`` in every case, once the block has begun.
     :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
     """
     check_option_names(open_websocket_url, options, ClientOptions)
@@ -215,8 +215,8 @@ async def connect_websocket_url(
     :param ssl_context: As in :func:`open_websocket_url`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`. An open ``stream`` belongs to the
-        library from when this is awaited. It is closed in every case, also if an argument is wrong.
+    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
+        ``stream`` in every case, even if an argument is wrong.
     :raises ValueError: As in :func:`open_websocket_url`.
     :raises HandshakeError: Or a subclass, as in :func:`open_websocket`.
     """

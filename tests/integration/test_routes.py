@@ -193,6 +193,30 @@ async def test_open_websocket_url_over_tcp_stream_function_reports_endpoints(
         assert ws.remote == Endpoint("127.0.0.1", server.port, True)
 
 
+async def test_open_websocket_url_tls_in_tls_over_tcp_reports_endpoints(
+    nursery: trio.Nursery,
+) -> None:
+    async def open_tls(host: str, port: int) -> trio.abc.Stream:
+        stream = await trio.open_tcp_stream(host, port)
+        outer = trio.SSLStream(stream, trusting, server_hostname="localhost")
+        opened.append(outer)
+        return outer
+
+    opened: list[Any] = []
+    trusting, serving = tls_contexts()
+    (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = tcp.socket.getsockname()[1]
+    listener: Any = tcp
+    for _ in range(2):
+        listener = trio.SSLListener(listener, serving, https_compatible=True)
+    await nursery.start(WebSocketServer(echo, [listener]).run)
+    async with open_websocket_url(f"wss://127.0.0.1:{port}/", trusting, stream=open_tls) as ws:
+        await check_echo(ws)
+        assert ws.remote == Endpoint("127.0.0.1", port, True)
+        assert ws.ssl_object is not opened[0].pending.__self__
+    assert opened[0].transport_stream.socket.fileno() == -1
+
+
 # -- local addresses
 
 

@@ -26,7 +26,8 @@ _T = TypeVar("_T")
 async def open_stream(target: Target, proxy: Proxy | None) -> trio.abc.Stream:
     """Open a stream to a server, with TLS over it unless `use_ssl` is False.
 
-    If it fails, or is cancelled, no stream is left, also not one that the application has opened.
+    If it fails or is cancelled, every stream is closed, including one that the application has
+    passed.
 
     :param target: The server.
     :param proxy: The proxy to use, or None.
