@@ -29,6 +29,7 @@ from trio_websocket import (
     RedirectError,
     WebSocketConnection,
     WebSocketRequest,
+    WebSocketServer,
     connect_websocket_url,
     open_websocket_url,
 )
@@ -254,6 +255,23 @@ async def test_route_without_program_carries_a_conversation(
     url, context = await server.start(nursery, scheme, certificates)
     async with route() as keywords:
         await converse(server, url, context, **keywords)
+
+
+@pytest.mark.parametrize("name", ["squid", "tinyproxy", "stunnel and tinyproxy", "microsocks"])
+async def test_program_reaches_ipv6_address(
+    nursery: trio.Nursery, folder: Path, certificates: Certificates, name: str
+) -> None:
+    try:
+        listeners = await trio.open_tcp_listeners(0, host="::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = await nursery.start(WebSocketServer(Server().handle, listeners).run)
+    url = f"ws://[::1]:{server.port}/"
+    async with ROUTES[name](folder, certificates) as keywords, open_websocket_url(
+        url, **keywords
+    ) as ws:
+        await ws.send_message("hello")
+        assert await ws.get_message() == "hello"
 
 
 @pytest.mark.parametrize("name", ROUTES)
