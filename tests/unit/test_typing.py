@@ -101,11 +101,11 @@ async def test_closed_and_ends_types_are_not_optional(nursery: trio.Nursery) -> 
 
 
 async def test_client_options_types_are_static() -> None:
-    async def tcp(host: str, port: int) -> trio.SocketStream:
+    async def connect(host: str, port: int) -> trio.SocketStream:
         raise NotImplementedError
 
     stream, _ = trio.testing.memory_stream_pair()
-    open_websocket_url("ws://h/", stream=tcp, max_redirects=1, server_hostname="h")
+    open_websocket_url("ws://h/", stream=connect, max_redirects=1, server_hostname="h")
     open_websocket_url("ws://h/", stream=stream)
     open_websocket_url("ws://h/", unix_socket=Path("chat.sock"))
     open_websocket_url("ws://h/", unix_socket=b"chat.sock", compression=None)
