@@ -355,6 +355,12 @@ def test_open_websocket_context_for_servers_raises(name: str) -> None:
         open_websocket("example.org", 443, "/", **arguments)
 
 
+def test_open_websocket_url_context_for_servers_raises() -> None:
+    text = "^ssl_context must be a context for clients, not for servers: use ssl.create_default_con"
+    with pytest.raises(ValueError, match=text):
+        open_websocket_url(WSS, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
 @pytest.mark.parametrize("route", ["stream", "unix_socket"])
 def test_open_websocket_url_local_address_without_tcp_raises(route: str) -> None:
     given: Any = {route: memory_pair if route == "stream" else "chat.sock"}

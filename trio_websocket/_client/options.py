@@ -99,16 +99,15 @@ def _check_proxy_headers(name: str, value: object) -> None:
 
 def _check_proxy_ssl_context(name: str, value: object) -> None:
     check_ssl_context(value, name)
-    assert isinstance(value, ssl.SSLContext)
     check_client_context(name, value)
 
 
-def check_client_context(name: str, context: ssl.SSLContext) -> None:
-    """Raise if an SSL context was made for servers.
+def check_client_context(name: str, value: object) -> None:
+    """Raise if the value is an SSL context that was made for servers.
 
-    :raises ValueError: It was.
+    :raises ValueError: It is.
     """
-    if context.protocol == ssl.PROTOCOL_TLS_SERVER:
+    if isinstance(value, ssl.SSLContext) and value.protocol == ssl.PROTOCOL_TLS_SERVER:
         hint = "use ssl.create_default_context()"
         raise ValueError(f"{name} must be a context for clients, not for servers: {hint}")
 

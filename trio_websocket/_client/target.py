@@ -44,8 +44,7 @@ class Target:
         if not isinstance(use_ssl, (bool, ssl.SSLContext)):
             text = "`use_ssl` argument must be bool or ssl.SSLContext"
             raise TypeError(f"{text}, not {use_ssl!r:.100}")
-        if use_ssl is not False and use_ssl is not True:
-            check_client_context("use_ssl", use_ssl)
+        check_client_context("use_ssl", use_ssl)
         check_port(port)
         #: The host, as DNS and TLS need it.
         self.host: str = ascii_host_not_url(host)
@@ -129,6 +128,7 @@ def parse_target(
     :raises ValueError: The URL is not a WebSocket URL, or ``ws:`` with an SSL context.
     """
     check_ssl_context(ssl_context)
+    check_client_context("ssl_context", ssl_context)
     extra_headers = check_headers(extra_headers)
     parts = parse_url(url)
     if ssl_context is not None and not parts.is_secure:
