@@ -9,6 +9,7 @@ import logging
 import math
 import signal
 import ssl
+import sys
 import weakref
 from typing import Any, Awaitable, Callable, Iterator, NoReturn
 
@@ -34,6 +35,9 @@ from trio_websocket import (
     stay_connected,
 )
 from trio_websocket._io.groups import flatten_group
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 URL = "ws://example.org:8000/chat"
 
@@ -261,15 +265,10 @@ async def test_reconnect_beside_connection_closed_reports_the_latter(
     autojump_clock: MockClock,
 ) -> None:
     async def session(ws: WebSocketConnection) -> None:
-        async def watch() -> None:
-            try:
-                await ws.wait_closed()
-            finally:
-                raise Reconnect
-
-        async with trio.open_nursery() as tasks:
-            tasks.start_soon(watch)
-            tasks.start_soon(get, ws)
+        try:
+            await get(ws)
+        except ConnectionClosed as exc:
+            raise ExceptionGroup("", [Reconnect(), ExceptionGroup("", [exc])]) from None
 
     client = Client(nursery, CLOSES, STAYS)
     assert await client.run(first(session)) == "done"
@@ -522,6 +521,19 @@ async def test_url_and_headers_functions_are_called_for_each_attempt(
     assert [request.count(b"Token: ") for request in requests] == [1, 0, 1]
     assert all(b"Sec-WebSocket-Protocol: chat" in request for request in requests)
     assert client.server.times == ([2, 7, 12] if is_async else [0, 3, 6])
+
+
+async def test_headers_from_iterator_are_sent_with_each_attempt(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    requests: list[bytes] = []
+
+    async def record(stream: trio.abc.Stream) -> None:
+        requests.append((await read_head(stream))[0])
+
+    client = Client(nursery, record, record, STAYS)
+    assert await client.run(finish, extra_headers=iter([("Token", "a")])) == "done"
+    assert [request.count(b"Token: a") for request in requests] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["url", "extra_headers"])
