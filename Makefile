@@ -7,6 +7,8 @@ ARGS :=
 COVERAGE := --cov
 SECONDS := 60
 SEED := 1
+ROUNDS := 10000
+KILLS := 100
 GIGABYTES := 4
 CONNECTIONS := 2000
 
@@ -36,8 +38,9 @@ changed = git diff --name-only --diff-filter=d $$(git merge-base HEAD main 2>/de
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test test-pure test-all test-minimum newer-pythons lint format docs package autobahn dropin soak \
-	soak-sockets soak-limits fairness bombs stream-huge measure-compression bench instructions fuzz replay sanitize fuzz-atheris clean
+.PHONY: help demo check test test-pure test-all test-minimum newer-pythons counterparts lint format docs package autobahn dropin soak \
+	soak-sockets soak-limits soak-stay-connected soak-kills \
+	fairness bombs stream-huge measure-compression bench instructions fuzz replay sanitize fuzz-atheris clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 21
@@ -71,6 +74,9 @@ test-minimum:  ## run all tests with the oldest dependencies, on the oldest Pyth
 
 newer-pythons:  ## unpack Debian's CPython 3.14 and 3.15 into .venvs/pythons, for test-all
 	@PYTHON=$(PYTHON) tools/newer_pythons.sh
+
+counterparts:  ## unpack Debian's proxies and web server into .venvs/counterparts, for tests/slow
+	@tools/counterparts.sh
 
 lint: $(TOOLS)/installed  ## run ruff, mypy and pyright
 	$(TOOLS)/bin/ruff check .
@@ -116,6 +122,12 @@ soak-sockets: $(tested)  ## run one server and many clients; SECONDS=600 CONNECT
 
 soak-limits: $(tested)  ## drive every bound and time-out to its limit
 	$(strip $(VENV)/bin/python -m tools.soak_limits $(ARGS))
+
+soak-stay-connected: $(tested)  ## clients whose server fails in every way; ROUNDS=10000 SEED=1
+	$(strip $(VENV)/bin/python -m tools.soak_stay_connected --rounds $(ROUNDS) --seed $(SEED) $(ARGS))
+
+soak-kills: $(tested)  ## a client whose server process is killed; KILLS=100 SEED=1
+	$(strip $(VENV)/bin/python -m tools.soak_kills --kills $(KILLS) --seed $(SEED) $(ARGS))
 
 fairness: SECONDS := 2
 fairness: $(tested)  ## measure how long a flooding peer blocks other tasks; SECONDS=2 for each flood

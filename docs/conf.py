@@ -33,7 +33,12 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections\.abc|contextlib|ipaddress|ssl|trio|wsproto)\..*"),
     # in annotations
-    ("py:class", r"AbstractAsyncContextManager|ExtraHeaders|(Error)?Handler|Message"),
+    (
+        "py:class",
+        r"AbstractAsyncContextManager|ExtraHeaders|ProxyHeaders|SocketPath|StreamFunction",
+    ),
+    ("py:class", r"(Error)?Handler|Message"),
+    ("py:class", r"trio_websocket\._client\.session\.T"),  # a TypeVar
 ]
 
 autodoc_default_options = {"members": True}

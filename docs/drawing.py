@@ -15,16 +15,18 @@ MONO = 7.9  # pixels, the width of a character of the class "mono"
 
 _STYLE = """
 svg { --page: #ffffff; --box: #eef2f7; --strong: #d5e3f5; --line: #5b6675; --text: #16202b; \
---dim: #4a5563; }
+--dim: #4a5563; --bar: #2f6fb7; }
 @media (prefers-color-scheme: dark) {
 svg { --page: #171b21; --box: #262d37; --strong: #2b415f; --line: #9aa7b8; --text: #e8edf3; \
---dim: #b4c0cf; }
+--dim: #b4c0cf; --bar: #6ea8e6; }
 }
 .page { fill: var(--page); }
 .box { fill: var(--box); stroke: var(--line); }
 .strong { fill: var(--strong); stroke: var(--line); }
 .frame { fill: none; stroke: var(--line); }
 .line { fill: none; stroke: var(--line); stroke-width: 1.5; }
+.grid { fill: none; stroke: var(--line); stroke-width: 0.5; }
+.bar { fill: var(--bar); }
 .head { fill: var(--line); }
 text { fill: var(--text); font: 14px "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
 .bold { font-weight: bold; }
@@ -100,6 +102,18 @@ class Drawing:
             f"{'L' if number else 'M'} {x:g} {y:g}" for number, (x, y) in enumerate(points)
         )
         self._shapes.append(f'<path d="{path}" class="line" marker-end="url(#head)"/>')
+
+    def line(self, start: tuple[float, float], end: tuple[float, float], style: str) -> None:
+        """Add a straight line without a head."""
+        self._shapes.append(
+            f'<path d="M {start[0]:g} {start[1]:g} L {end[0]:g} {end[1]:g}" class="{style}"/>'
+        )
+
+    def bar(self, x: float, y: float, width: float, height: float) -> None:
+        """Add a bar of a histogram."""
+        self._shapes.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" class="bar"/>'
+        )
 
     def svg(self) -> str:
         """Return the file."""

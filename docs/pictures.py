@@ -12,6 +12,7 @@ import itertools
 from pathlib import Path
 from typing import Callable
 
+from docs import arrivals
 from docs.drawing import LINE, MONO, WIDTH, Box, Drawing
 from support.imports import MODULES, PACKAGE, Module, levels
 from trio_websocket._connection.who_reads import Reader
@@ -451,6 +452,7 @@ def life() -> str:
 
 
 PICTURES: dict[str, Callable[[], str]] = {
+    "arrivals": arrivals.picture,
     "closing": closing,
     "house": house,
     "life": life,

@@ -43,7 +43,9 @@ from trio._core._run import _r as scheduler  # it shuffles the runnable tasks
 
 from support.frames import CLOSE, PING, close_payload
 from support.listeners import MemoryListener
+from support.peer import accepting
 from support.streams import (
+    WrappedStream,
     close_sockets,
     lockstep_pair,
     memory_pair,
@@ -149,6 +151,7 @@ class Stage:
         self._unused: Stream | None = None  # our end, until the library owns it
         self._listener = MemoryListener()
         self._port = 1  # any number, if nothing listens
+        self._options: dict[str, Any] = {}  # of a client that is redirected
 
     # -- the call under test
 
@@ -254,8 +257,9 @@ class Stage:
         self.clock.autojump_threshold = min(self.clock.autojump_threshold, JUMP_WHEN_HURRYING)
         if isinstance(self._near, FaultyStream):
             self._near.strike(FAULT[self.interruption.kind])
-        elif self.far_ends:
-            self.far_ends[0].strike(self.interruption.kind)
+        elif self.far_ends and self.transport != "memory":
+            current = next((peer for peer in self.far_ends if not peer.is_over), self.far_ends[0])
+            current.strike(self.interruption.kind)
 
     def _check_duration(self, start: float, *, is_bounded: bool) -> None:
         duration = trio.current_time() - start
@@ -287,6 +291,8 @@ class Stage:
         """
         if self.transport == "memory":
             ours, theirs = await (lockstep_pair() if lockstep else memory_pair())
+            if self._options:  # the stream before is closed
+                self._near = None
             if self.interruption.is_fault and self._near is None:
                 ours = FaultyStream(CountedStream(ours, self.operation))
                 if self.is_struck:
@@ -351,14 +357,29 @@ class Stage:
             self._unused, theirs = await self.streams()
             self.peers.start_soon(peer.run, theirs)
         else:
-            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            self._port = listener.socket.getsockname()[1]
-            self.peers.start_soon(self._accept, listener, peer)
+            self._port = await self._listen(peer)
         return peer
 
-    async def _accept(self, listener: trio.SocketListener, peer: StrictPeer) -> None:
+    async def _listen(
+        self,
+        peer: StrictPeer,
+        run: Callable[[Stream, StrictPeer], Awaitable[None]] | None = None,
+    ) -> int:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.peers.start_soon(self._accept, listener, peer, run or self._run_peer)
+        return int(listener.socket.getsockname()[1])
+
+    async def _accept(
+        self,
+        listener: trio.SocketListener,
+        peer: StrictPeer,
+        run: Callable[[Stream, StrictPeer], Awaitable[None]],
+    ) -> None:
         async with listener:
             stream: Stream = CountedStream(await listener.accept(), self.operation)
+        await run(stream, peer)
+
+    async def _run_peer(self, stream: Stream, peer: StrictPeer) -> None:
         if self.transport == "tls":
             context = tls_contexts()[1]
             stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
@@ -366,26 +387,126 @@ class Stage:
 
     async def connect(self) -> WebSocketConnection:
         """Connect to `raw_server`."""
-        return await self._connect(self.nursery)
-
-    async def _connect(self, nursery: trio.Nursery, *_: Any, **__: Any) -> WebSocketConnection:
         self._unused = None
-        if self._near is not None:
-            return await wrap_client_stream(nursery, self._near, "example.org", "/")
-        use_ssl = self._client_context
-        return await connect_websocket(nursery, "127.0.0.1", self._port, "/", use_ssl=use_ssl)
+        if self._near is not None and not self._options:
+            return await wrap_client_stream(self.nursery, self._near, "example.org", "/")
+        use_ssl, options = self._client_context, self._options
+        return await connect_websocket(
+            self.nursery, "127.0.0.1", self._port, "/", use_ssl=use_ssl, **options
+        )
+
+    async def redirecting_server(self) -> StrictPeer:
+        """Start a peer that redirects a client to another one, which this returns."""
+        peers = [self.peer(), self.peer()]
+        second = peers[1]
+        ports = [1, 2]
+        if self.transport == "memory":
+
+            async def open_stream(host: str, port: int) -> Stream:
+                ours, theirs = await self.streams()
+                self.peers.start_soon(peers.pop(0).run, theirs)
+                return ours
+
+            self._options["stream"] = open_stream
+        else:
+            ports = [await self._listen(peer) for peer in peers]
+        scheme = "wss" if self.transport == "tls" else "ws"
+        location = f"{scheme}://127.0.0.1:{ports[1]}/".encode()
+        peers[0].response = lambda request: (
+            b"HTTP/1.1 302 Found\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % location
+        )
+        self._port = ports[0]
+        self._options["max_redirects"] = 1
+        return second
 
     @contextlib.asynccontextmanager
-    async def client_block(self) -> AsyncIterator[WebSocketConnection]:
-        """Connect to `raw_server` for a block."""
-        with contextlib.ExitStack() as stack:
-            if self._near is not None:
-                name = "trio_websocket._impl.connect_websocket"
-                stack.enter_context(unittest.mock.patch(name, self._connect))
-            use_ssl = self._client_context
-            async with open_websocket("127.0.0.1", self._port, "/", use_ssl=use_ssl) as connection:
-                self.has_opened = True
-                yield connection
+    async def server_behind_proxy(self) -> AsyncIterator[StrictPeer]:
+        """Start a peer that the client reaches through an HTTP proxy."""
+        peer = self.peer()
+        port = 1
+        patch: Any = contextlib.nullcontext()
+        if self.transport == "memory":
+
+            async def open_tcp_stream(*_: object) -> Stream:
+                ours, theirs = await self.streams()
+                self.peers.start_soon(self._open_tunnel, theirs, peer)
+                return ours
+
+            patch = unittest.mock.patch("trio.open_tcp_stream", open_tcp_stream)
+        else:
+            port = await self._listen(peer, self._open_tunnel)
+        self._options["proxy"] = f"http://user:password@127.0.0.1:{port}"
+        with patch:
+            yield peer
+
+    async def _open_tunnel(self, stream: Stream, peer: StrictPeer) -> None:
+        """Be a proxy, and then the peer behind it."""
+        head = b""
+        with contextlib.suppress(trio.BrokenResourceError):  # the client has left
+            while not head.endswith(b"\r\n\r\n"):
+                received = await stream.receive_some()
+                if not received or self.is_struck:
+                    break
+                head += received
+            else:
+                await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        await self._run_peer(stream, peer)
+
+    async def servers(self, *peers: StrictPeer) -> Callable[[], str]:
+        """Start a server for each attempt of a client. Return a function for its URL.
+
+        The client takes `client_options`.
+        """
+        waiting = list(peers)
+        ports = [1] * len(peers)
+        if self.transport == "memory":
+
+            async def open_stream(host: str, port: int) -> Stream:
+                ours, theirs = await self.streams()
+                self.peers.start_soon(waiting.pop(0).run, theirs)
+                return ours
+
+            self._options["stream"] = open_stream
+        else:
+            ports = [await self._listen(peer) for peer in peers]
+        if self.transport == "tls":
+            self._options["ssl_context"] = tls_contexts()[0]
+        scheme = "wss" if self.transport == "tls" else "ws"
+        return lambda: f"{scheme}://127.0.0.1:{ports.pop(0)}/"
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """The keywords for a client of `servers`."""
+        return self._options
+
+    async def open_stream(self, *_: object) -> Stream:
+        """Open a stream to `raw_server` that is no socket, as an application may."""
+        if self._near is None:
+            return WrappedStream(await trio.open_tcp_stream("127.0.0.1", self._port))
+        self._unused = None
+        return self._near
+
+    async def given_stream(self) -> Stream:
+        """Return an open stream to `raw_server`, which an application passes to `open_websocket`.
+
+        It is the application's if a KeyboardInterrupt comes before the block begins.
+        """
+        self._unused = await self.open_stream()
+        return self._unused
+
+    @contextlib.asynccontextmanager
+    async def client_block(
+        self, stream: Stream | Callable[[str, int], Awaitable[Stream]] | None = None
+    ) -> AsyncIterator[WebSocketConnection]:
+        """Connect to `raw_server` for a block, over TCP or the stream."""
+        if self._near is not None:
+            stream = stream or self.open_stream
+        use_ssl = self._client_context
+        async with open_websocket(
+            "127.0.0.1", self._port, "/", use_ssl=use_ssl, stream=stream
+        ) as connection:
+            self.has_opened = True
+            yield connection
 
     # -- servers under test
 
@@ -487,7 +608,8 @@ class Stage:
         for peer in self.far_ends if not (self.is_struck or self.ends_abruptly) else ():
             if peer.is_torn:
                 raise Violation(f"the peer saw a torn frame or message behind {peer.frames[-3:]}")
-            if self.has_opened and not any(found.opcode == CLOSE for found in peer.frames):
+            must_close = self.has_opened and peer.response is accepting
+            if must_close and not any(found.opcode == CLOSE for found in peer.frames):
                 raise Violation(f"the peer saw no Close frame, but {peer.frames[-3:]}")
         self.peers.cancel_scope.cancel()
 

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any, AsyncIterator, Awaitable, Callable, Iterator
 
 import trio
+from trio.lowlevel import checkpoint
 from trio.testing import wait_all_tasks_blocked
 
 from support.frames import CLOSE, PING, PONG, close_payload
@@ -13,12 +14,14 @@ from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
     DisconnectionTimeout,
+    Failure,
     HandshakeError,
     PerMessageDeflate,
     WebSocketConnection,
     WebSocketRequest,
     WebSocketServer,
     broadcast,
+    stay_connected,
     wrap_server_stream,
 )
 
@@ -59,10 +62,23 @@ def leaving_no_task(stage: Stage) -> Iterator[None]:
 
 @scenario("client")
 async def open_a_block(stage: Stage) -> None:
-    peer = await stage.raw_server(echoes=True)
+    await _open_a_block(stage, await stage.raw_server(echoes=True), None)
 
+
+@scenario("client")
+async def open_a_block_over_a_stream_function(stage: Stage) -> None:
+    await _open_a_block(stage, await stage.raw_server(echoes=True), stage.open_stream)
+
+
+@scenario("client")
+async def open_a_block_over_an_open_stream(stage: Stage) -> None:
+    peer = await stage.raw_server(echoes=True)
+    await _open_a_block(stage, peer, await stage.given_stream())
+
+
+async def _open_a_block(stage: Stage, peer: StrictPeer, stream: Any) -> None:
     async def block() -> None:
-        async with stage.client_block() as connection:
+        async with stage.client_block(stream) as connection:
             await connection.send_message("hello")
             assert await connection.get_message() == "hello"
 
@@ -101,6 +117,19 @@ async def connect(stage: Stage) -> None:
 
 
 @scenario("client")
+async def connect_through_a_proxy(stage: Stage) -> None:
+    async def call() -> None:
+        stage.keep(await stage.connect())
+
+    async with stage.server_behind_proxy() as peer:
+        with leaving_no_task(stage):
+            await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
+        for connection in stage.connections:
+            await stage.converse(connection, peer)
+            await stage.close(connection, peer)
+
+
+@scenario("client")
 async def be_rejected(stage: Stage) -> None:
     def response(request: bytes) -> bytes:
         return b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nnever"
@@ -113,6 +142,63 @@ async def be_rejected(stage: Stage) -> None:
             struck_raises=(HandshakeError,),
             is_bounded=True,
         )
+
+
+@scenario("client")
+async def follow_a_redirect(stage: Stage) -> None:
+    peer = await stage.redirecting_server()
+
+    async def call() -> None:
+        stage.keep(await stage.connect())
+
+    with leaving_no_task(stage):
+        await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
+    for connection in stage.connections:
+        await stage.converse(connection, peer)
+        await stage.close(connection, peer)
+
+
+@scenario("client")
+async def stay_connected_to_a_server_that_restarts(stage: Stage) -> None:
+    """The first connection is lost, the second attempt is rejected, and the third succeeds."""
+    first, busy, third = peers = stage.peer(), stage.peer(), stage.peer(echoes=True)
+    busy.response = lambda request: b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+    url = await stage.servers(*peers)
+    delay = 1 if stage.transport == "memory" else 0
+    opened: list[StrictPeer] = []
+
+    async def session(ws: WebSocketConnection) -> str | None:
+        opened.append(third if opened else first)
+        if not first.is_over:
+            first.queue_close(close_payload(1012))
+        await ws.send_message("hello")
+        assert await ws.get_message() == "hello"
+        return "done"
+
+    async def on_retry(failure: Failure, delay: float) -> None:
+        await checkpoint()
+
+    async def wake() -> None:
+        await trio.sleep(delay / 2)
+
+    async def call() -> None:
+        value = await stay_connected(
+            session,
+            url,
+            retry=lambda failure: delay if failure.attempt <= 2 else None,
+            on_retry=on_retry,
+            wake=wake,
+            **stage.client_options,
+        )
+        assert value == "done"
+        assert stage.is_struck or opened == [first, third]
+
+    await stage.act(call, struck_raises=(HandshakeError, ConnectionClosed))
+    if not stage.is_struck:
+        for peer in opened:
+            await peer.wait_over()
+            if CLOSE not in [found.opcode for found in peer.frames]:
+                raise Violation(f"a connection ended without a Close frame: {peer.frames}")
 
 
 @scenario("server")

@@ -14,10 +14,14 @@ from typing import Any, Awaitable, Callable, Iterable
 
 import trio
 
+from ._client.backoff import Backoff as Backoff, Failure as Failure
 from ._client.block import ConnectionBlock
 from ._client.connect import connect, wrap_client_stream as wrap_client_stream
+from ._client.dial import check_or_close
 from ._client.failures import connection_failed
-from ._client.target import Target, parse_target
+from ._client.options import ClientKeywords, ClientOptions
+from ._client.stay_connected import stay_connected as stay_connected
+from ._client.target import Target, URLTarget, parse_target
 from ._connection.broadcast import BroadcastResult as BroadcastResult, broadcast as broadcast
 from ._connection.connection import WebSocketConnection as WebSocketConnection
 from ._connection.message_stream import MessageStream as MessageStream
@@ -35,13 +39,16 @@ from ._sansio.errors import (
     ConnectionTimeout as ConnectionTimeout,
     DisconnectionTimeout as DisconnectionTimeout,
     HandshakeError as HandshakeError,
+    ProxyError as ProxyError,
+    Reconnect as Reconnect,
+    RedirectError as RedirectError,
 )
 from ._sansio.extensions import (
     DeflateParameters as DeflateParameters,
     PerMessageDeflate as PerMessageDeflate,
 )
 from ._sansio.handshake import ExtraHeaders
-from ._sansio.options import OptionKeywords, Options, check_option_names, with_option_signature
+from ._sansio.options import Options, check_option_names, with_signature_of
 from ._sansio.url import Endpoint as Endpoint
 from ._server.request import (
     WebSocketRequest as WebSocketRequest,
@@ -67,11 +74,11 @@ _LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
 _TIMEOUTS = ("connect_timeout", "disconnect_timeout")
 
 
-def _with_defaults(names: Iterable[str], options: OptionKeywords) -> dict[str, Any]:
+def _with_defaults(names: Iterable[str], options: ClientKeywords) -> dict[str, Any]:
     return {**{name: getattr(Options, name) for name in names}, **options}
 
 
-@with_option_signature
+@with_signature_of(ClientOptions)
 def open_websocket(
     host: str,
     port: int,
@@ -80,7 +87,7 @@ def open_websocket(
     use_ssl: bool | ssl.SSLContext,
     subprotocols: Iterable[str] | None = None,
     extra_headers: ExtraHeaders | None = None,
-    **options: Unpack[OptionKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> AbstractAsyncContextManager[WebSocketConnection]:
     """Open a connection for an ``async with`` block.
 
@@ -98,20 +105,25 @@ def open_websocket(
     :param subprotocols: Names of subprotocols to offer, the preferred one first.
     :param extra_headers: Pairs of name and value. They replace headers of the same name that the
         handshake would send.
-    :param options: See :ref:`options`.
+    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
+        ``stream`` in every case, once the block has begun.
     :raises ConnectionFailed: The network prevented the connection.
+    :raises ProxyError: The option ``proxy`` names a proxy that did not open a tunnel to the server.
+    :raises ImportError: It names a SOCKS proxy, and python-socks is not installed.
     :raises ConnectionTimeout: Opening took longer than ``connect_timeout``.
     :raises ConnectionRejected: The server answered with another HTTP status than 101.
+    :raises RedirectError: The server redirected, ``max_redirects`` is not 0, and the redirect
+        breaks a rule.
     :raises HandshakeError: The server's response is not valid.
     :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close frame
         within ``disconnect_timeout``.
     """
-    checked = Options.of_call(open_websocket, options)
+    checked = ClientOptions.of_call(open_websocket, options)
     target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
     return ConnectionBlock(target, functools.partial(_find_stand_in, target, options))
 
 
-@with_option_signature
+@with_signature_of(ClientOptions)
 @trio.lowlevel.enable_ki_protection
 async def connect_websocket(
     nursery: trio.Nursery,
@@ -122,7 +134,7 @@ async def connect_websocket(
     use_ssl: bool | ssl.SSLContext,
     subprotocols: Iterable[str] | None = None,
     extra_headers: ExtraHeaders | None = None,
-    **options: Unpack[OptionKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> WebSocketConnection:
     """Open a connection whose tasks run in the caller's nursery.
 
@@ -136,22 +148,26 @@ async def connect_websocket(
     :param use_ssl: As in :func:`open_websocket`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options`.
+    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
+        ``stream`` in every case, even if an argument is wrong.
     :raises HandshakeError: Opening failed. The subclasses are listed in :func:`open_websocket`.
     """
-    checked = Options.of_call(connect_websocket, options)
-    target = Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
-    return await connect(nursery, target)
+
+    def check() -> Target:
+        checked = ClientOptions.of_call(connect_websocket, options)
+        return Target(host, port, resource, use_ssl, subprotocols, extra_headers, checked)
+
+    return await connect(nursery, await check_or_close(check, options.get("stream")))
 
 
-@with_option_signature
+@with_signature_of(ClientOptions)
 def open_websocket_url(
     url: object,
     ssl_context: ssl.SSLContext | None = None,
     *,
     subprotocols: Iterable[str] | None = None,
     extra_headers: ExtraHeaders | None = None,
-    **options: Unpack[OptionKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> AbstractAsyncContextManager[WebSocketConnection]:
     """Open a connection to a URL for an ``async with`` block. See :func:`open_websocket`.
 
@@ -161,10 +177,11 @@ def open_websocket_url(
         certificates.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options`.
+    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
+        ``stream`` in every case, once the block has begun.
     :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
     """
-    check_option_names(open_websocket_url, options)
+    check_option_names(open_websocket_url, options, ClientOptions)
     target = parse_target(url, ssl_context, extra_headers)
     return open_websocket(
         target.host,
@@ -177,7 +194,7 @@ def open_websocket_url(
     )
 
 
-@with_option_signature
+@with_signature_of(ClientOptions)
 @trio.lowlevel.enable_ki_protection
 async def connect_websocket_url(
     nursery: trio.Nursery,
@@ -186,7 +203,7 @@ async def connect_websocket_url(
     *,
     subprotocols: Iterable[str] | None = None,
     extra_headers: ExtraHeaders | None = None,
-    **options: Unpack[OptionKeywords],
+    **options: Unpack[ClientKeywords],
 ) -> WebSocketConnection:
     """Open a connection to a URL, whose tasks run in the caller's nursery.
 
@@ -198,12 +215,17 @@ async def connect_websocket_url(
     :param ssl_context: As in :func:`open_websocket_url`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options`.
+    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
+        ``stream`` in every case, even if an argument is wrong.
     :raises ValueError: As in :func:`open_websocket_url`.
     :raises HandshakeError: Opening failed. The subclasses are listed in :func:`open_websocket`.
     """
-    check_option_names(connect_websocket_url, options)
-    target = parse_target(url, ssl_context, extra_headers)
+
+    def check() -> URLTarget:
+        check_option_names(connect_websocket_url, options, ClientOptions)
+        return parse_target(url, ssl_context, extra_headers)
+
+    target = await check_or_close(check, options.get("stream"))
     return await connect_websocket(
         nursery,
         target.host,
@@ -220,7 +242,7 @@ _own_connect_websocket = connect_websocket
 
 
 def _find_stand_in(
-    target: Target, options: OptionKeywords
+    target: Target, options: ClientKeywords
 ) -> Callable[[trio.Nursery], Awaitable[WebSocketConnection]] | None:
     """Return the replacement of `connect_websocket` that a test has installed, or None."""
     if connect_websocket is _own_connect_websocket:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.no_cover
 _EVERY_LINE = bool(os.environ.get("KI_EVERY_LINE"))
 # The files that depend on the transport. The rest is tested over memory streams, which are fast.
 _FILES = {"transport.py", "send_queue.py", "receiver.py"}
-_FILES_OF = {"tcp": _FILES | {"connect.py"}, "tls": _FILES | {"tls.py"}}
+_FILES_OF = {"tcp": _FILES | {"connect.py", "tcp.py"}, "tls": _FILES | {"tls.py"}}
 
 _struck: set[tuple[str, Line]] = set()
 

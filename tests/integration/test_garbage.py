@@ -247,6 +247,9 @@ ANSWERS = {
     "half a response": b"HTTP/1.1 101 Swit",
     "garbage": b"SSH-2.0-OpenSSH\r\n\r\n",
     "a rejection": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
+    "a redirect to a closed port": b"HTTP/1.1 302 Found\r\nLocation: //127.0.0.1:1/\r\n"
+    b"Content-Length: 2\r\n\r\nno",
+    "a bad redirect": b"HTTP/1.1 302 Found\r\nContent-Length: 2\r\n\r\nno",
     "half a rejection": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nn",
 }
 
@@ -271,6 +274,7 @@ def test_client_receiving_makes_no_garbage(name: str, ending: str) -> None:
                     use_ssl=False,
                     connect_timeout=0.02,
                     disconnect_timeout=0.02,
+                    max_redirects=1,
                 ) as ws:
                     with trio.move_on_after(0.05):
                         await ws.get_message()

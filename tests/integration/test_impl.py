@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import trio
+import trio.testing
 
 import trio_websocket
 from trio_websocket import (
@@ -119,6 +120,9 @@ def test_open_websocket_url_passes_on_what_was_given() -> None:
         "max_fragments": 7,
         "max_header_size": 8,
         "max_rejection_body": 9,
+        "unix_socket": "chat.sock",
+        "server_hostname": "example.net",
+        "max_redirects": 10,
     }
     with mock.patch("trio_websocket._impl.open_websocket") as replaced:
         open_websocket_url("wss://example.org/", context, **given)
@@ -153,6 +157,7 @@ async def test_connect_websocket_url_passes_on_what_was_given(nursery: trio.Nurs
         "connect_timeout": 5,
         "disconnect_timeout": 6,
         "max_fragments": 7,
+        "stream": trio.testing.memory_stream_pair()[0],
     }
     with mock.patch("trio_websocket._impl.connect_websocket", mock.AsyncMock()) as replaced:
         await connect_websocket_url(nursery, "wss://example.org/?", **given)
@@ -167,6 +172,16 @@ async def test_open_websocket_closes_connection_of_replaced_connect() -> None:
             assert connection is replaced.return_value
             assert aclose.await_count == 0
     assert aclose.await_count == 1
+
+
+async def test_open_websocket_passes_routes_on_to_replaced_connect_websocket() -> None:
+    given: dict[str, Any] = {"stream": trio.testing.memory_stream_pair()[0]}
+    with mock.patch("trio_websocket._impl.connect_websocket", mock.AsyncMock()) as replaced:
+        async with open_websocket_url("ws://example.org/", **given):
+            pass
+    replaced.assert_awaited_once_with(
+        mock.ANY, "example.org", 80, "/", **NOTHING_SPECIAL, **OLD_LIMITS, **given
+    )
 
 
 @pytest.mark.parametrize("timeouts", [{}, {"connect_timeout": 5, "disconnect_timeout": 6}])

@@ -24,7 +24,6 @@ from trio_websocket import (
     ConnectionFailed,
     ConnectionRejected,
     Endpoint,
-    HandshakeError,
     WebSocketRequest,
     WebSocketServer,
     connect_websocket_url,
@@ -252,23 +251,6 @@ async def test_open_websocket_url_reset_during_tls_says_so(nursery: trio.Nursery
     assert "Connection reset by peer" in str(error)
 
 
-async def test_connect_websocket_url_server_context_raises(
-    nursery: trio.Nursery,
-) -> None:
-    async def wait_for_end(stream: Stream) -> None:
-        assert await stream.receive_some() == b""
-        ended.set()
-
-    ended = trio.Event()
-    port = await start_raw_server(nursery, wait_for_end)
-    with trio.fail_after(30), pytest.raises((HandshakeError, ValueError)):
-        await connect_websocket_url(
-            nursery, f"wss://127.0.0.1:{port}/", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        )
-    with trio.fail_after(30):
-        await ended.wait()
-
-
 async def test_server_client_without_tls_is_closed(nursery: trio.Nursery) -> None:
     server = await serve_tls(nursery)
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
@@ -428,6 +410,7 @@ async def test_websocket_server_ssl_listener_on_memory_listener(nursery: trio.Nu
     stream = trio.SSLStream(ours, client_context, server_hostname="example.org")
     async with trio.open_nursery() as own:
         ws = await wrap_client_stream(own, stream, "example.org", "/")
+        assert ws.url == "wss://example.org/"
         await ws.send_message("hello")
         assert await ws.get_message() == "hello"
         await ws.aclose()

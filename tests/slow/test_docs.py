@@ -4,6 +4,8 @@ A comment above a Python block says how to run it: `<!-- test: KIND [ARGUMENT] -
 
     program PEER    a whole program: run it with its own interpreter against PEER until it ends. If
                     the next block of the page has the language "text", that is the expected output
+    client PEER     a whole program that runs until it has printed the next block, whose language is
+                    "text": run it against PEER
     server [PATH]   a whole program that serves until it is killed. It must echo at PATH: the path
                     of a URL, or, without a slash, of a Unix-domain socket
     fragment PEER   run inside a function. The names `trio` and `nursery` are defined; `ws`, if it
@@ -35,6 +37,8 @@ import trustme
 
 import trio_websocket
 from docs import pictures
+from support.proxies import start_proxy
+from support.relay import RELAY
 from trio_websocket import (
     WebSocketConnection,
     WebSocketRequest,
@@ -44,6 +48,7 @@ from trio_websocket import (
     serve_websocket,
     wrap_client_stream,
 )
+from trio_websocket._client.options import ClientOptions
 from trio_websocket._sansio.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +57,8 @@ PAGES = [
     ROOT / "autobahn/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+# The sections of docs/limits.md with a table of options, and the class that declares the options.
+OPTIONS: dict[str, type[Options]] = {"Options": Options, "Options of clients": ClientOptions}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 PACKAGE_HOME = str(Path(trio_websocket.__file__).resolve().parent.parent)
 TIMEOUT = 25
@@ -132,8 +139,58 @@ async def flood(request: WebSocketRequest) -> None:
     await ws.send_message(bytes(2**20))
 
 
+async def moved(request: WebSocketRequest) -> None:
+    """Redirect from /old to /new."""
+    if request.path == "/old":
+        await request.reject(301, extra_headers=[(b"Location", b"/new")])
+    else:
+        await echo(request)
+
+
 async def refuse(request: WebSocketRequest) -> None:
     await request.reject(403, body=b"no entry")
+
+
+class Restarting:
+    """Serve each client with the next handler, and the last one with all further clients."""
+
+    def __init__(self, *handlers: Callable[[WebSocketConnection], Awaitable[None]]) -> None:
+        self._handlers = list(handlers)
+
+    async def __call__(self, request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        handler = self._handlers.pop(0) if len(self._handlers) > 1 else self._handlers[0]
+        await handler(ws)
+
+
+def news(*messages: str) -> Callable[[WebSocketConnection], Awaitable[None]]:
+    """Take one message, send some, and return, which closes the connection."""
+
+    async def run(ws: WebSocketConnection) -> None:
+        await ws.get_message()
+        for message in messages:
+            await ws.send_message(message)
+
+    return run
+
+
+async def news_after(ws: WebSocketConnection) -> None:
+    """Send two of the messages after the one that the client names."""
+    request = str(await ws.get_message())
+    texts = ["first", "second", "third"]
+    first = int(request.replace("after ", ""))
+    for number, text in list(enumerate(texts, 1))[first : first + 2]:
+        await ws.send_message(f"{number} {text}")
+
+
+async def confirm(ws: WebSocketConnection) -> None:
+    while True:
+        await ws.send_message(f"got {await ws.get_message()!s}")
+
+
+async def confirm_once(ws: WebSocketConnection) -> None:
+    await ws.send_message(f"got {await ws.get_message()!s}")
+    await ws.get_message()
 
 
 def certificates(folder: Path) -> ssl.SSLContext:
@@ -195,15 +252,50 @@ async def unix() -> AsyncIterator[int]:
             nursery.cancel_scope.cancel()
 
 
+@contextlib.asynccontextmanager
+async def certified() -> AsyncIterator[int]:
+    """Write certificates. The program is its own server."""
+    certificates(Path.cwd())
+    yield free_port()
+
+
+@contextlib.asynccontextmanager
+async def ssh() -> AsyncIterator[int]:
+    """Run the echo server, and replace the command `ssh` by one that knows only `-W`."""
+    relay = Path("ssh")
+    relay.write_text(f"#!{sys.executable}\n{RELAY}", "utf-8")
+    relay.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(Path.cwd()), prepend=os.pathsep)
+        async with serving(echo) as port:
+            yield port
+
+
+@contextlib.asynccontextmanager
+async def proxied() -> AsyncIterator[int]:
+    """Run the echo server and an HTTP proxy that leads to it."""
+    async with serving(echo) as port, trio.open_nursery() as nursery:
+        proxy = await start_proxy(nursery, "http", relay_to=port)
+        yield proxy.port
+        nursery.cancel_scope.cancel()
+
+
 PEERS: dict[str, Callable[[], Any]] = {
+    "proxied": proxied,
     "echo": lambda: serving(echo),
     "feed": lambda: serving(feed),
     "leave": lambda: serving(leave),
     "flood": lambda: serving(flood),
+    "moved": lambda: serving(moved),
     "refuse": lambda: serving(refuse),
     "nobody": nobody,
     "silence": silence,
     "unix": unix,
+    "ssh": ssh,
+    "certificates": certified,
+    "restart": lambda: serving(Restarting(news("message 1", "message 2"), news("message 3"))),
+    "resume": lambda: serving(Restarting(news_after)),
+    "confirm": lambda: serving(Restarting(confirm_once, confirm)),
     "tls": lambda: serving(echo, certificates(Path.cwd())),
 }
 
@@ -237,6 +329,28 @@ async def program(block: Block, peer: str) -> None:
         output = await output_of(block.on_port(port))
         if block.output is not None:
             assert output == block.output.replace("8000", str(port))
+
+
+async def client(block: Block, peer: str) -> None:
+    assert block.output is not None
+    output, received = block.output.encode(), b""
+    async with PEERS[peer]() as port:
+        Path("program.py").write_text(block.on_port(port), "utf-8")
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-u", "-W", "error", "program.py"],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": PACKAGE_HOME, "PYTHONIOENCODING": "utf-8"},
+        )
+        assert process.stdout is not None
+        async with process.stdout:
+            try:
+                while output.startswith(received) and received != output:
+                    received += await process.stdout.receive_some()
+            finally:
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+    assert received == output
 
 
 async def server(block: Block, path: str = "/") -> None:
@@ -313,6 +427,7 @@ async def must_close(ws: WebSocketConnection) -> None:
 
 KINDS: dict[str, Callable[..., Awaitable[None]]] = {
     "program": program,
+    "client": client,
     "server": server,
     "fragment": fragment,
     "handler": handler,
@@ -366,35 +481,42 @@ def keywords(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def test_options_table_shows_every_option_and_its_default() -> None:
-    text = (ROOT / "docs" / "limits.md").read_text("utf-8")
-    section = text.split("\n## Options\n")[1].split("\n## ")[0]
-    shown = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
+    shown: dict[str, str] = {}
     taken = keywords(trio_websocket.open_websocket_url)
+    for title in OPTIONS:
+        section = options_section(title)
+        rows = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
+        shown.update(rows)
+        for name in re.findall(r"`(\w+)`", section.split("\n| ")[0]):
+            having = keywords(getattr(trio_websocket, name))
+            assert {row: taken[row] for row in rows}.items() <= having.items(), name
     for other in ("url", "ssl_context", "subprotocols", "extra_headers"):
         del taken[other]
     assert shown == {name: str(default) for name, default in taken.items()}
-    for name in re.findall(r"`(\w+)`", section.split("\n| ")[0]):
-        assert taken.items() <= keywords(getattr(trio_websocket, name)).items(), name
 
 
-def test_options_table_says_what_the_declarations_say() -> None:
+@pytest.mark.parametrize("title", OPTIONS)
+def test_options_table_says_what_the_declarations_say(title: str) -> None:
+    without_links = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", options_section(title))
+    rows = [line.rstrip(" |") for line in without_links.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(declared_rows(OPTIONS[title]))
+
+
+def options_section(title: str) -> str:
     text = (ROOT / "docs" / "limits.md").read_text("utf-8")
-    section = text.split("\n## Options\n")[1].split("\n## ")[0]
-    without_links = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", section)
-    rows = [line for line in without_links.splitlines() if line.startswith("| `")]
-    assert sorted(rows) == sorted(declared_rows())
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def declared_rows() -> Iterator[str]:
-    (options,) = ast.parse(inspect.getsource(Options)).body
+def declared_rows(kind: type[Options]) -> Iterator[str]:
+    (options,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(options, ast.ClassDef)
     for field, below in zip(options.body, options.body[1:]):
         if isinstance(field, ast.AnnAssign):
             assert isinstance(field.target, ast.Name)
             assert isinstance(below, ast.Expr)
             name, row = field.target.id, " ".join(ast.literal_eval(below.value).split())
-            cells = [f"`{name}`", str(getattr(Options, name)), *row.split(" | ")]
-            yield "| " + " | ".join(cells) + " |" * (6 - len(cells))
+            cells = [f"`{name}`", str(getattr(kind, name)), *row.split(" | ")]
+            yield "| " + " | ".join(cells)
 
 
 def test_tables_of_peers_page_show_every_bound_and_default() -> None:

@@ -69,3 +69,14 @@ def test_fail_after_the_end_sends_nothing() -> None:
     assert not closing.fail(OSError("later"), OURS)
     assert closing.error is ERROR
     assert closing.sent is None
+
+
+@pytest.mark.parametrize("end", [Event.SEND_CLOSE, Event.RECEIVE_CLOSE, Event.FAIL, Event.LOSE])
+def test_reason_is_the_same_object_in_each_exception(end: Event) -> None:
+    closing, other = ClosingHandshake(), ClosingHandshake()
+    apply(closing, end)
+    other.lose(ERROR)
+    reason = closing.reason
+    apply(closing, Event.LOSE)
+    assert closing.closed_error().reason is closing.closed_error().reason is reason
+    assert closing.closed_error().reason is not other.closed_error().reason

@@ -87,6 +87,21 @@ async def test_handshake_headers_path_and_subprotocol_are_kept(nursery: trio.Nur
     assert (b"upgrade", b"websocket") in client.handshake_headers
 
 
+async def test_url_is_of_client_only(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    assert client.url == "ws://example.org/"
+    assert server.url is None
+
+
+async def test_url_of_application_replaces_ours(nursery: trio.Nursery) -> None:
+    client, server = await open_pair(nursery)
+    client.url = server.url = "mine"
+    assert client.url == server.url == "mine"
+    await client.aclose()
+    await server.aclose()
+    assert WebSocketConnection.url.__doc__
+
+
 async def test_closed_before_close_is_none(nursery: trio.Nursery) -> None:
     client, peer = await open_client(nursery)
     assert client.closed is None

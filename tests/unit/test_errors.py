@@ -26,6 +26,7 @@ from trio_websocket import (
     Endpoint,
     HandshakeError,
     PerMessageDeflate,
+    RedirectError,
 )
 from trio_websocket._io.groups import exception_to_raise, flatten_group, strip_closed, unwrap_single
 from trio_websocket._sansio.errors import MessageTypeError, check_close_code
@@ -165,6 +166,7 @@ def test_check_code_not_int_raises(code: object) -> None:
         (ConnectionRejected, HandshakeError),
         (ConnectionFailed, HandshakeError),
         (ConnectionFailed, OSError),
+        (RedirectError, ConnectionRejected),
         (ConnectionTimeout, TimeoutError),
         (MessageTypeError, TypeError),
         (MessageTypeError, ValueError),
@@ -229,6 +231,7 @@ def failed() -> ConnectionFailed:
         ConnectionTimeout("text"),
         DisconnectionTimeout("text"),
         ConnectionRejected(403, ((b"a", b"b"),), b"body", reason_phrase="No"),
+        RedirectError(302, ((b"a", b"b"),), b"body", urls=("ws://a/", "ws://b/"), rule="too far"),
         ConnectionClosed(
             CloseReason(1000, "bye"),
             rcvd=CloseReason(1000, None),

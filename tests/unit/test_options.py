@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
 import re
+import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
@@ -25,6 +28,7 @@ from trio_websocket import (
     wrap_client_stream,
     wrap_server_stream,
 )
+from trio_websocket._client.options import ClientKeywords, ClientOptions
 from trio_websocket._sansio.options import (
     NewerOptionKeywords,
     OptionKeywords,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 NAMES = [field.name for field in dataclasses.fields(Options)]
+CLIENT_NAMES = [field.name for field in dataclasses.fields(ClientOptions)][len(NAMES) :]
 NUMBERS = [
     "message_queue_size",
     "max_message_size",
@@ -48,6 +53,10 @@ INTEGERS = ["max_header_size", "max_rejection_body"]
 
 def options(**keywords: Any) -> Options:
     return Options(**keywords)
+
+
+def client_options(**keywords: Any) -> ClientOptions:
+    return ClientOptions(**keywords)
 
 
 DEFAULTS = {
@@ -132,6 +141,112 @@ def test_options_typed_dict_has_every_option() -> None:
 def test_options_typed_dict_has_every_type() -> None:
     types = {name: ref.__forward_arg__ for name, ref in OptionKeywords.__annotations__.items()}
     assert types == {field.name: field.type for field in dataclasses.fields(Options)}
+
+
+def test_client_options_typed_dict_has_every_option_and_type() -> None:
+    types = {name: ref.__forward_arg__ for name, ref in ClientKeywords.__annotations__.items()}
+    assert types == {field.name: field.type for field in dataclasses.fields(ClientOptions)}
+
+
+# The options of clients
+
+
+async def stream_function(host: str, port: int) -> trio.abc.Stream:
+    raise NotImplementedError
+
+
+CLIENTS_ACCEPTED: list[tuple[str, Any]] = [
+    ("stream", stream_function),
+    ("stream", trio.testing.memory_stream_pair()[0]),
+    ("unix_socket", "chat.sock"),
+    ("unix_socket", b"\0chat"),
+    ("unix_socket", Path("chat.sock")),
+    ("local_address", "127.0.0.1"),
+    ("server_hostname", "faß.example"),
+    ("server_hostname", "::1"),
+    ("proxy", "env"),
+    ("proxy_headers", [("a", b"b")]),
+    ("proxy_ssl_context", ssl.create_default_context()),
+    ("max_redirects", 5),
+    *((name, None) for name in CLIENT_NAMES if name != "max_redirects"),
+]
+
+CLIENTS_REFUSED: list[tuple[str, Any, type[Exception], str]] = [
+    ("stream", "chat.sock", TypeError, "stream must be an open Trio stream, or an async function"),
+    ("unix_socket", 1, TypeError, "unix_socket must be a path: str, bytes or os.PathLike, not 1"),
+    ("unix_socket", "", ValueError, "unix_socket must not be empty"),
+    ("unix_socket", "a\0b", ValueError, "unix_socket must not contain NUL, except as the first"),
+    ("local_address", b"::1", TypeError, "local_address must be a str or None, not b'::1'"),
+    ("server_hostname", b"host", TypeError, "server_hostname must be a str or None, not b'host'"),
+    ("server_hostname", "", ValueError, "server_hostname must be a host name or an IP address"),
+    ("server_hostname", "a:443", ValueError, "server_hostname must be .*, not 'a:443'"),
+    (
+        "server_hostname",
+        "[::1]",
+        ValueError,
+        "server_hostname must be a host name or an IP address",
+    ),
+    ("server_hostname", "a..b", ValueError, "server_hostname .*: 'a..b' is not a host name"),
+    ("proxy", b"http://proxy", TypeError, 'proxy must be a URL, "env" or None, not a bytes'),
+    ("proxy_headers", {"a": "b"}, TypeError, "proxy_headers must be a list of .* pairs"),
+    ("proxy_headers", iter([("a", "b")]), TypeError, "proxy_headers must be a list of .* pairs"),
+    ("proxy_headers", [("a", "b", "c")], TypeError, "proxy_headers must be a list of .* pairs"),
+    ("proxy_headers", [("a", "\xe9")], ValueError, "proxy_headers must be .* ASCII"),
+    ("proxy_ssl_context", True, TypeError, "proxy_ssl_context must be an ssl.SSLContext or None"),
+    ("max_redirects", -1, ValueError, "max_redirects must be 0 or more, not -1"),
+    ("max_redirects", 1.5, TypeError, "max_redirects must be an int, not 1.5"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), CLIENTS_ACCEPTED)
+def test_client_options_valid_value_is_accepted(name: str, value: Any) -> None:
+    keywords = {name: value}
+    if name in ("proxy_headers", "proxy_ssl_context"):
+        keywords["proxy"] = "https://proxy"
+    assert getattr(client_options(**keywords), name) is value
+
+
+@pytest.mark.parametrize(("name", "value", "error", "text"), CLIENTS_REFUSED)
+def test_open_websocket_url_invalid_client_option_raises(
+    name: str, value: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        client_options(**{name: value})
+    keywords: Any = {name: value}
+    with pytest.raises(error, match=text):
+        open_websocket_url("ws://127.0.0.1", **keywords)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [*itertools.combinations(["proxy", "stream", "unix_socket"], 2)]
+)
+def test_open_websocket_url_two_routes_raises(one: str, two: str) -> None:
+    values: dict[str, Any] = {"proxy": "env", "stream": stream_function, "unix_socket": "a"}
+    text = f"pass at most one of proxy, stream, unix_socket, not {one} and {two}"
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        open_websocket_url("ws://127.0.0.1", **{name: values[name] for name in (one, two)})
+
+
+def test_client_options_repr_shows_no_secret() -> None:
+    options = ClientOptions(proxy="http://user:word@proxy", proxy_headers=[("a", "word")])
+    assert "word" not in repr(options)
+    assert "max_redirects=0" in repr(options)
+
+
+async def test_wrap_client_stream_client_option_raises(nursery: trio.Nursery) -> None:
+    stream, _ = trio.testing.memory_stream_pair()
+    wrong: Any = {"unix_socket": "a"}
+    text = r"^wrap_client_stream\(\) got an unexpected keyword argument 'unix_socket'$"
+    with pytest.raises(TypeError, match=text):
+        await wrap_client_stream(nursery, stream, "host", "/", **wrong)
+
+
+@pytest.mark.parametrize("wrong", [[("a", "pass\xe9")], [("a", "passw", 1)], "passw", ["passw"]])
+def test_client_options_error_shows_no_secret(wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        ClientOptions(proxy_headers=wrong)
+    assert "pass" not in str(caught.value)
+    assert caught.value.__context__ is None  # a UnicodeEncodeError has the text as an attribute
 
 
 # The options of a call

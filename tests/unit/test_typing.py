@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import ssl
 import sys
 import typing
-from typing import TYPE_CHECKING, Any, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Optional
 
 import pytest
 import trio
+import trio.testing
 
 import trio_websocket
+from support.attempts import REFUSED, Attempts, accept, until_closed
 from support.connections import open_client, open_pair
 from trio_websocket import (
     Address,
+    Backoff,
     CloseReason,
     ConnectionClosed,
     Endpoint,
+    Failure,
     MessageStream,
+    ProxyError,
+    RedirectError,
     WebSocketConnection,
+    open_websocket_url,
+    stay_connected,
 )
 
 if TYPE_CHECKING:
@@ -88,3 +98,96 @@ async def test_closed_and_ends_types_are_not_optional(nursery: trio.Nursery) -> 
     assert isinstance(remote, (Endpoint, str))
     reason = assert_type(ConnectionClosed(None).reason, CloseReason)
     assert assert_type(reason.code, int) == 1006
+
+
+async def test_client_options_types_are_static() -> None:
+    async def connect(host: str, port: int) -> trio.SocketStream:
+        raise NotImplementedError
+
+    stream, _ = trio.testing.memory_stream_pair()
+    open_websocket_url("ws://h/", stream=connect, max_redirects=1, server_hostname="h")
+    open_websocket_url("ws://h/", stream=stream)
+    open_websocket_url("ws://h/", unix_socket=Path("chat.sock"))
+    open_websocket_url("ws://h/", unix_socket=b"chat.sock", compression=None)
+    open_websocket_url("ws://h/", local_address="127.0.0.1", proxy=None)
+    headers: list[tuple[str, str]] = [("a", "b")]
+    open_websocket_url("ws://h/", proxy="http://p", proxy_headers=headers)
+    context = ssl.create_default_context()
+    open_websocket_url("ws://h/", proxy="https://p", proxy_ssl_context=context)
+    with pytest.raises(TypeError):
+        open_websocket_url("ws://h/", proxy_headers={"a": "b"})  # type: ignore[arg-type] # what is tested
+    with pytest.raises(TypeError):
+        open_websocket_url("ws://h/", stream="h")  # type: ignore[arg-type] # what is tested
+    with pytest.raises(TypeError):
+        open_websocket_url("ws://h/", unix_sock="h")  # type: ignore[call-arg] # what is tested
+
+
+def test_proxy_error_attributes_types_are_static() -> None:
+    exc = ProxyError("text", proxy="http://p")
+    assert assert_type(exc.proxy, str) == "http://p"
+    assert assert_type(exc.status_code, Optional[int]) is None
+    assert assert_type(exc.socks_reply, Optional[int]) is None
+    assert assert_type(exc.headers, "tuple[tuple[bytes, bytes], ...]") == ()
+
+
+async def test_redirect_types_are_static(nursery: trio.Nursery) -> None:
+    exc = RedirectError(302, (), None, urls=("ws://h/",))
+    assert assert_type(exc.urls, "tuple[str, ...]") == ("ws://h/",)
+    assert assert_type(exc.status_code, int) == 302
+    client, _ = await open_client(nursery)
+    assert assert_type(client.url, Optional[str]) == "ws://example.org/"
+
+
+async def test_ssl_object_type_is_optional(nursery: trio.Nursery) -> None:
+    client, _ = await open_client(nursery)
+    assert assert_type(client.ssl_object, Optional[ssl.SSLObject]) is None
+
+
+async def test_stay_connected_types_are_those_of_a_user(nursery: trio.Nursery) -> None:
+    class Client:
+        backoff = Backoff(initial=0, give_up_after=60)
+        delays: list[float]
+
+        async def session(self, ws: WebSocketConnection) -> int:
+            return 1
+
+        def retry(self, failure: Failure) -> float | None:
+            assert_type(failure.exception, Exception)
+            assert_type(failure.retry_after, "float | None")
+            assert_type(failure.is_permanent, bool)
+            return self.backoff(failure)
+
+        async def on_retry(self, failure: Failure, delay: float) -> None:
+            self.delays = [delay]
+
+        async def headers(self) -> list[tuple[str, str]]:
+            return [("Authorization", "Bearer secret")]
+
+    async def nothing(ws: WebSocketConnection) -> None:
+        pass
+
+    async def retry(failure: Failure) -> float:
+        return 0
+
+    client, server = Client(), Attempts(nursery, REFUSED, accept(until_closed))
+    value = await stay_connected(
+        client.session,
+        lambda: "ws://example.org/",
+        extra_headers=client.headers,
+        retry=client.retry,
+        on_retry=client.on_retry,
+        wake=trio.Event().wait,
+        stream=server.open,
+        subprotocols=["chat"],
+        ping_interval=20,
+    )
+    assert assert_type(value, int) == 1
+    assert client.delays == [0]
+    await stay_connected(
+        nothing,
+        "ws://example.org/",
+        extra_headers=lambda: None,
+        retry=retry,
+        on_retry=lambda failure, delay: print(failure.attempt, delay),
+        stream=server.open,
+    )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     *("server-handshake", "client-handshake", "server-protocol", "client-protocol"),
-    *("server-deflate", "client-deflate", "codec"),
+    *("server-deflate", "client-deflate", "codec", "location", "tunnel", "proxy-url"),
 )
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _FOLDER = _ROOT / "build" / "fuzz"

@@ -7,7 +7,7 @@ import gc
 from random import Random
 from typing import Callable, Sequence
 
-from . import codec, deflated, edge, grammar, on_client, on_server, sansio
+from . import codec, deflated, edge, grammar, on_client, on_server, proxies, redirects, sansio
 
 # The number of cases in a batch. Batches that wait for real time-outs are larger.
 _BATCH = {"memory": 50, "lockstep": 50, "socketpair": 50, "tcp": 200, "tls": 50}
@@ -82,6 +82,9 @@ SANS_IO = (
     SansIOTarget("server-deflate", deflated.from_client, sansio.check_server_deflate),
     SansIOTarget("client-deflate", deflated.from_server, sansio.check_client_deflate),
     SansIOTarget("codec", codec.make_frames, codec.check_codec),
+    SansIOTarget("location", redirects.make_location, redirects.check_location),
+    SansIOTarget("tunnel", proxies.make_answer, proxies.check_answer),
+    SansIOTarget("proxy-url", proxies.make_proxy_url, proxies.check_proxy_url),
 )
 EDGE = tuple(EdgeTarget(side, kind) for kind in edge.KINDS for side in ("server", "client"))
 TARGETS = {target.name: target for target in (*SANS_IO, *EDGE)}

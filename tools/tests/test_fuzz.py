@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import time
@@ -16,18 +17,20 @@ import trio.testing
 from wsproto.connection import ConnectionType
 from wsproto.events import Ping
 
-from tools.fuzz import edge, guided, sansio
+from tools.fuzz import edge, guided, proxies, sansio
 from tools.fuzz.__main__ import Fuzzer, main
 from tools.fuzz.handshakes import KEY, request, response
 from tools.fuzz.model import Verdict, Violation, check_refusal, judge
 from tools.fuzz.targets import EDGE, SANS_IO, TARGETS, EdgeTarget, SansIOTarget, Target
-from trio_websocket import HandshakeError, PerMessageDeflate, WebSocketConnection
+from trio_websocket import HandshakeError, PerMessageDeflate, ProxyError, WebSocketConnection
 from trio_websocket._sansio.client_handshake import ClientHandshake
 from trio_websocket._sansio.deflate import DeflateCodec, DeflateExtension
 from trio_websocket._sansio.events import Event, Status
 from trio_websocket._sansio.options import Options
 from trio_websocket._sansio.protocol import Protocol
+from trio_websocket._sansio.proxy import Proxy, parse_proxy
 from trio_websocket._sansio.server_handshake import BadRequest, ServerHandshake
+from trio_websocket._sansio.tunnel import TunnelRequest
 
 NEED_DATA = Status.NEED_DATA
 PARTIAL = Status.PARTIAL
@@ -162,6 +165,33 @@ def test_fuzz_sansio_fault_is_found(
     (base,) = fault.__bases__
     monkeypatch.setattr(sansio, base.__name__, fault)
     with pytest.raises((AssertionError, h11.RemoteProtocolError)):
+        TARGETS[target].run("test", range(300))
+
+
+class ShowingCredentials(TunnelRequest):
+    def result(self) -> bytes | None:
+        try:
+            return super().result()
+        except ProxyError as exc:
+            raise ProxyError(f"{exc} for {self.request!r}", proxy=exc.proxy) from None
+
+
+def parse_with_credentials(url: str) -> Proxy:
+    return dataclasses.replace(parse_proxy(url), url=url)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "fault"),
+    [
+        ("tunnel", "TunnelRequest", ShowingCredentials),
+        ("proxy-url", "parse_proxy", parse_with_credentials),
+    ],
+)
+def test_fuzz_proxy_fault_is_found(
+    target: str, name: str, fault: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxies, name, fault)
+    with pytest.raises(Violation):
         TARGETS[target].run("test", range(300))
 
 

@@ -20,6 +20,10 @@ from .target import Target
 Connect = Callable[[trio.Nursery], Awaitable[WebSocketConnection]]
 
 
+def _no_stand_in() -> Connect | None:
+    return None
+
+
 class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     """Open a connection, run a block, and close the connection.
 
@@ -27,11 +31,14 @@ class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     unwrapped, so the block's own exception is raised unchanged.
     """
 
-    def __init__(self, target: Target, find_stand_in: Callable[[], Connect | None]) -> None:
+    def __init__(
+        self, target: Target, find_stand_in: Callable[[], Connect | None] = _no_stand_in
+    ) -> None:
         """
         :param target: The server, and the request to send.
         :param find_stand_in: Called when the block begins. Returns the function that an
-            application's test has installed in place of `connect`, or None.
+            application's test has installed in place of `connect`, or None. By default, nothing
+            replaces `connect`.
         """
         self._target = target
         self._find_stand_in = find_stand_in

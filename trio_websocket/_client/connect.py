@@ -7,27 +7,50 @@ from typing import Iterable
 import trio
 
 from .._connection.connection import WebSocketConnection
+from .._io.transport import is_tls
 from .._sansio.client_handshake import ClientHandshake
 from .._sansio.compat import Unpack
+from .._sansio.errors import ConnectionRejected
 from .._sansio.handshake import ExtraHeaders
 from .._sansio.options import OptionKeywords, Options, with_option_signature
-from .._sansio.url import ascii_host, request_target
-from .dial import open_stream
+from .._sansio.redirects import Redirects
+from .._sansio.url import ascii_host, origin_of, request_target
+from .dial import check_or_close, open_stream
 from .handshake import shake_hands, timed_out
+from .options import is_open_stream
+from .proxy import proxy_for
 from .target import Target
 
 
 @trio.lowlevel.enable_ki_protection
 async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
-    """Open a stream to a server, and a connection over it.
+    """Open a stream to a server, and a connection over it. Follow up to `max_redirects` redirects.
 
-    If cancelled, or if it raises, no task and no socket is left.
+    If cancelled, or if it raises, no task and no stream is left.
     """
-    options, handshake = target.options, target.handshake()
+    options = target.options
+    handshake = await check_or_close(target.handshake, options.stream)
+    redirects = Redirects(
+        target.url,
+        options.max_redirects,
+        has_open_stream=is_open_stream(options.stream),
+        has_unix_socket=options.unix_socket is not None,
+    )
     with trio.move_on_after(options.connect_timeout):
-        stream = await open_stream(target.host, target.port, target.use_ssl)
-        return await shake_hands(nursery, stream, handshake, options)
-    text = f"no connection to {target.name} within {options.connect_timeout} s"
+        while True:
+            proxy = proxy_for(target)
+            try:
+                stream = await open_stream(target, proxy)
+                proxy = None  # it has done its part, so no error names it
+                return await shake_hands(nursery, stream, handshake, options)
+            except ConnectionRejected as exc:
+                url = redirects.follow(exc)
+                if url is None:
+                    raise
+            target = target.redirected(url)
+            handshake = target.handshake()
+    route = "" if proxy is None else f" through {proxy.name},"
+    text = f"no connection to {target.name}{route} within {options.connect_timeout} s"
     raise timed_out(handshake, text)
 
 
@@ -58,8 +81,14 @@ async def wrap_client_stream(
     :raises HandshakeError: Opening failed. The subclasses are listed in :func:`open_websocket`.
     """
     checked = Options.of_call(wrap_client_stream, options)
+    name = ascii_host(host)
     handshake = ClientHandshake(
-        ascii_host(host), request_target(resource), subprotocols, extra_headers, checked
+        name,
+        request_target(resource),
+        subprotocols,
+        extra_headers,
+        checked,
+        origin=origin_of(name, is_tls(stream)),
     )
     with trio.move_on_after(checked.connect_timeout):
         return await shake_hands(nursery, stream, handshake, checked)

@@ -1,44 +1,103 @@
-"""Opening the stream to a server: TCP, with or without TLS."""
+"""Opening the stream to a server by the route that the options choose, with or without TLS."""
 
 from __future__ import annotations
 
+import inspect
+import os
 import ssl
+from typing import Awaitable, Callable, TypeVar, cast
 
 import trio
 
-from .._io.groups import UnwrappingGroups
-from .._io.tls_stream import TlsStream
+from .._io.interrupt import call_unprotected
 from .._io.transport import close_now
+from .._sansio.errors import HandshakeError
+from .._sansio.proxy import Proxy
 from .failures import connection_failed
+from .options import SocketPath, StreamFunction, is_open_stream
+from .proxy import open_proxy_stream
+from .target import Target
+from .tcp import open_tcp
+from .tls import start_tls
 
-# The reasons that OpenSSL gives if the server's first bytes are not TLS.
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+_T = TypeVar("_T")
 
 
-async def open_stream(host: str, port: int, use_ssl: bool | ssl.SSLContext) -> trio.abc.Stream:
-    """Open a TCP stream to a server, and TLS over it unless `use_ssl` is False.
+async def open_stream(target: Target, proxy: Proxy | None) -> trio.abc.Stream:
+    """Open a stream to a server, with TLS over it unless `use_ssl` is False.
 
-    If cancelled, no socket is left.
+    If it fails or is cancelled, every stream is closed, including one that the application has
+    passed.
 
+    :param target: The server.
+    :param proxy: The proxy to use, or None.
     :raises ConnectionFailed: A network or TLS error prevented it.
     """
-    try:
-        with UnwrappingGroups():  # Trio puts a KeyboardInterrupt into a group
-            stream = await trio.open_tcp_stream(host, port)
-    except OSError as exc:
-        raise connection_failed(f"can't connect to {host}, port {port}", exc)  # noqa: B904 # has its cause
-    if use_ssl is False:
+    stream = await _open_route(target, proxy)
+    if target.use_ssl is False:
         return stream
-    context = ssl.create_default_context() if use_ssl is True else use_ssl
+    context = target.use_ssl if isinstance(target.use_ssl, ssl.SSLContext) else None
+    what = f"no TLS with {target.host}, port {target.port}"
+    hint = " (does the server expect ws:?)"
+    return await start_tls(stream, context, target.server_hostname, what, hint)
+
+
+async def _open_route(target: Target, proxy: Proxy | None) -> trio.abc.Stream:
+    options = target.options
+    if options.stream is not None:
+        if is_open_stream(options.stream):
+            return cast(trio.abc.Stream, options.stream)
+        return await _call_stream_function(cast(StreamFunction, options.stream), target)
+    if options.unix_socket is not None:
+        return await _open_unix_socket(options.unix_socket)
+    if proxy is not None:
+        return await open_proxy_stream(proxy, target)
+    return await open_tcp(target.host, target.port, options.local_address)
+
+
+async def _call_stream_function(function: StreamFunction, target: Target) -> trio.abc.Stream:
     try:
-        tls = TlsStream(stream, context, server_hostname=host)
-        await tls.do_handshake()
-    except OSError as exc:
-        await close_now(stream)
-        is_plain = isinstance(exc, ssl.SSLError) and exc.reason in _NOT_TLS
-        hint = " (does the server expect ws:?)" if is_plain else ""
-        raise connection_failed(f"no TLS with {host}, port {port}", exc, hint)  # noqa: B904 # has its cause
-    except BaseException:
-        await close_now(stream)
+        stream = await call_unprotected(_begin, function, target.host, target.port)
+    except HandshakeError:
         raise
-    return tls
+    except OSError as exc:
+        what = f"can't connect to {target.host}, port {target.port}"
+        raise connection_failed(what, exc)  # noqa: B904 # has its cause
+    if not is_open_stream(stream):
+        raise _wrong_result(function, stream)
+    return stream
+
+
+@trio.lowlevel.enable_ki_protection
+def _begin(function: StreamFunction, host: str, port: int) -> Awaitable[trio.abc.Stream]:
+    opening = function(host, port)
+    if not inspect.isawaitable(opening):
+        raise _wrong_result(function, opening)
+    return opening
+
+
+def _wrong_result(function: StreamFunction, result: object) -> TypeError:
+    name = getattr(function, "__qualname__", f"{function!r:.100}")
+    wanted = "stream must be an open stream, or an async function that returns one"
+    return TypeError(f"{wanted}: {name} returned {result!r:.100}")
+
+
+async def _open_unix_socket(path: SocketPath) -> trio.abc.Stream:
+    try:
+        return await trio.open_unix_socket(path)
+    except OSError as exc:
+        raise connection_failed(f"can't connect to {os.fsdecode(path)!r}", exc)  # noqa: B904 # has its cause
+
+
+async def check_or_close(check: Callable[[], _T], stream: object) -> _T:
+    """Return ``check()``. If that raises, close the stream of the application's, if it is open.
+
+    :param check: Checks arguments, and raises if one is wrong.
+    :param stream: The option ``stream``.
+    """
+    try:
+        return check()
+    except BaseException:
+        if is_open_stream(stream):
+            await close_now(cast(trio.abc.Stream, stream))
+        raise

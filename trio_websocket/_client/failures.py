@@ -8,14 +8,18 @@ import ssl
 from .._io.groups import flatten_group
 from .._io.transport import unwrap_network_error
 from .._sansio.errors import ConnectionFailed, describe
+from .._sansio.proxy import Proxy
 
 
-def connection_failed(what: str, exc: Exception, hint: str = "") -> ConnectionFailed:
+def connection_failed(
+    what: str, exc: Exception, hint: str = "", *, proxy: Proxy | None = None
+) -> ConnectionFailed:
     """Return the error to raise for an error of the network, which becomes its cause.
 
     :param what: The beginning of the message. The reason and the hint follow it.
     :param exc: The network error.
     :param hint: The likely mistake.
+    :param proxy: The proxy that the connection led to, if any.
     """
     # If several attempts failed, Trio raises an OSError whose cause is a group with their errors.
     group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
@@ -25,7 +29,8 @@ def connection_failed(what: str, exc: Exception, hint: str = "") -> ConnectionFa
         if isinstance(leaf, Exception)
     ]
     reasons = dict.fromkeys(_reason(cause) for cause in causes)
-    failed = ConnectionFailed(f"{what}: {', '.join(reasons)}{hint}")
+    text = f"{what}: {', '.join(reasons)}{hint}"
+    failed = ConnectionFailed(text) if proxy is None else proxy.error(text)
     errnos = {_errno(cause) for cause in causes}
     if len(errnos) == 1:
         failed.errno = errnos.pop()
@@ -41,6 +46,8 @@ def _errno(exc: Exception) -> int | None:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {exc.verify_message}"
+    if isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # depends on OpenSSL
+        return "the peer closed the connection without ending TLS"
     errno = _errno(exc)
     if errno is not None and errno > 0:  # errors of name look-up have negative numbers
         return os.strerror(errno)  # Trio's text would repeat the address

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from typing import Iterable, NamedTuple
 
 from .._sansio.client_handshake import ClientHandshake, check_subprotocols
 from .._sansio.handshake import ExtraHeaders, check_headers, header_bytes
-from .._sansio.options import Options, check_ssl_context
-from .._sansio.url import ascii_host_not_url, check_port, host_header, parse_url, request_target
+from .._sansio.options import check_ssl_context
+from .._sansio.redirects import is_same_origin
+from .._sansio.url import (
+    URL,
+    ascii_host,
+    ascii_host_not_url,
+    check_port,
+    host_header,
+    origin,
+    parse_url,
+    request_target,
+)
+from .options import ClientOptions, check_client_context
 
 
 class Target:
@@ -22,7 +34,7 @@ class Target:
         use_ssl: bool | ssl.SSLContext,
         subprotocols: Iterable[str] | None,
         extra_headers: ExtraHeaders | None,
-        options: Options,
+        options: ClientOptions,
     ) -> None:
         """The parameters are the same as for `open_websocket`.
 
@@ -32,6 +44,7 @@ class Target:
         if not isinstance(use_ssl, (bool, ssl.SSLContext)):
             text = "`use_ssl` argument must be bool or ssl.SSLContext"
             raise TypeError(f"{text}, not {use_ssl!r:.100}")
+        check_client_context("use_ssl", use_ssl)
         check_port(port)
         #: The host in ASCII, for DNS and TLS.
         self.host: str = ascii_host_not_url(host)
@@ -45,9 +58,38 @@ class Target:
         self.options = options
 
     @property
+    def server_hostname(self) -> str:
+        """The name for SNI, and for which the server's certificate must be valid."""
+        name = self.options.server_hostname
+        return self.host if name is None else ascii_host(name)
+
+    @property
     def name(self) -> str:
         """The host and, unless it is the default, the port: the Host header."""
         return host_header(self.host, self.port, is_secure=self.use_ssl is not False)
+
+    @property
+    def url(self) -> URL:
+        """The URL of the server, without credentials."""
+        resource = request_target(self.resource)
+        return URL(self.host, self.port, resource, self.use_ssl is not False, credentials=None)
+
+    def redirected(self, url: URL) -> Target:
+        """Return the target of a redirect.
+
+        Another origin gets no `extra_headers`, which contain the credentials of the URL, and no
+        `server_hostname`.
+        """
+        is_same = is_same_origin(self.url, url)
+        return Target(
+            url.host,
+            url.port,
+            url.resource,
+            url.is_secure if self.use_ssl is False else self.use_ssl,
+            self.subprotocols,
+            self.extra_headers if is_same else None,
+            self.options if is_same else dataclasses.replace(self.options, server_hostname=None),
+        )
 
     def handshake(self) -> ClientHandshake:
         """Return the handshake that sends the request.
@@ -60,6 +102,7 @@ class Target:
             self.subprotocols,
             self.extra_headers,
             self.options,
+            origin=origin(self.host, self.port, self.use_ssl is not False),
             hint="" if self.use_ssl else " (does the server expect wss:?)",
         )
 
@@ -85,10 +128,12 @@ def parse_target(
     :raises ValueError: The URL is not a WebSocket URL, or ``ws:`` with an SSL context.
     """
     check_ssl_context(ssl_context)
+    check_client_context("ssl_context", ssl_context)
     extra_headers = check_headers(extra_headers)
     parts = parse_url(url)
     if ssl_context is not None and not parts.is_secure:
-        raise ValueError(f"an SSL context goes with wss:, and the URL is {str(url)!r}")
+        # The URL may contain a password.
+        raise ValueError(f"an SSL context goes with wss:, and the URL of {parts.host} is ws:")
     if parts.credentials is not None:
         given = list(extra_headers or ())
         if not any(header_bytes(name).lower() == b"authorization" for name, _ in given):
@@ -96,3 +141,26 @@ def parse_target(
         extra_headers = given
     use_ssl = parts.is_secure if ssl_context is None else ssl_context
     return URLTarget(parts.host, parts.port, parts.resource, use_ssl, extra_headers)
+
+
+def target_of_url(
+    url: object,
+    ssl_context: ssl.SSLContext | None,
+    subprotocols: Iterable[str] | None,
+    extra_headers: ExtraHeaders | None,
+    options: ClientOptions,
+) -> Target:
+    """Return the target of a URL.
+
+    The parameters and the errors are those of `open_websocket_url`.
+    """
+    parts = parse_target(url, ssl_context, extra_headers)
+    return Target(
+        parts.host,
+        parts.port,
+        parts.resource,
+        parts.use_ssl,
+        subprotocols,
+        parts.extra_headers,
+        options,
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import ssl
 from typing import Any, AsyncIterable, Iterable, Iterator, Literal, Sequence, Union, overload
 
 import trio
@@ -22,6 +23,7 @@ from .._sansio.extensions import DeflateParameters
 from .._sansio.frames import check_reason
 from .._sansio.handshake import ExtraHeaders, HandshakeResult
 from .._sansio.options import OptionKeywords, Options, check_number, with_option_signature
+from .._sansio.replaceable import ReplaceableProperty
 from .fragments import Message, encoded, send_fragments
 from .lifecycle import Lifecycle
 from .message_stream import MessageStream
@@ -128,6 +130,26 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     def path(self) -> str | None:
         """The request target of the opening handshake: the path and the query."""
         return self._lifecycle.handshake.path
+
+    @ReplaceableProperty
+    def url(self) -> str | None:
+        """The URL of the server, after all redirects and without credentials; None on a server.
+
+        A server does not know which URL its client has used. With :func:`wrap_client_stream`, the
+        URL consists of `host` and `resource`; it is ``wss:`` if the stream is the library's TLS or
+        a :class:`trio.SSLStream`. For a connection that was only constructed, it is None.
+        """
+        handshake = self._lifecycle.handshake
+        return None if handshake.origin is None else f"{handshake.origin}{handshake.path}"
+
+    @ReplaceableProperty
+    def ssl_object(self) -> ssl.SSLObject | None:
+        """The TLS connection, for the peer's certificate and the cipher, or None without TLS.
+
+        It is kept after closing. With TLS inside TLS, it is the inner one, which encrypts the
+        messages. Don't read, write or unwrap it.
+        """
+        return self._lifecycle.transport.ssl_object
 
     @property
     def subprotocol(self) -> str | None:

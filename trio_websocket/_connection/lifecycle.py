@@ -75,6 +75,7 @@ class Lifecycle:
         "receiver",
         "sender",
         "transport",
+        "was_aclose_called",
     )
 
     def __init__(
@@ -106,6 +107,8 @@ class Lifecycle:
         self.pings = Pings(self.protocol, self.sender, self.receiver, options.max_unanswered_pings)
         #: True if the closing handshake was started by this side.
         self.is_closed_here: bool = False
+        #: True if `close` was called, also if the connection had ended before.
+        self.was_aclose_called: bool = False
         self._scope = trio.CancelScope()  # around the connection's task
         self._keep_alive: KeepAlive | None = None
 
@@ -213,7 +216,7 @@ class Lifecycle:
 
         :raises DisconnectionTimeout: The peer did not answer within ``disconnect_timeout``.
         """
-        self.is_closed_here = True
+        self.is_closed_here = self.was_aclose_called = True
         if self.closing.state is State.CONNECTING:  # only constructed
             await self.transport.close_now()
             self.closed.set()

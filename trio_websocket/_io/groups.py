@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Callable
 
 import trio
 
@@ -38,6 +39,20 @@ def strip_closed(exc: BaseException) -> BaseException | None:
         dropped, rest = exc.split(lost)
         return exc if dropped is None else rest
     return None if isinstance(exc, lost) else exc
+
+
+def split_group(
+    exc: BaseException, is_match: Callable[[BaseException], bool]
+) -> tuple[BaseException | None, BaseException | None]:
+    """Split ``exc``, which may be a group, into the exceptions that match and the rest.
+
+    :param is_match: Is called with each exception, but not with groups.
+    """
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(
+            lambda member: not isinstance(member, BaseExceptionGroup) and is_match(member)
+        )
+    return (exc, None) if is_match(exc) else (None, exc)
 
 
 def split_exceptions(exc: BaseException) -> tuple[Exception | None, BaseException | None]:

@@ -7,6 +7,7 @@ together. The application's functions are called without protection.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Awaitable, Callable, TypeVar
 
 import trio
@@ -18,6 +19,13 @@ _T = TypeVar("_T")
 async def call_unprotected(function: Callable[..., Awaitable[_T]], *args: Any, **kwargs: Any) -> _T:
     """Call a function of the application. A KeyboardInterrupt may come at any line of it."""
     return await function(*args, **kwargs)
+
+
+@trio.lowlevel.disable_ki_protection
+async def call_sync_or_async(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of the application that may be async, as `call_unprotected` does."""
+    # In one line: a KeyboardInterrupt between two could leave a coroutine that was never awaited.
+    return await result if inspect.isawaitable(result := function(*args)) else result
 
 
 def raise_error(error: BaseException | None, *, handled: BaseException | None = None) -> None:

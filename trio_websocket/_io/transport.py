@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import sys
 from typing import Any, Awaitable, Callable, Sequence
 
@@ -29,6 +30,7 @@ from .._sansio.errors import printable, safe_repr
 from .cancel import cancel
 from .chunks import Unwritten, remaining_after
 from .interrupt import raise_interrupt
+from .record_stream import RecordStream
 from .sockets import Address, EndName, address, end_names, is_direct, shut_down
 from .tls_stream import TlsStream
 
@@ -39,6 +41,11 @@ LINGER = 2.0
 
 # The default of the option `receive_buffer_size`. It lets this module choose the size.
 _DEFAULT_RECEIVE_SIZE = 4096
+
+
+def is_tls(stream: trio.abc.Stream) -> bool:
+    """Return True if the stream is the library's TLS or Trio's."""
+    return isinstance(stream, (TlsStream, trio.SSLStream))
 
 
 class Transport:
@@ -96,7 +103,16 @@ class Transport:
     def _address(self, name: EndName | None) -> Address:
         if name is None:
             return safe_repr(self.stream)
-        return address(name, is_ssl=isinstance(self.stream, (TlsStream, trio.SSLStream)))
+        return address(name, is_ssl=is_tls(self.stream))
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject | None:
+        """OpenSSL's part of the TLS next to our data, also after closing; None without TLS."""
+        if isinstance(self.stream, trio.SSLStream):
+            # It has no such attribute in public, but passes on the methods.
+            found: ssl.SSLObject = self.stream.pending.__self__
+            return found
+        return None if self._tls is None else self._tls.ssl_object
 
     @property
     def is_closed(self) -> bool:
@@ -283,6 +299,6 @@ class IgnoringErrors:
 def _end_names(stream: trio.abc.AsyncResource) -> tuple[EndName | None, EndName | None]:
     """Return the names of both ends of a stream, ours first, with None where there is none."""
     transport: Any = stream
-    while isinstance(transport, (TlsStream, trio.SSLStream)):  # TLS may be in TLS
+    while isinstance(transport, (RecordStream, TlsStream, trio.SSLStream)):  # TLS may be in TLS
         transport = transport.transport_stream
     return end_names(transport.socket) if isinstance(transport, trio.SocketStream) else (None, None)

@@ -13,6 +13,7 @@ from .deflate import DeflateCodec, DeflateExtension
 from .errors import ConnectionFailed, ConnectionRejected, HandshakeError, printable
 from .extensions import check_answer, offer
 from .handshake import (
+    MAX_INTERIM_RESPONSES,
     TOKEN,
     VERSION,
     ExtraHeaders,
@@ -30,7 +31,6 @@ from .handshake import (
 )
 from .options import Options
 
-_MAX_INTERIM_RESPONSES = 10
 # A header that frames the body, with its continuation lines (RFC 9112, 5.2 and 6).
 _FRAMING = re.compile(
     rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
@@ -74,6 +74,7 @@ class ClientHandshake:
         extra_headers: ExtraHeaders | None,
         options: Options,
         *,
+        origin: str | None = None,
         hint: str = "",
     ) -> None:
         """
@@ -82,6 +83,7 @@ class ClientHandshake:
         :param subprotocols: The subprotocols to offer, the preferred one first.
         :param extra_headers: Headers to add. They replace ours of the same name.
         :param options: The limits, and the compression to offer.
+        :param origin: The URL up to the path, for the result.
         :param hint: A hint at the likely mistake if the server does not answer in HTTP.
         """
         self._compression = options.compression
@@ -97,6 +99,7 @@ class ClientHandshake:
             raise ValueError(f"can't be sent in an HTTP request: {exc}") from exc
         self._head = HeadBuffer(options.max_header_size)
         self._path = resource
+        self._origin = origin
         self._key = header_values(request.headers, b"sec-websocket-key")[0]
         offers = split_tokens(header_values(request.headers, b"sec-websocket-protocol"))
         self._offered = [offer for offer in offers if offer.isascii()]
@@ -180,9 +183,9 @@ class ClientHandshake:
         self._received.clear()
         self._parse_head(self._head.begin_next())
         self._interims += 1
-        if self._interims > _MAX_INTERIM_RESPONSES:
+        if self._interims > MAX_INTERIM_RESPONSES:
             raise HandshakeError(
-                f"the server sent more than {_MAX_INTERIM_RESPONSES} interim responses"
+                f"the server sent more than {MAX_INTERIM_RESPONSES} interim responses"
             )
 
     def _too_long(self) -> HandshakeError:
@@ -243,6 +246,7 @@ class ClientHandshake:
         return HandshakeResult(
             side=wsproto.ConnectionType.CLIENT,
             extension=extension,
+            origin=self._origin,
             path=self._path,
             subprotocol=chosen[0].decode("ascii") if chosen else None,
             headers=tuple(sorted(headers, key=_is_handshake_header)),

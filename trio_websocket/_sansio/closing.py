@@ -88,7 +88,7 @@ class ClosingHandshake:
     `outcome` has a value in CLOSED only.
     """
 
-    __slots__ = ("_closer", "_is_block_over", "outcome", "sent", "state")
+    __slots__ = ("_abnormal", "_closer", "_is_block_over", "outcome", "sent", "state")
 
     def __init__(self, state: State = State.OPEN) -> None:
         """:param state: The first state: CONNECTING or OPEN."""
@@ -98,6 +98,9 @@ class ClosingHandshake:
         self.sent: CloseReason | None = None
         #: How the connection ended.
         self.outcome: Outcome = _NONE_YET
+        self._abnormal: CloseReason | None = (
+            None  # the reason, once asked for, of a lost connection
+        )
         self._closer = ""
         self._is_block_over = False
 
@@ -183,12 +186,17 @@ class ClosingHandshake:
     def reason(self) -> CloseReason | None:
         """The reason why the connection is closed, or None before.
 
+        It is the same object each time. So ``exc.reason is connection.closed`` tells whether a
+        `ConnectionClosed` is from a connection, without a reference from one to the other.
+
         A reply echoes the peer's Close frame, so `sent` also holds the original reason.
         """
         error = self.outcome.error
-        if error is not None and self.sent is None:
-            return CloseReason(CloseCode.ABNORMAL_CLOSURE, describe(error))
-        return self.sent
+        if error is None or self.sent is not None:
+            return self.sent
+        if self._abnormal is None:
+            self._abnormal = CloseReason(CloseCode.ABNORMAL_CLOSURE, describe(error))
+        return self._abnormal
 
     def closed_error(self) -> ConnectionClosed:
         """Return the exception for a call on a connection that is closed, or closing."""

@@ -179,6 +179,40 @@ class ConnectionFailed(HandshakeError, OSError):
         return _with_os_attributes(self, super().__reduce__())
 
 
+class ProxyError(ConnectionFailed):
+    """The proxy could not be reached, or it did not open a tunnel to the server.
+
+    ``__cause__`` is the error of the network or of TLS, if there is one, and ``errno`` is kept. No
+    attribute contains the credentials for the proxy.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        proxy: str = "",
+        status_code: int | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        socks_reply: int | None = None,
+    ) -> None:
+        """
+        :param message: The text.
+        :param proxy: The URL of the proxy, without credentials.
+        :param status_code: The HTTP status of the proxy's response.
+        :param headers: The headers of the response, their names in lower case.
+        :param socks_reply: The code in the reply of a SOCKS proxy.
+        """
+        super().__init__(message)
+        #: The URL of the proxy, without credentials.
+        self.proxy = proxy
+        #: The HTTP status of the proxy's response, or None if there was none.
+        self.status_code = status_code
+        #: The headers of the response, or ``()``.
+        self.headers = headers
+        #: The code in the reply of a SOCKS proxy (RFC 1928, 6), or None.
+        self.socks_reply = socks_reply
+
+
 class ConnectionTimeout(HandshakeError, TimeoutError):
     """The connection was not open within ``connect_timeout``."""
 
@@ -243,6 +277,44 @@ class ConnectionRejected(HandshakeError):
         return text
 
 
+class RedirectError(ConnectionRejected):
+    """The server answered with a redirect that breaks a rule, and ``max_redirects`` is not 0.
+
+    The attributes of :exc:`ConnectionRejected` describe the last response.
+    """
+
+    def __init__(
+        self,
+        status_code: int,
+        headers: tuple[tuple[bytes, bytes], ...],
+        body: bytes | None,
+        *,
+        reason_phrase: str = "",
+        urls: tuple[str, ...] = (),
+        rule: str = "",
+    ) -> None:
+        """
+        :param status_code: As in :exc:`ConnectionRejected`.
+        :param headers: As in :exc:`ConnectionRejected`.
+        :param body: As in :exc:`ConnectionRejected`.
+        :param reason_phrase: As in :exc:`ConnectionRejected`.
+        :param urls: The URLs that were requested, without credentials.
+        :param rule: Words for the rule that the redirect breaks.
+        """
+        super().__init__(status_code, headers, body, reason_phrase=reason_phrase)
+        #: The URLs that were requested, in order, without credentials.
+        self.urls = urls
+        self._rule = rule
+
+    def __str__(self) -> str:
+        text = f"the redirect with HTTP status {self.status_code} was not followed"
+        if self._rule:
+            text += f": {self._rule}"
+        if self.urls:
+            text += f" (requested: {', '.join(printable(url, 100) for url in self.urls[-3:])})"
+        return text
+
+
 class ConnectionClosed(Exception):
     """The connection is closed or closing, so the call failed.
 
@@ -282,6 +354,13 @@ class ConnectionClosed(Exception):
         if self.reason.reason:
             text += f": {printable(self.reason.reason)}"
         return f"{text} ({self._closer})" if self._closer else text
+
+
+class Reconnect(Exception):
+    """Raised by a session of :func:`stay_connected` to close the connection and open a new one.
+
+    The connection is closed with code 1000. It doesn't matter if the exception comes in a group.
+    """
 
 
 class MessageTypeError(TypeError, ValueError):

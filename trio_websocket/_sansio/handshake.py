@@ -25,6 +25,7 @@ VERSION = b"13"
 MAX_FIELDS = 256
 _MAX_LINES = MAX_FIELDS + 2  # includes the start line and the empty line
 _END_OF_HEAD = re.compile(rb"\n\r?\n")  # h11 uses the same pattern
+MAX_INTERIM_RESPONSES = 10
 # Elements of a list header, with their parameters, in all of its lines.
 MAX_ELEMENTS = 100
 _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")
@@ -45,6 +46,8 @@ class HandshakeResult(NamedTuple):
     trailing: bytes
     #: The compression that both sides agreed on, or None.
     extension: DeflateExtension | None = None
+    #: The URL up to the path, such as ``wss://example.org:8000``; None on a server.
+    origin: str | None = None
 
 
 def next_event(http: h11.Connection) -> object:

@@ -63,7 +63,8 @@ import ssl
 from .costs import TLS_CALL_BYTES, TLS_RECORDS_PER_STEP, TLS_UNSENT_ANSWER_BYTES
 
 _MAX_PLAINTEXT = 2**14  # bytes in a record (RFC 8446, 5.1)
-_HEAD_SIZE = 5  # type, version, length (RFC 8446, 5.1)
+#: Bytes of the head of a record.
+HEAD_SIZE = 5  # type, version, length (RFC 8446, 5.1)
 
 
 class TlsEngine:
@@ -76,22 +77,20 @@ class TlsEngine:
         :param context: The settings and certificates.
         :param server_hostname: For clients, the name or address of the server. It is sent to the
             server (SNI), and the server's certificate must be valid for it if the context demands
-            that. A final dot and the zone of an IPv6 address are left out (RFC 6066, 3; RFC 6874,
-            4).
+            that. It goes through `tls_name`.
         :param server_side: True if this side is the server.
         :raises ValueError: The context and the name don't go together. May be an `ssl.SSLError`.
         """
         if context.check_hostname and server_hostname is None and not server_side:
             raise ValueError("check_hostname of the context requires server_hostname")  # not of ssl
-        if server_hostname is not None:
-            server_hostname = server_hostname.partition("%")[0]
-            if server_hostname.endswith("."):
-                server_hostname = server_hostname[:-1]
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         #: OpenSSL's part, which knows the certificates, the version and the cipher.
         self.ssl_object: ssl.SSLObject = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+            self._incoming,
+            self._outgoing,
+            server_side=server_side,
+            server_hostname=None if server_hostname is None else tls_name(server_hostname),
         )
         #: True if the handshake is over.
         self.is_open = False
@@ -111,7 +110,7 @@ class TlsEngine:
     @property
     def has_more(self) -> bool:
         """True if records wait for the next step: call `feed_again`, and don't read the socket."""
-        return len(self._queued) >= _HEAD_SIZE and not self.is_ended
+        return len(self._queued) >= HEAD_SIZE and not self.is_ended
 
     @property
     def is_drained(self) -> bool:
@@ -183,14 +182,9 @@ class TlsEngine:
         The last record may be incomplete, but a head that is incomplete stays in the queue.
         """
         data = self._queued + data
-        size, end = len(data), self._missing
-        for _ in range(TLS_RECORDS_PER_STEP):
-            if end + _HEAD_SIZE > size:
-                break
-            end += _HEAD_SIZE + (data[end + 3] << 8 | data[end + 4])
-        self._missing = max(0, end - size)
+        end, self._missing = end_of_step(data, self._missing)
         self._queued = data[end:]
-        return data if end >= size else memoryview(data)[:end]
+        return data if end >= len(data) else memoryview(data)[:end]
 
     def _decrypt(self, data: bytes | memoryview, chunks: list[bytes]) -> None:
         if self.is_ended or self._failure is not None:
@@ -262,6 +256,33 @@ def _error(reason: str) -> ssl.SSLError:
     error = ssl.SSLError(ssl.SSL_ERROR_SSL, reason)
     error.library, error.reason = "SSL", reason  # OpenSSL's errors have these attributes
     return error
+
+
+def end_of_step(data: bytes, missing: int) -> tuple[int, int]:
+    """Find the end of the records that OpenSSL may get in one step.
+
+    The last record may be incomplete, but a head that is incomplete is left out.
+
+    :param data: Ciphertext. The rest of a record, and then the heads of others.
+    :param missing: The size of that rest.
+    :returns: The end of the step in the data, and the number of bytes that the last record lacks.
+        If that is not 0, the end is the end of the data or behind it.
+    """
+    size, end = len(data), missing
+    for _ in range(TLS_RECORDS_PER_STEP):
+        if end + HEAD_SIZE > size:
+            break
+        end += HEAD_SIZE + (data[end + 3] << 8 | data[end + 4])
+    return end, max(0, end - size)
+
+
+def tls_name(host: str) -> str:
+    """Return a host without a final dot and without the zone of an IPv6 address.
+
+    TLS and certificates have neither (RFC 6066, 3; RFC 6874, 4).
+    """
+    name = host.partition("%")[0]
+    return name[:-1] if name.endswith(".") else name
 
 
 def tls_slices(data: bytes | bytearray | memoryview) -> list[memoryview]:

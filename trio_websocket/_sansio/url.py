@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import idna
 
-_DEFAULT_PORTS = {False: 80, True: 443}
+DEFAULT_PORTS = {False: 80, True: 443}
 _SCHEMES = {"http": "; use ws: in place of http:", "https": "; use wss: in place of https:"}
 # Characters that count as a dot in a name with characters outside ASCII (UTS 46, 2.3).
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
@@ -41,8 +41,7 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The WebSocket URL of this endpoint, without a path."""
-        scheme = "wss" if self.is_ssl else "ws"
-        return f"{scheme}://{host_header(str(self.address), self.port, self.is_ssl)}"
+        return origin(str(self.address), self.port, self.is_ssl)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Endpoint):
@@ -71,6 +70,10 @@ class URL(NamedTuple):
     resource: str
     is_secure: bool
     credentials: bytes | None  # the value of an Authorization header
+
+    def __str__(self) -> str:
+        """Return the URL without credentials."""
+        return origin(self.host, self.port, self.is_secure) + self.resource
 
 
 def parse_url(url: object) -> URL:
@@ -112,7 +115,7 @@ def parse_url(url: object) -> URL:
         credentials = b"Basic " + token
     return URL(
         host=host,
-        port=_DEFAULT_PORTS[is_secure] if port is None else port,
+        port=DEFAULT_PORTS[is_secure] if port is None else port,
         resource=resource,
         is_secure=is_secure,
         credentials=credentials,
@@ -186,7 +189,30 @@ def request_target(resource: str) -> str:
 
 def host_header(host: str, port: int, is_secure: bool) -> str:
     """Return the value of the Host header, with the port unless it is the scheme's default."""
-    name = (
-        f"[{host.partition('%')[0]}]" if ":" in host else host
-    )  # the zone has a meaning on this machine only
-    return name if port == _DEFAULT_PORTS[is_secure] else f"{name}:{port}"
+    return _authority(without_zone(host), port, is_secure)
+
+
+def origin(host: str, port: int, is_secure: bool) -> str:
+    """Return the scheme and authority of a WebSocket URL (RFC 6874 for the zone of an address)."""
+    return origin_of(_authority(host.replace("%", "%25"), port, is_secure), is_secure)
+
+
+@functools.lru_cache(maxsize=2**8)  # connections to one server share the text
+def origin_of(authority: str, is_secure: bool) -> str:
+    """Return the scheme and authority of a WebSocket URL."""
+    return f"{'wss' if is_secure else 'ws'}://{authority}"
+
+
+def without_zone(host: str) -> str:
+    """Return a host without the zone of an IPv6 address, which only this machine knows."""
+    return host.partition("%")[0] if ":" in host else host
+
+
+def bracketed(host: str) -> str:
+    """Return a host as URLs contain it: an IPv6 address is in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _authority(host: str, port: int, is_secure: bool) -> str:
+    name = bracketed(host)
+    return name if port == DEFAULT_PORTS[is_secure] else f"{name}:{port}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import trio
 
 from .._connection.connection import WebSocketConnection
@@ -10,6 +12,7 @@ from .._io.transport import Transport
 from .._sansio.compat import Unpack
 from .._sansio.handshake import ExtraHeaders, Headers
 from .._sansio.options import NewerOptionKeywords, Options, with_option_signature
+from .._sansio.replaceable import ReplaceableProperty
 from .exchange import Exchange, receive_request
 
 
@@ -48,6 +51,14 @@ class WebSocketRequest:
     def remote(self) -> Address:
         """The client's address: an :class:`Endpoint`, a Unix socket's path, or a ``repr()``."""
         return self._exchange.transport.remote
+
+    @ReplaceableProperty
+    def ssl_object(self) -> ssl.SSLObject | None:
+        """The TLS connection, for the client's certificate and the cipher, or None without TLS.
+
+        See :attr:`WebSocketConnection.ssl_object`.
+        """
+        return self._exchange.transport.ssl_object
 
     @trio.lowlevel.enable_ki_protection
     async def accept(

@@ -1,0 +1,34 @@
+"""Opening a TCP connection to a server or a proxy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from .._io.groups import UnwrappingGroups
+from .._sansio.proxy import Proxy
+from .failures import connection_failed
+
+
+async def open_tcp(
+    host: str, port: int, local_address: str | None, proxy: Proxy | None = None
+) -> trio.SocketStream:
+    """Open a TCP stream. If cancelled, no socket is left.
+
+    :param host: The host of the server, or of the proxy.
+    :param port: The port of the server, or of the proxy.
+    :param local_address: The option of this name.
+    :param proxy: The proxy, if the stream leads to one.
+    :raises ConnectionFailed: The network prevented it.
+    """
+    # Not passed if not given: an application's test may replace Trio's function by a simpler one.
+    keywords: dict[str, Any] = {}
+    if local_address is not None:
+        keywords["local_address"] = local_address
+    try:
+        with UnwrappingGroups():  # in case of a KeyboardInterrupt, which Trio puts into a group
+            return await trio.open_tcp_stream(host, port, **keywords)
+    except OSError as exc:
+        name = f"{host}, port {port}" if proxy is None else proxy.name
+        raise connection_failed(f"can't connect to {name}", exc, proxy=proxy)  # noqa: B904 # has its cause
