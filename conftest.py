@@ -14,6 +14,7 @@ from typing import Any, Awaitable, Callable, Iterator
 import pytest
 import trio
 
+from support import counterparts
 from support.streams import close_sockets, in_memory
 from trio_websocket._connection import lifecycle
 from trio_websocket._sansio import deflate
@@ -31,6 +32,8 @@ _SECONDS = {
     "tools/tests": 20,
     "benchmarks/tests": 5,
 }
+# The additional time of tests/slow if `make counterparts` has unpacked the programs.
+_SECONDS_OF_COUNTERPARTS = 60
 
 
 class _Progress:
@@ -47,6 +50,8 @@ class _Progress:
         root = session.config.rootpath
         folders = {item.path.parent.relative_to(root).as_posix() for item in session.items}
         seconds = sum(_SECONDS.get(folder, 0) for folder in folders)
+        if "tests/slow" in folders and counterparts.reason_to_skip() is None:
+            seconds += _SECONDS_OF_COUNTERPARTS
         if len(session.items) > 1000 and not session.config.option.collectonly:
             self._reporter.write_line(
                 f"Expected duration on two idle cores: {seconds} s, {2 * seconds} s with coverage"

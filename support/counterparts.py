@@ -40,12 +40,20 @@ SIMPLE_USERINFO = f"{USER}:{SIMPLE_PASSWORD}@"
 _SECONDS_TO_START = 20
 
 
+def reason_to_skip() -> str | None:
+    """Return the reason why tests can't use the programs, or None if they can."""
+    if os.environ.get("CI"):
+        return "real proxies are not used in CI"
+    if not (ROOT.parent / "unpacked").exists():
+        return "real proxies are missing: run make counterparts"
+    return None
+
+
 def require() -> None:
     """Skip the test if the programs are missing, or in CI."""
-    if os.environ.get("CI"):
-        pytest.skip("real proxies are not used in CI")
-    if not (ROOT.parent / "unpacked").exists():
-        pytest.skip("real proxies are missing: run make counterparts")
+    reason = reason_to_skip()
+    if reason is not None:
+        pytest.skip(reason)
 
 
 def program(name: str) -> Path:

@@ -477,7 +477,7 @@ async def test_nginx_redirects_are_followed(nursery: trio.Nursery, web: Web) -> 
     ("tail", "rule"),
     [
         ("loop", "leads back to"),
-        ("ftp", "none of ws, wss, http and https"),
+        ("ftp", "must be ws, wss, http or https"),
         ("chain/x", "max_redirects=1"),
         ("300", None),
     ],

@@ -1,4 +1,4 @@
-"""When to try again: what is known about a failure, and the delay that follows from it."""
+"""`Failure` describes a failed attempt to connect, and `Backoff` chooses the delay after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .._sansio.errors import (
 from .._sansio.handshake import header_values
 from .._sansio.options import check_number
 
-# Exceptions that hold a response in HTTP; that of a proxy may be missing.
+# Exceptions that may hold an HTTP response. A `ProxyError` holds one only if the proxy sent one.
 _RESPONSES = (ConnectionRejected, ProxyError)
 # Another attempt may succeed after these statuses of a server or a proxy (RFC 9110, 15; RFC 8470;
 # RFC 6585). After other statuses from 300 on, it fails again.
@@ -56,8 +56,8 @@ class Failure:
 
         * The server, or a proxy, answered with a final HTTP status of 300 or more, except 408, 425,
           429 and 5xx; among these, 501 and 505 are permanent, too.
-        * A certificate was refused by either side.
-        * The exception is no OSError, :exc:`HandshakeError`, :exc:`ConnectionClosed` or
+        * Either side refused its peer's certificate.
+        * The exception is not an OSError, :exc:`HandshakeError`, :exc:`ConnectionClosed` or
           :exc:`Reconnect`.
         """
         exc = self.exception
@@ -87,7 +87,7 @@ class Backoff:
     that restarts don't all return at the same time. The limit grows with each failure of an outage:
     ``min(maximum, initial * factor ** (attempt - 1))``. It also holds that:
 
-    * If the server asked for a delay with ``Retry-After``, that comes in addition.
+    * If the server asked for a delay with ``Retry-After``, it is added.
     * After a Close frame with code 1012 (service restart) or 1013 (try again later), the delay is
       at least a random number between 5 and 30 seconds.
     * If the failure is permanent (see :attr:`Failure.is_permanent`), or the delay would make the
@@ -169,7 +169,7 @@ def _parse_retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
 
 
 def _parse_date(value: bytes) -> float | None:
-    """Return a date of HTTP (RFC 9110, 5.6.7) in seconds since the epoch, or None if it is none."""
+    """Return a date of HTTP (RFC 9110, 5.6.7) as seconds since the epoch, or None for no date."""
     try:
         fields = email.utils.parsedate_tz(value.decode("latin-1"))
         return None if fields is None else email.utils.mktime_tz(fields)

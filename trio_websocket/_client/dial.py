@@ -90,7 +90,7 @@ async def _open_unix_socket(path: SocketPath) -> trio.abc.Stream:
 
 
 async def check_or_close(check: Callable[[], _T], stream: object) -> _T:
-    """Return ``check()``. If that raises, close the stream of the application's, if it is open.
+    """Return ``check()``. If that raises, close the application's stream, if it is open.
 
     :param check: Checks arguments, and raises if one is wrong.
     :param stream: The option ``stream``.

@@ -1,4 +1,4 @@
-"""The options that only functions take that open a connection to a server."""
+"""The options of the functions that open a connection to a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .._sansio.tunnel import check_tunnel_headers
 from .._sansio.url import ascii_host
 from .socks import import_python_socks
 
-#: A function of the application's that opens a stream to a host and a port.
+#: An application's function that opens a stream to a host and a port.
 StreamFunction = Callable[[str, int], Awaitable[trio.abc.Stream]]
 #: The path of a file, or an abstract name that begins with a NUL.
 SocketPath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
@@ -91,7 +91,7 @@ def _check_proxy_headers(name: str, value: object) -> None:
         error = TypeError
     except ValueError:
         error = ValueError
-    if error is not None:  # without the one above as its context, which may show a password
+    if error is not None:  # not in the except block: the error above may show a password
         wanted = "a list of (name, value) pairs, each of them ASCII str, or bytes"
         raise error(f"{name} must be {wanted}")
     check_tunnel_headers(cast(ProxyHeaders, value))
@@ -103,10 +103,7 @@ def _check_proxy_ssl_context(name: str, value: object) -> None:
 
 
 def check_client_context(name: str, value: object) -> None:
-    """Raise if the value is an SSL context that was made for servers.
-
-    :raises ValueError: It is.
-    """
+    """Raise a ValueError if the value is an SSL context that was made for servers."""
     if isinstance(value, ssl.SSLContext) and value.protocol == ssl.PROTOCOL_TLS_SERVER:
         hint = "use ssl.create_default_context()"
         raise ValueError(f"{name} must be a context for clients, not for servers: {hint}")

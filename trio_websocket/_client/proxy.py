@@ -103,7 +103,7 @@ async def _read_error_page(transport: Transport, request: TunnelRequest) -> None
 
 
 class _StreamAfter(trio.abc.Stream):
-    """A stream of which some bytes were already received."""
+    """A stream whose first bytes were already received."""
 
     def __init__(self, received: bytes, stream: trio.abc.Stream) -> None:
         self._received = received

@@ -85,8 +85,8 @@ def _loss(exc: BaseException, ws: WebSocketConnection) -> Exception | None:
         return None
     closed = exc.__cause__ if isinstance(exc, _CHANNEL_ERRORS) else exc
     # A session may use other connections, too. All exceptions of one connection have the same
-    # object as their reason, which no other connection has. So the exception need not refer to the
-    # connection, which it would keep alive.
+    # object as their reason, and each connection has its own object. A reference from the exception
+    # to the connection would keep the connection alive.
     if isinstance(closed, ConnectionClosed) and closed.reason is ws.closed:
         return closed
     return None

@@ -19,9 +19,9 @@ _SEND_NAME = frozenset({"socks4a", "socks5h"})
 
 
 class _Octets(str):
-    """Bytes as a str, of which python-socks makes the same bytes.
+    """Bytes as a str that python-socks encodes as the same bytes.
 
-    python-socks encodes credentials as ASCII, and does not send them if one of them is false.
+    python-socks encodes credentials as ASCII, and does not send them if one of them is empty.
     """
 
     __slots__ = ()
@@ -65,7 +65,7 @@ async def open_socks_stream(
     lib = import_python_socks()
     dialer = _dialer(lib, proxy)
     try:
-        with UnwrappingGroups():  # in case of a KeyboardInterrupt, which Trio puts into a group
+        with UnwrappingGroups():  # Trio puts a KeyboardInterrupt into a group
             # connect_timeout is the only time-out.
             tunnel = await dialer.connect(host, port, timeout=math.inf, local_addr=local_address)
     except Exception as exc:

@@ -27,8 +27,8 @@ Wake = Callable[[], Awaitable[object]]
 
 logger = logging.getLogger("trio-websocket")
 
-# Seconds that each wait lasts at least, if it is not shorter anyway. An application whose `wake`
-# returns at once would try again and again without a pause.
+# The least number of seconds for a wait that `wake` ends. If `wake` always returned at once, the
+# client would try again and again without a pause.
 _LEAST_WAIT = 1
 # Characters of an error in a log record.
 _MAX_ERROR_TEXT = 300
@@ -68,9 +68,9 @@ async def stay_connected(
     it, or :exc:`Reconnect`. In an exception group, such exceptions are removed; if nothing else is
     left, the connection is lost.
 
-    All other exceptions of the session come out as they are, and the connection is closed with
-    code 1011. So does ``ConnectionClosed`` if the session had called ``ws.aclose()``, and that of
-    other connections.
+    All other exceptions of the session are raised unchanged, and the connection is closed with
+    code 1011. This includes ``ConnectionClosed`` of other connections, and ``ConnectionClosed``
+    after the session has called ``ws.aclose()``.
 
     After a loss, and after a failed attempt to connect, even the first one, ``retry`` decides what
     follows. A log record is written, ``on_retry`` is called, and after the delay comes the next
@@ -98,7 +98,7 @@ async def stay_connected(
     :returns: What the session returned.
     :raises TypeError: An argument has the wrong type, or ``retry`` returned no number.
     :raises ValueError: An argument is out of range.
-    :raises Exception: What the session, ``retry``, ``on_retry`` or ``wake`` raised; or
+    :raises Exception: The exception of the session, ``retry``, ``on_retry`` or ``wake``; or
         ``failure.exception`` if ``retry`` returned None.
     """
     checked = ClientOptions.of_call(stay_connected, options)
@@ -143,7 +143,7 @@ async def _delay_after(
     """Return how long to wait before the next attempt, and announce it.
 
     :param name: The server, for the log record.
-    :raises Exception: That of the failure, if there is to be no other attempt.
+    :raises Exception: ``failure.exception``, if ``retry`` returned None.
     """
     try:
         delay = _checked_delay(await call_sync_or_async(retry, failure))
@@ -199,7 +199,7 @@ class _Server:
         extra_headers: ExtraHeaders | HeadersFunction | None,
         options: ClientOptions,
     ) -> None:
-        """The parameters are those of `stay_connected`.
+        """The parameters are the same as for `stay_connected`.
 
         :raises TypeError: An argument has the wrong type.
         :raises ValueError: An argument is out of range.
@@ -213,7 +213,7 @@ class _Server:
         self._extra_headers = (
             extra_headers if callable(extra_headers) else check_headers(extra_headers)
         )
-        # Here, any URL stands for one that is not known yet.
+        # Any URL will do to check the other arguments while the real one is not known yet.
         target = self._target_of(
             "wss://localhost/" if callable(url) else url,
             None if callable(self._extra_headers) else self._extra_headers,
@@ -270,7 +270,7 @@ def _check_function(name: str, value: object) -> None:
 
 
 def _checked_delay(delay: object) -> float | None:
-    """Return what a function `retry` returned.
+    """Return the delay if it is valid.
 
     :raises TypeError: It is not a number of seconds or None.
     :raises ValueError: It is negative.

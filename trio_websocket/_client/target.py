@@ -152,7 +152,7 @@ def target_of_url(
 ) -> Target:
     """Return the target of a URL.
 
-    The parameters and the errors are those of `open_websocket_url`.
+    The parameters and the errors are the same as for `open_websocket_url`.
     """
     parts = parse_target(url, ssl_context, extra_headers)
     return Target(

@@ -20,14 +20,14 @@ async def open_tcp(
     :param port: The port of the server, or of the proxy.
     :param local_address: The option of this name.
     :param proxy: The proxy, if the stream leads to one.
-    :raises ConnectionFailed: The network prevented it.
+    :raises ConnectionFailed: A network error prevented it.
     """
-    # Not passed if not given: an application's test may replace Trio's function by a simpler one.
+    # Don't pass None: an application's test may replace Trio's function with a simpler one.
     keywords: dict[str, Any] = {}
     if local_address is not None:
         keywords["local_address"] = local_address
     try:
-        with UnwrappingGroups():  # in case of a KeyboardInterrupt, which Trio puts into a group
+        with UnwrappingGroups():  # Trio puts a KeyboardInterrupt into a group
             return await trio.open_tcp_stream(host, port, **keywords)
     except OSError as exc:
         name = f"{host}, port {port}" if proxy is None else proxy.name

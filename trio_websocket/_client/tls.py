@@ -36,13 +36,13 @@ async def start_tls(
     :param what: The beginning of the error message.
     :param hint: The end of the error message, if the server's first bytes are not TLS.
     :param proxy: The proxy, if the stream leads to one.
-    :raises ConnectionFailed: The network, or TLS, prevented it.
+    :raises ConnectionFailed: A network or TLS error prevented it.
     """
     try:
         tls = _wrap(stream, context or default_context(), server_hostname)
         try:
             await tls.do_handshake()
-        except Exception as exc:  # a stream of the application's may raise anything
+        except Exception as exc:  # an application's own stream may raise any exception
             cause = unwrap_network_error(exc)
             is_plain = isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS
             hint = hint if is_plain else ""
@@ -76,7 +76,7 @@ def default_context() -> ssl.SSLContext:
     )
 
 
-# The arguments are what a test, or a package that replaces the certificates, may change.
+# A test, or a package that replaces the certificates, may change the arguments.
 @functools.lru_cache(maxsize=1)
 def _create_context(create: Callable[[], ssl.SSLContext], *_: object) -> ssl.SSLContext:
     return create()

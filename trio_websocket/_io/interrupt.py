@@ -24,7 +24,7 @@ async def call_unprotected(function: Callable[..., Awaitable[_T]], *args: Any, *
 @trio.lowlevel.disable_ki_protection
 async def call_sync_or_async(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function of the application that may be async, as `call_unprotected` does."""
-    # In one line: a KeyboardInterrupt between two could leave a coroutine that was never awaited.
+    # One line: a KeyboardInterrupt between two lines could leave a coroutine that is never awaited.
     return await result if inspect.isawaitable(result := function(*args)) else result
 
 

@@ -1,4 +1,4 @@
-"""A stream below Trio's TLS, which bounds what a peer can make it do in one step."""
+"""A stream below Trio's TLS, which limits the records that it decrypts in one step."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from .._sansio.tls_engine import HEAD_SIZE, end_of_step
 class RecordStream(trio.abc.Stream):
     """A stream that returns a limited number of TLS records at a time.
 
-    `trio.SSLStream` decrypts all that it has read without letting other tasks run, and records may
+    `trio.SSLStream` decrypts all data of one read without letting other tasks run, and records may
     be very short: see `TlsEngine`.
 
     Invariants: `_queued` begins with the head of a record. If `_missing` is not 0, it is empty.
     """
 
     def __init__(self, transport_stream: trio.abc.Stream) -> None:
-        """:param transport_stream: The stream. From now on nobody else reads or writes it."""
+        """:param transport_stream: The stream. From now on, only this object uses it."""
         self.transport_stream = transport_stream
-        self._queued = b""  # what was read and not returned
-        self._missing = 0  # bytes that the last record, which was returned, lacks
+        self._queued = b""  # bytes that were read but not returned
+        self._missing = 0  # bytes that the last returned record lacks
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of the data."""
         await self.transport_stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the stream takes something."""
+        """Wait until the stream may accept data."""
         await self.transport_stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return some records; ``b""`` is the end. If cancelled, it has lost nothing itself.
+        """Return some records; ``b""`` is the end. If cancelled, no data is lost here.
 
         :param max_bytes: Ignored.
         """

@@ -109,7 +109,7 @@ class Transport:
     def ssl_object(self) -> ssl.SSLObject | None:
         """OpenSSL's part of the TLS next to our data, also after closing; None without TLS."""
         if isinstance(self.stream, trio.SSLStream):
-            # It has no such attribute in public, but passes on the methods.
+            # It has no public attribute for this, but some of its methods are those of the object.
             found: ssl.SSLObject = self.stream.pending.__self__
             return found
         return None if self._tls is None else self._tls.ssl_object

@@ -98,9 +98,8 @@ class ClosingHandshake:
         self.sent: CloseReason | None = None
         #: How the connection ended.
         self.outcome: Outcome = _NONE_YET
-        self._abnormal: CloseReason | None = (
-            None  # the reason, once asked for, of a lost connection
-        )
+        # The reason of a lost connection, once `reason` has returned it.
+        self._abnormal: CloseReason | None = None
         self._closer = ""
         self._is_block_over = False
 
@@ -186,8 +185,8 @@ class ClosingHandshake:
     def reason(self) -> CloseReason | None:
         """The reason why the connection is closed, or None before.
 
-        It is the same object each time. So ``exc.reason is connection.closed`` tells whether a
-        `ConnectionClosed` is from a connection, without a reference from one to the other.
+        It is the same object each time. So ``exc.reason is connection.closed`` shows that a
+        `ConnectionClosed` is from a connection, and the exception needs no reference to it.
 
         A reply echoes the peer's Close frame, so `sent` also holds the original reason.
         """

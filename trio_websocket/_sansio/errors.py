@@ -359,7 +359,7 @@ class ConnectionClosed(Exception):
 class Reconnect(Exception):
     """Raised by a session of :func:`stay_connected` to close the connection and open a new one.
 
-    The connection is closed with code 1000. It doesn't matter if the exception comes in a group.
+    The connection is closed with code 1000. The exception may be in an exception group.
     """
 
 

@@ -1,7 +1,7 @@
 """The URL of a proxy, and the proxy that the environment names.
 
 Credentials are in no exception here, and in no ``repr()``. Exceptions of `urllib.parse` and of the
-codecs contain what they could not parse, so they are neither the cause nor the context of ours.
+codecs contain the text that they could not parse. So they are never the cause or context here.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def parse_proxy(url: str) -> Proxy:
 def _parse(text: str) -> Proxy:
     """Parse the URL of a proxy.
 
-    :raises ValueError: The text says why, and has no part of the URL.
+    :raises ValueError: The message gives the reason, and contains no part of the URL.
     """
     match = None if _NOT_IN_URL.search(text) else _URL.fullmatch(text)
     if match is None:

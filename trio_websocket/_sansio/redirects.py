@@ -124,7 +124,7 @@ def resolve(current: URL, location: bytes) -> URL:
     elif scheme.lower() in _IS_SECURE:
         is_secure = _IS_SECURE[scheme.lower()]
     else:
-        raise ValueError(f"the scheme of {_text(location)} is none of ws, wss, http and https")
+        raise ValueError(f"the scheme of {_text(location)} must be ws, wss, http or https")
     base, question, base_query = current.resource.partition("?")
     if authority is not None or scheme is not None:
         host, port = _host_and_port(authority or "", location, is_secure)

@@ -266,7 +266,7 @@ def end_of_step(data: bytes, missing: int) -> tuple[int, int]:
     :param data: Ciphertext. The rest of a record, and then the heads of others.
     :param missing: The size of that rest.
     :returns: The end of the step in the data, and the number of bytes that the last record lacks.
-        If that is not 0, the end is the end of the data or behind it.
+        If it lacks any, the end is at or after the end of the data.
     """
     size, end = len(data), missing
     for _ in range(TLS_RECORDS_PER_STEP):
