@@ -134,7 +134,10 @@ async def _attempt(server: _Server, session: Session[T]) -> Done[T] | Lost:
             raise
         logger.info("%s: %s", server.name, exc)
     assert outcome is not None
-    return outcome
+    try:
+        return outcome
+    finally:
+        del outcome  # since Python 3.13, the traceback of its exception refers to this frame
 
 
 async def _delay_after(
