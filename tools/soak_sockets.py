@@ -215,7 +215,7 @@ def show(soak: Soak, begin: Sample, end: Sample) -> bool:
     show_counts("clients, by kind", counts, is_client=True)
     show_durations(soak.reports)
     lag = max(report["lag"] for report in soak.reports)
-    print(f"the clients were late by up to {lag:.2f} s themselves")
+    print(f"the clients, or answers to them, were late by up to {lag:.2f} s")
     show_counts("counts", counts, is_client=False)
     print(
         f"connections    {counts['opened']} attempted, {opened} requests handled, "
@@ -296,14 +296,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=5, help="the server's time-outs")
     parser.add_argument(
-        "--warm-up", type=float, metavar="SECONDS", help="default: a tenth, 60 at most"
+        "--warm-up", type=float, metavar="SECONDS", help="default: as long as the run, 300 at most"
     )
     parser.add_argument("--kinds", help="kinds of clients, such as be closed,touch")
     parser.add_argument("--tls", type=float, default=0, help="the share of clients with TLS")
     parser.add_argument("--process", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.warm_up is None:
-        args.warm_up = min(60, args.seconds / 10)
+        # It must reach the number of connections of the run, for the comparison of memory.
+        args.warm_up = min(300, args.seconds)
     return args
 
 

@@ -13,7 +13,7 @@ import trio
 
 from support.peer import REQUEST, RawPeer, read_head
 from support.streams import reset
-from tools.soak.side import GRACE, HOST, SLACK, Cancelled, Incoming, Outgoing, Side, Violation
+from tools.soak.side import GRACE, HOST, Cancelled, Incoming, Outgoing, Side, Violation
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
@@ -63,6 +63,7 @@ class Clients(Side):
         with trio.move_on_after(self.end - trio.current_time() + GRACE * 2) as scope:
             async with trio.open_nursery() as watching:
                 watching.start_soon(self.watch_lag)
+                watching.start_soon(self.probe_server)
                 async with trio.open_nursery() as nursery:
                     for _ in range(number):
                         rng = random.Random(self.rng.random())
@@ -70,6 +71,21 @@ class Clients(Side):
                 watching.cancel_scope.cancel()
         if scope.cancelled_caught:
             self.violate("clients", Violation("some did not come to their end"))
+
+    async def probe_server(self) -> None:
+        """Measure how long the server takes for its simplest answer, until cancelled.
+
+        A server that gets too little CPU time is late with everything.
+        """
+        while True:
+            start = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.watch_lag, start)
+                async with await self.connect() as stream:
+                    await stream.send_all(REQUEST.replace(b"GET / ", b"GET /reject?status=404&body= "))
+                    await read_head(stream)
+                nursery.cancel_scope.cancel()
+            await trio.sleep(1)
 
     async def visit_again_and_again(self, rng: random.Random, kinds: dict[Visit, float]) -> None:
         await trio.sleep(rng.random() * self.lifetime)
@@ -249,7 +265,7 @@ async def reset_connection(clients: Clients, rng: random.Random) -> None:
                 reset(tcp)
                 await trio.sleep(rng.choice([0, 0.01]))
                 talking.cancel_scope.cancel()
-        with trio.fail_after(clients.timeout + SLACK):
+        with trio.fail_after(clients.timeout + clients.slack):
             await ws.aclose()
 
 

@@ -16,7 +16,6 @@ from tools.soak.side import (
     GRACE,
     HOST,
     LINGER,
-    SLACK,
     SOCKET_BUFFER,
     Incoming,
     Outgoing,
@@ -63,7 +62,7 @@ async def never_finish_request(clients: Clients, rng: random.Random) -> None:
             nursery.start_soon(drip)
         else:
             await stream.send_all(request)
-        with trio.move_on_after(clients.timeout + 4 * SLACK):
+        with trio.move_on_after(clients.timeout + 4 * clients.slack):
             await read_to_end(stream)
         nursery.cancel_scope.cancel()
     clients.took(what, start, clients.timeout, clients.timeout)
@@ -76,7 +75,7 @@ async def never_finish_tls(clients: Clients, rng: random.Random) -> None:
     start = trio.current_time()
     async with stream:
         await stream.send_all(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
-        with trio.move_on_after(clients.timeout + 4 * SLACK):
+        with trio.move_on_after(clients.timeout + 4 * clients.slack):
             await read_to_end(stream)
     clients.took("TLS handshake", start, clients.timeout, clients.timeout)
 
@@ -97,7 +96,7 @@ async def send_no_request(clients: Clients, rng: random.Random) -> None:
     async with stream:
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.send_all(request)
-        with trio.move_on_after(clients.timeout + LINGER + 4 * SLACK):
+        with trio.move_on_after(clients.timeout + LINGER + 4 * clients.slack):
             with contextlib.suppress(trio.BrokenResourceError):
                 response = bytes(await stream.receive_some())
                 if response.startswith(b"HTTP/1.1 101 "):
@@ -128,7 +127,7 @@ async def send_bad_frame(clients: Clients, rng: random.Random) -> None:
     async with peer.stream:
         with contextlib.suppress(trio.BrokenResourceError):
             await peer.send(peer.frame(TEXT, b"before"), data)
-        with trio.fail_after(LINGER + 4 * SLACK):
+        with trio.fail_after(LINGER + 4 * clients.slack):
             frames = await peer.receive_all()
         clients.took("peer that sent a bad frame", start, 0, LINGER)
     expected = [Frame(TEXT, b"before").encode(), CLOSE, code]
@@ -194,7 +193,7 @@ async def never_answer_close(clients: Clients, rng: random.Random) -> None:
     peer = await clients.open_raw("close", id=new_id(rng), after=0)
     start = trio.current_time()
     async with peer.stream:
-        with trio.move_on_after(clients.timeout + 4 * SLACK):
+        with trio.move_on_after(clients.timeout + 4 * clients.slack):
             with contextlib.suppress(trio.BrokenResourceError):
                 await peer.receive_all()
         clients.took("closing handshake", start, clients.timeout, clients.timeout)
@@ -205,12 +204,12 @@ async def never_read(clients: Clients, rng: random.Random) -> None:
     tcp = await clients.connect()
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
     target = f"GET /push?id={new_id(rng)}&number=10000&quick=1 ".encode()
-    seconds = 5 * clients.timeout + LINGER + SLACK
+    seconds = 5 * clients.timeout + LINGER + clients.slack
     async with tcp:
         await tcp.send_all(REQUEST.replace(b"GET / ", target))
         if rng.random() < 0.5 and seconds < clients.time_left:
             await trio.sleep(seconds)
-            with trio.fail_after(SLACK):
+            with trio.fail_after(clients.slack):
                 async with trio.open_nursery() as nursery:
                     # The kernel drops a closed socket whose last bytes the peer does not read.
                     nursery.start_soon(send_late_ping, tcp)

@@ -109,7 +109,8 @@ class Side:
         self.violation_count = 0
         self.violations: dict[str, str] = {}
         self.durations: dict[str, list[float]] = {}
-        self.lag = 0.0  # the longest delay of this process, in seconds
+        # The longest delay of this process, or of an answer of the server, in seconds.
+        self.lag = 0.0
         warnings.simplefilter("error", ResourceWarning)  # report leaks
         sys.unraisablehook = self._on_unraisable
         logger = logging.getLogger("trio-websocket")
@@ -128,12 +129,16 @@ class Side:
             lines = traceback.format_exception(type(exc), exc, exc.__traceback__, limit=-4)
             self.violations[kind] = "".join(lines)[-3000:]
 
+    @property
+    def slack(self) -> float:
+        """The number of seconds that everything may take longer on this machine at this time."""
+        return SLACK + self.lag
+
     def took(self, what: str, since: float, least: float, most: float) -> None:
         """Record the duration of a time-out, and check it."""
         seconds = trio.current_time() - since
         self.durations.setdefault(what, []).append(seconds)
-        # a busy client may start its clock late, and notice the end late
-        if not least / 2 <= seconds <= most + SLACK + self.lag:
+        if not least / 2 <= seconds <= most + self.slack:
             raise Violation(f"{what} took {seconds:.2f} s instead of {least:g} to {most:g} s")
 
     async def attempt(
@@ -151,12 +156,12 @@ class Side:
         self.counts[f"cancelled {what}"] += 1
         raise Cancelled
 
-    async def watch_lag(self) -> None:
-        """Measure the delays of this process, until cancelled."""
+    async def watch_lag(self, since: float | None = None) -> None:
+        """Measure delays, until cancelled: those of this process, or one that began at a time."""
         while True:
             due = trio.current_time() + 0.1
             await trio.sleep_until(due)
-            self.lag = max(self.lag, trio.current_time() - due)
+            self.lag = max(self.lag, trio.current_time() - (due if since is None else since))
 
     def report(self) -> dict[str, Any]:
         return {
