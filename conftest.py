@@ -33,7 +33,7 @@ _SECONDS = {
     "benchmarks/tests": 5,
 }
 # The additional time of tests/slow if `make counterparts` has unpacked the programs.
-_SECONDS_OF_COUNTERPARTS = 60
+_SECONDS_OF_COUNTERPARTS = 30
 
 
 class _Progress:
