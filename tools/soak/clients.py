@@ -82,7 +82,8 @@ class Clients(Side):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.watch_lag, start)
                 async with await self.connect() as stream:
-                    await stream.send_all(REQUEST.replace(b"GET / ", b"GET /reject?status=404&body= "))
+                    start_line = b"GET /reject?status=404&body= "
+                    await stream.send_all(REQUEST.replace(b"GET / ", start_line))
                     await read_head(stream)
                 nursery.cancel_scope.cancel()
             await trio.sleep(1)
@@ -132,7 +133,7 @@ class Clients(Side):
         try:
             start = trio.current_time()
             target = f"GET /{handler}?{urlencode(values)} ".encode()
-            await stream.send_all(REQUEST.replace(b"GET / ", target))
+            await stream.send_all(REQUEST.replace(b"GET / ", start_line))
             head, rest = await read_head(stream)
             if not head.startswith(b"HTTP/1.1 101 "):
                 raise Violation(f"no 101: {head!r}")
