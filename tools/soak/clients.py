@@ -133,7 +133,7 @@ class Clients(Side):
         try:
             start = trio.current_time()
             target = f"GET /{handler}?{urlencode(values)} ".encode()
-            await stream.send_all(REQUEST.replace(b"GET / ", start_line))
+            await stream.send_all(REQUEST.replace(b"GET / ", target))
             head, rest = await read_head(stream)
             if not head.startswith(b"HTTP/1.1 101 "):
                 raise Violation(f"no 101: {head!r}")
