@@ -56,7 +56,13 @@ class Clients(Side):
         # With more connections, each one is quieter, so that together they keep one CPU busy: about
         # 30 new connections and 200 messages or bursts a second.
         self.lifetime = min(connections / 12, seconds / 4)
-        self.pause = connections / 100
+        self._shortest_pause = connections / 100
+        self._delay = 0.0  # the seconds that the server takes for an answer at present
+
+    @property
+    def pause(self) -> float:
+        """The mean number of seconds between two messages, longer while the server is late."""
+        return self._shortest_pause * (1 + self._delay)
 
     async def run(self, number: int, kinds: dict[Visit, float]) -> None:
         """Run this number of clients at a time."""
@@ -75,12 +81,13 @@ class Clients(Side):
     async def probe_server(self) -> None:
         """Measure how long the server takes for its simplest answer, until cancelled.
 
-        A server that gets too little CPU time is late with everything.
+        A server that gets too little CPU time is late with everything. Then all clients are
+        quieter, or else ever more would wait.
         """
         while True:
             start = trio.current_time()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.watch_lag, start)
+                nursery.start_soon(self._watch_delay, start)
                 async with await self.connect() as stream:
                     start_line = b"GET /reject?status=404&body= "
                     await stream.send_all(REQUEST.replace(b"GET / ", start_line))
@@ -88,9 +95,16 @@ class Clients(Side):
                 nursery.cancel_scope.cancel()
             await trio.sleep(1)
 
+    async def _watch_delay(self, since: float) -> None:
+        while True:
+            self._delay = trio.current_time() - since
+            self.lag = max(self.lag, self._delay)
+            await trio.sleep(0.1)
+
     async def visit_again_and_again(self, rng: random.Random, kinds: dict[Visit, float]) -> None:
         await trio.sleep(rng.random() * self.lifetime)
         while trio.current_time() < self.end:
+            await trio.sleep(min(2 * self._delay * rng.random(), self.time_left))
             visit = rng.choices(list(kinds), list(kinds.values()))[0]
             name = visit.__name__
             self.counts[f"client: {name.replace('_', ' ')}"] += 1

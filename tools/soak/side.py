@@ -156,12 +156,12 @@ class Side:
         self.counts[f"cancelled {what}"] += 1
         raise Cancelled
 
-    async def watch_lag(self, since: float | None = None) -> None:
-        """Measure delays, until cancelled: those of this process, or one that began at a time."""
+    async def watch_lag(self) -> None:
+        """Measure the delays of this process, until cancelled."""
         while True:
             due = trio.current_time() + 0.1
             await trio.sleep_until(due)
-            self.lag = max(self.lag, trio.current_time() - (due if since is None else since))
+            self.lag = max(self.lag, trio.current_time() - due)
 
     def report(self) -> dict[str, Any]:
         return {
