@@ -38,7 +38,7 @@ REFUSED = b"HTTP/1.1 407 Get a password\r\nProxy-Authenticate: Basic\r\nContent-
         ("http://my_proxy.", "http", "my_proxy.", 80, "http://my_proxy."),
         ("http://10.0.0.1", "http", "10.0.0.1", 80, "http://10.0.0.1"),
         ("http://[::1]:3128", "http", "::1", 3128, "http://[::1]:3128"),
-        ("http://[fe80::1%25lo]", "http", "fe80::1%lo", 80, "http://[fe80::1%lo]"),
+        ("http://[fe80::1%25lo]", "http", "fe80::1%lo", 80, "http://[fe80::1%25lo]"),
         ("http://u:p@example.com:1/", "http", "example.com", 1, "http://example.com:1"),
     ],
 )

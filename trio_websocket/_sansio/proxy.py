@@ -127,7 +127,7 @@ def _parse(text: str) -> Proxy:
     port = int(match["port"] or _DEFAULT_PORTS[scheme])
     if not 0 < port < 65536:
         raise ValueError("its port must be between 1 and 65535")
-    shown = bracketed(host)
+    shown = bracketed(host).replace("%", "%25")  # before the zone of an address (RFC 6874)
     if match["port"]:
         shown += f":{port}"
     return Proxy(
