@@ -1,7 +1,7 @@
-"""The import path of 0.12: the public names, and the functions that open connections.
+"""The import path that 0.12 used: the public names, and the functions that open connections.
 
-Applications replace `open_websocket` and `connect_websocket` of this module in their tests. So the
-functions here call each other by these names, and leave the work to `_client`.
+Applications replace this module's `open_websocket` and `connect_websocket` in their tests, so the
+functions here call each other by these names and delegate the work to `_client`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from ._server.request import (
 )
 from ._server.server import WebSocketServer as WebSocketServer, serve_websocket as serve_websocket
 
-# Names that 0.12 used, and that programs import.
+# Names from 0.12 that existing programs import.
 CONN_TIMEOUT = Options.connect_timeout
 MESSAGE_QUEUE_SIZE = Options.message_queue_size
 MAX_MESSAGE_SIZE = Options.max_message_size
@@ -65,11 +65,11 @@ logger = logging.getLogger("trio-websocket")
 
 
 class TrioWebsocketInternalError(Exception):
-    """The error that 0.12 raised if it could not unwrap an exception group. Never raised now."""
+    """The error that 0.12 raised if it could not unwrap an exception group; no longer raised."""
 
 
-# The options of 0.12, whose functions passed them on with their defaults. A stand-in in a test may
-# take no other options, so other options are passed on only if the caller gave them.
+# The options of 0.12, whose functions always passed them on, even with their default values. A
+# test's stand-in may accept only these, so other options are passed on only if the caller set them.
 _LIMITS = ("message_queue_size", "max_message_size", "receive_buffer_size")
 _TIMEOUTS = ("connect_timeout", "disconnect_timeout")
 
@@ -91,11 +91,11 @@ def open_websocket(
 ) -> AbstractAsyncContextManager[WebSocketConnection]:
     """Open a connection for an ``async with`` block.
 
-    At the end of the block the connection is closed with code 1000, or with code 1011 if the block
-    raised. The block's exception is raised unchanged. If the block was cancelled, this sends code
-    1001 and does not wait for the answer.
+    At the end of the block, the connection is closed with code 1000, or with code 1011 if the block
+    raised an exception, which propagates unchanged. If the block was cancelled, the connection is
+    closed with code 1001, without waiting for the peer's Close frame.
 
-    If cancelled while the connection is being opened, no task and no socket is left.
+    If cancelled while the connection is being opened, no task or socket is left behind.
 
     :param host: A host name or an IP address.
     :param port: A TCP port.
@@ -103,19 +103,20 @@ def open_websocket(
     :param use_ssl: False for ``ws:``; True for ``wss:`` with the system's certificates; or the
         SSL context to use.
     :param subprotocols: Names of subprotocols to offer, the preferred one first.
-    :param extra_headers: Pairs of name and value. They replace headers of the same name that the
-        handshake would send.
-    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
-        ``stream`` in every case, once the block has begun.
+    :param extra_headers: (name, value) pairs. They replace headers of the same name that the
+        handshake would otherwise send.
+    :param options: See :ref:`options` and :ref:`client-options`. Once the block has begun, the
+        library always closes an open ``stream``.
     :raises ConnectionFailed: The network prevented the connection.
     :raises ProxyError: The option ``proxy`` names a proxy that did not open a tunnel to the server.
-    :raises ImportError: It names a SOCKS proxy, and python-socks is not installed.
+    :raises ImportError: The option ``proxy`` names a SOCKS proxy, and python-socks is not
+        installed.
     :raises ConnectionTimeout: Opening took longer than ``connect_timeout``.
-    :raises ConnectionRejected: The server answered with another HTTP status than 101.
-    :raises RedirectError: The server redirected, ``max_redirects`` is not 0, and the redirect
-        breaks a rule.
+    :raises ConnectionRejected: The server answered with an HTTP status other than 101.
+    :raises RedirectError: ``max_redirects`` is not 0, and the server sent a redirect that is not
+        allowed.
     :raises HandshakeError: The server's response is not valid.
-    :raises DisconnectionTimeout: At the end of the block: the peer did not answer our Close frame
+    :raises DisconnectionTimeout: At the end of the block, the peer did not answer our Close frame
         within ``disconnect_timeout``.
     """
     checked = ClientOptions.of_call(open_websocket, options)
@@ -139,17 +140,17 @@ async def connect_websocket(
     """Open a connection whose tasks run in the caller's nursery.
 
     The caller must close the connection; the nursery stays open until then. If cancelled, no task
-    and no socket is left.
+    or socket is left behind.
 
-    :param nursery: The nursery.
+    :param nursery: The nursery for the connection's tasks.
     :param host: A host name or an IP address.
     :param port: A TCP port.
     :param resource: The path and the query.
     :param use_ssl: As in :func:`open_websocket`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
-        ``stream`` in every case, even if an argument is wrong.
+    :param options: See :ref:`options` and :ref:`client-options`. The library always closes an open
+        ``stream``, even if an argument is invalid.
     :raises HandshakeError: Opening failed. The subclasses are listed in :func:`open_websocket`.
     """
 
@@ -177,9 +178,10 @@ def open_websocket_url(
         certificates.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
-        ``stream`` in every case, once the block has begun.
-    :raises ValueError: The URL is not a WebSocket URL, or is ``ws:`` with an SSL context.
+    :param options: See :ref:`options` and :ref:`client-options`. Once the block has begun, the
+        library always closes an open ``stream``.
+    :raises ValueError: The URL is not a WebSocket URL, or an SSL context was passed with a ``ws:``
+        URL.
     """
     check_option_names(open_websocket_url, options, ClientOptions)
     target = parse_target(url, ssl_context, extra_headers)
@@ -205,18 +207,18 @@ async def connect_websocket_url(
     extra_headers: ExtraHeaders | None = None,
     **options: Unpack[ClientKeywords],
 ) -> WebSocketConnection:
-    """Open a connection to a URL, whose tasks run in the caller's nursery.
+    """Open a connection to a URL; the connection's tasks run in the caller's nursery.
 
     The caller must close the connection; the nursery stays open until then. If cancelled, no task
-    and no socket is left.
+    or socket is left behind.
 
-    :param nursery: The nursery.
+    :param nursery: The nursery for the connection's tasks.
     :param url: As in :func:`open_websocket_url`.
     :param ssl_context: As in :func:`open_websocket_url`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`.
-    :param options: See :ref:`options` and :ref:`client-options`. The library closes an open
-        ``stream`` in every case, even if an argument is wrong.
+    :param options: See :ref:`options` and :ref:`client-options`. The library always closes an open
+        ``stream``, even if an argument is invalid.
     :raises ValueError: As in :func:`open_websocket_url`.
     :raises HandshakeError: Opening failed. The subclasses are listed in :func:`open_websocket`.
     """
@@ -244,11 +246,11 @@ _own_connect_websocket = connect_websocket
 def _find_stand_in(
     target: Target, options: ClientKeywords
 ) -> Callable[[trio.Nursery], Awaitable[WebSocketConnection]] | None:
-    """Return the replacement of `connect_websocket` that a test has installed, or None."""
+    """Return a test's replacement for `connect_websocket`, or None if it was not replaced."""
     if connect_websocket is _own_connect_websocket:
         return None
     keywords = _with_defaults(_LIMITS, options)
-    for name in _TIMEOUTS:  # connect_websocket() had none in 0.12
+    for name in _TIMEOUTS:  # 0.12's connect_websocket() did not accept these
         keywords.pop(name, None)
     return functools.partial(_call_stand_in, connect_websocket, target, keywords)
 
@@ -261,7 +263,7 @@ async def _call_stand_in(
 ) -> WebSocketConnection:
     """Call a stand-in for `connect_websocket` as 0.12 did.
 
-    :raises HandshakeError: Also if the stand-in raised an OSError.
+    :raises HandshakeError: The stand-in raised it, or an OSError.
     """
     try:
         return await call_unprotected(
@@ -279,4 +281,4 @@ async def _call_stand_in(
         raise
     except OSError as exc:
         what = f"can't connect to {target.host}, port {target.port}"
-        raise connection_failed(what, exc)  # noqa: B904 # has its cause
+        raise connection_failed(what, exc)  # noqa: B904 # the cause is set

@@ -21,16 +21,16 @@ from .._sansio.errors import (
 from .._sansio.handshake import header_values
 from .._sansio.options import check_number
 
-# Exceptions that may hold an HTTP response. A `ProxyError` holds one only if the proxy sent one.
+# Exceptions that can carry an HTTP response. A `ProxyError` carries one only if the proxy sent it.
 _RESPONSES = (ConnectionRejected, ProxyError)
-# Another attempt may succeed after these statuses of a server or a proxy (RFC 9110, 15; RFC 8470;
-# RFC 6585). After other statuses from 300 on, it fails again.
+# The 4xx statuses after which another attempt may succeed (RFC 9110, 15; RFC 8470; RFC 6585). All
+# other 3xx and 4xx statuses are permanent.
 _TRANSIENT_ERRORS = frozenset({408, 425, 429})
 _PERMANENT_SERVER_ERRORS = frozenset({501, 505})
 _STATUSES_WITH_RETRY_AFTER = frozenset({429, 503})
 _MAX_RETRY_AFTER = 3600
-# The server restarts, or has too many clients: it needs time, and its clients must not return all
-# at once (RFC 6455, 7.4, and the registry of IANA).
+# The close codes of a server that is restarting or overloaded (RFC 6455, 7.4, and the IANA
+# registry). Such a server needs time, and its clients must not all reconnect at once.
 _OVERLOAD_CODES = frozenset({CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER})
 _OVERLOAD_DELAY = 5, 30
 
@@ -39,25 +39,26 @@ _OVERLOAD_DELAY = 5, 30
 class Failure:
     """A failed attempt to connect, or the loss of a connection, in :func:`stay_connected`."""
 
-    #: The error of the attempt; or :exc:`ConnectionClosed`, or :exc:`Reconnect`.
+    #: The error that the attempt raised; for a lost connection, :exc:`ConnectionClosed` or
+    #: :exc:`Reconnect`.
     exception: Exception
-    #: The number of seconds that the session lasted. It is 0 if the connection was never open.
+    #: How long the session lasted, in seconds; 0 if the connection was never open.
     open_seconds: float
-    #: The number of failures in this outage, with this one: 1 for the first.
+    #: The number of failures in this outage, including this one: 1 for the first.
     attempt: int
-    #: The number of seconds since the outage began.
+    #: The time since the outage began, in seconds.
     outage_seconds: float
 
     @property
     def is_permanent(self) -> bool:
         """True if another attempt would fail in the same way.
 
-        That is so after these errors:
+        These errors are permanent:
 
-        * The server, or a proxy, answered with a final HTTP status of 300 or more, except 408, 425,
-          429 and 5xx; among these, 501 and 505 are permanent, too.
-        * Either side refused its peer's certificate.
-        * The exception is not an OSError, :exc:`HandshakeError`, :exc:`ConnectionClosed` or
+        * The server or a proxy answered with HTTP status 501, 505, any 3xx, or any 4xx other than
+          408, 425 and 429.
+        * Either side rejected the other's certificate.
+        * The exception is not an OSError, a :exc:`HandshakeError`, :exc:`ConnectionClosed` or
           :exc:`Reconnect`.
         """
         exc = self.exception
@@ -68,10 +69,10 @@ class Failure:
 
     @property
     def retry_after(self) -> float | None:
-        """The number of seconds for which the server, or a proxy, asked with status 429 or 503.
+        """The delay in seconds that the server or a proxy requested with status 429 or 503.
 
-        It is at most 3600, and None without a valid ``Retry-After`` header (RFC 9110, 10.2.3). A
-        date is compared with the ``Date`` of the response, as the clocks may differ.
+        It is at most 3600, or None without a valid ``Retry-After`` header (RFC 9110, 10.2.3). A
+        date is compared with the response's ``Date`` header, because the two clocks may differ.
         """
         exc = self.exception
         if isinstance(exc, _RESPONSES) and exc.status_code in _STATUSES_WITH_RETRY_AFTER:
@@ -81,26 +82,26 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Backoff:
-    """The default for ``retry`` of :func:`stay_connected`: exponential backoff with full jitter.
+    """The default ``retry`` policy of :func:`stay_connected`: exponential backoff with full jitter.
 
-    The delay is a random number of seconds between 0 and a limit, so that the clients of a server
-    that restarts don't all return at the same time. The limit grows with each failure of an outage:
-    ``min(maximum, initial * factor ** (attempt - 1))``. It also holds that:
+    The delay is a random number of seconds between 0 and a limit, so that clients don't all
+    reconnect at the same time after a server restart. The limit grows with each failure in an
+    outage: ``min(maximum, initial * factor ** (attempt - 1))``. In addition:
 
-    * If the server asked for a delay with ``Retry-After``, it is added.
+    * If the server requested a delay with ``Retry-After``, that delay is added.
     * After a Close frame with code 1012 (service restart) or 1013 (try again later), the delay is
       at least a random number between 5 and 30 seconds.
-    * If the failure is permanent (see :attr:`Failure.is_permanent`), or the delay would make the
-      outage longer than ``give_up_after``, there is no further attempt.
+    * If the failure is permanent (see :attr:`Failure.is_permanent`), or the delay would extend the
+      outage beyond ``give_up_after``, there is no further attempt.
     """
 
-    #: The limit of the first delay, in seconds.
+    #: The limit for the first delay, in seconds.
     initial: float = 1
-    #: The growth of the limit with each further failure.
+    #: The factor by which the limit grows with each further failure.
     factor: float = 2
-    #: The greatest limit, in seconds.
+    #: The maximum value of the limit, in seconds.
     maximum: float = 60
-    #: The number of seconds after which to give up.
+    #: The length of an outage after which to give up, in seconds.
     give_up_after: float = math.inf
 
     def __post_init__(self) -> None:
@@ -136,10 +137,10 @@ def _is_permanent_status(code: int | None) -> bool:
 
 
 def _is_certificate_error(exc: BaseException | None) -> bool:
-    """Return True if either side has refused the certificate of its peer.
+    """Return True if either side rejected the other's certificate.
 
-    The peer's refusal is an alert of TLS (RFC 8446, 6.2). OpenSSL has one of these words in the
-    name of each such alert.
+    The peer reports a rejection in a TLS alert (RFC 8446, 6.2). OpenSSL's name for each of these
+    alerts contains one of the words below.
     """
     while exc is not None:
         reason = getattr(exc, "reason", None) if isinstance(exc, ssl.SSLError) else None
@@ -150,7 +151,7 @@ def _is_certificate_error(exc: BaseException | None) -> bool:
 
 
 def _is_overloaded(exc: BaseException | None) -> bool:
-    if isinstance(exc, Reconnect):  # raised because of the Close frame, perhaps
+    if isinstance(exc, Reconnect):  # the session may have raised it because of a Close frame
         exc = exc.__context__
     rcvd = exc.rcvd if isinstance(exc, ConnectionClosed) else None
     return rcvd is not None and rcvd.code in _OVERLOAD_CODES
@@ -169,7 +170,7 @@ def _parse_retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
 
 
 def _parse_date(value: bytes) -> float | None:
-    """Return a date of HTTP (RFC 9110, 5.6.7) as seconds since the epoch, or None for no date."""
+    """Parse an HTTP date (RFC 9110, 5.6.7); return seconds since the epoch, or None if invalid."""
     try:
         fields = email.utils.parsedate_tz(value.decode("latin-1"))
         return None if fields is None else email.utils.mktime_tz(fields)

@@ -27,8 +27,8 @@ def _no_stand_in() -> Connect | None:
 class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     """Open a connection, run a block, and close the connection.
 
-    The tasks of the connection run in a nursery around the block. Its exception groups are
-    unwrapped, so the block's own exception is raised unchanged.
+    The connection's tasks run in a nursery around the block. The nursery's exception groups are
+    unwrapped, so the block's own exception propagates unchanged.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
     ) -> None:
         """
         :param target: The server, and the request to send.
-        :param find_stand_in: Called when the block begins. Returns the function that an
-            application's test has installed in place of `connect`, or None. By default, nothing
-            replaces `connect`.
+        :param find_stand_in: Called when the block begins. It returns the function that an
+            application's test has substituted for `connect`, or None. By default, there is no
+            substitute.
         """
         self._target = target
         self._find_stand_in = find_stand_in
@@ -75,16 +75,17 @@ class ConnectionBlock(AsyncContextManager[WebSocketConnection]):
         return await self._close_nursery(await close_after_block(self._connection, error))
 
     async def _close_nursery(self, error: BaseException | None) -> BaseException | None:
-        """Wait for the tasks of the connection. Return the error to raise, if any.
+        """Wait for the connection's tasks to end; return the error to raise, or None.
 
-        :param error: The exception that the block or the opening raised, or None.
+        :param error: The exception that the block or the attempt to connect raised, or None.
         """
         assert self._nursery_manager is not None
         if not self._has_stand_in:
-            # Our tasks end by themselves now. A cancellation would only add an exception group.
+            # The connection's tasks are about to end by themselves. Cancelling them would only add
+            # an exception group.
             self._nursery.cancel_scope.shield = True
         elif error is not None:
-            # A nursery cancels its tasks if its block raises. A stand-in expects the same.
+            # A nursery cancels its tasks if its block raises, and a stand-in relies on that.
             cancel(self._nursery.cancel_scope, "the block of open_websocket() has raised")
         try:
             await self._nursery_manager.__aexit__(None, None, None)

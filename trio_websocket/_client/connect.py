@@ -1,4 +1,4 @@
-"""Opening a connection: over a new stream, or over one that the application has opened."""
+"""Open a connection over a new stream, or over one that the application has opened."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .target import Target
 
 @trio.lowlevel.enable_ki_protection
 async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
-    """Open a stream to a server, and a connection over it. Follow up to `max_redirects` redirects.
+    """Open a connection over a new stream, following up to `max_redirects` redirects.
 
-    If cancelled, or if it raises, no task and no stream is left.
+    If this raises or is cancelled, no task or stream is left behind.
     """
     options = target.options
     handshake = await check_or_close(target.handshake, options.stream)
@@ -41,7 +41,7 @@ async def connect(nursery: trio.Nursery, target: Target) -> WebSocketConnection:
             proxy = proxy_for(target)
             try:
                 stream = await open_stream(target, proxy)
-                proxy = None  # it has done its part, so no error names it
+                proxy = None  # the tunnel is open, so later errors don't name the proxy
                 return await shake_hands(nursery, stream, handshake, options)
             except ConnectionRejected as exc:
                 url = redirects.follow(exc)

@@ -1,4 +1,4 @@
-"""Opening the stream to a server by the route that the options choose, with or without TLS."""
+"""Open a stream to a server over the route that the options select, with or without TLS."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _T = TypeVar("_T")
 async def open_stream(target: Target, proxy: Proxy | None) -> trio.abc.Stream:
     """Open a stream to a server, with TLS over it unless `use_ssl` is False.
 
-    If it fails or is cancelled, every stream is closed, including one that the application has
-    passed.
+    If this fails or is cancelled, every stream is closed, including one that the application passed
+    in.
 
     :param target: The server.
     :param proxy: The proxy to use, or None.
-    :raises ConnectionFailed: A network or TLS error prevented it.
+    :raises ConnectionFailed: A network or TLS error prevented the connection.
     """
     stream = await _open_route(target, proxy)
     if target.use_ssl is False:
@@ -62,7 +62,7 @@ async def _call_stream_function(function: StreamFunction, target: Target) -> tri
         raise
     except OSError as exc:
         what = f"can't connect to {target.host}, port {target.port}"
-        raise connection_failed(what, exc)  # noqa: B904 # has its cause
+        raise connection_failed(what, exc)  # noqa: B904 # the cause is set
     if not is_open_stream(stream):
         raise _wrong_result(function, stream)
     return stream
@@ -86,14 +86,14 @@ async def _open_unix_socket(path: SocketPath) -> trio.abc.Stream:
     try:
         return await trio.open_unix_socket(path)
     except OSError as exc:
-        raise connection_failed(f"can't connect to {os.fsdecode(path)!r}", exc)  # noqa: B904 # has its cause
+        raise connection_failed(f"can't connect to {os.fsdecode(path)!r}", exc)  # noqa: B904 # the cause is set
 
 
 async def check_or_close(check: Callable[[], _T], stream: object) -> _T:
-    """Return ``check()``. If that raises, close the application's stream, if it is open.
+    """Call `check` and return its result. If it raises, close the application's open stream.
 
-    :param check: Checks arguments, and raises if one is wrong.
-    :param stream: The option ``stream``.
+    :param check: Checks the arguments, and raises an exception if one is invalid.
+    :param stream: The value of the option ``stream``. It need not be an open stream.
     """
     try:
         return check()

@@ -1,4 +1,4 @@
-"""Convert network errors to the exceptions that a failed opening raises."""
+"""Convert network errors to the exceptions that are raised if a connection can't be opened."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .._sansio.proxy import Proxy
 def connection_failed(
     what: str, exc: Exception, hint: str = "", *, proxy: Proxy | None = None
 ) -> ConnectionFailed:
-    """Return the error to raise for an error of the network, which becomes its cause.
+    """Return the exception to raise for a network error, which becomes its cause.
 
     :param what: The beginning of the message. The reason and the hint follow it.
     :param exc: The network error.
-    :param hint: The likely mistake.
-    :param proxy: The proxy that the connection led to, if any.
+    :param hint: The likely mistake, to append to the message.
+    :param proxy: The proxy, if the failed connection was to a proxy.
     """
-    # If several attempts failed, Trio raises an OSError whose cause is a group with their errors.
+    # If several attempts failed, Trio raises an OSError whose cause is a group of their errors.
     group = exc.__cause__ if type(exc) is OSError and exc.errno is None else None
     causes = [
         unwrap_network_error(leaf)
@@ -46,10 +46,10 @@ def _errno(exc: Exception) -> int | None:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {exc.verify_message}"
-    if isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # depends on OpenSSL
+    if isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # OpenSSL versions differ
         return "the peer closed the connection without ending TLS"
     errno = _errno(exc)
-    if errno is not None and errno > 0:  # errors of name look-up have negative numbers
+    if errno is not None and errno > 0:  # name resolution errors have negative numbers
         return os.strerror(errno)  # Trio's text would repeat the address
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror

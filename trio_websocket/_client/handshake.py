@@ -25,7 +25,7 @@ async def shake_hands(
         try:
             await transport.write(handshake.request)
         except Exception as exc:
-            broken = exc  # a response that the server sent before may explain it
+            broken = exc  # a response that the server sent earlier may explain the error
         result = None
         while result is None:
             try:
@@ -34,7 +34,7 @@ async def shake_hands(
                 cause = unwrap_network_error(broken or exc)
                 if not handshake.has_answer:
                     what = "the connection was lost before the server answered"
-                    raise connection_failed(what, cause, handshake.hint)  # noqa: B904 # has its cause
+                    raise connection_failed(what, cause, handshake.hint)  # noqa: B904 # the cause is set
                 data = b""
             handshake.receive_data(data)
             result = handshake.result()
@@ -45,7 +45,7 @@ async def shake_hands(
 
 
 def timed_out(handshake: ClientHandshake, text: str) -> HandshakeError:
-    """Return the error for a handshake that took too long. `text` states the time-out."""
+    """Return the error for a handshake that timed out. `text` describes the time-out."""
     # A server that stops in the middle of a rejection has rejected the request.
     if handshake.has_response:
         return handshake.rejected()

@@ -19,18 +19,18 @@ from .socks import import_python_socks
 
 #: An application's function that opens a stream to a host and a port.
 StreamFunction = Callable[[str, int], Awaitable[trio.abc.Stream]]
-#: The path of a file, or an abstract name that begins with a NUL.
+#: A file path, or an abstract socket name that begins with a NUL.
 SocketPath = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-#: Headers for each request to a proxy. There may be several, so it can't be an iterator.
+#: Headers for each request to a proxy. There may be several requests, so this can't be an iterator.
 ProxyHeaders = Sequence[Tuple[Union[bytes, str], Union[bytes, str]]]
-# The value of `proxy` that stands for the environment's settings.
+# The value of `proxy` that selects the environment's settings.
 _ENVIRONMENT = "env"
 
 
 def is_open_stream(value: object) -> bool:
-    """Return True if the value is a stream, and not a function that opens one.
+    """Return True if the value is an open stream, not a function that opens one.
 
-    It need not derive from `trio.abc.Stream`.
+    A stream need not derive from `trio.abc.Stream`.
     """
     return not isinstance(value, type) and all(
         hasattr(value, name) for name in ("send_all", "receive_some", "aclose")
@@ -91,7 +91,7 @@ def _check_proxy_headers(name: str, value: object) -> None:
         error = TypeError
     except ValueError:
         error = ValueError
-    if error is not None:  # not in the except block: the error above may show a password
+    if error is not None:  # outside the except block: the error caught above may show a password
         wanted = "a list of (name, value) pairs, each of them ASCII str, or bytes"
         raise error(f"{name} must be {wanted}")
     check_tunnel_headers(cast(ProxyHeaders, value))
@@ -111,9 +111,9 @@ def check_client_context(name: str, value: object) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ClientOptions(Options):
-    """The options of a client: those of a connection, and how to reach the server.
+    """The options of a client: all options of a connection, and those for reaching the server.
 
-    To add one, declare it here, in `ClientKeywords`, and in docs/limits.md; see `Options`.
+    To add an option, declare it here, in `ClientKeywords`, and in docs/limits.md; see `Options`.
     """
 
     stream: trio.abc.Stream | StreamFunction | None = option(None, _check_stream)  # noqa: RUF009 # a field
@@ -152,7 +152,7 @@ class ClientOptions(Options):
 
     def _check_proxy_options(self) -> None:
         if self.proxy == _ENVIRONMENT:
-            return  # they are not used if they don't apply
+            return  # options that don't fit the environment's proxy are ignored
         scheme = None if self.proxy is None else parse_proxy(self.proxy).scheme
         given = "no proxy is given" if scheme is None else f"the proxy is a {scheme}: one"
         if self.proxy_headers is not None and scheme not in ("http", "https"):

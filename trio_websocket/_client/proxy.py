@@ -15,15 +15,15 @@ from .target import Target
 from .tcp import open_tcp
 from .tls import start_tls
 
-# Seconds to wait for the error page after the head of the response. It is only for the text of the
-# exception.
+# Seconds to wait for the error page that follows the head of a response. The page is used only in
+# the text of the exception.
 _ERROR_PAGE_TIMEOUT = 1
 
 
 def proxy_for(target: Target) -> Proxy | None:
-    """Return the proxy that the option ``proxy`` names for a server, or None.
+    """Return the proxy that the option ``proxy`` selects for a target, or None.
 
-    :raises ValueError: The environment does not contain the URL of a proxy.
+    :raises ValueError: An environment variable does not contain a valid proxy URL.
     """
     option = target.options.proxy
     if option is None:
@@ -37,10 +37,11 @@ def proxy_for(target: Target) -> Proxy | None:
 async def open_proxy_stream(proxy: Proxy, target: Target) -> trio.abc.Stream:
     """Open a stream to a server through a proxy, for TLS or for the opening handshake.
 
-    If it fails, or is cancelled, no socket is left.
+    If this fails or is cancelled, no socket is left open.
 
-    :raises ProxyError: The proxy could not be reached, or it refused.
-    :raises ConnectionFailed: The name of the server was not found, and the proxy needs an address.
+    :raises ProxyError: The proxy could not be reached, or it refused to open a tunnel.
+    :raises ConnectionFailed: The proxy needs the server's address, and the server's name could not
+        be resolved.
     """
     options = target.options
     if proxy.is_socks:
@@ -69,14 +70,14 @@ async def open_proxy_stream(proxy: Proxy, target: Target) -> trio.abc.Stream:
 
 
 async def _ask(proxy: Proxy, transport: Transport, request: TunnelRequest) -> bytes:
-    """Send the request, and receive the response. Return the bytes after it.
+    """Send the request and receive the response; return the bytes that follow the response.
 
-    :raises ProxyError: The proxy refused, or the connection was lost.
+    :raises ProxyError: The proxy refused to open a tunnel, or the connection was lost.
     """
     try:
         await transport.write(request.request)
     except Exception as exc:
-        broken: Exception | None = exc  # the proxy may have sent a response first, which says more
+        broken: Exception | None = exc  # a response that the proxy sent earlier may explain it
     else:
         broken = None
     while True:
@@ -98,12 +99,12 @@ async def _ask(proxy: Proxy, transport: Transport, request: TunnelRequest) -> by
 
 async def _read_error_page(transport: Transport, request: TunnelRequest) -> None:
     with trio.move_on_after(_ERROR_PAGE_TIMEOUT), IgnoringErrors():
-        while request.result() is None:  # it raises at the end of the page
+        while request.result() is None:  # result() raises at the end of the page
             request.receive_data(await transport.read())
 
 
 class _StreamAfter(trio.abc.Stream):
-    """A stream whose first bytes were already received."""
+    """A stream whose first bytes have already been received."""
 
     def __init__(self, received: bytes, stream: trio.abc.Stream) -> None:
         self._received = received

@@ -1,4 +1,4 @@
-"""How a session of `stay_connected` ends: it is done, its connection is lost, or it failed.
+"""How a `stay_connected` session ends: it is done, its connection is lost, or it failed.
 
 | the session | outcome |
 |---|---|
@@ -6,10 +6,10 @@
 | returned None after it called `ws.aclose()`, or while the connection was open | done |
 | returned None after the connection had ended | lost |
 | raised `Reconnect` | lost |
-| raised `ConnectionClosed` of its connection, without having called `ws.aclose()` | lost |
-| raised an error of a Trio channel whose cause is such a `ConnectionClosed` | lost |
-| raised a group of such exceptions only | lost |
-| raised a group of such exceptions and others | failed, with a group of the others |
+| raised its connection's `ConnectionClosed`, without having called `ws.aclose()` | lost |
+| raised a Trio channel error whose cause is such a `ConnectionClosed` | lost |
+| raised a group that contains only such exceptions | lost |
+| raised a group that also contains other exceptions | failed, with a group of the others |
 | raised anything else | failed, with that exception |
 """
 
@@ -40,10 +40,10 @@ class Done(Generic[T]):
 
 @dataclasses.dataclass(frozen=True)
 class Lost:
-    """There is no connection now, and another attempt may be made."""
+    """The connection was lost or could not be opened, so another attempt may follow."""
 
     exception: Exception
-    #: The number of seconds that the session lasted, or None if there was no connection.
+    #: How long the session lasted, in seconds, or None if no connection was opened.
     open_seconds: float | None
 
 
@@ -64,7 +64,7 @@ async def run_session(session: Session[T], ws: WebSocketConnection) -> Done[T] |
                 raise rest from None
             return Lost(_reason(lost, ws), trio.current_time() - start)
         finally:
-            del lost, rest  # no reference cycle through the traceback
+            del lost, rest  # break the reference cycle through the traceback
     lifecycle = lifecycle_of(ws)
     if value is not None or lifecycle.was_aclose_called or ws.closed is None:
         return Done(value)
@@ -72,21 +72,21 @@ async def run_session(session: Session[T], ws: WebSocketConnection) -> Done[T] |
 
 
 def _reason(lost: BaseException, ws: WebSocketConnection) -> Exception:
-    """Return the reason for a loss: a `ConnectionClosed` if there is one, or a `Reconnect`."""
+    """Return the reason for the loss: a `ConnectionClosed` if there is one, else a `Reconnect`."""
     losses = [loss for leaf in flatten_group(lost) if (loss := _loss(leaf, ws)) is not None]
     return min(losses, key=lambda loss: isinstance(loss, Reconnect))
 
 
 def _loss(exc: BaseException, ws: WebSocketConnection) -> Exception | None:
-    """Return the reason why the connection was lost, if a single exception means this."""
+    """Return the exception that reports the lost connection, or None if `exc` does not."""
     if isinstance(exc, Reconnect):
         return exc
     if lifecycle_of(ws).was_aclose_called:
         return None
     closed = exc.__cause__ if isinstance(exc, _CHANNEL_ERRORS) else exc
-    # A session may use other connections, too. All exceptions of one connection have the same
-    # object as their reason, and each connection has its own object. A reference from the exception
-    # to the connection would keep the connection alive.
+    # A session may use other connections, too, so compare the close reasons by identity. All
+    # exceptions that a connection raises share its `CloseReason` object. They have no reference to
+    # the connection, because that would keep it alive.
     if isinstance(closed, ConnectionClosed) and closed.reason is ws.closed:
         return closed
     return None

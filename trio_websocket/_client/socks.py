@@ -1,4 +1,4 @@
-"""A tunnel through a SOCKS proxy, by python-socks."""
+"""A tunnel through a SOCKS proxy, using python-socks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .._sansio.url import bracketed, without_zone
 from .failures import connection_failed
 
 _SOCKS4 = frozenset({"socks4", "socks4a"})
-# The schemes where the proxy looks up the name of the server.
+# The schemes with which the proxy resolves the server's name.
 _SEND_NAME = frozenset({"socks4a", "socks5h"})
 
 
 class _Octets(str):
-    """Bytes as a str that python-socks encodes as the same bytes.
+    """Bytes disguised as a str, which python-socks encodes back to the same bytes.
 
-    python-socks encodes credentials as ASCII, and does not send them if one of them is empty.
+    For an ordinary str, python-socks would use ASCII, and it would omit credentials if one was
+    empty.
     """
 
     __slots__ = ()
@@ -34,9 +35,9 @@ class _Octets(str):
 
 
 def import_python_socks() -> Any:
-    """Return the package, with its part for Trio.
+    """Import python-socks, including its Trio support, and return the package.
 
-    :raises ImportError: It is not installed.
+    :raises ImportError: python-socks is not installed.
     """
     try:
         import python_socks.async_.trio.v2  # noqa: PLC0415 # an optional dependency
@@ -49,14 +50,15 @@ def import_python_socks() -> Any:
 async def open_socks_stream(
     proxy: Proxy, host: str, port: int, local_address: str | None
 ) -> trio.SocketStream:
-    """Open a stream to a server through a SOCKS proxy. If cancelled, no socket is left.
+    """Open a stream to a server through a SOCKS proxy. If cancelled, no socket is left open.
 
     :param proxy: The proxy.
     :param host: The host of the server, in ASCII.
     :param port: The port of the server.
-    :param local_address: The option of this name.
-    :raises ProxyError: The proxy could not be reached, or it refused.
-    :raises ConnectionFailed: The name of the server was not found, and the proxy needs an address.
+    :param local_address: The value of the option ``local_address``.
+    :raises ProxyError: The proxy could not be reached, or it refused to open a tunnel.
+    :raises ConnectionFailed: The proxy needs the server's address, and the server's name could not
+        be resolved.
     """
     host = without_zone(host)
     if proxy.scheme in _SOCKS4 and ":" in host:
@@ -65,8 +67,8 @@ async def open_socks_stream(
     lib = import_python_socks()
     dialer = _dialer(lib, proxy)
     try:
-        with UnwrappingGroups():  # Trio puts a KeyboardInterrupt into a group
-            # connect_timeout is the only time-out.
+        with UnwrappingGroups():  # Trio wraps a KeyboardInterrupt in a group
+            # The only time-out is connect_timeout, which the caller applies.
             tunnel = await dialer.connect(host, port, timeout=math.inf, local_addr=local_address)
     except Exception as exc:
         failed = _failed(lib, proxy, host, port, exc)
@@ -74,27 +76,28 @@ async def open_socks_stream(
         stream: trio.SocketStream = tunnel.trio_stream
         return stream
     try:
-        # Not in the except block: the frames of python-socks's errors contain the password.
+        # Raise outside the except block: the frames of python-socks's errors contain the password.
         raise failed
     finally:
         del failed  # break the reference cycle through the traceback
 
 
 def _dialer(lib: Any, proxy: Proxy) -> Any:
-    """Return the object of python-socks for a proxy.
+    """Return python-socks's object for a proxy.
 
-    This is a function of its own so that no traceback shows the password among local variables.
+    This is a separate function so that no traceback shows the password in a local variable.
     """
     kind = lib.ProxyType.SOCKS4 if proxy.scheme in _SOCKS4 else lib.ProxyType.SOCKS5
     credentials = [_Octets(part, "latin-1") for part in proxy.credentials or ()]
-    # Not from_url(): it refuses the schemes that send names, and drops a user without a password.
+    # Don't use from_url(): it rejects the schemes that send names, and drops a user name that has
+    # no password.
     return lib.async_.trio.v2.Proxy(
         kind, proxy.host, proxy.port, *credentials, rdns=proxy.scheme in _SEND_NAME
     )
 
 
 def _failed(lib: Any, proxy: Proxy, host: str, port: int, exc: Exception) -> ConnectionFailed:
-    """Return the error to raise for an error of python-socks."""
+    """Return the exception to raise for a python-socks error."""
     server = f"{bracketed(host)}:{port}"
     if isinstance(exc, lib.ProxyConnectionError):
         cause = exc.__cause__ if isinstance(exc.__cause__, Exception) else exc
@@ -108,5 +111,5 @@ def _failed(lib: Any, proxy: Proxy, host: str, port: int, exc: Exception) -> Con
         return connection_failed(what, exc, proxy=proxy)
     if isinstance(exc, OSError):
         return connection_failed(f"can't find the address of {host}", exc)
-    # The text may contain the password.
+    # Don't show the text of the error: it may contain the password.
     return proxy.error(f"can't ask {proxy.name}, for {server}: {type(exc).__name__}")

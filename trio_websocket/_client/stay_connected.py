@@ -27,10 +27,10 @@ Wake = Callable[[], Awaitable[object]]
 
 logger = logging.getLogger("trio-websocket")
 
-# The least number of seconds for a wait that `wake` ends. If `wake` always returned at once, the
-# client would try again and again without a pause.
+# The minimum number of seconds to wait, even if `wake` returns earlier. Otherwise, a `wake` that
+# always returned at once would make the client reconnect without a pause.
 _LEAST_WAIT = 1
-# Characters of an error in a log record.
+# The maximum length of an error's text in a log record.
 _MAX_ERROR_TEXT = 300
 
 
@@ -60,46 +60,49 @@ async def stay_connected(
         await stay_connected(session, "wss://example.org/", ping_interval=20)
 
     The session is *done* if it returned a value other than None, if it called ``ws.aclose()`` and
-    returned, or if it returned while the connection was open. Then this function closes the
-    connection, and returns what the session returned.
+    returned, or if it returned while the connection was open. In these cases, this function closes
+    the connection and returns the session's return value.
 
     The connection is *lost* if the session returned None after the connection had ended, or if it
-    raised :exc:`ConnectionClosed` of this connection, an error of a Trio channel that comes from
-    it, or :exc:`Reconnect`. In an exception group, such exceptions are removed; if nothing else is
-    left, the connection is lost.
+    raised :exc:`Reconnect`, this connection's :exc:`ConnectionClosed`, or a Trio channel error
+    caused by that. Such exceptions are removed from an exception group; if nothing else is left,
+    the connection is lost.
 
-    All other exceptions of the session are raised unchanged, and the connection is closed with
-    code 1011. This includes ``ConnectionClosed`` of other connections, and ``ConnectionClosed``
-    after the session has called ``ws.aclose()``.
+    Any other exception from the session is raised unchanged, after the connection is closed with
+    code 1011. This includes ``ConnectionClosed`` from other connections, and ``ConnectionClosed``
+    from this one after the session has called ``ws.aclose()``.
 
-    After a loss, and after a failed attempt to connect, even the first one, ``retry`` decides what
-    follows. A log record is written, ``on_retry`` is called, and after the delay comes the next
-    attempt. Nothing is buffered: a session must send again what a lost connection did not deliver.
+    After a loss or a failed attempt to connect, including the first attempt, ``retry`` chooses the
+    delay or gives up. This function then logs the failure, calls ``on_retry``, waits for the delay,
+    and tries again. Nothing is buffered: a session must resend any messages that a lost connection
+    did not deliver.
 
     If cancelled, the connection is closed with code 1001, without waiting for the server.
 
-    :param session: An async function. It is called for each connection, with the connection.
+    :param session: An async function. It is called with each new connection.
     :param url: As in :func:`open_websocket_url`, or a function without arguments that returns the
-        URL. It is called before each attempt, and may be async. If it raises an Exception, the
-        attempt has failed.
+        URL. The function is called before each attempt, and may be async. If it raises an
+        Exception, the attempt counts as failed.
     :param ssl_context: As in :func:`open_websocket_url`.
     :param subprotocols: As in :func:`open_websocket`.
     :param extra_headers: As in :func:`open_websocket`, or a function without arguments that returns
-        them, which is called like ``url``.
+        the headers. It is called in the same way as ``url``.
     :param retry: A function, which may be async. It is called with a :class:`Failure`, and returns
         the number of seconds to wait, or None to raise ``failure.exception``.
-    :param reset_after: Seconds. After a session that lasted so long, ``failure.attempt`` and
-        ``failure.outage_seconds`` start anew.
-    :param on_retry: A function, which may be async. It is called with the :class:`Failure` and the
-        delay in seconds before each wait.
-    :param wake: An async function. It is called for each wait. When it returns, the wait ends, but
-        not before 1 second or the whole delay has passed. It is cancelled when the wait ends.
+    :param reset_after: Seconds. After a session that lasted at least this long, ``failure.attempt``
+        and ``failure.outage_seconds`` start over.
+    :param on_retry: A function, which may be async. It is called before each wait, with the
+        :class:`Failure` and the delay in seconds.
+    :param wake: An async function. It is called during each wait. When it returns, the wait ends
+        early, but lasts at least 1 second or the whole delay, whichever is shorter. It is cancelled
+        when the delay has passed.
     :param options: See :ref:`options` and :ref:`client-options`. ``stream`` must be a function.
-    :returns: What the session returned.
-    :raises TypeError: An argument has the wrong type, or ``retry`` returned no number.
+    :returns: The session's return value.
+    :raises TypeError: An argument has the wrong type, or ``retry`` returned something other than a
+        number or None.
     :raises ValueError: An argument is out of range.
-    :raises Exception: The exception of the session, ``retry``, ``on_retry`` or ``wake``; or
-        ``failure.exception`` if ``retry`` returned None.
+    :raises Exception: The exception that the session, ``retry``, ``on_retry`` or ``wake`` raised;
+        or ``failure.exception`` if ``retry`` returned None.
     """
     checked = ClientOptions.of_call(stay_connected, options)
     _check_arguments(session, retry, reset_after, on_retry, wake, checked)
@@ -112,7 +115,7 @@ async def stay_connected(
         try:
             delay = await _delay_after(outage.failure(outcome), server.name, retry, on_retry)
         finally:
-            del outcome  # its exception keeps the variables of the session alive
+            del outcome  # its exception would keep the session's variables alive
         await _wait(delay, wake)
 
 
@@ -143,9 +146,9 @@ async def _attempt(server: _Server, session: Session[T]) -> Done[T] | Lost:
 async def _delay_after(
     failure: Failure, name: str, retry: Retry, on_retry: OnRetry | None
 ) -> float:
-    """Return how long to wait before the next attempt, and announce it.
+    """Return the delay before the next attempt, after logging it and calling `on_retry`.
 
-    :param name: The server, for the log record.
+    :param name: The name of the server, for the log record.
     :raises Exception: ``failure.exception``, if ``retry`` returned None.
     """
     try:
@@ -159,7 +162,7 @@ async def _delay_after(
         if on_retry is not None:
             await call_sync_or_async(on_retry, failure, delay)
     finally:
-        del failure  # no reference cycle through the traceback
+        del failure  # break the reference cycle through the traceback
     return delay
 
 
@@ -174,7 +177,7 @@ async def _wait(delay: float, wake: Wake | None) -> None:
 
 
 class _Outage:
-    """Counts failures, from one connection that lasted to the next."""
+    """Counts the failures of an outage. A session of at least `reset_after` seconds ends it."""
 
     def __init__(self, reset_after: float) -> None:
         self._reset_after = reset_after
@@ -182,7 +185,7 @@ class _Outage:
         self._failures = 0
 
     def failure(self, lost: Lost) -> Failure:
-        """Count a failure, and return what `retry` must know about it."""
+        """Count a failure, and return its description for `retry`."""
         now = trio.current_time()
         if lost.open_seconds is not None and lost.open_seconds >= self._reset_after:
             self._start, self._failures = now, 0
@@ -192,7 +195,7 @@ class _Outage:
 
 
 class _Server:
-    """Where to connect: arguments that are checked once, and functions that are called."""
+    """The server to connect to: arguments checked once, and functions called for each attempt."""
 
     def __init__(
         self,
@@ -216,7 +219,7 @@ class _Server:
         self._extra_headers = (
             extra_headers if callable(extra_headers) else check_headers(extra_headers)
         )
-        # Any URL will do to check the other arguments while the real one is not known yet.
+        # If the URL is not known yet, check the other arguments with a placeholder.
         target = self._target_of(
             "wss://localhost/" if callable(url) else url,
             None if callable(self._extra_headers) else self._extra_headers,
@@ -228,7 +231,7 @@ class _Server:
     async def target(self) -> Target:
         """Return the target of the next attempt.
 
-        :raises Exception: A function of the application raised it, or returned something wrong.
+        :raises Exception: An application function raised it, or returned an invalid value.
         """
         url, headers = self._url, self._extra_headers
         if callable(url):

@@ -51,21 +51,21 @@ class Target:
         self.port = port
         self.resource = resource
         self.use_ssl = use_ssl
-        #: A list, if the caller gave an iterator.
+        #: A list if the caller passed an iterator, which could be used only once.
         self.subprotocols: Iterable[str] | None = check_subprotocols(subprotocols)
-        #: A list, if the caller gave an iterator.
+        #: A list if the caller passed an iterator, which could be used only once.
         self.extra_headers: ExtraHeaders | None = check_headers(extra_headers)
         self.options = options
 
     @property
     def server_hostname(self) -> str:
-        """The name for SNI, and for which the server's certificate must be valid."""
+        """The name for SNI, which must match the server's certificate."""
         name = self.options.server_hostname
         return self.host if name is None else ascii_host(name)
 
     @property
     def name(self) -> str:
-        """The host and, unless it is the default, the port: the Host header."""
+        """The Host header's value: the host and, unless it is the default, the port."""
         return host_header(self.host, self.port, is_secure=self.use_ssl is not False)
 
     @property
@@ -77,8 +77,8 @@ class Target:
     def redirected(self, url: URL) -> Target:
         """Return the target of a redirect.
 
-        Another origin gets no `extra_headers`, which contain the credentials of the URL, and no
-        `server_hostname`.
+        If the redirect leads to another origin, this drops `server_hostname`, and `extra_headers`,
+        which contain the URL's credentials.
         """
         is_same = is_same_origin(self.url, url)
         return Target(
@@ -108,7 +108,7 @@ class Target:
 
 
 class URLTarget(NamedTuple):
-    """A URL, as arguments of `open_websocket` and `connect_websocket`."""
+    """A URL, converted to arguments for `open_websocket` and `connect_websocket`."""
 
     host: str
     port: int
@@ -125,14 +125,15 @@ def parse_target(
     The parameters are the same as for `open_websocket_url`.
 
     :raises TypeError: An argument has the wrong type.
-    :raises ValueError: The URL is not a WebSocket URL, or ``ws:`` with an SSL context.
+    :raises ValueError: The URL is not a WebSocket URL, or an SSL context was passed with a ``ws:``
+        URL.
     """
     check_ssl_context(ssl_context)
     check_client_context("ssl_context", ssl_context)
     extra_headers = check_headers(extra_headers)
     parts = parse_url(url)
     if ssl_context is not None and not parts.is_secure:
-        # The URL may contain a password.
+        # Don't show the URL: it may contain a password.
         raise ValueError(f"an SSL context goes with wss:, and the URL of {parts.host} is ws:")
     if parts.credentials is not None:
         given = list(extra_headers or ())

@@ -16,7 +16,7 @@ from .._sansio.proxy import Proxy
 from .._sansio.tls_engine import tls_name
 from .failures import connection_failed
 
-# The reasons that OpenSSL gives if the server's first bytes are not TLS.
+# The error reasons that OpenSSL reports if the server's first bytes are not TLS.
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 
 
@@ -28,15 +28,15 @@ async def start_tls(
     hint: str,
     proxy: Proxy | None = None,
 ) -> trio.abc.Stream:
-    """Do the TLS handshake as a client. If it fails, or is cancelled, the stream is closed.
+    """Perform the TLS handshake as a client. If it fails or is cancelled, the stream is closed.
 
     :param stream: The stream below TLS.
     :param context: The SSL context; None for the default one.
-    :param server_hostname: The name for SNI and for the check of the certificate.
+    :param server_hostname: The name for SNI and certificate verification.
     :param what: The beginning of the error message.
     :param hint: The end of the error message, if the server's first bytes are not TLS.
-    :param proxy: The proxy, if the stream leads to one.
-    :raises ConnectionFailed: A network or TLS error prevented it.
+    :param proxy: The proxy, if the stream is to a proxy.
+    :raises ConnectionFailed: A network or TLS error prevented the connection.
     """
     try:
         tls = _wrap(stream, context or default_context(), server_hostname)
@@ -46,7 +46,7 @@ async def start_tls(
             cause = unwrap_network_error(exc)
             is_plain = isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS
             hint = hint if is_plain else ""
-            raise connection_failed(what, cause, hint, proxy=proxy)  # noqa: B904 # has its cause
+            raise connection_failed(what, cause, hint, proxy=proxy)  # noqa: B904 # the cause is set
     except BaseException:
         await close_now(stream)
         raise
@@ -64,9 +64,10 @@ def _wrap(
 
 
 def default_context() -> ssl.SSLContext:
-    """Return the context for ``use_ssl=True``. It trusts the system's certificates.
+    """Return the SSL context for ``use_ssl=True``, which trusts the system's certificates.
 
-    Loading those takes tens of milliseconds, so it is done once per process, at first use.
+    Loading the certificates takes tens of milliseconds, so this is done once per process, on first
+    use.
     """
     return _create_context(
         ssl.create_default_context,
@@ -76,7 +77,8 @@ def default_context() -> ssl.SSLContext:
     )
 
 
-# A test, or a package that replaces the certificates, may change the arguments.
+# The arguments are the cache key. A test, or a package that replaces the certificates, may change
+# them.
 @functools.lru_cache(maxsize=1)
 def _create_context(create: Callable[[], ssl.SSLContext], *_: object) -> ssl.SSLContext:
     return create()
