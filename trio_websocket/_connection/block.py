@@ -13,12 +13,12 @@ from .connection import WebSocketConnection, lifecycle_of
 async def close_after_block(
     connection: WebSocketConnection, error: BaseException | None
 ) -> BaseException | None:
-    """Close a connection whose block, or handler, is done.
+    """Close a connection whose block or handler has ended.
 
-    :param error: The exception of the block, or None.
+    :param error: The exception that the block or handler raised, or None.
     :returns: The exception to raise, or None.
     """
-    if isinstance(connection, WebSocketConnection):  # False for a stand-in of a test
+    if isinstance(connection, WebSocketConnection):  # False for a test's stand-in
         lifecycle = lifecycle_of(connection)
         if lifecycle.can_send:
             lifecycle.closing.note_end_of_block()

@@ -28,7 +28,7 @@ _POLICIES = ("skip", "close")
 class BroadcastResult:
     """The result of a broadcast. Each connection is in either `sent` or `failed`."""
 
-    #: The connections where the message was queued.
+    #: The connections on which the message was queued.
     sent: frozenset[WebSocketConnection]
     #: The other connections, each with its :exc:`ConnectionClosed` or :exc:`trio.TooSlowError`.
     failed: Mapping[WebSocketConnection, ConnectionClosed | trio.TooSlowError]
@@ -47,26 +47,27 @@ async def broadcast(
     """Send a message to many connections. A slow connection does not delay the rest.
 
     A connection is slow if more than ``max_unsent_bytes`` are queued, or another task is sending a
-    message in chunks. It gets the message if it becomes ready within ``timeout``. All others get it
-    at once. The call never raises because of a connection; the result has the reasons. On each
-    connection, messages arrive in the order in which a task has sent them.
+    message in chunks. It gets the message if it becomes ready within ``timeout``; all other
+    connections get the message at once. The call never raises an exception because of a connection,
+    but returns it in the result. On each connection, the messages of one task arrive in the order
+    in which it sent them.
 
-    If cancelled, connections where the message is queued get it whole, and the rest don't get it.
-    The call doesn't report which. All connections stay usable.
+    If cancelled, connections on which the message is already queued get it whole, and the rest
+    don't get it. The call doesn't report which ones. All connections stay usable.
 
-    :param connections: Connections of servers or clients, as they are at the call. A connection
-        that is listed several times gets the message once.
+    :param connections: Connections on the server or client side. The iterable is copied when the
+        call begins. A connection that is listed several times gets the message once.
     :param message: A str, bytes or another buffer.
     :param text: As in :meth:`WebSocketConnection.send_message`.
-    :param compress: As in :meth:`WebSocketConnection.send_message`. Connections of a server share
-        one frame if it is uncompressed, or if their compression settings are equal and without
+    :param compress: As in :meth:`WebSocketConnection.send_message`. Server connections share one
+        frame if it is uncompressed, or if their compression settings are equal and don't include
         ``context_takeover``.
     :param timeout: Seconds for all slow connections together. The default of 1 covers several round
         trips on any network, which is enough for a peer that reads. With 0, the call does not wait.
-    :param on_slow: ``"skip"`` does not send this message to a connection that was slow for too
-        long. ``"close"`` also drops its queued messages and starts to close it with code 1008. The
-        call does not wait for that, which takes ``disconnect_timeout`` at most.
-    :returns: The connections that got the message, and the remaining ones with the reason.
+    :param on_slow: ``"skip"`` does not send this message to a connection that is still slow after
+        ``timeout``. ``"close"`` also drops its queued messages and starts to close it with code
+        1008. Closing takes at most ``disconnect_timeout``, and the call does not wait for it.
+    :returns: The connections on which the message was queued, and the others with their exceptions.
     :raises TypeError: The message is not str or bytes-like, or a connection is not a
         `WebSocketConnection`.
     :raises ValueError: Bytes that should be sent as text are not UTF-8, ``timeout`` is less than 0,
@@ -90,7 +91,7 @@ async def broadcast(
 
 
 class _Broadcast:
-    """A call of `broadcast` that is under way."""
+    """A call to `broadcast` that is in progress."""
 
     def __init__(self, message: SharedMessage) -> None:
         self._message = message
@@ -128,7 +129,7 @@ class _Broadcast:
     async def send_late(
         self, connections: Iterable[WebSocketConnection], deadline: float, on_slow: str
     ) -> None:
-        """Call `_send_late` for all at the same time; raise an interruption without a group."""
+        """Run `_send_late` for all connections concurrently. Raise one exception, not a group."""
         try:
             async with trio.open_nursery() as nursery:
                 for connection in connections:
@@ -155,7 +156,7 @@ class _Broadcast:
             self._failed[connection] = sender.closed_error()
 
     def result(self) -> BroadcastResult:
-        """Return the result. A message is not sent if its queue was dropped in the meantime."""
+        """Return the result. A connection that has since dropped its queued messages has failed."""
         for connection in self._sent:
             sender = lifecycle_of(connection).sender
             if sender.has_dropped:

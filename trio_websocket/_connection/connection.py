@@ -1,6 +1,6 @@
 """`WebSocketConnection`: the API of one open connection.
 
-The work is done by the parts of its `Lifecycle`: a `Sender`, a `Receiver` and `Pings`.
+The parts of its `Lifecycle` do the work: a `Sender`, a `Receiver` and `Pings`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ _HAS_DICT = any("__dict__" in vars(base) for base in trio.abc.Channel.__mro__)
 
 
 class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
-    """A WebSocket connection, of a client or of a server.
+    """A WebSocket connection, on the client or the server side.
 
-    The opening functions and :meth:`WebSocketRequest.accept` return connections. Any number of
-    tasks may send and receive at the same time. A connection is an async context manager, which
-    closes it; an async iterator over its messages; and a :class:`trio.abc.Channel`.
+    The functions that open connections and :meth:`WebSocketRequest.accept` return instances of this
+    class. Any number of tasks can send and receive at the same time. A connection is an async
+    context manager, which closes the connection on exit; an async iterator over the received
+    messages; and a :class:`trio.abc.Channel`.
     """
 
     # Slots take less memory. Applications may still set attributes of their own.
@@ -73,13 +74,13 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         **options: Unpack[OptionKeywords],
     ) -> None:
         """
-        Applications use the opening functions instead, because these also start the connection's
-        task. On a connection without a task, `aclose` closes the stream, and the other methods
+        Applications should use the functions that open connections, because they also start the
+        connection's task. Without that task, `aclose` closes the stream, and the other methods
         raise a RuntimeError.
 
         :param stream: The stream of the connection.
-        :param ws_connection: A connection of wsproto for the same side. Only its side is used.
-        :param host: Not used; the opening handshake comes before the connection.
+        :param ws_connection: A wsproto connection. Only its side, client or server, is used.
+        :param host: Not used, because the opening handshake is already complete.
         :param path: The request target.
         :param client_subprotocols: Not used.
         :param client_extra_headers: Not used.
@@ -102,18 +103,18 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     def closed(self) -> CloseReason | None:
         """The reason why the connection was closed, or None while messages can be sent.
 
-        It is also None for a connection that an application constructed itself.
+        It is also None for a connection that an application has constructed directly.
         """
         return self._lifecycle.protocol.closing.reason
 
     @property
     def is_client(self) -> bool:
-        """True on the client's side."""
+        """True on the client side."""
         return self._lifecycle.handshake.side is wsproto.ConnectionType.CLIENT
 
     @property
     def is_server(self) -> bool:
-        """True on the server's side."""
+        """True on the server side."""
         return not self.is_client
 
     @property
@@ -135,25 +136,26 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     def url(self) -> str | None:
         """The URL of the server, after all redirects and without credentials; None on a server.
 
-        A server does not know which URL its client has used. With :func:`wrap_client_stream`, the
-        URL consists of `host` and `resource`; it is ``wss:`` if the stream is the library's TLS or
-        a :class:`trio.SSLStream`. For a connection that was only constructed, it is None.
+        A server does not know which URL its client used. With :func:`wrap_client_stream`, the URL
+        consists of `host` and `resource`; it is ``wss:`` if the stream is the library's TLS or a
+        :class:`trio.SSLStream`. For a connection that an application has constructed directly, it
+            is None.
         """
         handshake = self._lifecycle.handshake
         return None if handshake.origin is None else f"{handshake.origin}{handshake.path}"
 
     @ReplaceableProperty
     def ssl_object(self) -> ssl.SSLObject | None:
-        """The TLS connection, for the peer's certificate and the cipher, or None without TLS.
+        """The TLS object, which provides the peer's certificate and the cipher; None without TLS.
 
-        It is kept after closing. With TLS inside TLS, it is the inner one, which encrypts the
-        messages. Don't read, write or unwrap it.
+        It remains available after closing. With TLS inside TLS, it belongs to the inner layer,
+        which encrypts the messages. Don't call its read, write or unwrap methods.
         """
         return self._lifecycle.transport.ssl_object
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that both sides speak, or None (RFC 6455, 1.9)."""
+        """The negotiated subprotocol, or None (RFC 6455, 1.9)."""
         return self._lifecycle.handshake.subprotocol
 
     @property
@@ -164,7 +166,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @property
     def handshake_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The headers that the peer sent in the opening handshake, with names in lower case.
+        """The headers that the peer sent in the opening handshake, with lower-case names.
 
         On a client, the headers that belong to the handshake itself come last.
         """
@@ -172,11 +174,11 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @property
     def latency(self) -> float | None:
-        """The round-trip time of the latest Ping that was answered, in seconds, or None."""
+        """The round-trip time of the latest answered Ping, in seconds, or None."""
         return self._lifecycle.pings.latency
 
     def statistics(self) -> ConnectionStatistics:
-        """Return the traffic of the connection at this moment."""
+        """Return statistics of the connection's traffic so far."""
         return self._lifecycle.statistics()
 
     # -- messages
@@ -189,16 +191,16 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         text: bool | None = None,
         compress: bool = True,
     ) -> None:
-        """Send a message: str as text, bytes as binary. It can be whole, or an iterable of chunks.
+        """Send a message: str as text, bytes as binary. Pass it whole, or as an iterable of chunks.
 
         The call waits while more than ``max_unsent_bytes`` are queued for a peer that does not
         read. If cancelled before the message was queued, nothing is sent. If cancelled later, the
-        whole message is still sent. In both cases the connection stays usable.
+        whole message is still sent. In both cases, the connection stays usable.
 
-        An iterable or async iterable of chunks is sent as one message, one fragment per chunk
-        (RFC 6455, 5.4). Until it ends, other messages wait, but pings don't. An async iterator is
-        always closed in the end. If the iterable raises or the call is cancelled after the first
-        fragment was queued, the connection is closed with code 1011.
+        An iterable or async iterable of chunks is sent as one message, one fragment per chunk (RFC
+        6455, 5.4). Other messages wait until the iterable is exhausted; Pings don't. An async
+        iterator is always closed afterwards. If the iterable raises or the call is cancelled after
+        the first fragment was queued, the connection is closed with code 1011.
 
         :param message: A str, bytes or another buffer, or an iterable of either kind. For a file,
             use an async generator that reads chunks of it: iterating over a file object blocks.
@@ -208,10 +210,10 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             is not too short. Pass False for data that is already compressed, such as images.
         :raises ConnectionClosed: The connection is closed, or is being closed.
         :raises TypeError: The message is not str, bytes-like or an iterable; its chunks are not all
-            of one kind; or it is a file object. In 0.12 this was a ValueError, and it still is one.
-        :raises ValueError: Bytes that should be sent as text are not UTF-8.
+            of one kind; or it is a file object. The exception is also a ValueError, as in 0.12.
+        :raises ValueError: Bytes to be sent as text are not valid UTF-8.
         """
-        # A small message takes a microsecond, so this avoids calls.
+        # Sending a small message takes about a microsecond, so avoid function calls here.
         if type(message) is bytes and not text:
             is_text, payload = False, message
         elif type(message) is str and text is None:
@@ -240,17 +242,17 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @trio.lowlevel.enable_ki_protection
     async def get_message(self, decode: bool | None = None) -> str | bytes:
-        """Return the next message of the peer: str if it is text, bytes if it is binary.
+        """Return the peer's next message: str if it is text, bytes if it is binary.
 
-        Messages that arrived before the end of the connection are still returned, unless this side
-        closed it. In that case, a waiting call raises when the closing handshake ends, at the
-        latest. If cancelled, no message is lost.
+        Messages that arrived before the connection ended are still returned, unless this side
+        closed it. In that case, a waiting call raises no later than the end of the
+        closing handshake. If cancelled, no message is lost.
 
         :param decode: True to return every message as str; False to return every message as bytes,
-            which saves the time for decoding; None for the type that the peer sent.
+            which avoids decoding them; None for the type that the peer sent.
         :raises ConnectionClosed: There is no further message.
-        :raises UnicodeDecodeError: With ``decode=True``, a binary message is not UTF-8. It stays
-            the next message.
+        :raises UnicodeDecodeError: With ``decode=True``, the message is binary and not valid UTF-8.
+            It remains the next message.
         """
         messages = self._receiver.try_begin_fast_take() if decode is None else None
         if messages is not None:
@@ -284,17 +286,18 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
                 async for chunk in chunks:
                     ...
 
-        The block begins when the message begins. If it ends early, the rest of the message is
-        discarded. No other task receives a message during the block. If cancelled before the block
-        has begun, no message is lost.
+        The block begins when the message begins. If the block ends early, the rest of the message
+        is discarded. No other task can receive a message during the block. If cancelled before the
+        block has begun, no message is lost.
 
-        :param max_size: The limit in bytes of payload; by default, ``max_message_size``. If no task
-            receives for 2 seconds, a message over ``max_message_size`` is refused in any case.
+        :param max_size: The maximum size of the payload in bytes; by default, ``max_message_size``.
+            If no task receives for 2 seconds, a message over ``max_message_size`` is refused
+            regardless of this limit.
         :param decode: True for chunks of str; False for chunks of bytes; None for the type that the
             peer sent.
-        :returns: An async context manager, which is an async iterator of str or bytes.
-        :raises ConnectionClosed: When the block begins: there is no further message. In the block:
-            the connection ended in the middle of the message.
+        :returns: An async context manager that is also an async iterator of str or bytes.
+        :raises ConnectionClosed: When the block begins, there is no further message; or inside the
+            block, the connection ended in the middle of the message.
         :raises ValueError: The size is less than 0.
         """
         if max_size is not None:
@@ -353,24 +356,25 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     async def ping(self, payload: bytes | None = None) -> float:
         """Send a Ping and wait for its Pong, or for the Pong of a later Ping (RFC 6455, 5.5.2).
 
-        The Pong arrives after the messages that the peer sent before it, so a task must receive
-        these messages. If cancelled, the payload is forgotten and may be used again.
+        The Pong arrives after any messages that the peer sent before it, so some task must receive
+        those messages. If cancelled, the payload can be used again.
 
-        :param payload: Up to 125 bytes; by default, random ones.
+        :param payload: Up to 125 bytes; by default, random bytes.
         :returns: The round-trip time in seconds.
-        :raises ConnectionClosed: The connection is closed, or was closed before the Pong came.
-        :raises ValueError: The payload is too long, or a Ping with it is still unanswered.
+        :raises ConnectionClosed: The connection is closed, or was closed before the Pong arrived.
+        :raises ValueError: The payload is too long, or a Ping with the same payload is still
+            unanswered.
         """
         payload = os.urandom(4) if payload is None else _control_payload(payload)
         return await self._lifecycle.pings.ping(payload)
 
     @trio.lowlevel.enable_ki_protection
     async def pong(self, payload: bytes | None = None) -> None:
-        """Send an unsolicited Pong, as a sign of life (RFC 6455, 5.5.3).
+        """Send an unsolicited Pong as a heartbeat (RFC 6455, 5.5.3).
 
         If cancelled, nothing is sent.
 
-        :param payload: Up to 125 bytes; by default, none.
+        :param payload: Up to 125 bytes; by default, empty.
         :raises ConnectionClosed: The connection is closed, or is being closed.
         :raises ValueError: The payload is too long.
         """
@@ -388,12 +392,13 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         waits until it is closed. If cancelled, it closes the stream at once; the Close frame is
         still sent if the socket accepts it without blocking.
 
-        :param code: The close code: 1000 to 1003, 1007 to 1014, or 3000 to 4999. Deprecated, and
-            as in 0.12: 1005, 1006 and 1015 send 1000, and None sends a Close frame without a code.
+        :param code: The close code: 1000 to 1003, 1007 to 1014, or 3000 to 4999. For compatibility
+            with 0.12, but deprecated: 1005, 1006 and 1015 are sent as 1000, and None sends a Close
+            frame without a code.
         :param reason: The close reason. It is truncated to 123 bytes of UTF-8.
         :raises DisconnectionTimeout: The peer did not answer within ``disconnect_timeout``. The
             stream is closed.
-        :raises ValueError: The code must not be sent.
+        :raises ValueError: The code is not valid in a Close frame.
         """
         await self._lifecycle.close(*sendable_close(code, check_reason(reason)))
 
@@ -406,9 +411,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
 
 def lifecycle_of(self: WebSocketConnection) -> Lifecycle:
-    """Return the parts of a connection, for the modules of this library.
+    """Return the parts of a connection, for other modules of this library.
 
-    It is a function, not a method, so that applications don't see it.
+    This is a function, not a method, so that it is not part of the public API.
     """
     return self._lifecycle
 
@@ -426,7 +431,7 @@ def start_connection(
     options: Options,
     response: bytes = b"",
 ) -> WebSocketConnection:
-    """Return an open connection, after the opening handshake.
+    """Start a connection after its opening handshake, and return it.
 
     :param nursery: The nursery for the connection's tasks.
     :param transport: The stream.

@@ -1,4 +1,4 @@
-"""The events that a receiver passes on to its connection."""
+"""The events that a receiver reports to its connection."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from wsproto.events import Ping, Pong
 
 
 class ConnectionEvents(Protocol):
-    """The connection, as its receiver needs it."""
+    """The part of a connection that its receiver uses."""
 
     def on_control(self, event: Ping | Pong) -> None:
-        """Handle a Ping or Pong of the peer."""
+        """Handle a Ping or Pong from the peer."""
 
     def on_ended(self) -> None:
-        """Handle the end of the connection, which the protocol has reached."""
+        """Handle the end of the connection, which the protocol has detected."""
 
     def on_failure(self, exc: Exception) -> None:
-        """End the connection, because of an error of this side."""
+        """End the connection because of an error on this side."""
 
     @property
     def is_urgent(self) -> bool:
-        """True if reading must go on, because a task waits for a Pong or a Close frame."""
+        """True if reading must continue because a task is waiting for a Pong or a Close frame."""

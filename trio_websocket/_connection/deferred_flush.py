@@ -1,4 +1,4 @@
-"""A system task that uncorks all corked queues at the end of a turn of the scheduler."""
+"""A system task that uncorks all corked queues at the end of a scheduler turn."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ logger = logging.getLogger("trio-websocket")
 
 
 class CorkedQueue(Protocol):
-    """A queue that collects frames."""
+    """A queue that collects frames until it is uncorked."""
 
     def uncork(self) -> None:
         """Write the collected frames."""
 
     def fail(self, exc: Exception) -> None:
-        """Write nothing more, because of an error."""
+        """Stop writing because of an error."""
 
 
 class DeferredFlush:
-    """The task of one run of Trio. It starts with the first corked queue, and ends with the run."""
+    """The task of one Trio run. It starts with the first corked queue and ends with the run."""
 
     def __init__(self) -> None:
         self._queues: collections.deque[CorkedQueue] = collections.deque()
@@ -50,9 +50,9 @@ class DeferredFlush:
                     await trio.lowlevel.checkpoint()
                 else:
                     await self._work.park()
-        except Exception:  # an exception in a system task would end the run
+        except Exception:  # an exception in a system task would crash the run
             logger.exception("the task that flushes corked frames failed; it will be restarted")
-        finally:  # the run ends
+        finally:  # the run is ending, or the task has failed
             self._is_running = False
             self._uncork(len(self._queues))
 

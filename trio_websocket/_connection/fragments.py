@@ -1,4 +1,4 @@
-"""Messages as payloads, and iterables that are sent in fragments (RFC 6455, 5.4)."""
+"""Convert messages to payloads, and send iterables as fragmented messages (RFC 6455, 5.4)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .._sansio.errors import MessageTypeError, safe_repr
 from .._sansio.frames import check_utf8
 from .sender import Sender
 
-if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a newer one
+if sys.version_info < (3, 10):  # pragma: no cover # coverage is measured on a newer Python
     from async_generator import aclosing
 else:
     from contextlib import aclosing
 
-# Iterating over a file gives lines of any size, and reads in the event loop.
+# Iterating over a file yields lines of any size, and reading blocks the event loop.
 _FILE_ERROR = (
     "message must not be a file object, which would be sent line by line, not {!r:.100}. "
     "Open the file with trio.open_file(path, 'rb'), and send an async generator that yields "
@@ -34,16 +34,16 @@ Message = Union[str, Buffer]
 def is_buffer(message: object) -> TypeGuard[Buffer]:
     """Return True if the object supports the buffer protocol."""
     try:
-        memoryview(message)  # type: ignore[arg-type] # the question is if this raises
+        memoryview(message)  # type: ignore[arg-type] # tests whether this raises
     except TypeError:
         return False
     return True
 
 
 def encoded(message: object, text: bool | None) -> tuple[bool, bytes] | None:
-    """Return whether a message is text, and its payload; None if it is not str or bytes-like.
+    """Return True for text or False, and the payload; None if it is not str or bytes-like.
 
-    :raises UnicodeDecodeError: Bytes that are to be sent as text are not UTF-8.
+    :raises UnicodeDecodeError: Bytes to be sent as text are not valid UTF-8.
     """
     if isinstance(message, str):
         return text is not False, message.encode()
@@ -56,7 +56,7 @@ def encoded(message: object, text: bool | None) -> tuple[bool, bytes] | None:
 
 
 def check_no_file(message: object) -> None:
-    """Raise a TypeError if the message is a file object, including one of `trio.open_file`."""
+    """Raise a TypeError if the message is a file object, including one from `trio.open_file`."""
     if isinstance(message, io.IOBase) or callable(getattr(message, "read", None)):
         raise MessageTypeError(_FILE_ERROR.format(message))
 
@@ -68,9 +68,9 @@ async def send_fragments(
     compress: bool,
     fail: Callable[[str, Exception], None],
 ) -> None:
-    """Send an iterable, or async iterable, as one message.
+    """Send an iterable or async iterable of chunks as one message.
 
-    :param fail: Called when the message can't be completed: `Lifecycle.fail_at_once`.
+    :param fail: `Lifecycle.fail_at_once`, called if the message can't be completed.
     """
     check_no_file(message)
     if isinstance(message, AsyncIterable):
@@ -103,7 +103,7 @@ class _FragmentedMessage:
         self._compress = compress
         self._kind: type[str | bytes] | None = None  # the type of the chunks
         self._is_begun = False
-        self._size = 0  # bytes of the chunks
+        self._size = 0  # the total size of the chunks in bytes
         self._utf8 = codecs.getincrementaldecoder("utf-8")()  # checks bytes that are sent as text
 
     async def send(

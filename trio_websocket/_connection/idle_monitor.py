@@ -1,4 +1,4 @@
-"""A monitor for connections whose application does not receive."""
+"""A monitor that detects connections whose application is not receiving."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from .._io.run_local import RunLocal
 
 logger = logging.getLogger("trio-websocket")
 
-# Seconds of an interval. After one to two of them, a connection reads in the background, so that
-# Pings are answered. Longer would delay Pongs; shorter would leave less time to answer a message
-# before a Close frame after it is decoded.
+# The length of an interval in seconds. If the application does not receive for one to two
+# intervals, its connection reads in the background, so that Pings are answered. A longer interval
+# would delay Pongs; a shorter one would leave less time to answer a message before the Close frame
+# that follows it is decoded.
 _INTERVAL = 0.02
 
 
 class IdleReceiver(Protocol):
-    """A `Receiver`, as the monitor needs it."""
+    """The part of a `Receiver` that the monitor uses."""
 
     def begin_interval(self) -> None:
         """Note that an interval begins."""
@@ -28,10 +29,10 @@ class IdleReceiver(Protocol):
 
 
 class IdleMonitor:
-    """Tells the receivers of a run when an interval begins and ends.
+    """Notifies the receivers of one Trio run when an interval begins and ends.
 
-    One task does this for all receivers whose application has recently taken a message. Its work
-    does not depend on the number of messages. It ends when there are no such receivers.
+    A single task does this for all receivers whose application has recently received a message. Its
+    cost does not depend on the number of messages. The task ends when there are no such receivers.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class IdleMonitor:
             self._is_running = True
 
     async def _run(self) -> None:
-        # An exception that left a system task would end the run.
+        # An exception that propagated out of a system task would crash the run.
         try:
             while self._receivers:
                 for receiver in self._receivers:

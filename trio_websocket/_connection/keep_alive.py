@@ -1,4 +1,4 @@
-"""Pings that keep a connection alive, and detect that the peer is gone (RFC 6455, 5.5.2)."""
+"""Pings that keep a connection alive and detect a vanished peer (RFC 6455, 5.5.2)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .pings import Pings
 from .receiver import Receiver
 from .send_queue import SendQueue
 
-# The time-out is divided into this many parts. A part in which we did not read does not count, and
-# progress in either direction restarts the count.
+# The time-out is divided into this many parts. A part during which reading was paused does not
+# count, and progress in either direction restarts the count.
 _PARTS = 20
-# The shortest part, in seconds. While we do not read, there may be any number of parts.
+# The minimum length of a part, in seconds. While reading is paused, any number of parts can pass.
 _SHORTEST_PART = 0.01
 
 
 class PingedConnection(typing.Protocol):
-    """A connection, as the keep-alive needs it."""
+    """The part of a connection that the keep-alive uses."""
 
     protocol: Protocol
     pings: Pings
@@ -40,13 +40,13 @@ class PingedConnection(typing.Protocol):
 
 
 class KeepAlive:
-    """Sends Pings at intervals, and fails a connection whose peer does not answer one."""
+    """Sends Pings at intervals, and fails the connection if the peer does not answer one."""
 
     def __init__(self, connection: PingedConnection, interval: float, timeout: float) -> None:
         """
         :param connection: The connection.
         :param interval: Seconds from one Pong to the next Ping.
-        :param timeout: Seconds for a Pong, from the last sign of life.
+        :param timeout: Seconds to wait for a Pong after the peer's last sign of life.
         """
         self._connection = connection
         self._interval = interval
@@ -54,12 +54,12 @@ class KeepAlive:
         self._scope = trio.CancelScope(shield=True)
 
     def stop(self) -> None:
-        """End the task: the connection has ended."""
+        """Stop the task, because the connection has ended."""
         cancel(self._scope, "keep-alive: the connection has ended")
 
-    @trio.lowlevel.enable_ki_protection  # the application's tasks must get a KeyboardInterrupt
+    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt must go to an application task
     async def run(self) -> None:
-        """Run the task. It ends with `stop`, whatever else is cancelled."""
+        """Run the task. Only `stop` cancels it, because its scope is shielded."""
         with self._scope:
             try:
                 await self._send_pings()
@@ -80,7 +80,7 @@ class KeepAlive:
         pings, queue = self._connection.pings, self._connection.queue
         receiver = self._connection.receiver
         payload = os.urandom(4)
-        # The Ping follows this many bytes.
+        # The total number of bytes written before the Ping.
         before_ping = queue.written + queue.size
         ping = pings.send(payload)
         parts = _PARTS if self._timeout >= _PARTS * _SHORTEST_PART else 1
@@ -100,10 +100,10 @@ class KeepAlive:
         return ping.is_over.is_set
 
     def _progress(self, before_ping: int) -> tuple[int, int]:
-        """Return the numbers of bytes received, and of bytes written before the Ping.
+        """Return the number of bytes received, and the number of bytes written before the Ping.
 
-        They change while the peer shows that it is alive. Bytes that are written after the Ping are
-        not a sign of life: the kernel accepts many bytes that a dead peer will never read.
+        A change in either number is a sign of life. Writing bytes after the Ping is not, because
+        the kernel accepts many bytes that a dead peer will never read.
         """
         connection = self._connection
         received = connection.protocol.reader.wire_bytes_received

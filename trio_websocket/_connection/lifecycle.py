@@ -1,25 +1,26 @@
 """The life of a connection, from the opening handshake to the closed stream, and how it closes.
 
 The connection's own task runs in the nursery that the connection was opened with. It reads when no
-other task does (see `who_reads`), and closes the stream in the end. Tasks of the library never
-raise: they leave the reason in the protocol, where the next call of the application finds it.
+other task does (see `who_reads`), and finally closes the stream. The library's tasks never raise an
+error: they record it in the protocol, and the application's next call raises it.
 
-A connection closes in one of six ways. The names are from RFC 6455, where it has a name:
+A connection closes in one of six ways, named as in RFC 6455 where it has a term:
 
 - **close**: `start_close` starts the closing handshake (7.1.2). The Close frame is queued, and the
-  task reads on until the peer's Close arrives. `close` also waits, for `disconnect_timeout` at
-  most. `close_slow` drops queued messages first, and does not wait.
-- **answer**: the peer starts the closing handshake. The protocol makes the answer, and `on_ended`
+  task keeps reading until the peer's Close frame arrives. `close` also waits for this, but at most
+  for `disconnect_timeout`. `close_slow` drops queued messages first, and does not wait.
+- **answer**: the peer starts the closing handshake. The protocol creates the reply, and `on_ended`
   queues it.
-- **fail** (7.1.7): a Close frame is written as far as the peer takes it, and no answer is
-  expected. The protocol decides so when the peer violates RFC 6455. After an error of this side
-  (`on_failure`), or a failed write (`on_write_error`), the task still reads for `LINGER` seconds.
-- **fail at once**: `fail_at_once` does the same, and closes the stream without reading on.
-- **cancel**: `_write_last_frame` writes a Close frame if the kernel takes it, and the stream is
+- **fail** (7.1.7): this side sends a Close frame if the peer still accepts data, and expects no
+  reply. The protocol fails the connection when the peer violates RFC 6455. After an error on this
+  side (`on_failure`) or a failed write (`on_write_error`), the task keeps reading for up to
+  `LINGER` seconds.
+- **fail at once**: `fail_at_once` does the same, but closes the stream without reading any further.
+- **cancel**: `_write_last_frame` writes a Close frame if the kernel accepts it, and the stream is
   closed at once.
 - **lose**: the stream ends or fails before a Close frame arrives, and none is sent.
 
-In each case, `_finish` closes the stream, and sets `closed`.
+In each case, `_finish` closes the stream and sets `closed`.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ from .statistics import ConnectionStatistics
 
 logger = logging.getLogger("trio-websocket")
 
-# Seconds that a cancelled connection may take to write its Close frame: the kernel takes it at
-# once, unless the peer does not read.
+# The time in seconds that a cancelled connection has to write its Close frame. The kernel accepts
+# the frame at once, unless the peer has stopped reading.
 _WRITE_LAST_FRAME = 0.05
-# A fixed name saves memory: by default, Trio makes a string for each task.
+# A constant name saves memory: by default, Trio creates a string for each task.
 _TASK = "trio_websocket: a connection"
 _OPEN = State.OPEN
 
 
 class Lifecycle:
-    """The parts of a connection, and its end."""
+    """The parts of a connection, and how it starts and closes."""
 
     __slots__ = (
         "_keep_alive",
@@ -99,15 +100,15 @@ class Lifecycle:
         #: Set when the stream is closed.
         self.closed = LazyEvent()
         budget = CheckpointBudget()
-        #: The frames that wait to be written.
+        #: The frames waiting to be written.
         self.queue = SendQueue(transport, self.on_write_error, max_unsent=options.max_unsent_bytes)
         self.receiver = Receiver(transport, self.protocol, self.queue, budget, self, options)
         received = self.receiver.queue
         self.sender = Sender(self.protocol, self.queue, budget, self.closed, received)
         self.pings = Pings(self.protocol, self.sender, self.receiver, options.max_unanswered_pings)
-        #: True if the closing handshake was started by this side.
+        #: True if this side started the closing handshake.
         self.is_closed_here: bool = False
-        #: True if `close` was called, also if the connection had ended before.
+        #: True if `close` was called, even if the connection had already ended.
         self.was_aclose_called: bool = False
         self._scope = trio.CancelScope()  # around the connection's task
         self._keep_alive: KeepAlive | None = None
@@ -124,7 +125,7 @@ class Lifecycle:
         return self.sender.can_send
 
     def statistics(self) -> ConnectionStatistics:
-        """Return the traffic of the connection at this moment."""
+        """Return statistics of the connection's traffic so far."""
         protocol, receiver = self.protocol, self.receiver
         messages_unread, bytes_unread = receiver.unread
         frames_unsent, bytes_unsent = self.queue.unsent
@@ -148,7 +149,7 @@ class Lifecycle:
     # -- the connection's task
 
     def start(self, nursery: trio.Nursery, response: bytes = b"") -> None:
-        """Start the tasks of the connection.
+        """Start the connection's tasks.
 
         :param nursery: The nursery for the tasks.
         :param response: Bytes to write before the first frame.
@@ -163,11 +164,11 @@ class Lifecycle:
             self.queue.start(nursery, response)
             self.protocol.reader.receive_data(self.handshake.trailing)
             self.receiver.start()
-        except BaseException:  # for example a MemoryError; otherwise the task would never end
+        except BaseException:  # such as a MemoryError; the task would otherwise never end
             cancel(self._scope, "the connection could not be started")
             raise
 
-    @trio.lowlevel.enable_ki_protection  # the application's tasks must get a KeyboardInterrupt
+    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt must go to an application task
     async def _run(self) -> None:
         with self._scope:
             try:
@@ -191,15 +192,15 @@ class Lifecycle:
     def shield(self) -> None:
         """Shield the task from cancellation until `close_after_block`, which is always called.
 
-        So the block or handler decides when the connection ends, and a cancelled one can still send
-        a last message from a shielded scope.
+        The block or handler thus decides when the connection ends. After a cancellation, it can
+        still send a last message from a shielded scope.
         """
         self._scope.shield = True
 
     # -- closing
 
     def start_close(self, code: int, reason: str | None) -> None:
-        """Start the closing handshake, unless the connection is closing already."""
+        """Start the closing handshake, unless the connection is already closing."""
         if self.can_send:
             self.is_closed_here = True
             try:
@@ -217,7 +218,7 @@ class Lifecycle:
         :raises DisconnectionTimeout: The peer did not answer within ``disconnect_timeout``.
         """
         self.is_closed_here = self.was_aclose_called = True
-        if self.closing.state is State.CONNECTING:  # only constructed
+        if self.closing.state is State.CONNECTING:  # constructed, but never started
             await self.transport.close_now()
             self.closed.set()
             return
@@ -231,7 +232,7 @@ class Lifecycle:
             if not self.closed.is_set:
                 is_unanswered = not self.closing.ended
                 cancel(self._scope, "aclose() was cancelled, or disconnect_timeout has passed")
-                with trio.CancelScope(shield=True):  # takes `_WRITE_LAST_FRAME` at most
+                with trio.CancelScope(shield=True):  # for at most `_WRITE_LAST_FRAME`
                     await self.closed.wait()
         if is_unanswered:
             raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")
@@ -239,8 +240,9 @@ class Lifecycle:
     def close_slow(self) -> None:
         """Start the closing handshake with a peer that does not read fast enough.
 
-        A frame that is partly written is finished, and the Close follows it. Queued messages are
-        dropped. `disconnect_timeout` bounds all of it, and no caller waits.
+        A partly written frame is completed, followed by the Close frame. Queued messages are
+        dropped. The connection closes within `disconnect_timeout`, and the caller does not wait for
+        it.
         """
         self.queue.drop_messages()
         # Code 1013 would mean that this side is overloaded.
@@ -256,7 +258,7 @@ class Lifecycle:
     def fail_at_once(self, text: str, cause: Exception) -> None:
         """Fail the connection with code 1011, and close the stream.
 
-        :param text: The reason, for the Close frame.
+        :param text: The reason to send in the Close frame.
         """
         self.protocol.fail(CloseCode.INTERNAL_ERROR, text, cause)
         self.on_ended()
@@ -266,7 +268,10 @@ class Lifecycle:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + seconds)
 
     async def _write_last_frame(self) -> None:
-        """Write a Close frame, if the peer reads. Its code is 1001 unless one was queued before."""
+        """Write a Close frame if the peer is reading.
+
+        Its code is 1001, unless a Close frame was queued earlier.
+        """
         if self.can_send:
             self.is_closed_here = True
             with contextlib.suppress(Exception):
@@ -276,7 +281,7 @@ class Lifecycle:
             await self.queue.flush()
 
     async def _finish(self) -> None:
-        """Close the stream in any case, and wake the tasks that wait for that."""
+        """Close the stream whatever happens, and wake the tasks that are waiting for this."""
         with contextlib.suppress(Exception):
             self.queue.stop()
             if not self.closing.ended:
@@ -289,7 +294,7 @@ class Lifecycle:
                 self._keep_alive = None
         await self.transport.close_now()  # never raises
         self.closed.set()
-        # A filter of the application may raise.
+        # The application's logging filters may raise exceptions.
         with contextlib.suppress(Exception):
             if logger.isEnabledFor(logging.DEBUG):
                 peer, reason = self.transport.peer, self.closing.reason
@@ -306,7 +311,7 @@ class Lifecycle:
             self.pings.answer(payload)
 
     def on_ended(self) -> None:
-        """Wake every task that waits for the peer, and queue the last frame."""
+        """Wake every task that is waiting for the peer, and queue the last frame."""
         self.pings.end()
         self.receiver.wake()
         frame = self.protocol.take_final_bytes()
@@ -314,20 +319,20 @@ class Lifecycle:
             self.sender.append_control(frame)
 
     def on_failure(self, exc: Exception) -> None:
-        """End the connection, and nothing else, because of an error of this side.
+        """End this connection only, because of an error on this side.
 
-        There may be no memory left, so a step that fails is skipped.
+        Memory may be exhausted, so a step that fails is skipped.
         """
         with contextlib.suppress(Exception):
             logger.error("%s failed: %s", self.name, describe(exc), exc_info=exc)
         exc.__traceback__ = None  # its frames refer to the connection; it was logged above
         self.protocol.fail(CloseCode.INTERNAL_ERROR, "internal error", exc)
         with contextlib.suppress(Exception):
-            self._end_within(LINGER)  # the task may wait for data from the peer
+            self._end_within(LINGER)  # the task may be waiting for data from the peer
             self.on_ended()
 
     def on_write_error(self) -> None:
-        """Close, but first read what the peer has sent, which may contain the reason."""
+        """End the connection, but first read the peer's last data, which may contain the reason."""
         self.protocol.note_write_error(self.queue.broken)
         self._end_within(LINGER)
         try:
@@ -337,7 +342,7 @@ class Lifecycle:
 
     @property
     def is_urgent(self) -> bool:
-        """True if reading must go on, because a task waits for a Pong or a Close frame."""
+        """True if reading must continue because a task is waiting for a Pong or a Close frame."""
         # `can_send` is inlined, because this runs for each message.
         is_closing = self.closing.state is not _OPEN or self.queue.broken is not None
         return is_closing or bool(self.pings)

@@ -1,4 +1,4 @@
-"""The queue of decoded messages that no task has taken yet."""
+"""The queue of decoded messages that the application has not received yet."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from .._sansio.options import Options
 
 Item = Union[str, bytes, MessageChunk]
 
-# An empty deque takes 600 bytes. All empty queues share this one.
+# An empty deque uses 600 bytes, so all empty queues share this one.
 _NOTHING: collections.deque[Any] = collections.deque(maxlen=0)
 
 
 class MessageQueue:
-    """Messages, or chunks of one, in the order in which they arrived, and the limits on them.
+    """Messages, or the chunks of one message, in order of arrival, and the limits on them.
 
-    A batch that is decoded for a waiting task is not measured: most of it leaves at once, and
-    measuring would take longer than decoding. `measure` starts measuring, before the first message
-    is decoded that no task waits for. Measuring ends when the queue is empty.
+    The size of a batch that is decoded for a waiting task is not measured: most of the batch is
+    received at once, and measuring would take longer than decoding. `measure` starts measuring,
+    before any message is decoded that no task is waiting for. Measuring ends when the queue is
+    empty.
     """
 
     __slots__ = ("_max_messages", "_max_size", "messages", "size")
 
     def __init__(self, options: Options) -> None:
         """:param options: The limits."""
-        self._max_messages = options.message_queue_size + 1  # one is in hand, as in 0.12
+        self._max_messages = options.message_queue_size + 1  # 0.12 held one more outside its queue
         self._max_size = options.message_queue_bytes  # bytes of memory
-        #: The items. While `size` is None, they may be taken with ``messages.popleft()``; otherwise
-        #: only with `pop`.
+        #: The items. ``messages.popleft()`` is allowed only while `size` is None; otherwise, use
+        #: `pop`.
         self.messages: collections.deque[Item] = _NOTHING
-        #: The bytes of memory that the items take, or None while that is not measured.
+        #: The memory that the items use, in bytes, or None while it is not measured.
         self.size: int | None = None
 
     @property
@@ -44,7 +45,7 @@ class MessageQueue:
 
     @property
     def payload_size(self) -> int:
-        """The number of characters of all texts, and of bytes of all binary data."""
+        """The total length of all items: characters of text, and bytes of binary data."""
         return sum(map(length, self.messages))
 
     def fill(self, batch: list[str | bytes]) -> None:
@@ -53,7 +54,7 @@ class MessageQueue:
         self.size = None
 
     def append(self, item: Item) -> None:
-        """Put one item at the end."""
+        """Append an item."""
         if self.messages:
             self.messages.append(item)
         else:
@@ -62,7 +63,7 @@ class MessageQueue:
             self.size += _memory(item)
 
     def pop(self) -> Item:
-        """Take the first item."""
+        """Remove and return the first item."""
         item = self.messages.popleft()
         if not self.messages:
             self.size = None
@@ -71,7 +72,7 @@ class MessageQueue:
         return item
 
     def measure(self) -> None:
-        """Keep `size` from now on, until the queue is empty."""
+        """Keep `size` up to date from now on, until the queue is empty."""
         if self.size is None:
             self.size = sum(map(_memory, self.messages))
 
@@ -82,12 +83,12 @@ class MessageQueue:
 
 
 def length(item: Item) -> int:
-    """Return the number of characters of a text, or bytes of binary data."""
+    """Return the length of an item: characters of text, or bytes of binary data."""
     return len(item.data if isinstance(item, MessageChunk) else item)
 
 
 def encoded_size(item: Item) -> int:
-    """Return the number of bytes of payload."""
+    """Return the size of an item's payload in bytes."""
     data = item.data if isinstance(item, MessageChunk) else item
     return len(data.encode() if isinstance(data, str) else data)
 
@@ -97,7 +98,7 @@ def _memory(item: Item) -> int:
 
 
 def as_type(message: str | bytes, decode: bool) -> str | bytes:
-    """Return a message as str, or else as bytes."""
+    """Return a message as str if `decode` is True, and as bytes otherwise."""
     if decode:
         return message.decode() if isinstance(message, bytes) else message
     return message.encode() if isinstance(message, str) else message

@@ -29,12 +29,12 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         self._max_size = max_size
         self._chunk: MessageChunk | None = None
         self._is_entered = self._is_open = False
-        self._lock = trio.StrictFIFOLock()  # held by the task that waits for a chunk
-        self._waiting = trio.CancelScope()  # around the wait of that task
+        self._lock = trio.StrictFIFOLock()  # held by the task that is waiting for a chunk
+        self._waiting = trio.CancelScope()  # around that task's wait
         self._decode = decode
         self._utf8 = codecs.getincrementaldecoder("utf-8")()  # to return a binary message as str
-        #: True if the message is text. Set when the block begins. The chunks of a text are str, and
-        #: those of a binary message bytes, unless ``decode`` requests another type.
+        #: True if the message is text. Set when the block begins. Chunks are str for a text message
+        #: and bytes for a binary message, unless ``decode`` requests another type.
         self.is_text: bool = False
 
     @trio.lowlevel.enable_ki_protection
@@ -56,22 +56,23 @@ class MessageStream(AsyncIterator[_Chunk_co]):
     ) -> None:
         self._is_open = False
         if self._lock.locked():
-            # Otherwise the waiting task would take a chunk of the next message.
+            # Otherwise, the waiting task would receive a chunk of the next message.
             cancel(self._waiting, "the block of receive_stream() has ended")
-            with trio.CancelScope(shield=True):  # the waiting tasks end at once
+            with trio.CancelScope(shield=True):  # the waiting tasks release the lock at once
                 await self._lock.acquire()
                 self._lock.release()
         self._receiver.end_stream()
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> _Chunk_co:
-        """Return the next chunk. It is never empty, and a character of a text is never split.
+        """Return the next chunk. It is never empty, and it never splits a character of a text.
 
-        If several tasks wait, each chunk goes to one of them. If cancelled, no chunk is lost.
+        If several tasks are waiting, each chunk goes to one of them. If cancelled, no chunk is
+        lost.
 
         :raises ConnectionClosed: The connection ended in the middle of the message.
-        :raises UnicodeDecodeError: With ``decode=True``, a binary message is not UTF-8. Each
-            further call raises it, too.
+        :raises UnicodeDecodeError: With ``decode=True``, the message is binary and not valid UTF-8.
+            Each further call also raises this exception.
         """
         if self._lock.locked():
             await self._lock.acquire()

@@ -1,7 +1,7 @@
-"""A message over its limit that arrives while no task receives.
+"""A message that exceeds its size limit and arrives while no task is receiving.
 
-It is not refused at once, because `receive_stream` may allow a larger one. It stays undecoded, and
-nothing after it is read, until a task receives or the time is over.
+It is not refused at once, because a call to `receive_stream` may set a higher limit. Until a task
+receives or the hold expires, the message stays undecoded, and nothing after it is read.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import trio
 
 from .._io.sync import LazyParkingLot
 
-# Seconds that a message over its limit waits for a task that may allow it.
+# Seconds to hold a message over its limit for a task that may accept it.
 _HOLD = 2.0
 
 
 class OverLimitHold:
-    """The time in which a task may still allow a message that is over its limit."""
+    """The period in which a task may still accept a message that is over its limit."""
 
     __slots__ = ("_deadline",)
 
@@ -23,7 +23,7 @@ class OverLimitHold:
         self._deadline = trio.current_time() + _HOLD
 
     async def wait(self, parking_lot: LazyParkingLot) -> bool:
-        """Wait to be woken; return True if the time is over instead."""
+        """Wait until woken, or until the hold expires; return True if it has expired."""
         with trio.move_on_at(self._deadline) as scope:
             await parking_lot.park()
         return scope.cancelled_caught

@@ -12,16 +12,16 @@ from .._sansio.protocol import Protocol
 from .receiver import Receiver
 from .sender import Sender
 
-# All connections that have sent no Ping share this, which saves memory.
+# To save memory, all connections that have not sent a Ping share this.
 _NONE: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
 
 
 class PendingPing:
-    """A Ping that waits for its Pong."""
+    """A Ping that is waiting for its Pong."""
 
     def __init__(self) -> None:
         self._sent_at = trio.current_time()
-        #: Seconds until the Pong arrived; None if it never did.
+        #: The round-trip time in seconds, or None if no Pong has arrived.
         self.round_trip: float | None = None
         #: Set when the Pong has arrived, or will never arrive.
         self.is_over = LazyEvent()
@@ -42,29 +42,29 @@ class Pings:
         self, protocol: Protocol, sender: Sender, receiver: Receiver, limit: float
     ) -> None:
         """
-        :param protocol: Makes the frames.
-        :param sender: Sends them.
-        :param receiver: Must read while a Ping waits.
-        :param limit: The number of Pings that may be unanswered.
+        :param protocol: Creates the frames.
+        :param sender: Sends the frames.
+        :param receiver: Reads in the background until the Pongs arrive.
+        :param limit: The maximum number of unanswered Pings.
         """
         self._protocol = protocol
         self._sender = sender
         self._receiver = receiver
         self._limit = limit
-        # Invariant: only the newest value may be None. No task waits for that Ping any more; it
-        # stays because its Pong also answers the Pings before it.
+        # Invariant: only the newest value can be None. No task is waiting for that Ping any more;
+        # it is kept because its Pong also answers the Pings before it.
         self._pings: collections.OrderedDict[bytes, PendingPing | None] = _NONE
         self._changed = LazyParkingLot()
-        #: The latest round trip in seconds.
+        #: The latest round-trip time in seconds, or None.
         self.latency: float | None = None
 
     def __bool__(self) -> bool:
-        """True if a Pong would answer a Ping."""
+        """Return True if there is a Ping that a Pong could answer."""
         return bool(self._pings)
 
     @property
     def count(self) -> int:
-        """The number of Pings that a task waits for."""
+        """The number of Pings whose Pong a task is waiting for."""
         return sum(ping is not None for ping in self._pings.values())
 
     @property
@@ -95,39 +95,39 @@ class Pings:
         return ping.round_trip
 
     def send(self, payload: bytes) -> PendingPing:
-        """Queue a Ping, and read until its Pong arrives."""
+        """Queue a Ping, and start reading in the background for its Pong."""
         ping = self.add(payload)
         self._sender.append_control(self._protocol.writer.ping(payload))
         self._receiver.read_in_background()
         return ping
 
     def check_unused(self, payload: bytes) -> None:
-        """Raise a ValueError if a task waits for the Pong of a Ping with the same payload."""
+        """Raise a ValueError if a task is waiting for the Pong of a Ping with the same payload."""
         if self._pings.get(payload) is not None:
             raise ValueError(f"a ping with payload {payload!r} is already waiting for its Pong")
 
     def add(self, payload: bytes) -> PendingPing:
-        """Register a Ping that is being sent."""
+        """Register a Ping that is about to be sent."""
         if self._pings and next(reversed(self._pings.values())) is None:
-            self._pings.popitem()  # the new Ping's Pong also answers the Pings before
+            self._pings.popitem()  # the new Ping's Pong also answers the earlier Pings
         if self._pings is _NONE:
             self._pings = collections.OrderedDict()
         ping = self._pings[payload] = PendingPing()
         return ping
 
     def forget(self, payload: bytes, ping: PendingPing) -> None:
-        """Stop waiting for a Ping. Does nothing if it is over."""
+        """Stop waiting for a Ping's Pong. Does nothing if the Ping is over."""
         if self._pings.get(payload) is ping:
             if next(reversed(self._pings)) == payload:
                 self._pings[payload] = None
             else:
                 del self._pings[payload]
             self._drop_useless()
-            # Wake all waiting tasks, because a single one may not send its Ping after all.
+            # Wake all waiting tasks, because a single one might not send its Ping after all.
             self._changed.unpark_all()
 
     def answer(self, payload: bytes) -> None:
-        """Handle a Pong. It also answers the Pings before its own (RFC 6455, 5.5.3)."""
+        """Handle a Pong. It also answers all Pings before the matching one (RFC 6455, 5.5.3)."""
         if payload not in self._pings:
             return
         answered: bytes | None = None
@@ -139,13 +139,13 @@ class Pings:
         self._changed.unpark_all()
 
     def end(self) -> None:
-        """End all Pings: no Pong will arrive any more."""
+        """End all Pings, because no more Pongs will arrive."""
         for ping in self._pings.values():
             if ping is not None:
                 ping.is_over.set()
         self._changed.unpark_all()
 
     def _drop_useless(self) -> None:
-        """Drop a Ping that no task waits for, if there is none before it."""
+        """Drop the only remaining Ping if no task is waiting for it."""
         if len(self._pings) == 1 and None in self._pings.values():
             self._pings.clear()

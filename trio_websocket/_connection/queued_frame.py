@@ -6,12 +6,12 @@ from typing import Sequence, Union
 
 
 class ControlFrame(bytes):
-    """A Ping, Pong or Close frame, which stays in the queue when its messages are dropped."""
+    """A Ping, Pong or Close frame, which is kept when the queue's messages are dropped."""
 
     __slots__ = ()
 
 
-# A frame in one part, or the head and the payload of a large one.
+# A whole frame as bytes, or the head and the payload of a large frame.
 Frame = Union[bytes, Sequence[bytes]]
 
 
