@@ -1,7 +1,8 @@
-"""From frames to messages: the limits, and messages that arrive in parts.
+"""Assemble messages from frames, and enforce the limits on them.
 
-An arriving message is kept until it is whole, delivered in chunks (`begin_stream`), or discarded.
-The rest of a stream whose block ended early is discarded, and so is everything after our Close.
+A message that is arriving is buffered until it is complete, delivered in chunks (`begin_stream`),
+or discarded. If a streaming block ends early, the rest of its message is discarded. Messages that
+arrive after this side has sent its Close frame are discarded, too.
 """
 
 from __future__ import annotations
@@ -18,44 +19,45 @@ _OPEN = State.OPEN
 
 
 class PartialMessage:
-    """A message that wsproto decodes frame by frame."""
+    """A message that is decoded frame by frame, by wsproto."""
 
     def __init__(self, *, is_compressed: bool) -> None:
-        """:param is_compressed: True if RSV1 of the first frame is set (RFC 7692, 6)."""
+        """:param is_compressed: True if the first frame has RSV1 set (RFC 7692, 6)."""
         self.is_compressed: bool = is_compressed
-        #: The number of frames that have begun.
+        #: The number of frames whose head has been received.
         self.fragments: int = 0
-        #: Bytes of the current frame, with its head, that wsproto has not got yet. 0 between
-        #: frames.
+        #: Bytes of the current frame, including its head, that have not been passed to wsproto
+        #: yet. 0 between frames.
         self.frame_left: int = 0
-        #: Bytes of payload in the frames so far, as their heads say; 0 for a compressed message.
+        #: The total payload length of the frames so far, according to their heads. Always 0 for a
+        #: compressed message.
         self.size: int = 0
-        #: Bytes of payload that were inflated; 0 for a message that is not compressed.
+        #: The number of payload bytes after decompression. Always 0 for an uncompressed message.
         self.inflated: int = 0
-        #: True if the rest of the message is discarded.
+        #: True if the rest of the message will be discarded.
         self.is_skipped: bool = False
         self._data: io.StringIO | bytearray | None = None
 
     def begin_frame(self, head_size: int, length: int) -> None:
-        """Note the head of the next frame."""
+        """Record that the head of the next frame has been received."""
         self.fragments += 1
         self.frame_left = head_size + length
         if not self.is_compressed:
             self.size += length
 
     def advance(self, size: int) -> None:
-        """Note that wsproto gets this many bytes of the frame."""
+        """Record that this many bytes of the frame have been passed to wsproto."""
         self.frame_left -= size
 
     def skip(self) -> None:
-        """Discard the kept data and the rest of the message."""
+        """Discard the buffered data and the rest of the message."""
         self.is_skipped = True
         self._data = None
 
     def add(self, data: str | bytes | bytearray, inflated: int) -> None:
-        """Keep a part of the payload.
+        """Buffer a part of the payload.
 
-        :param inflated: The size of the message so far, if it is compressed.
+        :param inflated: The decompressed size of the message so far, if it is compressed.
         """
         self.inflated = inflated
         if self.is_skipped:
@@ -71,17 +73,17 @@ class PartialMessage:
 
     @property
     def has_data(self) -> bool:
-        """True if a part of the payload is kept."""
+        """True if a part of the payload is buffered."""
         return isinstance(self._data, io.StringIO) or bool(self._data)
 
     def take(self) -> str | bytes:
-        """Take the kept part of the payload."""
+        """Remove and return the buffered part of the payload."""
         data, self._data = self._data, None
         return data.getvalue() if isinstance(data, io.StringIO) else bytes(data or b"")
 
 
 class MessageAssembler:
-    """Makes messages, or chunks of messages, and enforces the limits."""
+    """Assembles messages or chunks of messages, and enforces the limits."""
 
     __slots__ = (
         "_closing",
@@ -96,8 +98,8 @@ class MessageAssembler:
 
     def __init__(self, closing: ClosingHandshake, options: Options) -> None:
         """
-        :param closing: The state of the connection.
-        :param options: The limits on messages.
+        :param closing: The connection's state.
+        :param options: The options that limit messages.
         """
         self._closing = closing
         self._max_message_size = _at_most(options.max_message_size)
@@ -106,17 +108,18 @@ class MessageAssembler:
         self.limit: int = self._max_message_size
         #: True if the next message is delivered in chunks.
         self.is_streaming: bool = False
-        #: The number of whole messages that were received, and the bytes of their payload.
+        #: The number of complete messages received, and the total size of their payloads in bytes.
         self.messages_received: int = 0
         self.bytes_received: int = 0
-        #: Characters or bytes of partial messages that were decoded, delivered or not.
+        #: The number of characters or bytes decoded from messages that arrived in parts, including
+        #: those that were discarded.
         self.decoded: int = 0
 
     def begin_stream(self, max_size: float | None, partial: PartialMessage | None) -> None:
-        """Deliver the next message, or the rest of the one under way, in chunks.
+        """Deliver the next message, or the rest of the current one, in chunks.
 
-        :param max_size: The size limit of this message. It overrides `max_message_size`.
-        :param partial: The message under way.
+        :param max_size: The size limit for this message. It overrides `max_message_size`.
+        :param partial: The message that is currently arriving, or None.
         """
         self.is_streaming = True
         if max_size is not None:
@@ -127,20 +130,20 @@ class MessageAssembler:
                 raise self.violation(size)
 
     def end_stream(self) -> None:
-        """Deliver whole messages again: the message has ended, or no chunk of it was taken."""
+        """Deliver complete messages again, after the message's end or before its first chunk."""
         self.is_streaming = False
         self.limit = self._max_message_size
 
     def count(self, messages: int, size: int) -> None:
-        """Count messages that were received whole.
+        """Count complete messages.
 
-        :param size: The bytes of their payload.
+        :param size: The total size of their payloads in bytes.
         """
         self.messages_received += messages
         self.bytes_received += size
 
     def is_wanted(self, partial: PartialMessage) -> bool:
-        """Return True if the rest of a message is for the application."""
+        """Return True if the application should receive the rest of the message."""
         return self._closing.sent is None and not partial.is_skipped
 
     def add(
@@ -153,9 +156,9 @@ class MessageAssembler:
     ) -> str | bytes | MessageChunk | None:
         """Add decoded payload to a message.
 
-        :param inflated: The size of the message so far, if it is compressed.
-        :param is_last: True if the message ends with it.
-        :returns: The message or chunk to deliver now, or None.
+        :param inflated: The decompressed size of the message so far, if it is compressed.
+        :param is_last: True if the message ends with this data.
+        :returns: The message or chunk to deliver now, or None if there is nothing to deliver yet.
         """
         self.decoded += len(data)
         is_wanted = self._closing.sent is None and not partial.is_skipped  # `is_wanted`, inlined
@@ -175,7 +178,7 @@ class MessageAssembler:
         return MessageChunk(kept, is_last)
 
     def whole(self, message: str | bytes, size: int) -> str | bytes | MessageChunk | Status:
-        """Count a message that was decoded whole, and return the event for it."""
+        """Count a message that was decoded in one step, and return its event."""
         if self._closing.sent is not None:
             return Status.PARTIAL
         self.count(1, size)
@@ -187,11 +190,11 @@ class MessageAssembler:
     # -- limits
 
     def is_within_limits(self, size: int, fragments: int) -> bool:
-        """Return True if a message may have this many bytes and frames."""
+        """Return True if a message of this many bytes and frames does not exceed the limits."""
         return size <= self.limit and fragments <= self._max_fragments
 
     def violation(self, size: int) -> ViolationError:
-        """Return the error for a message that is not within its limits."""
+        """Return the error for a message that exceeds its limits."""
         if size > self.limit:
             text = f"message of {size} bytes exceeds {self.size_limit}"
         else:
@@ -199,12 +202,12 @@ class MessageAssembler:
         return ViolationError(CloseCode.MESSAGE_TOO_BIG, text)
 
     def inflated_violation(self) -> ViolationError:
-        """Return the error for a compressed message, whose whole size is not known."""
+        """Return the error for a compressed message, whose full size is unknown."""
         return ViolationError(CloseCode.MESSAGE_TOO_BIG, f"message exceeds {self.size_limit}")
 
     @property
     def size_limit(self) -> str:
-        """The limit on the size of this message, and the option that sets it."""
+        """The size limit for this message and the option that sets it, as ``name=value``."""
         is_own = self.is_streaming and self.limit != self._max_message_size
         return f"{'max_size' if is_own else 'max_message_size'}={self.limit}"
 

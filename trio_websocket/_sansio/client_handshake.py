@@ -31,16 +31,16 @@ from .handshake import (
 )
 from .options import Options
 
-# A header that frames the body, with its continuation lines (RFC 9112, 5.2 and 6).
+# A header that determines the body's length, with its continuation lines (RFC 9112, 5.2 and 6).
 _FRAMING = re.compile(
     rb"(?<=\n)(transfer-encoding|content-length)[ \t]*:(.*\n(?:[ \t].*\n)*)", re.IGNORECASE
 )
-# The headers of a response that belong to the handshake rather than to the application.
+# Response headers that belong to the handshake rather than to the application.
 _UPGRADE_HEADERS = frozenset({b"connection", b"upgrade"})
 
 
 class _Response(NamedTuple):
-    """The head of a response with another status than 101."""
+    """The head of a response whose status is not 101."""
 
     status_code: int
     reason_phrase: str
@@ -48,22 +48,22 @@ class _Response(NamedTuple):
 
     @classmethod
     def of(cls, response: h11.InformationalResponse | h11.Response) -> _Response:
-        """Return the head of a response that h11 parsed."""
+        """Copy the head of a response that h11 has parsed."""
         reason_phrase = bytes(response.reason).decode("latin-1")
         return cls(response.status_code, reason_phrase, tuple(response.headers))
 
     def error(self, body: bytes | None) -> ConnectionRejected:
-        """Return the error for an opening handshake with this response."""
+        """Return the error for an opening handshake that received this response."""
         return ConnectionRejected(
             self.status_code, self.headers, body, reason_phrase=self.reason_phrase
         )
 
 
 class ClientHandshake:
-    """Holds the bytes of the request; takes the bytes of the response.
+    """Creates the bytes of the request, and parses the bytes of the response.
 
-    Invariants: `_received` holds the bytes of the latest head that h11 has got. `_body` is empty
-    until a final response was parsed, and `_rejection` is set.
+    Invariants: `_received` contains the bytes of the latest head that have been passed to h11.
+    `_body` stays empty until a final response has been parsed, which sets `_rejection`.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class ClientHandshake:
     ) -> None:
         """
         :param host: The value of the Host header.
-        :param resource: The request target, with the query.
+        :param resource: The request target, including the query.
         :param subprotocols: The subprotocols to offer, the preferred one first.
-        :param extra_headers: Headers to add. They replace ours of the same name.
-        :param options: The limits, and the compression to offer.
-        :param origin: The URL up to the path, for the result.
-        :param hint: A hint at the likely mistake if the server does not answer in HTTP.
+        :param extra_headers: Headers to add. Each replaces the default header of the same name.
+        :param options: The options that set the limits and the compression to offer.
+        :param origin: The part of the URL before the path. The result will contain it.
+        :param hint: The likely mistake if the server's answer is not HTTP, for the error text.
         """
         self._compression = options.compression
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=options.max_header_size)
@@ -104,7 +104,7 @@ class ClientHandshake:
         offers = split_tokens(header_values(request.headers, b"sec-websocket-protocol"))
         self._offered = [offer for offer in offers if offer.isascii()]
         self._max_body = options.max_rejection_body
-        #: A hint at the likely mistake if the server does not answer in HTTP.
+        #: The likely mistake if the server's answer is not HTTP, for the error text.
         self.hint = hint
         #: The latest interim response (RFC 9110, 15.2).
         self.interim: _Response | None = None
@@ -115,7 +115,7 @@ class ClientHandshake:
 
     @property
     def has_response(self) -> bool:
-        """True if the server has sent a final response, with another status than 101."""
+        """True if the server has sent a final response whose status is not 101."""
         return self._rejection is not None
 
     @property
@@ -124,7 +124,10 @@ class ClientHandshake:
         return self.has_response or self.interim is not None
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes of the response; ``b""`` is the end of the stream."""
+        """Parse bytes of the response; ``b""`` means the end of the stream.
+
+        :raises HandshakeError: The stream ended before the final response.
+        """
         if not data and not self.has_response:
             if self.interim is not None:
                 raise self.interim.error(None)
@@ -137,13 +140,13 @@ class ClientHandshake:
 
     def _parse_head(self, data: bytes) -> None:
         self._received += data
-        if data:  # h11 takes b"" for the end of the stream
+        if data:  # to h11, b"" means the end of the stream
             self._http.receive_data(data)
 
     def result(self) -> HandshakeResult | None:
         """Return the outcome, or None if more data is needed.
 
-        :raises ConnectionRejected: The server answered with another status than 101.
+        :raises ConnectionRejected: The server answered with a status other than 101.
         :raises HandshakeError: The response is not valid.
         """
         while True:
@@ -152,7 +155,7 @@ class ClientHandshake:
             except h11.RemoteProtocolError as exc:
                 raise self._not_http(exc) from (None if self.has_response else exc)
             if event is h11.NEED_DATA:
-                # h11 limits each head, but not an incomplete one together with interim responses.
+                # h11's limit does not cover an incomplete head that follows interim responses.
                 if not self.has_response and self._head.is_over:
                     raise self._too_long()
                 return None
@@ -196,7 +199,7 @@ class ClientHandshake:
         if self._rejection is None:
             self._rejection = self._oddly_framed()
         if self._rejection is not None:
-            return self.rejected()  # contains the received part of the body
+            return self.rejected()  # with the part of the body that has arrived
         if exc.error_status_hint == 431:
             return self._too_long()
         return HandshakeError(
@@ -204,14 +207,14 @@ class ClientHandshake:
         )
 
     def rejected(self) -> ConnectionRejected:
-        """Return the error for a response with another status, with the body received so far."""
+        """Return the error for a status other than 101, with the body received so far."""
         assert self._rejection is not None
         return self._rejection.error(self._body[: self._max_body])
 
     def _oddly_framed(self) -> _Response | None:
-        """Return a rejection that h11 can't parse because of the headers about its body's length.
+        """Return a rejection whose headers about the body's length h11 can't parse.
 
-        The end of such a body is unknown, so the body is dropped.
+        The end of such a body can't be determined, so the body is dropped.
         """
         if not self._head.is_complete or self._head.is_over:
             return None
@@ -300,9 +303,10 @@ def _request_headers(host: str, subprotocols: Iterable[str] | None, options: Opt
 
 
 def check_subprotocols(subprotocols: Iterable[str] | None) -> Iterable[str] | None:
-    """Return the subprotocols that a user passed, as a list if they are an iterator.
+    """Check the subprotocols that a user passed, and return them in a form that can be reused.
 
-    :raises TypeError: They are not a list of str.
+    :returns: The argument if it is a list or a tuple, or else a list of its items.
+    :raises TypeError: The argument is not an iterable of str.
     :raises ValueError: A name is not a token.
     """
     if subprotocols is None:

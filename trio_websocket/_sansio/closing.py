@@ -1,16 +1,17 @@
 """The state of a connection, and how it ended (RFC 6455, 4 and 7).
 
-The states are the RFC's. `TRANSITIONS` is the whole state machine: an event that is not in it can't
-happen in that state, or changes nothing. The diagram in the manual is drawn from it.
+The states are those of the RFC. `TRANSITIONS` is the whole state machine: an event that is not
+listed for a state can't happen in it, or changes nothing. The manual's diagram is generated from
+`TRANSITIONS`.
 
-Each side sends one Close frame. In CLOSING, this side has sent its own and waits for the peer's.
-If the peer's comes first, this side answers at once, so there is no state between OPEN and CLOSED
-for that. CLOSED means that nothing more will be received, and nothing sent except the last Close
-frame. The stream is closed later.
+Each side sends one Close frame. In CLOSING, this side has sent its Close frame and is waiting for
+the peer's. If the peer's arrives first, this side replies at once, so that case needs no state
+between OPEN and CLOSED. In CLOSED, nothing more will be received, and at most this side's Close
+frame remains to be sent. The stream is closed later.
 
-Two events end a connection without the closing handshake. FAIL is the decision of this side, which
-still sends a Close frame ("Fail the WebSocket Connection", 7.1.7). LOSE is the end or an error of
-the stream.
+Two events end a connection without the closing handshake. FAIL means that this side fails the
+connection; it still sends a Close frame ("Fail the WebSocket Connection", 7.1.7). LOSE means that
+the stream has ended or raised an error.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class State(enum.Enum):
     CONNECTING = "CONNECTING"
     #: Messages can be sent and received.
     OPEN = "OPEN"
-    #: This side has sent a Close frame, and waits for the peer's.
+    #: This side has sent a Close frame and is waiting for the peer's.
     CLOSING = "CLOSING"
-    #: Close frames were sent and received, or the connection failed or was lost.
+    #: Both sides have sent a Close frame, or the connection failed or was lost.
     CLOSED = "CLOSED"
 
 
@@ -41,9 +42,9 @@ class Event(enum.Enum):
     OPEN = "the handshake is complete"
     #: This side starts the closing handshake.
     SEND_CLOSE = "send Close"
-    #: The peer's Close frame was received, and answered if it was the first.
+    #: The peer's Close frame was received. If this side had not sent one yet, it replies.
     RECEIVE_CLOSE = "receive Close"
-    #: This side fails the connection: the peer violated the protocol, or does not answer.
+    #: This side fails the connection because the peer violated the protocol or did not respond.
     FAIL = "fail"
     #: The stream has ended.
     LOSE = "lose the stream"
@@ -69,7 +70,7 @@ _OPEN, _CLOSED = State.OPEN, State.CLOSED
 
 
 class Outcome(NamedTuple):
-    """How a connection ended: by Close frames both ways, or by an error."""
+    """How a connection ended: with a closing handshake, or with an error."""
 
     #: The peer's Close frame. If it is set, `error` is None.
     rcvd: CloseReason | None = None
@@ -83,28 +84,28 @@ _NONE_YET = Outcome()
 class ClosingHandshake:
     """The state of one connection.
 
-    `state` is a plain attribute that is compared by `is`, because each message reads it. Only
-    `_move` sets it. `sent` is set in CLOSING, and in CLOSED unless the connection was lost.
-    `outcome` has a value in CLOSED only.
+    `state` is a plain attribute, and is compared with `is`, because every message reads it. Only
+    `_move` sets it. `sent` is set in CLOSING, and also in CLOSED unless the connection was lost.
+    `outcome` is empty except in CLOSED.
     """
 
     __slots__ = ("_abnormal", "_closer", "_is_block_over", "outcome", "sent", "state")
 
     def __init__(self, state: State = State.OPEN) -> None:
-        """:param state: The first state: CONNECTING or OPEN."""
-        #: The state.
+        """:param state: The initial state: CONNECTING or OPEN."""
+        #: The current state.
         self.state: State = state
         #: The Close frame that this side sent, or None.
         self.sent: CloseReason | None = None
-        #: How the connection ended.
+        #: How the connection ended; empty until it has.
         self.outcome: Outcome = _NONE_YET
-        # The reason of a lost connection, once `reason` has returned it.
+        # The reason for the loss of the connection, cached when `reason` first returns it.
         self._abnormal: CloseReason | None = None
         self._closer = ""
         self._is_block_over = False
 
     def _move(self, event: Event) -> bool:
-        """Make a transition; return False if the event changes nothing."""
+        """Make the transition for an event; return False if the event changes nothing."""
         state = TRANSITIONS[self.state].get(event)
         if state is None:
             return False
@@ -114,18 +115,18 @@ class ClosingHandshake:
     # -- events
 
     def open(self) -> None:
-        """Note that the opening handshake is complete."""
+        """Record that the opening handshake is complete."""
         self._move(Event.OPEN)
 
     def start(self, sent: CloseReason) -> None:
-        """Note that this side sends the first Close frame."""
+        """Record that this side sends the first Close frame."""
         assert self.state is _OPEN
         self._closer = "closed by this side" + (": the block has ended" * self._is_block_over)
         self.sent = sent
         self._move(Event.SEND_CLOSE)
 
     def receive(self, rcvd: CloseReason, answer: CloseReason) -> bool:
-        """Note the peer's Close frame; return True if the answer is to be sent.
+        """Record the peer's Close frame; return True if the answer must be sent.
 
         :param answer: The Close frame to send, unless this side has already sent one.
         """
@@ -138,7 +139,7 @@ class ClosingHandshake:
         return must_answer
 
     def fail(self, error: Exception, sent: CloseReason) -> bool:
-        """Fail the connection; return True if the Close frame is to be sent.
+        """Fail the connection; return True if the Close frame must be sent.
 
         :param sent: The Close frame to send, unless this side has already sent one.
         """
@@ -151,19 +152,19 @@ class ClosingHandshake:
         return must_send
 
     def lose(self, error: Exception) -> None:
-        """Note that the stream has ended, which ends the connection if nothing else has."""
+        """Record that the stream has ended. This ends the connection if it has not ended yet."""
         if self._move(Event.LOSE):
             self.outcome = Outcome(error=error)
 
     def note_end_of_block(self) -> None:
-        """Note that the connection will be closed because its block, or its handler, has ended."""
+        """Record that the connection is closing because its block or its handler has ended."""
         self._is_block_over = True
 
     # -- properties that follow from the state
 
     @property
     def is_open(self) -> bool:
-        """True if messages may be sent."""
+        """True if messages can be sent."""
         return self.state is _OPEN
 
     @property
@@ -183,10 +184,10 @@ class ClosingHandshake:
 
     @property
     def reason(self) -> CloseReason | None:
-        """The reason why the connection is closed, or None before.
+        """The reason why the connection is closed or closing, or None while it is open.
 
-        It is the same object each time. So ``exc.reason is connection.closed`` shows that a
-        `ConnectionClosed` is from a connection, and the exception needs no reference to it.
+        Every access returns the same object. So ``exc.reason is connection.closed`` shows that this
+        connection raised a `ConnectionClosed`, without a reference from the exception to it.
 
         A reply echoes the peer's Close frame, so `sent` also holds the original reason.
         """
@@ -198,7 +199,7 @@ class ClosingHandshake:
         return self._abnormal
 
     def closed_error(self) -> ConnectionClosed:
-        """Return the exception for a call on a connection that is closed, or closing."""
+        """Return the exception for a call on a closed or closing connection."""
         error = _not_opened() if self.state is State.CONNECTING else self.error
         closer = self._closer if error is None else ""
         exc = ConnectionClosed(self.reason, rcvd=self.rcvd, sent=self.sent, closer=closer)

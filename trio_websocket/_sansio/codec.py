@@ -1,13 +1,14 @@
-"""The work on every byte: masking, framing, and decoding whole messages (RFC 6455, 5.2 and 5.3).
+"""Per-byte work: masking, framing, and decoding unfragmented messages (RFC 6455, 5.2 and 5.3).
 
-Each function exists twice, in C (`_speedups.c`) and in Python (here), with equal results. The C
-versions are used if the extension was built and the environment variable
+Each function has a C implementation (`_speedups.c`) and a Python implementation (here), with equal
+results. The C functions are used if the extension was built and the environment variable
 TRIO_WEBSOCKET_NO_EXTENSIONS is unset or empty.
 
 In Python, the fastest way to mask a short payload is to XOR two long integers. The key and the
-payload after it are read as one little-endian integer. The key times 2**32 + 2**64 + 2**96 + ... is
-the key repeated over the payload, and leaves the key itself unchanged. These factors are computed
-once for all short sizes. For a long payload, `bytes.translate()` on every fourth byte is faster.
+payload that follows it are read as one little-endian integer. Multiplying the key by
+2**32 + 2**64 + 2**96 + ... repeats it over the payload; the XOR leaves the key itself unchanged.
+These factors are precomputed for all short sizes. For a long payload, calling `bytes.translate()`
+on every fourth byte is faster.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import os
 from .costs import TRANSLATE_MASK_BYTES
 
 _logger = logging.getLogger("trio-websocket")
-_from_bytes = int.from_bytes  # the attribute look-up takes as long as the call
+_from_bytes = int.from_bytes  # looking up the attribute takes as long as the call itself
 
-_TEXT, _BINARY = 0x81, 0x82  # the first byte of a whole message: FIN, and the opcode
+_TEXT, _BINARY = 0x81, 0x82  # the first byte of an unfragmented message: FIN and the opcode
 _MASKED = 0x80  # the mask bit in the second byte
 
 # For each payload size: the factor that repeats a key over the payload that follows it, and the
-# size of key and payload in whole words. All numbers are little-endian.
+# total size in bytes of key and payload, rounded up to whole words. All numbers are little-endian.
 _REPEATED = [
     (int.from_bytes(bytes(4) + b"\1\0\0\0" * words, "little"), 4 + 4 * words)
     for words in ((size + 3) // 4 for size in range(126))
@@ -55,16 +56,16 @@ def _masked(payload: bytes, key: bytes, /) -> bytes:
 def _unmasked(chunks: list[bytes], key: bytes, /) -> bytes:
     """Join and unmask a payload that arrived in several chunks.
 
-    :param chunks: The payload, split anywhere.
+    :param chunks: The payload, split at any offsets.
     :param key: The 4 bytes of the key, or b"" if the payload is not masked.
     """
     return _translated(bytearray().join(chunks), key) if key else b"".join(chunks)
 
 
 def _frame(first: int, payload: bytes, key: bytes, /) -> bytes:
-    """Return a frame.
+    """Build a frame.
 
-    :param first: The first byte: FIN, the reserved bits, the opcode.
+    :param first: The first byte: FIN, the reserved bits and the opcode.
     :param payload: The unmasked payload.
     :param key: The 4 bytes of the key, or b"" for an unmasked frame.
     """
@@ -89,18 +90,18 @@ def _frame(first: int, payload: bytes, key: bytes, /) -> bytes:
 def _messages(  # noqa: C901, PLR0912 # the hot function: a call would cost more than its body
     buffer: bytes, at: int, mask: int, max_size: int, max_count: int, raw: bool, /
 ) -> tuple[list[str | bytes], int, int]:
-    """Decode messages of one frame each, and stop at the first frame of another kind.
+    """Decode messages that have one frame each, and stop at the first other frame.
 
-    It stops at each of these:
+    Decoding stops before any of these:
 
     - a frame that is incomplete, invalid or too large;
     - a control frame, a fragment, or a frame with reserved bits;
     - text that is not UTF-8.
 
-    :param buffer: Received bytes.
+    :param buffer: The received bytes.
     :param at: The offset of the first frame.
     :param mask: The required mask bit: 0x80 if the frames must be masked, or else 0.
-    :param max_size: The maximum payload of a message, in bytes.
+    :param max_size: The maximum payload size of a message, in bytes.
     :param max_count: The maximum number of messages.
     :param raw: True to return text as UTF-8 bytes, not as str.
     :return: The messages, the offset after the last one, and the total size of their payloads.
@@ -149,7 +150,7 @@ def _messages(  # noqa: C901, PLR0912 # the hot function: a call would cost more
             total += size
             at = stop
     except (IndexError, KeyError, UnicodeDecodeError):
-        pass  # fewer than two bytes are left; the other mask bit; not UTF-8
+        pass  # fewer than two bytes are left, the mask bit is wrong, or the text is not UTF-8
     return found, at, total
 
 
@@ -180,7 +181,7 @@ if os.environ.get("TRIO_WEBSOCKET_NO_EXTENSIONS"):
 else:
     try:
         from ._speedups import frame, masked, messages, unmasked  # noqa: F401 # others use them
-    except ImportError as exc:  # there was no compiler, for example
+    except ImportError as exc:  # for example, the package was built without a compiler
         _logger.debug("The C extension is not used: %s (the log of the build may say why)", exc)
     else:
         HAS_SPEEDUPS = True

@@ -1,6 +1,6 @@
-"""Names for annotations that older versions of Python do not have.
+"""Names for annotations that older Python versions lack.
 
-`typing.get_type_hints` looks them up at run time, when typing_extensions may not be installed.
+`typing.get_type_hints` looks these names up at run time, when typing_extensions may be missing.
 """
 
 from __future__ import annotations

@@ -1,26 +1,27 @@
-"""Compression of messages, permessage-deflate (RFC 7692): bytes in, bytes out.
+"""Message compression with permessage-deflate (RFC 7692): bytes in, bytes out.
 
-This module replaces the extension of wsproto, which inflates without a limit, keeps the parameters
-of offers that it declined, and takes the window of the wrong side.
+This module replaces wsproto's extension, which inflates without a limit, keeps parameters from
+offers that it declined, and uses the wrong side's window size.
 
 Sending: zlib flushes at the end of each message (Z_SYNC_FLUSH), and the last four bytes of the
-output, `_TAIL`, are left out (7.2.1). With context takeover, the compressor lives as long as the
-connection, and later messages refer to earlier ones. Without it, each message has a compressor of
-its own, and the frame of a broadcast message can be shared.
+output, `_TAIL`, are removed (7.2.1). With context takeover, the compressor lives as long as the
+connection, and later messages refer to earlier ones. Without it, each message has its own
+compressor, and connections can share the frame of a broadcast message.
 
-Receiving: a short and complete message takes one call of zlib (`_inflate_whole`). Others take steps
-(`_inflate_any`), because the peer decides how much memory and time they need. A step ends at one of
-two limits, and `has_more` then says that another step is needed:
+Receiving: inflating a short, complete message takes one call of zlib (`_inflate_whole`). Other
+messages are inflated in steps (`_inflate_any`), because the peer determines how much memory and
+time they take. A step ends at one of two limits, and then `has_more` is True:
 
 - The caller's `max_length` limits the output.
-- `INFLATE_STEP_WORK` limits the work. Empty blocks take time and make no output.
+- `INFLATE_STEP_WORK` limits the work. Empty blocks take time but produce no output.
 
-A message may contain final blocks (BFINAL). Each ends a DEFLATE stream, and another one with a new
-window follows in the same message (7.2.3.4). At the end of a message, the tail must complete the
-stream. `_end_stream` checks this by appending a final block, on a copy of the decompressor if that
-is needed for the next message. Otherwise a truncated message would pass and corrupt the next one.
+A message can contain final blocks (BFINAL). Each ends a DEFLATE stream, and another stream with a
+new window follows in the same message (7.2.3.4). At the end of a message, the tail must complete
+the stream. `_end_stream` checks this by appending a final block. If the next message needs the
+decompressor, `_end_stream` uses a copy of it. Without this check, a truncated message would be
+accepted and would corrupt the next one.
 
-If the package zlib-ng is installed, it replaces zlib, unless the environment variable
+If the zlib-ng package is installed, it replaces zlib, unless the environment variable
 TRIO_WEBSOCKET_NO_ZLIB_NG is set and not empty.
 """
 
@@ -48,8 +49,8 @@ if not TYPE_CHECKING and not os.environ.get("TRIO_WEBSOCKET_NO_ZLIB_NG"):
         pass  # zlib-ng is not installed
 
 _TAIL = b"\x00\x00\xff\xff"  # the end of each flush, omitted on the wire (7.2.1)
-_PROBE = _TAIL + b"\x03\x00"  # the tail, and an empty block with BFINAL
-_EMPTY = b"\x00"  # an empty message (7.2.3.6)
+_PROBE = _TAIL + b"\x03\x00"  # the tail, followed by an empty block with BFINAL
+_EMPTY = b"\x00"  # the compressed form of an empty message (7.2.3.6)
 
 
 class DecompressedTooLarge(Exception):
@@ -63,7 +64,7 @@ class InvalidData(Exception):
 class DeflateCodec:
     """Compresses and decompresses the messages of one connection.
 
-    After an exception, fail the connection.
+    If a method raises an exception, the caller must fail the connection.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class DeflateCodec:
     ) -> None:
         """
         :param agreed: The negotiated parameters.
-        :param settings: Our settings. Those that are not negotiated are used.
+        :param settings: This side's settings, for everything that is not negotiated.
         :param is_client: True if this side is the client.
         """
         client = agreed.client_max_window_bits, agreed.client_no_context_takeover
@@ -82,22 +83,22 @@ class DeflateCodec:
         self._settings = settings
         self._is_client = is_client
         self._deflate_bits, self._deflate_resets = ours
-        # Many peers that agreed to 8 bits use 9, because zlib does not support 8.
+        # Many peers that agreed to 8 bits actually use 9, because zlib does not support 8.
         self._inflate_bits, self._inflate_resets = max(theirs[0], MIN_BITS), theirs[1]
-        # To save memory, these are None until needed; without context takeover, also between
-        # messages.
+        # To save memory, these are None until they are needed. Without context takeover, they are
+        # also None between messages.
         self._compressor: zlib._Compress | None = None
         self._decompressor: zlib._Decompress | None = None
-        # The message that is being decompressed. Invariant: between messages, `_input` is empty,
-        # `_at` is 0, and all flags are False.
+        # These describe the message that is being decompressed. Invariant: between messages,
+        # `_input` is empty, `_at` is 0, and all flags are False.
         # The latest input, and the offset of the first byte that zlib has not consumed.
         self._input = memoryview(b"")
         self._at = 0
-        # Bytes that zlib gets in one call. After a final block, this is small.
+        # The number of bytes to pass to zlib in one call; smaller after a final block.
         self._slice = ZLIB_INPUT_BYTES
-        # True if the decompressor has got a part of the message since its last final block.
+        # True if the decompressor has consumed a part of the message since the last final block.
         self._is_begun = False
-        # True if the last call of zlib reached its output limit, so more output may follow.
+        # True if the last call of zlib reached its output limit, so that more output may follow.
         self._is_full = False
         # True if the message ends with `_input`.
         self._is_last = False
@@ -108,26 +109,26 @@ class DeflateCodec:
 
     @property
     def can_deflate(self) -> bool:
-        """True if zlib supports the negotiated window. If not, send messages uncompressed."""
+        """True if zlib supports the negotiated window. If False, send messages uncompressed."""
         return self._deflate_bits >= MIN_BITS
 
     @property
     def share_key(self) -> tuple[int, int, int] | None:
-        """A key that is equal for codecs with equal output; None with context takeover."""
+        """A key that is equal for codecs that produce equal output; None with context takeover."""
         if not self._deflate_resets:
             return None
         return self._deflate_bits, self._settings.level, self._settings.mem_level
 
     def deflate_stateless(self, payload: bytes) -> bytes:
-        """Compress a message independently of all others. Any thread may call this."""
+        """Compress a message independently of all others. Any thread can call this."""
         return DeflateCodec(self.agreed, self._settings, is_client=self._is_client).deflate(payload)
 
     def deflate(self, payload: bytes) -> bytes:
-        """Compress a whole message."""
+        """Compress a complete message."""
         return self.deflate_chunk(payload, is_last=True)
 
     def deflate_chunk(self, data: bytes, *, is_last: bool) -> bytes:
-        """Compress the next chunk of a message. The peer can decompress it when it arrives.
+        """Compress the next chunk of a message. The peer can decompress it as soon as it arrives.
 
         :param data: The chunk, which may be empty.
         :param is_last: True if the message ends with this chunk.
@@ -144,18 +145,18 @@ class DeflateCodec:
             return output
         if self._deflate_resets:
             self._compressor = None
-        # If there was no input since the last flush, zlib returns nothing.
+        # zlib returns nothing if it has had no input since the last flush.
         return output[: -len(_TAIL)] or _EMPTY
 
     # -- in
 
     def inflate(self, payload: bytes, max_size: float) -> bytes:
-        """Decompress a whole message.
+        """Decompress a complete message.
 
         :param payload: The compressed message.
         :param max_size: The maximum size of the decompressed message; ``math.inf`` for no limit.
-        :raises DecompressedTooLarge: The message is larger. At most one byte above the limit was
-            decompressed.
+        :raises DecompressedTooLarge: The message is larger. Decompression stopped at most one byte
+            above the limit.
         :raises InvalidData: The message is not valid.
         """
         message = self.inflate_all(payload, is_last=True, max_length=_beyond(max_size))
@@ -164,7 +165,7 @@ class DeflateCodec:
         return message
 
     def inflate_all(self, data: bytes, *, is_last: bool = False, max_length: int) -> bytes:
-        """Like `inflate_chunk`, but without a limit on the time."""
+        """Like `inflate_chunk`, but without a limit on the work."""
         output = self.inflate_chunk(data, is_last=is_last, max_length=max_length)
         while self.has_more and len(output) < max_length:
             room = max_length - len(output)
@@ -173,7 +174,7 @@ class DeflateCodec:
 
     @property
     def has_more(self) -> bool:
-        """True if the input so far may give more output."""
+        """True if the input so far may yield more output."""
         return self._is_full or self._at < len(self._input) or self._is_last
 
     def inflate_chunk(self, data: bytes, *, is_last: bool, max_length: int) -> bytes:
@@ -182,12 +183,12 @@ class DeflateCodec:
         :param data: The chunk. It must be empty if :attr:`has_more` is True.
         :param is_last: True if the message ends with this chunk.
         :param max_length: The maximum number of bytes to return, at least 1.
-        :returns: Output, which may be empty. While :attr:`has_more` is True, call again with
-            ``b""``: the output or the work reached a limit. The message is complete when
+        :returns: The output, which may be empty. If :attr:`has_more` is True, the output or the
+            work reached a limit: call again with ``b""``. The message is complete when
             :attr:`has_more` is False after the last chunk.
         :raises InvalidData: The message is not valid.
         """
-        assert max_length >= 1  # zlib takes 0 as no limit
+        assert max_length >= 1  # to zlib, 0 means no limit
         try:
             if is_last and data and not self._is_begun and len(data) <= ZLIB_INPUT_BYTES:
                 return self._inflate_whole(data, max_length)
@@ -196,9 +197,9 @@ class DeflateCodec:
             raise InvalidData(f"the message can't be inflated: {exc}") from exc
 
     def _inflate_whole(self, data: bytes, max_length: int) -> bytes:
-        """Decompress a complete message, expected to fit in the limit and to have no final block.
+        """Decompress a complete message that probably fits in the limit and has no final block.
 
-        If this holds, no state is kept. If not, `_inflate_any` does the rest.
+        If it does not, `_inflate_any` decompresses the rest.
         """
         assert not self.has_more
         decompressor = self._decompressor
@@ -251,12 +252,12 @@ class DeflateCodec:
     def _note(
         self, decompressor: zlib._Decompress, data: bytes | memoryview, *, is_full: bool
     ) -> None:
-        """Record how much of the data a decompressor has consumed, and whether its stream ended."""
+        """Record how much data the decompressor consumed, and whether its stream ended."""
         left = decompressor.unconsumed_tail
         self._is_full = is_full
         if decompressor.eof:
-            # A final block ends a DEFLATE stream, not the message (7.2.3.4). Another stream
-            # follows, with a new window, because some senders must end their streams.
+            # A final block ends a DEFLATE stream, not the message (7.2.3.4). Some senders can't
+            # avoid ending their streams. Another stream with a new window follows.
             left = decompressor.unused_data
             self._decompressor = None
             self._is_begun = self._is_full = False
@@ -266,8 +267,8 @@ class DeflateCodec:
         self.work += len(data) - len(left)
 
     def _end_message(self) -> None:
-        # An empty message, or one that ends with a final block, needs no tail. Strictly, neither is
-        # valid; but many peers send them, and they have only one meaning.
+        # Neither an empty message nor one that ends with a final block needs a tail. Strictly
+        # speaking, both are invalid, but many peers send them, and the meaning is unambiguous.
         if self._decompressor is not None and self._is_begun:
             self._end_stream(self._decompressor)
         if self._inflate_resets:
@@ -276,10 +277,10 @@ class DeflateCodec:
         self._slice = ZLIB_INPUT_BYTES
 
     def _end_stream(self, decompressor: zlib._Decompress) -> None:
-        """Give the decompressor the tail, and check that a block may begin after it.
+        """Pass the tail to the decompressor, and check that a new block can begin after it.
 
         Without this check, a truncated message would corrupt the next one. Copying the decompressor
-        costs as much as copying its window.
+        takes as long as copying its window.
         """
         probe = decompressor if self._inflate_resets else decompressor.copy()
         output = probe.decompress(_PROBE, 1)
@@ -292,33 +293,34 @@ class DeflateCodec:
 
 
 def _beyond(max_size: float) -> int:
-    """Return the smallest size above the limit, or `sys.maxsize` if there is none."""
+    """Return the smallest size that exceeds the limit, or `sys.maxsize` if there is no limit."""
     return int(min(max(max_size, 0), sys.maxsize - 1)) + 1
 
 
 class DeflateExtension(Extension):
-    """Decompresses the frames that wsproto parses. It does not compress sent frames."""
+    """The wsproto extension that decompresses received frames. It does not compress any."""
 
     name = NAME
 
     def __init__(self, codec: DeflateCodec) -> None:
-        """:param codec: The codec of the connection."""
-        #: The codec of the connection.
+        """:param codec: The connection's codec."""
+        #: The connection's codec.
         self.codec = codec
         self._max_size: float = math.inf  # the maximum size of a decompressed message
-        #: Decompressed bytes of the current message so far, or of the last one.
+        #: The number of bytes decompressed from the current message so far, or from the last one.
         self.size: int = 0
-        # The current message, and the current frame: a control frame may interrupt a message.
+        # The current message and the current frame have separate flags, because a control frame
+        # can arrive between the fragments of a message.
         self._in_message = False
         self._is_compressed = False
         self._is_control = False
 
     def set_limit(self, max_size: float) -> None:
-        """Set the maximum size of the decompressed message."""
+        """Set the maximum size of a decompressed message."""
         self._max_size = max_size
 
     def begin_message(self) -> None:
-        """Forget the size of the previous message."""
+        """Reset the size, for a new message."""
         self.size = 0
 
     def enabled(self) -> bool:
@@ -326,7 +328,7 @@ class DeflateExtension(Extension):
         return True
 
     def offer(self) -> bool | str:
-        """Return False: wsproto has no part in the handshake."""
+        """Return False, because wsproto takes no part in the handshake."""
         return False
 
     def frame_inbound_header(

@@ -1,7 +1,8 @@
 """Exceptions, close codes and close reasons.
 
-A failed opening raises a :exc:`HandshakeError`, which is also an :exc:`OSError` if the network
-failed. If an open connection ends, calls on it raise :exc:`ConnectionClosed`.
+If a connection can't be opened, a :exc:`HandshakeError` is raised, which is also an :exc:`OSError`
+if the network failed. After an open connection has ended, calls on it raise
+:exc:`ConnectionClosed`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 
 
 class CloseCode(enum.IntEnum):
-    """The close codes that IANA has registered (RFC 6455, 7.4.1).
+    """The close codes registered with IANA (RFC 6455, 7.4.1).
 
-    A code in 3000 to 3999 can be registered for a library or framework. An application can use any
-    code in 4000 to 4999.
+    Libraries and frameworks can register codes from 3000 to 3999. Applications can use any code
+    from 4000 to 4999.
     """
 
     NORMAL_CLOSURE = 1000
@@ -43,19 +44,19 @@ _RANGES = (
     (range(4000, 5000), "PRIVATE_RESERVED"),
 )
 _NORMAL = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
-# These describe how a connection ended. No frame may contain them (RFC 6455, 7.4.1).
+# These codes describe how a connection ended. No Close frame may contain them (RFC 6455, 7.4.1).
 _LOCAL_ONLY = frozenset(
     {CloseCode.NO_STATUS_RCVD, CloseCode.ABNORMAL_CLOSURE, CloseCode.TLS_HANDSHAKE_FAILED}
 )
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Escape and truncate a peer's text for a log record or an exception.
+    """Escape and truncate text from a peer, for use in a log record or an exception.
 
     A line break could forge a log record, and an escape sequence could control a terminal. So all
-    characters that can't be printed are escaped as by ``repr()``.
+    non-printable characters are escaped, as in ``repr()``.
 
-    :param limit: The number of characters to keep.
+    :param limit: The maximum number of characters to keep, before escaping.
     """
     shown = text[:limit]
     if not shown.isprintable():
@@ -64,9 +65,9 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def describe(exc: BaseException) -> str:
-    """Return the text of an exception, or the name of its type if the text is empty.
+    """Return an exception's text, or the name of its type if the text is empty.
 
-    The ``__str__`` of an application's exception may raise; then the type's name is used, too.
+    The name is also used if the exception's ``__str__`` method raises.
     """
     try:
         text = str(exc)
@@ -76,7 +77,7 @@ def describe(exc: BaseException) -> str:
 
 
 def safe_repr(value: object) -> str:
-    """Return the ``repr()`` of an object, or words with its type if ``repr()`` raises."""
+    """Return the ``repr()`` of an object, or a text that names its type if ``repr()`` raises."""
     try:
         return repr(value)
     except Exception:
@@ -92,8 +93,8 @@ class CloseReason:
     def __init__(self, code: int, reason: str | None) -> None:
         """
         :param code: The close code.
-        :param reason: The text of the Close frame, or None. No frame contains code 1006; its text
-            says how the connection was lost.
+        :param reason: The text of the Close frame, or None. With code 1006, there was no Close
+            frame, and the text says how the connection was lost.
         """
         self._code = int(code)
         self._reason = reason
@@ -105,14 +106,14 @@ class CloseReason:
 
     @property
     def name(self) -> str:
-        """The registered name of the code, or the name of its range."""
+        """The code's registered name, or the name of its range."""
         if self._code in _NAMES:
             return _NAMES[self._code]
         return next((name for codes, name in _RANGES if self._code in codes), "INVALID_CODE")
 
     @property
     def reason(self) -> str | None:
-        """The text that came with the code, or None."""
+        """The text that accompanies the code, or None."""
         return self._reason
 
     def __eq__(self, other: object) -> bool:
@@ -129,7 +130,7 @@ class CloseReason:
 
 
 def check_close_code(code: object) -> None:
-    """Raise an exception if a Close frame must not contain ``code`` (RFC 6455, 7.4)."""
+    """Raise an exception if ``code`` is not allowed in a Close frame (RFC 6455, 7.4)."""
     if not isinstance(code, int):
         raise TypeError(f"code must be an int, not {code!r:.100}")
     registered = code in _NAMES and code not in _LOCAL_ONLY
@@ -141,11 +142,11 @@ def check_close_code(code: object) -> None:
 
 
 def sendable_close(code: int | None, reason: str | None) -> tuple[int, str | None]:
-    """Return the code and reason to send for the arguments of `aclose`.
+    """Return the code and reason to send, given the arguments of `aclose`.
 
-    The returned code 1005 means a Close frame without a code. None and the codes that no frame may
-    contain are sent as in 0.12, with a warning: some programs close with 1006 in order to
-    reconnect.
+    If the returned code is 1005, send a Close frame without a code. None, and codes that are not
+    allowed in a frame, have the same effect as in 0.12 and cause a warning. Some programs close
+    with 1006 in order to reconnect.
     """
     if code is None:
         if reason:
@@ -164,15 +165,15 @@ def sendable_close(code: int | None, reason: str | None) -> tuple[int, str | Non
 
 
 class HandshakeError(Exception):
-    """The opening or the closing handshake failed. The base class of the errors below."""
+    """Base class of the errors that are raised if the opening or closing handshake fails."""
 
 
 class ConnectionFailed(HandshakeError, OSError):
-    """The network, or TLS, prevented the opening handshake.
+    """A network or TLS error prevented the opening handshake.
 
     For example, the host name was not found, the connection was refused or reset, or the
-    certificate is not valid. ``__cause__`` is the original error. Its ``errno`` is kept, if it has
-    one.
+    certificate is not valid. ``__cause__`` is the original error. If that error has an ``errno``,
+    this exception has the same one.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -182,8 +183,8 @@ class ConnectionFailed(HandshakeError, OSError):
 class ProxyError(ConnectionFailed):
     """The proxy could not be reached, or it did not open a tunnel to the server.
 
-    ``__cause__`` is the error of the network or of TLS, if there is one, and ``errno`` is kept. No
-    attribute contains the credentials for the proxy.
+    If a network or TLS error was the reason, it is the ``__cause__``, and this exception has the
+    same ``errno``. No attribute contains the proxy credentials.
     """
 
     def __init__(
@@ -196,49 +197,49 @@ class ProxyError(ConnectionFailed):
         socks_reply: int | None = None,
     ) -> None:
         """
-        :param message: The text.
-        :param proxy: The URL of the proxy, without credentials.
+        :param message: The error message.
+        :param proxy: The proxy's URL, without credentials.
         :param status_code: The HTTP status of the proxy's response.
-        :param headers: The headers of the response, their names in lower case.
-        :param socks_reply: The code in the reply of a SOCKS proxy.
+        :param headers: The headers of the response, with lower-case names.
+        :param socks_reply: The reply code from a SOCKS proxy.
         """
         super().__init__(message)
-        #: The URL of the proxy, without credentials.
+        #: The proxy's URL, without credentials.
         self.proxy = proxy
         #: The HTTP status of the proxy's response, or None if there was none.
         self.status_code = status_code
-        #: The headers of the response, or ``()``.
+        #: The headers of the response, or ``()`` if there was none.
         self.headers = headers
-        #: The code in the reply of a SOCKS proxy (RFC 1928, 6), or None.
+        #: The reply code from a SOCKS proxy (RFC 1928, 6), or None.
         self.socks_reply = socks_reply
 
 
 class ConnectionTimeout(HandshakeError, TimeoutError):
-    """The connection was not open within ``connect_timeout``."""
+    """The connection could not be opened within ``connect_timeout``."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _with_os_attributes(self, super().__reduce__())
 
 
 def _with_os_attributes(exc: OSError, reduced: Any) -> tuple[Any, ...]:
-    """Add the attributes of an OSError to the result of ``__reduce__``, for pickle and copy.
+    """Add an OSError's attributes to the result of ``__reduce__``, for pickle and copy.
 
-    An OSError keeps them outside of its ``__dict__``, and reduces to its arguments only.
+    An OSError stores them outside its ``__dict__``, and its own ``__reduce__`` leaves them out.
     """
     kind, args, *state = reduced
     names = ("errno", "strerror", "filename", "filename2")
     attributes = {name: getattr(exc, name) for name in names}
-    # Setting an attribute to None would change the str().
+    # Even setting an attribute to None would change the result of str().
     changed = {name: value for name, value in attributes.items() if value is not None}
     return kind, args, {**(state[0] if state else {}), **changed}
 
 
 class DisconnectionTimeout(HandshakeError):
-    """The closing handshake did not end within ``disconnect_timeout``; the stream is closed."""
+    """The closing handshake took longer than ``disconnect_timeout``; the stream is closed."""
 
 
 class ConnectionRejected(HandshakeError):
-    """The server answered the opening handshake with another status than 101."""
+    """The server answered the opening handshake with a status other than 101."""
 
     def __init__(
         self,
@@ -250,10 +251,10 @@ class ConnectionRejected(HandshakeError):
     ) -> None:
         """
         :param status_code: The HTTP status.
-        :param headers: The headers of the response, their names in lower case.
-        :param body: The body, as far as ``max_rejection_body`` and the connection allowed; None
-            if the server sent interim responses (1xx) only.
-        :param reason_phrase: The text after the status in the response.
+        :param headers: The headers of the response, with lower-case names.
+        :param body: The part of the body that arrived, up to ``max_rejection_body``; None if the
+            server sent only interim responses (1xx).
+        :param reason_phrase: The text that follows the status in the response.
         """
         super().__init__(status_code, headers, body)
         #: The HTTP status.
@@ -262,7 +263,7 @@ class ConnectionRejected(HandshakeError):
         self.headers = headers
         #: The body of the response, or None.
         self.body = body
-        #: The text after the status in the response; may be empty.
+        #: The text that follows the status in the response; it may be empty.
         self.reason_phrase = reason_phrase
 
     def __repr__(self) -> str:
@@ -278,9 +279,9 @@ class ConnectionRejected(HandshakeError):
 
 
 class RedirectError(ConnectionRejected):
-    """The server answered with a redirect that breaks a rule, and ``max_redirects`` is not 0.
+    """The server sent a redirect that breaks a rule, and ``max_redirects`` is not 0.
 
-    The attributes of :exc:`ConnectionRejected` describe the last response.
+    The attributes inherited from :exc:`ConnectionRejected` describe the last response.
     """
 
     def __init__(
@@ -299,7 +300,7 @@ class RedirectError(ConnectionRejected):
         :param body: As in :exc:`ConnectionRejected`.
         :param reason_phrase: As in :exc:`ConnectionRejected`.
         :param urls: The URLs that were requested, without credentials.
-        :param rule: Words for the rule that the redirect breaks.
+        :param rule: A description of the rule that the redirect breaks.
         """
         super().__init__(status_code, headers, body, reason_phrase=reason_phrase)
         #: The URLs that were requested, in order, without credentials.
@@ -318,7 +319,7 @@ class RedirectError(ConnectionRejected):
 class ConnectionClosed(Exception):
     """The connection is closed or closing, so the call failed.
 
-    Unless the connection was closed normally, ``__cause__`` is the network error or protocol error.
+    If a network or protocol error ended the connection, it is the ``__cause__``.
     """
 
     def __init__(
@@ -330,10 +331,10 @@ class ConnectionClosed(Exception):
         closer: str = "",
     ) -> None:
         """
-        :param reason: Why the connection was closed; None stands for code 1006.
+        :param reason: Why the connection was closed; None means code 1006.
         :param rcvd: The Close frame that the peer sent, or None.
-        :param sent: The Close frame that we sent, or None.
-        :param closer: Words that name the side that closed, for the end of the text.
+        :param sent: The Close frame that this side sent, or None.
+        :param closer: A phrase that says which side closed, for the end of the message.
         """
         super().__init__(reason)
         #: Why the connection was closed.
@@ -342,7 +343,7 @@ class ConnectionClosed(Exception):
         )
         #: The peer's Close frame, or None if there was none.
         self.rcvd = rcvd
-        #: Our Close frame, or None if there was none.
+        #: This side's Close frame, or None if there was none.
         self.sent = sent
         self._closer = closer
 
@@ -359,14 +360,15 @@ class ConnectionClosed(Exception):
 class Reconnect(Exception):
     """Raised by a session of :func:`stay_connected` to close the connection and open a new one.
 
-    The connection is closed with code 1000. The exception may be in an exception group.
+    The connection is closed with code 1000. Reconnecting also works if the exception is inside an
+    exception group.
     """
 
 
 class MessageTypeError(TypeError, ValueError):
     """A message is neither str nor bytes-like.
 
-    This is a TypeError. It is also a ValueError because trio-websocket 0.12 documented one.
+    This is a TypeError. It is also a ValueError because trio-websocket 0.12 documented that type.
     """
 
 

@@ -9,21 +9,21 @@ from wsproto.events import Ping, Pong
 
 
 class Status(enum.Enum):
-    """The result of decoding if there is no event."""
+    """The result of decoding when there is no event."""
 
-    #: All that was received is decoded.
+    #: All received bytes have been decoded.
     NEED_DATA = enum.auto()
-    #: A part of a message was decoded. There may be more.
+    #: A part of a message was decoded. The received bytes may contain more.
     PARTIAL = enum.auto()
     #: Like PARTIAL, but expensive: checkpoint before the next step.
     YIELD = enum.auto()
-    #: The next message exceeds its limit. A reader decides if it may be received.
+    #: The next message exceeds its limit, or might exceed it. A reader decides what happens to it.
     OVER_LIMIT = enum.auto()
-    #: The connection has ended. `Protocol.take_final_bytes` has the last bytes to send.
+    #: The connection has ended. `Protocol.take_final_bytes` returns the last bytes to send.
     ENDED = enum.auto()
 
 
-# Compared by `is` on the path of a message, where looking up a member would take longer.
+# Receiving a message compares these with `is`; looking up the enum member would take longer.
 NEED_DATA, PARTIAL, YIELD = Status.NEED_DATA, Status.PARTIAL, Status.YIELD
 OVER_LIMIT, ENDED = Status.OVER_LIMIT, Status.ENDED
 
@@ -36,7 +36,10 @@ class MessageChunk(NamedTuple):
 
 
 class ViolationError(Exception):
-    """The peer violated the protocol, or a limit: fail the connection (RFC 6455, 7.1.7)."""
+    """The peer violated the protocol or exceeded a limit (RFC 6455, 7.1.7).
+
+    The handler must fail the connection.
+    """
 
     def __init__(self, code: int, text: str) -> None:
         """

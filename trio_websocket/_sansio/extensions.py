@@ -1,4 +1,4 @@
-"""Negotiate compression, permessage-deflate (RFC 6455, 9; RFC 7692, 5 and 7.1)."""
+"""Negotiate permessage-deflate compression (RFC 6455, 9; RFC 7692, 5 and 7.1)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import dataclasses
 import re
 from typing import Iterable, Iterator, List, Optional, Tuple
 
-#: The parameters of an extension, by name and value.
+#: An extension's parameters, as pairs of name and value.
 Parameters = List[Tuple[str, Optional[str]]]
 
 #: The name of the extension.
 NAME = "permessage-deflate"
-#: The smallest window, as a base-two logarithm, with which zlib compresses raw DEFLATE. It does
-#: not support 8.
+#: The base-2 logarithm of the smallest window that zlib supports when it produces raw DEFLATE.
+#: zlib does not support 8.
 MIN_BITS = 9
 _MAX_BITS = 15
 _WINDOW_BITS = {str(bits): bits for bits in range(8, 16)}  # decimal, no leading zeros (7.1.2)
@@ -21,7 +21,7 @@ _SERVER_RESETS, _CLIENT_RESETS = "server_no_context_takeover", "client_no_contex
 
 _TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _NO_ELEMENT = re.compile(r"[ \t,]*")
-# A name with an optional value. No part can match in two ways, so it takes linear time.
+# A name with an optional value. No part can match in two ways, so matching takes linear time.
 _PAIR = re.compile(
     rf'[ \t]*({_TCHAR}+)[ \t]*(?:=[ \t]*(?:({_TCHAR}+)|"((?:\\?{_TCHAR})+)")[ \t]*)?'
 )
@@ -31,20 +31,20 @@ _PAIR = re.compile(
 class PerMessageDeflate:
     """Settings for compression (permessage-deflate, RFC 7692).
 
-    :param window_bits: The base-two logarithm of the window in bytes, 9 to 15; 12, the default, is
-        4 KiB. It applies to both directions: we compress with it, and ask the peer to do the same.
-        A peer that does not support or declines this uses up to 15, and decompressing needs 32 KiB
-        for the window; ``ws.compression`` shows the result. A smaller window needs less memory and
-        compresses less.
-    :param mem_level: The memory that zlib uses to compress, in addition to the window: 1 to 9, by
-        default 5. Each level doubles it.
-    :param level: The effort of compressing: 0 (no compression) to 9, by default 6. -1 lets zlib
+    :param window_bits: The base-2 logarithm of the window size in bytes, 9 to 15. The default, 12,
+        means 4 KiB. It applies to both directions: this side compresses with it, and asks the peer
+        to do the same. A peer that declines or does not support this uses up to 15 bits, and then
+        decompressing needs 32 KiB for the window; ``ws.compression`` shows the negotiated value. A
+        smaller window needs less memory but compresses less.
+    :param mem_level: The amount of memory that zlib uses for compressing, in addition to the
+        window: 1 to 9, by default 5. Each level doubles it.
+    :param level: The compression level: 0 (no compression) to 9 (best), by default 6. -1 lets zlib
         choose.
-    :param context_takeover: True, the default, if a message may refer to earlier ones. False asks
-        both sides to compress each message by itself: this compresses less, but needs memory only
-        while a message is compressed or decompressed.
-    :param threshold: Messages of fewer bytes are not compressed, by default 128. Compressing short
-        messages saves nothing.
+    :param context_takeover: True, the default, to let a message refer to earlier ones. False asks
+        both sides to compress each message independently. This compresses less, but only needs
+        memory while a message is being compressed or decompressed.
+    :param threshold: The minimum size in bytes of messages to compress, by default 128. Compressing
+        shorter messages saves nothing.
     """
 
     window_bits: int = 12
@@ -64,12 +64,12 @@ class PerMessageDeflate:
 
 @dataclasses.dataclass(frozen=True)
 class DeflateParameters:
-    """The negotiated parameters of compression (RFC 7692, 7.1).
+    """The negotiated compression parameters (RFC 7692, 7.1).
 
-    :param client_max_window_bits: The base-two logarithm of the largest window, in bytes, with
-        which the client compresses.
+    :param client_max_window_bits: The base-2 logarithm of the largest window, in bytes, that the
+        client uses for compressing.
     :param server_max_window_bits: The same for the server.
-    :param client_no_context_takeover: True if the client compresses each message by itself.
+    :param client_no_context_takeover: True if the client compresses each message independently.
     :param server_no_context_takeover: The same for the server.
     """
 
@@ -88,7 +88,7 @@ def _check_int(name: str, value: object, least: int, most: int | None) -> None:
 
 
 def parse_extensions(values: Iterable[bytes]) -> Iterator[tuple[str, Parameters]]:
-    """Yield the extensions in the values of Sec-WebSocket-Extensions headers (RFC 6455, 9.1).
+    """Yield the extensions listed in Sec-WebSocket-Extensions headers (RFC 6455, 9.1).
 
     :raises ValueError: A value is malformed.
     """
@@ -127,10 +127,10 @@ def _end(match: re.Match[str] | None) -> int:
 
 
 def offer(settings: PerMessageDeflate) -> bytes:
-    """Return the value of Sec-WebSocket-Extensions that a client offers.
+    """Return the Sec-WebSocket-Extensions value that a client sends.
 
-    A server declines an offer with a parameter that it does not support. So fallbacks follow, with
-    fewer and fewer parameters; the last has none (RFC 7692, 5.1).
+    A server declines an offer that contains an unsupported parameter. So the value also contains
+    fallback offers with fewer and fewer parameters; the last one has none (RFC 7692, 5.1).
     """
     bits = settings.window_bits
     resets = [] if settings.context_takeover else [_SERVER_RESETS, _CLIENT_RESETS]
@@ -144,7 +144,7 @@ def offer(settings: PerMessageDeflate) -> bytes:
 def answer(
     values: Iterable[bytes], settings: PerMessageDeflate
 ) -> tuple[bytes, DeflateParameters] | None:
-    """Return a server's answer to the offers of a client, and the agreed parameters.
+    """Return a server's answer to a client's offers, and the agreed parameters.
 
     :param values: The values of the request's Sec-WebSocket-Extensions headers.
     :param settings: The server's settings.
@@ -168,8 +168,9 @@ def _answer_to(
     server_bits = min(settings.window_bits, offered.get(_SERVER_BITS, _MAX_BITS))
     if server_bits < MIN_BITS:
         return None
-    # The answer may contain this parameter only if the client offered it; otherwise the client may
-    # use 15 bits. An offer of 8 allows no other value (7.1.2.2), and we can inflate it.
+    # The answer can contain this parameter only if the client offered it; otherwise the client can
+    # use up to 15 bits. An offer of 8 permits no other value (7.1.2.2), and this side can inflate
+    # messages compressed with 8 bits.
     client_bits = _MAX_BITS
     if _CLIENT_BITS in offered:
         client_bits = min(settings.window_bits, offered[_CLIENT_BITS])
@@ -192,14 +193,15 @@ def _answer_to(
 
 
 def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> DeflateParameters | None:
-    """Return the agreed parameters from a server's answer to a client's :func:`offer`.
+    """Check a server's answer to a client's :func:`offer`, and return the agreed parameters.
 
-    The last offer has no parameters, so the server may use any window and any context takeover.
+    The last offer has no parameters, so the server can choose any window size and either setting of
+    context takeover.
 
     :param values: The values of the response's Sec-WebSocket-Extensions headers.
     :param settings: The client's settings.
     :returns: None if the server declined.
-    :raises ValueError: The answer is malformed, or does not fit the offer.
+    :raises ValueError: The answer is malformed or does not match the offer.
     """
     accepted = None
     for name, parameters in parse_extensions(values):
@@ -211,8 +213,8 @@ def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> Deflat
     if accepted is None:
         return None
     return DeflateParameters(
-        # We never compress with more than our own bits, so a larger value, or none, changes
-        # nothing. zlib does not support 8: then `DeflateCodec.can_deflate` is False.
+        # This side never uses a larger window than its own setting, so a larger value, or none,
+        # makes no difference. zlib does not support 8: then `DeflateCodec.can_deflate` is False.
         client_max_window_bits=min(settings.window_bits, accepted.get(_CLIENT_BITS, _MAX_BITS)),
         server_max_window_bits=accepted.get(_SERVER_BITS, _MAX_BITS),
         client_no_context_takeover=_CLIENT_RESETS in accepted or not settings.context_takeover,
@@ -221,7 +223,10 @@ def check_answer(values: Iterable[bytes], settings: PerMessageDeflate) -> Deflat
 
 
 def _checked(parameters: Parameters, *, is_offer: bool) -> dict[str, int]:
-    """Return valid parameters by name (RFC 7692, 7.1). A parameter without a value has 0."""
+    """Return the parameters by name (RFC 7692, 7.1); the value of a flag is 0.
+
+    :raises ValueError: A parameter is unknown, invalid or repeated.
+    """
     checked: dict[str, int] = {}
     for name, value in parameters:
         if name in checked:

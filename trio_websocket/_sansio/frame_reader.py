@@ -1,15 +1,16 @@
-"""From bytes to frames: parse the head of each frame, and choose the decoder for the rest.
+"""Parse the head of each received frame, and choose the decoder for the rest of the frame.
 
-The head shows where the frame ends. The reader itself decodes the frequent case, a whole message
-in one frame, because wsproto would take most of the time of a message. wsproto decodes everything
-else: whole control frames, messages of several frames part by part, and every frame with an
-invalid head, because wsproto decides about errors.
+The head shows where the frame ends. The reader itself decodes the most frequent case, a complete
+message in one frame, because decoding it with wsproto would take most of the time spent on a
+message. wsproto decodes everything else: complete control frames, fragmented messages part by part,
+and frames with an invalid head, because wsproto determines how errors are reported.
 
-`_stage` says what the next bytes belong to: see `stages`. A new fast path is a new stage, or a
-further case in the stage `BETWEEN` or `PartialMessage`.
+`_stage` says what the next bytes belong to: see `stages`. To add a fast path, add a stage, or
+handle another case in the stage `BETWEEN` or `PartialMessage`.
 
-Invariants: in stage `LargeFrame`, `_at` is 0 and the buffer holds what follows the frame. wsproto
-has a part of a frame only in `PartialMessage` (if `frame_left` is not 0) and `InvalidFrame`.
+Invariants: in the stage `LargeFrame`, `_at` is 0 and the buffer contains the bytes that follow the
+frame. wsproto holds a partial frame only in the stages `PartialMessage` (if `frame_left` is not 0)
+and `InvalidFrame`.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ from .stages import BETWEEN, InvalidFrame, Stage
 from .wsproto_reader import WsprotoReader
 
 _OPEN = State.OPEN
-# The first bytes of messages, without FIN.
+# The possible first bytes of a message, with FIN cleared.
 _PLAIN = frozenset({TEXT, BINARY})
 _PLAIN_OR_COMPRESSED = _PLAIN | {COMPRESSED | TEXT, COMPRESSED | BINARY}
 _FINAL_CONTROL = frozenset({FINAL | CLOSE, FINAL | PING, FINAL | PONG})
 
 
 class FrameReader:
-    """Decodes what one side receives."""
+    """Decodes the bytes that one side receives."""
 
     __slots__ = (
         "_assembler",
@@ -89,11 +90,11 @@ class FrameReader:
         is_fast: bool,
     ) -> None:
         """
-        :param side: The side that receives.
-        :param extension: The outcome of the negotiation about compression.
-        :param closing: The state of the connection.
-        :param assembler: Makes messages.
-        :param is_fast: False if wsproto decodes every frame.
+        :param side: The side that receives the bytes.
+        :param extension: The negotiated compression, or None.
+        :param closing: The connection's state.
+        :param assembler: The assembler for the messages.
+        :param is_fast: False to decode every frame with wsproto.
         """
         self._closing = closing
         self._assembler = assembler
@@ -104,17 +105,17 @@ class FrameReader:
         self._openings = _PLAIN if extension is None else _PLAIN_OR_COMPRESSED
 
         self._buffer = b""
-        self._at = 0  # the bytes before this offset are decoded
+        self._at = 0  # the bytes before this offset have been decoded
         self._stage: Stage = BETWEEN
-        #: The end or the failure of the stream, which follows the received bytes.
+        #: The reason why the stream ended after the received bytes, or None if it has not ended.
         self.eof: Exception | None = None
-        #: The number of bytes from the peer.
+        #: The number of bytes received from the peer.
         self.wire_bytes_received: int = 0
 
     # -- bytes
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes from the peer."""
+        """Buffer bytes received from the peer."""
         self.wire_bytes_received += len(data)
         if isinstance(self._stage, LargeFrame):
             self._buffer += self._stage.add(data)
@@ -125,40 +126,41 @@ class FrameReader:
         self._at = 0
 
     def receive_eof(self, cause: Exception) -> None:
-        """Take the end of the stream.
+        """Record that the stream has ended.
 
-        :param cause: The reason, which ends the connection when all is decoded.
+        :param cause: The reason. When all received bytes have been decoded, it becomes the error
+            that ends the connection.
         """
         self.eof = cause
 
     def free_decoded(self) -> None:
-        """Free the memory of decoded bytes. Call it before a wait that may be long."""
+        """Free the memory of decoded bytes. Call this before a wait that could be long."""
         if self._at > KEEP_DECODED_BYTES:
             self._buffer = self._buffer[self._at :]
             self._at = 0
 
     @property
     def undecoded(self) -> int:
-        """The number of bytes that were received and not decoded."""
+        """The number of bytes that have been received but not decoded."""
         large = self._stage.received if isinstance(self._stage, LargeFrame) else 0
         return len(self._buffer) - self._at + large
 
     @property
     def awaited(self) -> int:
-        """The number of bytes of a large frame that are still to come."""
+        """The number of bytes of the current large frame that have not arrived yet."""
         return self._stage.left if isinstance(self._stage, LargeFrame) else 0
 
     @property
     def inflating_work(self) -> int:
-        """The cost of decompressing so far: see `DeflateCodec.work`."""
+        """The total cost of decompressing so far: see `DeflateCodec.work`."""
         return 0 if self._extension is None else self._extension.codec.work
 
     # -- messages
 
     def begin_stream(self, max_size: float | None) -> None:
-        """Deliver the next message, or the rest of the one under way, in chunks.
+        """Deliver the next message, or the rest of the current one, in chunks.
 
-        :param max_size: The size limit of this message. It overrides `max_message_size`.
+        :param max_size: The size limit for this message. It overrides `max_message_size`.
         :raises ViolationError: The message already exceeds its limits.
         """
         stage = self._stage
@@ -168,19 +170,19 @@ class FrameReader:
         self._assembler.begin_stream(max_size, partial)
 
     def skip_rest(self) -> None:
-        """Discard the rest of the message that is delivered in chunks, if it has not ended."""
+        """Discard the rest of the message that is being delivered in chunks, if there is one."""
         if self._assembler.is_streaming:
             if isinstance(self._stage, PartialMessage):
                 self._stage.skip()
             self._assembler.end_stream()
 
     def messages(self, most: int, *, raw: bool = False) -> list[str | bytes]:
-        """Decode small messages that come next. This is the hot function of receiving.
+        """Decode the small messages at the start of the buffer: the hot path for receiving.
 
         An empty list means that nothing was decoded; call `next_event`.
 
-        :param most: The number of messages to decode at most.
-        :param raw: True if a text may be given as its UTF-8, which is quicker.
+        :param most: The maximum number of messages to decode.
+        :param raw: True to return text as UTF-8 bytes, which is faster.
         """
         if (
             self._stage is not BETWEEN
@@ -198,13 +200,13 @@ class FrameReader:
         return messages
 
     def next_event(self, *, raw: bool, is_awaited: bool) -> Event | CloseReason:
-        """Decode one message, a chunk of one, or a control frame.
+        """Decode one message, one chunk of a message, or one control frame.
 
-        After our Close, the only events are Pongs and the end.
+        After this side has sent a Close frame, the only events are Pongs and the end.
 
-        :param raw: True if a text may be given as its UTF-8, which is quicker.
-        :param is_awaited: True if a task waits for a message. Otherwise a message that exceeds its
-            limit is left for a reader.
+        :param raw: True to return text as UTF-8 bytes, which is faster.
+        :param is_awaited: True if a task is waiting for a message. If False, a message that might
+            exceed its limit is not decoded until a reader asks for it.
         :raises ViolationError: The peer violated the protocol.
         """
         stage = self._stage
@@ -226,7 +228,7 @@ class FrameReader:
     # -- messages of one frame
 
     def _decode_whole(self, raw: bool, is_awaited: bool) -> Event | None:
-        """Decode a valid message of one frame; return None if wsproto must decode it."""
+        """Decode a valid single-frame message; return None if wsproto must decode the frame."""
         messages, end, size = codec.messages(
             self._buffer, self._at, self._expected_mask, self._assembler.limit, 1, raw
         )
@@ -248,7 +250,7 @@ class FrameReader:
     def _decode_compressed(
         self, head: bytes, head_size: int, length: int, raw: bool, is_awaited: bool
     ) -> Event | None:
-        """Inflate a message of one frame, which is whole."""
+        """Inflate a single-frame message whose frame is complete."""
         if not head[0] & COMPRESSED or (not is_awaited and self._may_be_too_large(length)):
             return None
         assert self._extension is not None
@@ -261,7 +263,7 @@ class FrameReader:
         return self._inflate(Inflation(self._extension.codec, is_text=is_text), payload, raw)
 
     def _begin_large(self, head: bytes, head_size: int, length: int) -> Event | None:
-        """Begin to collect a long frame, to decode it whole; return None if it is short."""
+        """Start to collect a large frame, to decode it in one step; return None if it is small."""
         if length < WAIT_FOR_WHOLE_FRAME_BYTES or len(head) < head_size or self.eof is not None:
             return None
         large = LargeFrame(head[:head_size], length)
@@ -272,13 +274,13 @@ class FrameReader:
         return NEED_DATA
 
     def _decode_large(self, large: LargeFrame, raw: bool, is_awaited: bool) -> Event:
-        """Decode a large frame, which is whole now."""
+        """Decode a large frame that is now complete."""
         self._stage = BETWEEN
         opcode = large.head[0] & 0x0F
         is_compressed = bool(large.head[0] & COMPRESSED)
         if self._closing.sent is not None:
             if is_compressed:
-                self._return_to_buffer(large)  # later messages may refer to it
+                self._return_to_buffer(large)  # later messages may refer to its content
             return PARTIAL
         if is_compressed:
             if not is_awaited and self._may_be_too_large(large.received):
@@ -291,11 +293,11 @@ class FrameReader:
         try:
             return self._assembler.whole(decode_payload(payload, opcode == TEXT, raw), len(payload))
         except UnicodeDecodeError:
-            self._return_to_buffer(large)  # wsproto finds the position of the error
+            self._return_to_buffer(large)  # wsproto will report the position of the error
             return PARTIAL
 
     def _return_to_buffer(self, large: LargeFrame) -> None:
-        """Decode the frame part by part, not as a whole."""
+        """Put the frame back into the buffer, so that it is decoded part by part."""
         self._stage = BETWEEN
         self._buffer = large.head + b"".join(large.parts) + self._buffer
 
@@ -303,7 +305,7 @@ class FrameReader:
         return compressed_size * MAX_INFLATE_RATIO > self._assembler.limit
 
     def _inflate(self, inflation: Inflation, data: bytes, raw: bool) -> Event:
-        """Take one step of inflating a message. Most messages need only one."""
+        """Do one step of inflating a message. Most messages need only one step."""
         self._stage = BETWEEN
         is_discarded = self._closing.sent is not None
         try:
@@ -347,12 +349,12 @@ class FrameReader:
         return self._begin_frame(stage, head, head_size, length, is_awaited)
 
     def _feed_invalid(self, size: float) -> Event | CloseReason:
-        """Let wsproto report the error in the next ``size`` bytes."""
+        """Let wsproto find and report the error in the next ``size`` bytes."""
         self._stage = invalid = InvalidFrame(size)
         return self._feed(invalid.take(self.undecoded))
 
     def _decode_control(self, head: bytes, size: int, head_size: int) -> Event | CloseReason:
-        """Decode a control frame, when it is whole."""
+        """Decode a control frame once it is complete."""
         if len(self._buffer) - self._at < size:
             return NEED_DATA
         if head[0] & 0x0F != CLOSE or size < head_size + 2:
@@ -364,19 +366,19 @@ class FrameReader:
     def _begin_frame(
         self, stage: object, head: bytes, head_size: int, length: int, is_awaited: bool
     ) -> Event | CloseReason:
-        """Begin to decode a data frame."""
+        """Start to decode a data frame."""
         if isinstance(stage, PartialMessage):
             partial = stage
         else:
             partial = PartialMessage(is_compressed=bool(head[0] & COMPRESSED))
             if self._extension is not None:
                 self._extension.begin_message()
-        # The size of a compressed message is known when it is inflated.
+        # The size of a compressed message is not known until it has been inflated.
         size = 0 if partial.is_compressed else partial.size + length
         is_allowed = self._assembler.is_within_limits(size, partial.fragments + 1)
         if not is_allowed and self._assembler.is_wanted(partial):
             if is_awaited and head[1] & 0x7F > 125:
-                # A length that is not in its shortest form must be reported first, by wsproto.
+                # If the length is not in its shortest form, wsproto must report that first.
                 self._feed(min(head_size, self.undecoded))
             return self._over_limit(size, is_awaited)
         partial.begin_frame(head_size, length)
@@ -390,14 +392,15 @@ class FrameReader:
             return NEED_DATA
         is_allowed = self._assembler.is_within_limits(partial.size, 0)
         if not is_allowed and self._assembler.is_wanted(partial):
-            # It began in a stream that allowed more, but the stream took no chunk of it.
+            # The message started in a stream with a larger limit, which ended before any chunk of
+            # the message was delivered.
             return self._over_limit(partial.size, is_awaited)
         return self._feed_frame(partial, size, is_awaited)
 
     def _feed_frame(
         self, partial: PartialMessage, size: int, is_awaited: bool
     ) -> Event | CloseReason:
-        """Give wsproto the next bytes of a data frame, as many as it may get at once."""
+        """Pass the next bytes of a data frame to wsproto, up to the limit for one step."""
         if partial.is_compressed:
             size = self._wsproto.portion(partial, size, is_awaited=is_awaited)
             if not size:
@@ -411,7 +414,7 @@ class FrameReader:
         raise self._assembler.violation(size)
 
     def _feed(self, size: int) -> Event | CloseReason:
-        """Give wsproto the next bytes."""
+        """Pass the next bytes to wsproto."""
         if not size:
             return NEED_DATA
         data = self._buffer[self._at : self._at + size]
@@ -419,7 +422,7 @@ class FrameReader:
         return self._event(data)
 
     def _event(self, data: bytes) -> Event | CloseReason:
-        """Return the event that wsproto decodes from the data."""
+        """Pass the data to wsproto, and return the resulting event."""
         event = self._wsproto.feed(data)
         if event is None:
             return PARTIAL
@@ -439,7 +442,7 @@ class FrameReader:
         return PARTIAL if given is None else given
 
     def _is_valid_head(self, head: bytes) -> bool:
-        """Return True if a frame may begin with these two bytes (RFC 6455, 5.2)."""
+        """Return True if the first two bytes of a frame's head are valid (RFC 6455, 5.2)."""
         if head[1] & MASKED != self._expected_mask:
             return False
         if head[0] & 0x7F == CONTINUATION or head[0] & 0x7F in self._openings:

@@ -1,4 +1,4 @@
-"""Make the frames that one side of a connection sends (RFC 6455, 5; RFC 7692, 7.2.1)."""
+"""Build the frames that one side of a connection sends (RFC 6455, 5; RFC 7692, 7.2.1)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _WHOLE_TEXT, _WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 
 
 class FrameWriter:
-    """Makes frames: masked for a client, compressed if that was negotiated.
+    """Builds frames: masked for a client, and compressed if compression was negotiated.
 
     Invariant: if `threshold` is finite, there is an extension, and it can compress. With context
-    takeover, a compressed message refers to those before it, so frames must be sent in the order
-    in which they were made.
+    takeover, a compressed message refers to earlier ones, so frames must be sent in the order in
+    which they were built.
     """
 
     __slots__ = ("_extension", "_is_client", "bytes_sent", "messages_sent", "threshold")
@@ -41,14 +41,14 @@ class FrameWriter:
         self, side: ConnectionType, options: Options, extension: DeflateExtension | None
     ) -> None:
         """
-        :param side: The side that sends.
-        :param options: The options of the connection.
+        :param side: The side that sends the frames.
+        :param options: The connection's options.
         :param extension: The negotiated compression, or None.
         """
         self._is_client = side is ConnectionType.CLIENT
         self._extension = extension
-        #: Messages of at least this many bytes are compressed, unless the caller declines: the
-        #: sender decides for each message (RFC 7692, 6). `math.inf` means that none is.
+        #: The minimum size in bytes of messages to compress. The caller can still decline, because
+        #: the sender decides for each message (RFC 7692, 6). `math.inf` disables compression.
         self.threshold: float = math.inf
         if (
             extension is not None
@@ -56,12 +56,13 @@ class FrameWriter:
             and extension.codec.can_deflate
         ):
             self.threshold = options.compression.threshold
-        #: Complete messages that were sent, and their payload in bytes before compression.
+        #: The number of complete messages sent, and the total size of their payloads in bytes
+        #: before compression.
         self.messages_sent: int = 0
         self.bytes_sent: int = 0
 
     def message(self, is_text: bool, payload: bytes, compress: bool = True) -> bytes:
-        """Return the frame of a whole message. Send frames in the order of the calls."""
+        """Return the frame of a complete message. Send frames in the order of the calls."""
         size = len(payload)
         self.messages_sent += 1
         self.bytes_sent += size
@@ -72,16 +73,16 @@ class FrameWriter:
         return codec.frame(first, payload, new_key() if self._is_client else b"")
 
     def deflate(self, payload: bytes) -> bytes:
-        """Compress a message for `deflated_message`. Another thread may do it, one at a time."""
+        """Compress a message for `deflated_message`. Any thread can call this, one at a time."""
         assert self._extension is not None
         return self._extension.codec.deflate(payload)
 
     def deflated_message(self, is_text: bool, deflated: bytes, size: int) -> bytes:
-        """Return the frame of a whole message that `deflate` has compressed.
+        """Return the frame of a complete message that `deflate` has compressed.
 
         Send frames in the order of the calls.
 
-        :param size: The size of the message before it was compressed.
+        :param size: The size of the message before compression.
         """
         self.count_message(size)
         return self._frame((_WHOLE_TEXT if is_text else _WHOLE_BINARY) | COMPRESSED, deflated)
@@ -101,7 +102,7 @@ class FrameWriter:
 
         None means that this connection needs a separate frame.
         """
-        if self._is_client:  # each frame has its own masking key
+        if self._is_client:  # each frame needs its own masking key
             return None
         if size < self.threshold or not compress:
             return ()
@@ -111,8 +112,8 @@ class FrameWriter:
     def shared_message(self, is_text: bool, payload: bytes, compress: bool) -> list[bytes]:
         """Return the frame of a message, in parts, for all connections with the same `share_key`.
 
-        This changes no state, so any thread may call it. Each connection that sends the frame
-        calls `count_message`.
+        This changes no state, so any thread can call it. Call `count_message` for each connection
+        that sends the frame.
         """
         first = _WHOLE_TEXT if is_text else _WHOLE_BINARY
         if compress and len(payload) >= self.threshold:
@@ -124,19 +125,19 @@ class FrameWriter:
         return [self._frame(first, payload)]
 
     def count_message(self, size: int) -> None:
-        """Count a sent message whose frame was made before."""
+        """Count a sent message whose frame has already been built."""
         self.messages_sent += 1
         self.bytes_sent += size
 
     def discount_message(self, size: int) -> None:
-        """Subtract a message that was counted, and then not sent."""
+        """Undo `count_message` for a message that was not sent after all."""
         self.messages_sent -= 1
         self.bytes_sent -= size
 
     def fragment(
         self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
     ) -> bytes:
-        """Return the frame of a fragment of a message."""
+        """Return the frame for one fragment of a message."""
         self.messages_sent += is_last
         self.bytes_sent += len(payload)
         first = (TEXT if is_text else BINARY) if is_first else CONTINUATION
@@ -156,7 +157,7 @@ class FrameWriter:
         return self._frame(FINAL | PONG, payload)
 
     def close(self, reason: CloseReason) -> bytes:
-        """Return a Close frame. Code 1005 means an empty payload, without a code."""
+        """Return a Close frame. With code 1005, the payload is empty and contains no code."""
         payload = b""
         if reason.code != CloseCode.NO_STATUS_RCVD:
             payload = reason.code.to_bytes(2, "big") + (reason.reason or "").encode()

@@ -1,4 +1,4 @@
-"""Frames, as bytes (RFC 6455, 5.2 and 5.3)."""
+"""The byte layout of frames (RFC 6455, 5.2 and 5.3)."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from .costs import JOIN_PARTS_BYTES, MASK_KEYS_PER_CALL
 
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
 CLOSE, PING, PONG = 0x8, 0x9, 0xA
-CONTROL = 0x8  # the bit that the opcodes of control frames have in common
+CONTROL = 0x8  # the bit that is set in the opcodes of all control frames
 FINAL = 0x80  # FIN, in the first byte
 COMPRESSED = 0x40  # RSV1, in the first byte of the first frame of a message (RFC 7692, 6)
 MASKED = 0x80  # the mask bit, in the second byte
 
-_MAX_REASON = 123  # a control frame has up to 125 bytes (RFC 6455, 5.5), and the code has two
+_MAX_REASON = 123  # a control frame's payload has up to 125 bytes (RFC 6455, 5.5), the code has two
 
 
 class LargeFrame:
-    """A message in one frame, part of which has arrived.
+    """A single-frame message that has partly arrived.
 
-    Invariant: `parts` holds `received` bytes; `received + left` is the length of the payload.
+    Invariant: `parts` contains `received` bytes; `received + left` is the length of the payload.
     """
 
     def __init__(self, head: bytes, size: int) -> None:
         """
-        :param head: The head of the frame, with the key if it is masked.
-        :param size: Bytes of payload.
+        :param head: The frame's head, including the masking key if there is one.
+        :param size: The length of the payload in bytes.
         """
         self.head = head
-        #: Bytes of payload that have not arrived yet.
+        #: The number of payload bytes that have not arrived yet.
         self.left = size
-        #: Bytes of payload that have arrived.
+        #: The number of payload bytes that have arrived.
         self.received = 0
-        #: The payload that has arrived, still masked, in chunks.
+        #: The part of the payload that has arrived, still masked, in chunks.
         self.parts: list[bytes] = []
 
     def add(self, data: bytes) -> bytes:
-        """Add received bytes to the frame; return the bytes after its end."""
+        """Add received bytes to the frame; return the bytes that follow the frame."""
         rest = b""
         if len(data) > self.left:
             data, rest = data[: self.left], data[self.left :]
@@ -54,7 +54,7 @@ class LargeFrame:
         return codec.unmasked(self.parts, self.head[-4:] if self.head[1] & MASKED else b"")
 
 
-_keys: list[bytes] = []  # random keys that are not used yet
+_keys: list[bytes] = []  # random keys that have not been used yet
 
 
 def new_key() -> bytes:
@@ -62,21 +62,21 @@ def new_key() -> bytes:
     try:
         return _keys.pop()
     except IndexError:
-        # Get many at once: a call of urandom() takes longer than masking a small frame.
+        # Generate many keys at once: calling urandom() takes longer than masking a small frame.
         random = os.urandom(4 * MASK_KEYS_PER_CALL)
         key, *others = [random[at : at + 4] for at in range(0, len(random), 4)]
         _keys.extend(others)
         return key
 
 
-if hasattr(os, "register_at_fork"):  # pragma: no branch # Windows has none
-    os.register_at_fork(after_in_child=_keys.clear)  # each process has its own
+if hasattr(os, "register_at_fork"):  # pragma: no branch # not available on Windows
+    os.register_at_fork(after_in_child=_keys.clear)  # processes must not use the same keys
 
 
 def sizes(head: bytes) -> tuple[int, int | None]:
     """Return the sizes of a frame's head and payload.
 
-    The size of the payload is None if the head is too short to contain it.
+    The payload size is None if not enough of the head has arrived to contain it.
 
     :param head: The beginning of the frame, at least 2 bytes.
     """
@@ -96,12 +96,12 @@ def long_head(first: int, size: int) -> bytes:
 
 
 def cut_reason(reason: str) -> str:
-    """Return the beginning of a text that fits in a Close frame."""
+    """Truncate a reason so that it fits in a Close frame."""
     return reason.encode()[:_MAX_REASON].decode(errors="ignore")
 
 
 def is_shortest(head: bytes, length: int) -> bool:
-    """Return True if the head encodes the length in the minimal number of bytes (5.2)."""
+    """Return True if the head encodes the length in the fewest possible bytes (5.2)."""
     return length >= {126: 126, 127: 0x10000}.get(head[1] & 0x7F, 0)
 
 
@@ -112,7 +112,7 @@ def check_utf8(payload: bytes) -> None:
 
 
 def check_reason(reason: str | None) -> str | None:
-    """Check the type of a close reason; return the beginning that fits in a Close frame."""
+    """Check the type of a close reason, and truncate it so that it fits in a Close frame."""
     if reason is None:
         return None
     if not isinstance(reason, str):
@@ -121,7 +121,7 @@ def check_reason(reason: str | None) -> str | None:
 
 
 def decode_payload(payload: bytes, is_text: bool, raw: bool) -> str | bytes:
-    """Return a message of the right type; a text that is not UTF-8 raises UnicodeDecodeError."""
+    """Convert a payload to a message; raise UnicodeDecodeError if a text is not UTF-8."""
     if not is_text:
         return payload
     if raw:

@@ -1,8 +1,8 @@
 """The parts of the opening handshake that both sides share (RFC 6455, 4).
 
-h11 parses and writes HTTP. The rules of RFC 6455 are checked here and not by wsproto, for four
-reasons: wsproto accepts invalid requests (a bad key), refuses valid ones (a header in two lines),
-fails on bytes outside ASCII, and has no limit for the size of a head.
+h11 parses and generates HTTP. This package checks the rules of RFC 6455 itself, because wsproto
+accepts invalid requests (with a bad key), rejects valid ones (with a header on two lines), fails on
+non-ASCII bytes, and does not limit the size of a head.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import wsproto
 from .deflate import DeflateExtension
 
 Headers = List[Tuple[bytes, bytes]]
-#: Headers as users pass them: str, too, as in 0.12.
+#: Headers as users pass them. As in 0.12, names and values can also be str.
 ExtraHeaders = Iterable[Tuple[Union[bytes, str], Union[bytes, str]]]
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VERSION = b"13"
-# Header lines in a head: 64 KiB of short lines would take 2 MiB of memory as header fields.
+# The maximum number of header lines in a head: 64 KiB of short lines would take 2 MiB of memory
+# once they are parsed.
 MAX_FIELDS = 256
 _MAX_LINES = MAX_FIELDS + 2  # includes the start line and the empty line
 _END_OF_HEAD = re.compile(rb"\n\r?\n")  # h11 uses the same pattern
 MAX_INTERIM_RESPONSES = 10
-# Elements of a list header, with their parameters, in all of its lines.
+# The maximum number of elements and parameters in all lines of a list header.
 MAX_ELEMENTS = 100
 _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-extensions")
 
@@ -34,31 +35,31 @@ _LISTS = (b"connection", b"upgrade", b"sec-websocket-protocol", b"sec-websocket-
 class HandshakeResult(NamedTuple):
     """The outcome of an opening handshake."""
 
-    #: Our side.
+    #: This side.
     side: wsproto.ConnectionType
     #: The request target.
     path: str | None
     #: The subprotocol that the server chose.
     subprotocol: str | None
-    #: The headers that the peer sent, with names in lower case.
+    #: The headers that the peer sent, with lower-case names.
     headers: tuple[tuple[bytes, bytes], ...]
-    #: The bytes that were received after the peer's head: the first frames.
+    #: The bytes that were received after the peer's head: the beginning of the first frames.
     trailing: bytes
     #: The compression that both sides agreed on, or None.
     extension: DeflateExtension | None = None
-    #: The URL up to the path, such as ``wss://example.org:8000``; None on a server.
+    #: The part of the URL before the path, such as ``wss://example.org:8000``; None on a server.
     origin: str | None = None
 
 
 def next_event(http: h11.Connection) -> object:
-    """Return the next event, also for input on which h11 raises other errors.
+    """Return h11's next event.
 
-    :raises h11.RemoteProtocolError: The peer does not speak HTTP.
+    :raises h11.RemoteProtocolError: The input is not valid HTTP. h11 itself can raise other errors.
     """
     try:
         return http.next_event()
     except h11.RemoteProtocolError as exc:
-        # A frame of h11's refers to the exception: break the reference cycle through the traceback.
+        # One of h11's stack frames refers to the exception. Break the cycle through the traceback.
         raise exc.with_traceback(None)  # noqa: B904 # it is the same exception
     except ValueError as exc:
         # h11 before 0.15 converts any Content-Length to an int; Python limits the number of digits.
@@ -66,36 +67,36 @@ def next_event(http: h11.Connection) -> object:
 
 
 class HeadBuffer:
-    """Cuts received bytes at the end of a head, and limits its size and the number of its lines.
+    """Splits received bytes at the end of a head, and limits the head's size and number of lines.
 
-    h11 needs about 3 microseconds for a line, and parses a head in one step. It does not check the
+    h11 takes about 3 microseconds per line, and parses a head in one step. It does not check the
     size of a head that arrives in one read.
 
-    Invariant: `rest` is empty until the head is cut.
+    Invariant: `rest` is empty until the bytes have been split.
     """
 
     def __init__(self, limit: int) -> None:
         """:param limit: The option ``max_header_size``, in bytes."""
         self._limit = limit
         self._size = 0  # includes the heads of interim responses
-        #: The bytes that were received after the cut.
+        #: The received bytes that follow the split.
         self.rest = b""
         self._begin()
 
     def _begin(self) -> None:
         self._lines = 0
-        self._tail = b""  # the latest bytes, where the end of the head may have begun
-        #: True if the end of the head was received.
+        self._tail = b""  # the latest bytes, which may contain the start of the end marker
+        #: True if the end of the head has been received.
         self.is_complete: bool = False
 
     def add(self, size: int) -> None:
-        """Count bytes that `take` does not get."""
+        """Count bytes towards the size limit that are not passed to `take`."""
         self._size += size
 
     def take(self, data: bytes) -> bytes:
-        """Take received bytes, and return the bytes to parse.
+        """Add received bytes, and return those that should be parsed.
 
-        The head is cut at its end, or before the first line over the limit.
+        The bytes are split at the end of the head, or before the first line over the limit.
         """
         if self.is_complete or self._lines > _MAX_LINES:
             self.rest += data
@@ -115,7 +116,7 @@ class HeadBuffer:
         return part
 
     def begin_next(self) -> bytes:
-        """Begin with the head that follows an interim response. Return the bytes to parse."""
+        """Start the head that follows an interim response, and return the bytes to parse."""
         received, self.rest = self.rest, b""
         self._begin()
         return self.take(received)
@@ -127,12 +128,12 @@ class HeadBuffer:
 
     @property
     def bounds(self) -> str:
-        """The limits, in words that follow "has more than"."""
+        """The limits, as a phrase that follows "has more than"."""
         return f"max_header_size={self._limit} bytes, or more than {MAX_FIELDS} lines"
 
 
 def merge_headers(headers: Headers, extra_headers: ExtraHeaders | None) -> Headers:
-    """Return our headers and the user's. A header of the user's replaces ours of that name.
+    """Combine the default headers with the user's, which replace defaults of the same name.
 
     :raises TypeError: The user's headers are not pairs of name and value.
     """
@@ -143,9 +144,10 @@ def merge_headers(headers: Headers, extra_headers: ExtraHeaders | None) -> Heade
 
 
 def check_headers(extra_headers: object) -> ExtraHeaders | None:
-    """Return the headers that a user passed, as a list if they are an iterator.
+    """Check the headers that a user passed, and return them in a form that can be reused.
 
-    :raises TypeError: They are not pairs of name and value.
+    :returns: The argument if it is a list or a tuple, or else a list of its items.
+    :raises TypeError: The headers are not pairs of name and value.
     :raises ValueError: A name or value that is a str is not ASCII.
     """
     if extra_headers is None:
@@ -165,7 +167,7 @@ def check_headers(extra_headers: object) -> ExtraHeaders | None:
 
 
 def header_bytes(text: bytes | str) -> bytes:
-    """Return the name or value of a header that a user passed, as bytes."""
+    """Convert the name or value of a header that a user passed to bytes."""
     if isinstance(text, str):
         return text.encode("ascii")
     if isinstance(text, bytes):
@@ -179,7 +181,7 @@ def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[b
 
 
 def group_headers(headers: Headers) -> dict[bytes, list[bytes]]:
-    """Return the values of all headers, by name."""
+    """Group the values of all headers by name."""
     fields: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         fields.setdefault(name, []).append(value)
@@ -187,33 +189,33 @@ def group_headers(headers: Headers) -> dict[bytes, list[bytes]]:
 
 
 def check_elements(fields: Mapping[bytes, list[bytes]]) -> None:
-    """Raise a ValueError if a list header has too many elements, counting their parameters.
+    """Raise a ValueError if a list header has too many elements and parameters in total.
 
-    Short elements take much more memory and time than their bytes suggest.
+    Short elements take much more memory and time than their size suggests.
     """
     for name in _LISTS:
         lines = fields.get(name)
         if not lines or (len(lines) == 1 and len(lines[0]) < MAX_ELEMENTS):
-            continue  # too short for that many elements
+            continue  # too short to contain so many elements
         count = sum(1 + line.count(b",") + line.count(b";") for line in lines)
         if count > MAX_ELEMENTS:
             raise ValueError(f"the header {name.decode()} has more than {MAX_ELEMENTS} elements")
 
 
 def split_tokens(values: Iterable[bytes]) -> list[bytes]:
-    """Return the elements of a list header that are not empty (RFC 9110, 5.6.1).
+    """Return the non-empty elements of a list header (RFC 9110, 5.6.1).
 
-    :param values: The values of the header: the list may stand in several lines.
+    :param values: The values of all lines with this header, which together form one list.
     """
     return list(filter(None, map(bytes.strip, b",".join(values).split(b","))))
 
 
 def has_token(values: Sequence[bytes], token: bytes) -> bool:
-    """Return True if an element of a list header is this token. Pass it in lower case."""
-    is_only_one = len(values) == 1 and values[0].lower() == token  # most are, which is faster
+    """Return True if a list header contains this token. Pass the token in lower case."""
+    is_only_one = len(values) == 1 and values[0].lower() == token  # a fast path for most headers
     return is_only_one or token in split_tokens_lower(values)
 
 
 def split_tokens_lower(values: Iterable[bytes]) -> list[bytes]:
-    """Return `split_tokens` in lower case, for headers where case does not matter."""
+    """Like `split_tokens`, but in lower case, for case-insensitive headers."""
     return split_tokens(map(bytes.lower, values))

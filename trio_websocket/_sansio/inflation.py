@@ -1,4 +1,4 @@
-"""A compressed message of one frame, which is inflated in steps without wsproto."""
+"""Inflate a compressed single-frame message in steps, without wsproto."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Inflation:
 
     def __init__(self, codec: DeflateCodec, *, is_text: bool) -> None:
         """
-        :param codec: The codec of the connection.
+        :param codec: The connection's codec.
         :param is_text: True for a text message.
         """
         self._codec = codec
-        self._parts: io.BytesIO | None = None  # after the first step
+        self._parts: io.BytesIO | None = None  # the output of the previous steps; None before them
         self.is_text = is_text
 
     def step(self, data: bytes, limit: int, *, is_discarded: bool) -> bytes | None:
         """Inflate a part of the message.
 
-        :param data: The payload of the frame in the first step; ``b""`` in later steps.
+        :param data: The frame's payload in the first step; ``b""`` in later steps.
         :param limit: The maximum size of the message in bytes.
-        :param is_discarded: True if only the decompressor's window matters.
-        :returns: The message, or None if there may be more.
+        :param is_discarded: True to inflate the message only to update the decompressor's window.
+        :returns: The complete message, or None if another step is needed.
         :raises DecompressedTooLarge: The message exceeds the limit.
         :raises InvalidData: The payload is not a compressed message.
         """

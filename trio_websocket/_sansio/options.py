@@ -1,4 +1,4 @@
-"""The limits and time-outs that the opening functions and servers take as keywords."""
+"""The limits and timeouts that client functions and servers accept as keyword arguments."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .compat import Self
 from .extensions import PerMessageDeflate
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-# Takes the name and value of an option, and raises if the value is not allowed. It is not called
-# for the default, so None need not be checked where that is the default.
+# A function that raises if the value of an option is not allowed. It receives the option's name and
+# value. It is not called for the default value, so it need not accept None if that is the default.
 _Check = Callable[[str, object], None]
 
 
 def check_number(name: str, value: object) -> None:
-    """Raise unless the value is a number that is 0 or more, or ``math.inf``."""
+    """Raise an exception unless the value is a number of at least 0, or ``math.inf``."""
     if not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number or math.inf, not {value!r:.100}")
     if not value >= 0:  # `value < 0` would accept NaN
@@ -26,7 +26,7 @@ def check_number(name: str, value: object) -> None:
 
 
 def check_ssl_context(value: object, name: str = "ssl_context") -> None:
-    """Raise unless the value is an SSL context or None."""
+    """Raise an exception unless the value is an SSL context or None."""
     if value is not None and not isinstance(value, ssl.SSLContext):
         raise TypeError(f"{name} must be an ssl.SSLContext or None, not {value!r:.100}")
 
@@ -42,7 +42,7 @@ def check_interval(name: str, value: object) -> None:
 
 
 def check_int(name: str, value: object, *, least: int = 0) -> None:
-    """Raise unless the value is an int that is not less than `least`."""
+    """Raise an exception unless the value is an int of at least `least`."""
     if not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {value!r:.100}")
     if value < least:
@@ -60,22 +60,25 @@ def _check_compression(name: str, value: object) -> None:
 
 
 def option(default: Any, check: _Check, *, is_secret: bool = False) -> Any:
-    """Declare an option, with its default and the function that checks its values.
+    """Declare an option.
 
-    :param is_secret: True if the value may contain credentials. Then `repr` leaves it out.
+    :param default: The default value.
+    :param check: The function that checks other values.
+    :param is_secret: True if the value can contain credentials. Then `repr` omits it.
     """
     return dataclasses.field(default=default, repr=not is_secret, metadata={"check": check})
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of a connection, or of all connections of a server.
+    """The options of one connection, or of all connections of a server.
 
     The text below each option is its row in docs/limits.md: the unit, the reason, and the effect
     of exceeding the limit. To add an option, declare it here, in `OptionKeywords`, and in
-    docs/limits.md; tests compare the three. ``math.inf`` means no limit, unless it must be an int.
+    docs/limits.md; tests compare the three. ``math.inf`` means no limit, unless the option must be
+    an int.
 
-    A subclass declares the options that only some functions take, in the same way.
+    Options that only some functions accept are declared in a subclass, in the same way.
     """
 
     message_queue_size: float = option(1, check_number)
@@ -106,7 +109,7 @@ class Options:
     max_unsent_bytes: float = option(2**16, check_number)
     """bytes in the send queue | enough to keep a fast network busy; a peer that does not read
     costs at most this plus one message | `send_message` waits"""
-    # With 0, `ping` would wait for ever.
+    # With 0, `ping` would wait forever.
     max_unanswered_pings: float = option(2**10, _check_positive)
     """your pings that have no answer yet | limits the memory if a peer never answers | `ping`
     waits before it sends"""
@@ -132,7 +135,7 @@ class Options:
 
     @classmethod
     def of_call(cls, function: Callable[..., object], options: Mapping[str, Any]) -> Self:
-        """Return the options that a caller passed to `function` as keywords.
+        """Create the options from the keyword arguments that a caller passed to `function`.
 
         :raises TypeError: An option is unknown or has the wrong type. The message names
             `function`, as Python's own message for an unknown keyword would.
@@ -142,12 +145,12 @@ class Options:
         return cls(**options)
 
 
-# Looking them up takes longer than checking them.
+# A cache, because looking up the declarations takes longer than checking the values.
 _declarations: dict[type[Options], dict[str, tuple[object, _Check]]] = {}
 
 
 def _declared_by(kind: type[Options]) -> dict[str, tuple[object, _Check]]:
-    """Return the defaults and checks of the options of a class, by name."""
+    """Return the default and the check of each option of a class, by name."""
     declared = _declarations.get(kind)
     if declared is None:
         fields = dataclasses.fields(kind)
@@ -159,7 +162,7 @@ def _declared_by(kind: type[Options]) -> dict[str, tuple[object, _Check]]:
 def check_option_names(
     function: Callable[..., object], options: Iterable[str], kind: type[Options] = Options
 ) -> None:
-    """Raise if a caller passed a keyword to `function` that is not an option.
+    """Raise an exception if a keyword that a caller passed to `function` is not an option.
 
     :param kind: The class that declares the options of `function`.
     :raises TypeError: The message names `function`, as Python's own message would.
@@ -176,7 +179,8 @@ def _unexpected(function: Callable[..., object], name: str) -> str:
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
     ]
-    # One likely misspelling, or else up to three names that share many letters.
+    # Suggest the name if the keyword looks like a misspelling of it, or else up to three similar
+    # names.
     meant = difflib.get_close_matches(name, known, 1, 0.85)
     meant = meant or difflib.get_close_matches(name, known, 3, 0.6)
     hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
@@ -185,7 +189,7 @@ def _unexpected(function: Callable[..., object], name: str) -> str:
 
 
 class NewerOptionKeywords(TypedDict, total=False):
-    """The options that no function takes as positional arguments, for type checkers."""
+    """The options that no function accepts as positional arguments, for type checkers."""
 
     compression: PerMessageDeflate | None
     max_fragments: float
@@ -209,7 +213,7 @@ class OptionKeywords(NewerOptionKeywords, total=False):
 
 
 def with_signature_of(kind: type[Options]) -> Callable[[_F], _F]:
-    """Return a decorator that replaces ``**options`` in a signature by the names of the options.
+    """Return a decorator that replaces ``**options`` in a signature with the options' names.
 
     :param kind: The class that declares the options of the function.
     """
@@ -233,5 +237,5 @@ def with_signature_of(kind: type[Options]) -> Callable[[_F], _F]:
     return decorate
 
 
-#: The decorator for functions that take the options of a connection.
+#: A decorator for functions that accept a connection's options.
 with_option_signature = with_signature_of(Options)

@@ -1,11 +1,11 @@
-"""The open connection without I/O (RFC 6455, 5 to 7): bytes in, events out, and the reverse.
+"""An open connection without I/O (RFC 6455, 5 to 7): bytes in, events out, and the reverse.
 
-`Protocol` joins four parts. The `FrameReader` turns bytes into frames, and the `MessageAssembler`
-turns those into messages and chunks. The `FrameWriter` makes the frames that this side sends. All
-of them look at the `ClosingHandshake`, which has the state of the connection.
+`Protocol` combines four parts. The `FrameReader` decodes bytes into frames, and the
+`MessageAssembler` assembles frames into messages and chunks. The `FrameWriter` builds the frames
+that this side sends. The `ClosingHandshake` holds the connection's state.
 
-An error of the peer is a `ViolationError` inside the parts. Only this module catches it, and ends
-the connection.
+If the peer violates the protocol, the parts raise `ViolationError`. Only this module catches it,
+and fails the connection.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Protocol:
     ) -> None:
         """
         :param side: This side.
-        :param options: The bounds.
-        :param extension: The outcome of the negotiation about compression.
-        :param fast: False if wsproto decodes every frame.
-        :param state: The first state: CONNECTING or OPEN.
+        :param options: The options that set the limits.
+        :param extension: The negotiated compression, or None.
+        :param fast: False to decode every frame with wsproto.
+        :param state: The initial state: CONNECTING or OPEN.
         """
-        #: The state, and how the connection ended.
+        #: The connection's state, and how it ended.
         self.closing: ClosingHandshake = ClosingHandshake(state)
-        #: Makes frames.
+        #: Builds frames.
         self.writer: FrameWriter = FrameWriter(side, options, extension)
-        #: Makes messages.
+        #: Assembles messages.
         self.assembler: MessageAssembler = MessageAssembler(self.closing, options)
         #: Decodes frames.
         self.reader: FrameReader = FrameReader(
@@ -69,30 +69,33 @@ class Protocol:
     # -- receiving
 
     def receive(self, data: bytes) -> None:
-        """Take bytes from the peer; ``b""`` is the end of the stream."""
+        """Buffer bytes received from the peer; ``b""`` means the end of the stream."""
         if data:
             self.reader.receive_data(data)
         else:
             self.receive_eof()
 
     def receive_eof(self, cause: Exception | None = None) -> None:
-        """Take the end or the failure of the stream, which follows the received bytes."""
-        # The error of a write says more than the end of the stream that follows it.
+        """Record that the stream has ended or failed after the received bytes.
+
+        :param cause: The error that ended the stream, or None if it ended normally.
+        """
+        # The error from a write says more than the end of the stream that followed it.
         text = "the peer ended the connection without a Close frame"
         self.reader.receive_eof(cause or self._write_error or EOFError(text))
 
     def note_write_error(self, exc: Exception | None) -> None:
-        """Note the error of a write, as the reason for the end of the stream that follows."""
+        """Store the error from a write. If the stream then ends, this error is the reason."""
         self._write_error = exc
 
     def next_event(self, *, raw: bool = False, is_awaited: bool = True) -> Event:
-        """Decode one message, a chunk of one, or a control frame.
+        """Decode one message, one chunk of a message, or one control frame.
 
-        After our Close, the only events are Pongs and the end.
+        After this side has sent a Close frame, the only events are Pongs and the end.
 
-        :param raw: True if a text may be given as its UTF-8, which is quicker.
-        :param is_awaited: True if a task waits for a message. Otherwise a message that exceeds its
-            limit is left for a reader.
+        :param raw: True to return text as UTF-8 bytes, which is faster.
+        :param is_awaited: True if a task is waiting for a message. If False, a message that might
+            exceed its limit is not decoded until a reader asks for it.
         """
         if self.closing.state is _CLOSED:
             return ENDED
@@ -110,9 +113,9 @@ class Protocol:
         return event
 
     def begin_stream(self, max_size: float | None = None) -> None:
-        """Deliver the next message, or the rest of the one under way, in chunks.
+        """Deliver the next message, or the rest of the current one, in chunks.
 
-        :param max_size: The size limit of this message. It overrides `max_message_size`.
+        :param max_size: The size limit for this message. It overrides `max_message_size`.
         """
         try:
             self.reader.begin_stream(max_size)
@@ -120,10 +123,10 @@ class Protocol:
             self._fail(exc)
 
     def refuse_message(self, size: int, max_size: float) -> None:
-        """Fail the connection over a message that was received whole.
+        """Fail the connection because of a complete message that is too large.
 
-        :param size: Its size.
-        :param max_size: The limit on it, which the caller of `receive_stream` set.
+        :param size: The size of the message in bytes.
+        :param max_size: The limit that the caller of `receive_stream` set.
         """
         text = f"message of {size} bytes exceeds max_size={max_size}"
         self._fail(ViolationError(CloseCode.MESSAGE_TOO_BIG, text))
@@ -137,15 +140,15 @@ class Protocol:
         return self.writer.close(sent)
 
     def fail(self, code: int, text: str, cause: Exception) -> None:
-        """Fail the connection (RFC 6455, 7.1.7). `take_final_bytes` has the Close frame."""
+        """Fail the connection (RFC 6455, 7.1.7). `take_final_bytes` returns the Close frame."""
         sent = _close_reason(code, text)
         if self.closing.fail(cause, sent):
-            # There may be no memory for a Close frame.
+            # Building the Close frame can fail if there is no memory.
             with contextlib.suppress(Exception):
                 self._final_bytes = self.writer.close(sent)
 
     def take_final_bytes(self) -> bytes:
-        """Return the last bytes to send: a Close frame, or nothing."""
+        """Return the last bytes to send, a Close frame or nothing, and clear them."""
         data, self._final_bytes = self._final_bytes, b""
         return data
 

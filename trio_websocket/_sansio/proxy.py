@@ -1,7 +1,7 @@
-"""The URL of a proxy, and the proxy that the environment names.
+"""Parse proxy URLs, and find the proxy that environment variables specify.
 
-Credentials are in no exception here, and in no ``repr()``. Exceptions of `urllib.parse` and of the
-codecs contain the text that they could not parse. So they are never the cause or context here.
+No exception and no ``repr()`` here contains credentials. Exceptions from `urllib.parse` and from
+codecs contain the text that could not be parsed, so they never become a cause or context here.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ _FORM = (
     "it must look like http://user:password@example.com:3128, "
     "with / ? # [ ] @ percent-encoded in the user name and the password"
 )
-# Controls, spaces, and halves of characters that stand for no byte of the environment (PEP 383).
+# Control characters, spaces, and surrogates that do not represent an undecodable byte (PEP 383).
 _NOT_IN_URL = re.compile("[\x00-\x20\x7f\ud800-\udc7f\udd00-\udfff]")
 _NAME = re.compile(r"[a-z0-9._~-]{1,253}")  # the length of a DNS name (RFC 1035, 2.3.4)
-_ADDRESS = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%[0-9A-Za-z._~-]+)?\]")  # with a zone (RFC 6874)
+_ADDRESS = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%[0-9A-Za-z._~-]+)?\]")  # zone allowed (RFC 6874)
 _USERINFO = re.compile(".*@", re.DOTALL)
 
-# The variables that name a proxy, the first one first, for ws: and for wss:.
+# The variables that specify a proxy for ws: (False) and wss: (True), in order of precedence.
 _VARIABLES = {
     False: ("ws_proxy", "http_proxy", "all_proxy"),
     True: ("wss_proxy", "https_proxy", "all_proxy"),
 }
 _SEPARATORS = re.compile(r"[,\s]+")
-# An IPv6 address or network in brackets, and its port.
+# An IPv6 address or network in brackets, with an optional port.
 _BRACKETED = re.compile(r"\[([^\]]*)\](/[0-9]+)?(?::([0-9]*))?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """A proxy."""
+    """The address and credentials of a proxy."""
 
     #: ``http``, ``https``, ``socks4``, ``socks4a``, ``socks5`` or ``socks5h``.
     scheme: str
-    #: The host, as DNS and TLS need it.
+    #: The host, in the form that DNS and TLS need.
     host: str
     #: The TCP port.
     port: int
@@ -66,12 +66,12 @@ class Proxy:
 
     @property
     def is_socks(self) -> bool:
-        """True for SOCKS, and False for HTTP."""
+        """True for a SOCKS proxy, False for an HTTP proxy."""
         return self.scheme.startswith("socks")
 
     @property
     def name(self) -> str:
-        """Words for error messages."""
+        """A description for error messages."""
         return f"the proxy {self.host}, port {self.port}"
 
     def error(
@@ -84,9 +84,9 @@ class Proxy:
     ) -> ProxyError:
         """Return the error to raise if the proxy did not open a tunnel.
 
-        :param text: The whole text of the error.
+        :param text: The complete error message.
 
-        The other parameters are attributes of `ProxyError`.
+        The other parameters become attributes of the `ProxyError`.
         """
         return ProxyError(
             text,
@@ -98,9 +98,9 @@ class Proxy:
 
 
 def parse_proxy(url: str) -> Proxy:
-    """Parse the URL of a proxy.
+    """Parse a proxy URL.
 
-    :raises ValueError: It is not the URL of a proxy.
+    :raises ValueError: The text is not a proxy URL.
     """
     try:
         return _parse(url)
@@ -111,9 +111,10 @@ def parse_proxy(url: str) -> Proxy:
 
 
 def _parse(text: str) -> Proxy:
-    """Parse the URL of a proxy.
+    """Parse a proxy URL.
 
-    :raises ValueError: The message gives the reason, and contains no part of the URL.
+    :raises ValueError: The text is not a proxy URL. The message contains the reason, but no part of
+        the URL.
     """
     match = None if _NOT_IN_URL.search(text) else _URL.fullmatch(text)
     if match is None:
@@ -151,7 +152,7 @@ def _parse_host(text: str) -> str | None:
 def _parse_userinfo(scheme: str, text: str) -> tuple[bytes, bytes] | None:
     """Return the user name and the password, or None if both are empty.
 
-    :raises ValueError: The proxy's protocol can't transmit them.
+    :raises ValueError: The proxy's protocol can't transmit these credentials.
     """
     octets = text.encode("utf-8", "surrogateescape")
     user, _, password = map(urllib.parse.unquote_to_bytes, octets.partition(b":"))
@@ -167,14 +168,14 @@ def _parse_userinfo(scheme: str, text: str) -> tuple[bytes, bytes] | None:
 def proxy_of_environment(
     environ: Mapping[str, str], host: str, port: int, *, is_secure: bool
 ) -> Proxy | None:
-    """Return the proxy that environment variables name for a server, or None.
+    """Return the proxy that environment variables specify for a server, or None.
 
-    :param environ: The variables. A copy of `os.environ`, because on Windows that finds a variable
-        in any case.
+    :param environ: The environment variables. Pass a copy of `os.environ`, because on Windows
+        `os.environ` itself ignores the case of names.
     :param host: The server's host, in ASCII.
     :param port: The server's port.
     :param is_secure: True for ``wss:``.
-    :raises ValueError: A variable does not contain the URL of a proxy.
+    :raises ValueError: The variable does not contain a proxy URL.
     """
     found = (_look_up(environ, name) for name in _VARIABLES[is_secure])
     variable, value = next((pair for pair in found if pair[1]), ("", ""))
@@ -189,12 +190,12 @@ def proxy_of_environment(
 
 
 def _look_up(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """Return a variable and its value, which is empty if it is not set.
+    """Return the name and value of a variable. The value is empty if the variable is not set.
 
-    A variable in lower case hides the one in upper case, even if it is empty.
+    The lower-case variable takes precedence over the upper-case one, even if it is empty.
     """
     for variable in (name, name.upper()):
-        # A web server passes a request's header "Proxy" to a CGI program as HTTP_PROXY.
+        # Web servers pass a request's "Proxy" header to CGI programs as HTTP_PROXY.
         if variable == "HTTP_PROXY" and "REQUEST_METHOD" in environ:
             continue
         if variable in environ:
@@ -203,7 +204,7 @@ def _look_up(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 
 
 def _is_exempt(no_proxy: str, host: str, port: int) -> bool:
-    """Return True if a list of hosts without a proxy contains a server. No name is resolved."""
+    """Return True if a ``no_proxy`` list contains the server. Names are not resolved."""
     host = without_zone(host).lower()
     for entry in _SEPARATORS.split(no_proxy.lower()):
         bracketed = _BRACKETED.fullmatch(entry)
@@ -234,7 +235,7 @@ def _matches(pattern: str, host: str) -> bool:
 
 
 def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Return the IP address that a host is, also as an IPv4 address if it is mapped from one."""
+    """Return the address if the host is an IP address, and the IPv4 address mapped in it, if any."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

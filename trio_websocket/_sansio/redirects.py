@@ -13,13 +13,13 @@ from .url import DEFAULT_PORTS, URL, ascii_host
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})
 _IS_SECURE = {"ws": False, "http": False, "wss": True, "https": True}
-# RFC 3986, appendix B. Python's urlsplit() drops some characters, and how it treats others depends
-# on its version.
+# RFC 3986, appendix B. Python's urlsplit() drops some characters, and its treatment of others
+# depends on the Python version.
 _REFERENCE = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):)?(?://(?P<authority>[^/?#]*))?"
     r"(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#.*)?"
 )
-# Some programs take a backslash for a slash, so they see another host.
+# Some programs treat a backslash as a slash, and so see a different host.
 _NOT_IN_LOCATION = re.compile(rb"[^\x21-\x7e]|\\")
 # The credentials are not used (RFC 9110, 4.2.4).
 _AUTHORITY = re.compile(r"(?:[^]@[]*@)?(?P<host>\[[^]@[]*\]|[^]@:[]*)(?::(?P<port>[0-9]{0,5}))?")
@@ -27,7 +27,7 @@ _NAME = re.compile(r"[a-z0-9._~-]{1,253}")  # the length of a DNS name (RFC 1035
 
 
 class Redirects:
-    """The URLs that one opening has requested, and the rules for the next one."""
+    """The URLs requested while opening one connection, and the rules for the next URL."""
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class Redirects:
         has_unix_socket: bool = False,
     ) -> None:
         """
-        :param url: The URL to request first.
-        :param max_redirects: The option of this name.
-        :param has_open_stream: True if the request goes over a stream of the application, which is
-            closed after the first response.
-        :param has_unix_socket: True if all requests go to one Unix-domain socket.
+        :param url: The first URL to request.
+        :param max_redirects: The value of the option with this name.
+        :param has_open_stream: True if the request uses an open stream that the application passed.
+            Such a stream is closed after the first response.
+        :param has_unix_socket: True if all requests go to the same Unix-domain socket.
         """
         self._urls = [_without_case(url)]
         self._max_redirects = max_redirects
@@ -52,7 +52,7 @@ class Redirects:
     def follow(self, rejection: ConnectionRejected) -> URL | None:
         """Return the URL to request next, or None if the response is final.
 
-        It is final if it is not a redirect, or if `max_redirects` is 0.
+        The response is final if it is not a redirect, or if `max_redirects` is 0.
 
         :param rejection: The server's response to the latest request.
         :raises RedirectError: The response is a redirect that breaks a rule.
@@ -76,7 +76,7 @@ class Redirects:
     def _next(self, headers: Iterable[tuple[bytes, bytes]]) -> URL:
         """Return the URL to request next.
 
-        :raises ValueError: The redirect breaks a rule. The text says which.
+        :raises ValueError: The redirect breaks a rule. The message says which one.
         """
         if self._has_open_stream:
             text = "the open stream can't be used again; pass a function as `stream`"
@@ -96,10 +96,10 @@ class Redirects:
 
 
 def is_same_origin(current: URL, url: URL) -> bool:
-    """Return True if a redirect from one URL to another stays with its origin (RFC 6454).
+    """Return True if a redirect from one URL to another stays within the origin (RFC 6454).
 
-    A redirect from ``ws:`` to ``wss:``, both on their default ports, stays with it, too. It is how
-    servers ask for TLS.
+    A redirect from ``ws:`` to ``wss:``, both on their default ports, also counts as staying within
+    the origin. Servers use such a redirect to switch clients to TLS.
     """
     if current.host.lower() != url.host.lower():
         return False
@@ -108,11 +108,11 @@ def is_same_origin(current: URL, url: URL) -> bool:
 
 
 def resolve(current: URL, location: bytes) -> URL:
-    """Return the URL that a Location header means (RFC 3986, 5.2). It has no credentials.
+    """Resolve a Location header to a URL without credentials (RFC 3986, 5.2).
 
     :param current: The URL of the request.
     :param location: The value of the header.
-    :raises ValueError: The value is malformed, or has another scheme.
+    :raises ValueError: The value is malformed or has an unsupported scheme.
     """
     if _NOT_IN_LOCATION.search(location):
         raise ValueError(f"{_text(location)} has characters that a URL must not have")
@@ -165,7 +165,7 @@ def _host(text: str) -> str:
 
 
 def _merge(base: str, path: str) -> str:
-    """Return a path that is relative to another one, without dot segments (RFC 3986, 5.2.4)."""
+    """Resolve a path against a base path, and remove dot segments (RFC 3986, 5.2.4)."""
     whole = path if path.startswith("/") else base[: base.rindex("/") + 1] + path
     segments = whole.split("/")[1:]
     merged: list[str] = []
@@ -195,9 +195,9 @@ def _shown(url: URL) -> str:
 
 
 def _text(location: bytes) -> str:
-    """Return a Location for the text of an error, without the credentials that it may contain.
+    """Quote a Location for an error message, without any credentials.
 
-    It need not be a URL, so they may be anywhere before an "@".
+    The Location need not be a valid URL, so everything before the last "@" is hidden.
     """
     _, at, rest = location.decode("latin-1").rpartition("@")
     return f"'{printable(f'***@{rest}' if at else rest, 100)}'"

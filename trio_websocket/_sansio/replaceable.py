@@ -1,4 +1,4 @@
-"""Properties that applications can replace by an attribute of their own."""
+"""Properties that applications can replace with an attribute of their own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _T = TypeVar("_T")
 
 
 class ReplaceableProperty(Generic[_T]):
-    """A read-only property, unless an application assigns to the attribute.
+    """A read-only property that gives way if an application assigns to the attribute.
 
-    Programs set attributes of their own on connections. A new property of the library must not
-    break one that has the same name already. The library itself never reads such a property.
+    Applications set their own attributes on connections. When the library adds a property with the
+    same name, these applications must not break. The library itself never reads such a property.
     """
 
     def __init__(self, getter: Callable[[Any], _T]) -> None:

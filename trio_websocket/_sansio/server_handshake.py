@@ -1,8 +1,8 @@
 """The server's side of the opening handshake (RFC 6455, 4.2).
 
-Nearly all clients send a plain request, in one segment. `_parse_plain` parses such a request with a
-regular expression, in a third of the time that h11 takes. h11 parses all other requests, and it
-writes all responses but those that accept a request.
+Nearly all clients send a plain request that arrives in one segment. `_parse_plain` parses such a
+request with a regular expression, in a third of the time that h11 takes. h11 parses all other
+requests, and it generates all responses except those that accept a request.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from .url import request_target
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64 (RFC 6455, 4.1)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # the part of a URI before the path
-# Headers that would make a response with status 101 wrong.
+# Headers that users must not add to a response with status 101.
 _NOT_IN_101 = (b"sec-websocket-extensions", b"content-length", b"transfer-encoding")
 _PLAIN_REQUEST = re.compile(
     rb"GET (/[!-~]*) HTTP/1\.1\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: ?[!-~][ -~]*\r\n)+)\r\n"
 )
 _HEADER = re.compile(rb"([^:]+): ?([^\r]*)\r\n")  # a header line of a plain request
-# The lower-case names that are in most requests, by the names as clients write them. Requests share
-# these objects.
+# The lower-case names of common request headers, indexed by their usual spellings. Sharing these
+# objects between requests saves memory.
 _NAMES = {
     written: name
     for name in (
@@ -60,11 +60,11 @@ _NAMES = {
 
 
 class BadRequest(Exception):
-    """A request that is not a valid WebSocket handshake."""
+    """The request is not a valid WebSocket handshake."""
 
     def __init__(self, text: str, response: bytes) -> None:
         super().__init__(text)
-        #: The bytes to answer with.
+        #: The bytes of the response to send.
         self.response = response
 
 
@@ -75,41 +75,45 @@ class _Request(NamedTuple):
     target: str
     http_version: bytes
     headers: Headers
-    #: The values of the headers, by name.
+    #: The header values, by name.
     fields: dict[bytes, list[bytes]]
     #: The bytes that were received after the request.
     trailing: bytes
-    #: True if the head is not longer than its limits.
+    #: True if the head does not exceed its limits.
     is_allowed: bool
 
 
 class ServerHandshake:
-    """Takes the bytes of a request; returns the bytes of a response.
+    """Parses the bytes of a request, and creates the bytes of a response.
 
-    Invariants: `_plain` holds the bytes of a plain request, which h11 has not seen. `_request` is
-    set once the request was parsed. `_negotiated` is set once it was checked, if the client offered
-    a compression that the server can do.
+    Invariants: `_plain` contains the bytes of a plain request, which h11 has not seen. `_request`
+    is set once the request has been parsed. `_negotiated` is set once the request has been checked,
+    if the client offered compression that the server supports.
     """
 
     def __init__(self, options: Options) -> None:
-        """:param options: The limits, and the compression that the server can do."""
+        """:param options: The options that set the limits and the compression to support."""
         self._http: h11.Connection | None = None
         self._plain = b""
         self._max_size = options.max_header_size
         self._head = HeadBuffer(options.max_header_size)
-        self._has_started = False  # the first byte of the request was received
+        self._has_started = False  # True once the first byte of the request has been received
         self._compression = options.compression
         self._request: _Request | None = None
         self._negotiated: tuple[bytes, DeflateParameters] | None = None
-        #: The headers of the request, with names in lower case.
+        #: The request's headers, with lower-case names.
         self.headers: Headers = []
-        #: The request target, as a path with a query.
+        #: The request target: a path, with the query if there is one.
         self.path: str = ""
-        #: The subprotocols that the client offers, the preferred one first.
+        #: The subprotocols that the client offered, the preferred one first.
         self.proposed_subprotocols: tuple[str, ...] = ()
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes of the request; ``b""`` is the end of the stream."""
+        """Parse bytes of the request; ``b""`` means the end of the stream.
+
+        :raises ConnectionFailed: The stream ended before the request was complete.
+        :raises BadRequest: The bytes before the request exceed the limit.
+        """
         if not data:
             raise ConnectionFailed("the client closed the connection before its request was whole")
         if not self._has_started:
@@ -128,7 +132,7 @@ class ServerHandshake:
                 self._plain = data
                 return
         head = self._head.take(data)
-        if head:  # h11 takes b"" for the end of the stream
+        if head:  # to h11, b"" means the end of the stream
             self._h11().receive_data(head)
 
     def _h11(self) -> h11.Connection:
@@ -137,7 +141,7 @@ class ServerHandshake:
         return self._http
 
     def has_request(self) -> bool:
-        """Return True if the request was received and is valid, False if more data is needed.
+        """Return True once a valid request has been received, or False if more data is needed.
 
         :raises BadRequest: The request is not a valid WebSocket handshake.
         """
@@ -234,9 +238,9 @@ class ServerHandshake:
     def accept(
         self, subprotocol: str | None, extra_headers: ExtraHeaders | None
     ) -> tuple[bytes, HandshakeResult]:
-        """Return the bytes of a response with status 101, and the outcome of the handshake.
+        """Return the bytes of a response with status 101, and the result of the handshake.
 
-        :raises ValueError: The arguments can't be sent. The request can still be answered.
+        :raises ValueError: The arguments can't be sent. Another response can still be sent.
         """
         if subprotocol is not None and subprotocol not in self.proposed_subprotocols:
             offers = printable(", ".join(self.proposed_subprotocols)) or "none"
@@ -271,9 +275,9 @@ class ServerHandshake:
     def reject(
         self, status_code: int, extra_headers: ExtraHeaders | None = None, body: bytes | None = None
     ) -> bytes:
-        """Return the bytes of a response that ends the connection.
+        """Return the bytes of a response that rejects the request.
 
-        :raises ValueError: The arguments can't be sent. The request can still be answered.
+        :raises ValueError: The arguments can't be sent. Another response can still be sent.
         """
         if not isinstance(status_code, int):
             raise TypeError(f"status_code must be an int, not {status_code!r:.100}")
@@ -289,7 +293,7 @@ class ServerHandshake:
         except h11.LocalProtocolError as exc:
             raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
         http = self._h11()
-        if self._plain:  # h11 must know the request in order to write the response
+        if self._plain:  # h11 must parse the request before it can generate a response
             http.receive_data(self._plain)
             http.next_event()
             self._plain = b""
@@ -311,7 +315,7 @@ class ServerHandshake:
 
 
 def _parse_plain(data: bytes, max_size: int) -> _Request | None:
-    """Return the request if it is complete and plain, or None if h11 must parse it."""
+    """Return the request if the data contains a complete, plain one; None if h11 must parse it."""
     match = _PLAIN_REQUEST.match(data)
     if match is None or match.end() > max_size or match[2].count(b"\n") > MAX_FIELDS:
         return None
@@ -329,7 +333,7 @@ def _parse_plain(data: bytes, max_size: int) -> _Request | None:
 
 
 def _add_to_101(headers: Headers, extra_headers: ExtraHeaders) -> tuple[Headers, str | None]:
-    """Return the headers with the user's, and the subprotocol in them.
+    """Combine the headers with the user's, and return them and the subprotocol that they select.
 
     :raises ValueError: A header can't be sent with status 101.
     """
@@ -342,18 +346,18 @@ def _add_to_101(headers: Headers, extra_headers: ExtraHeaders) -> tuple[Headers,
         checked = h11.InformationalResponse(status_code=101, headers=headers)
     except h11.LocalProtocolError as exc:
         raise ValueError(f"can't be sent in an HTTP response: {exc}") from exc
-    # The user may have set the subprotocol by a header.
+    # The user may have set the subprotocol with a header.
     chosen = header_values(checked.headers, b"sec-websocket-protocol")
     return headers, chosen[0].decode("latin-1") if chosen else None
 
 
 def _frame_body(headers: Headers, status_code: int, size: int) -> None:
-    """Add the Content-Length to the headers of a response, if it is needed (RFC 9110, 8.6).
+    """Add a Content-Length header to a response if it needs one (RFC 9110, 8.6).
 
-    :param headers: The headers, which are changed.
+    :param headers: The headers, which are modified in place.
     :param status_code: The status of the response.
     :param size: The size of the body.
-    :raises ValueError: There must be no body, or the Content-Length is wrong.
+    :raises ValueError: The status does not allow a body, or the user's Content-Length is wrong.
     """
     has_no_body = status_code in (204, 304)  # RFC 9110, 6.4.1
     if size and has_no_body:

@@ -1,15 +1,15 @@
-"""The stages of a `FrameReader`, which say what the next bytes belong to.
+"""The stages of a `FrameReader`, which say what the next received bytes belong to.
 
-The stage of a `FrameReader` is one of these:
+The stage is one of these:
 
-- `BETWEEN`: a frame begins, and no message is under way. This is the stage of the fast paths:
-  `FrameReader.messages` decodes many small messages in one call, and `next_event` one.
-- A `LargeFrame`: a long message in one frame, most of which is still to come. It is decoded when
-  it is whole, in one step.
-- An `Inflation`: a compressed message in one frame, which is inflated in steps.
-- A `PartialMessage`: a message of which wsproto has a part. Control frames may come between its
-  frames.
-- `InvalidFrame`: wsproto gets the bytes, and will raise the right error.
+- `BETWEEN`: the next byte starts a frame, and no message is incomplete. The fast paths start from
+  this stage: `FrameReader.messages` decodes many small messages in one call, `next_event` one.
+- A `LargeFrame`: a large single-frame message that has not arrived completely. It is decoded in one
+  step once it is complete.
+- An `Inflation`: a compressed single-frame message that is being inflated in steps.
+- A `PartialMessage`: a message that wsproto has partly decoded. Control frames can arrive between
+  its frames.
+- An `InvalidFrame`: all bytes go to wsproto, which will report the right error.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .inflation import Inflation
 
 
 class Between:
-    """No message is under way."""
+    """The stage in which no message is incomplete."""
 
 
 class InvalidFrame:
-    """An invalid frame, or a valid one out of order, which wsproto will refuse."""
+    """A frame that wsproto will reject because it is invalid or out of order."""
 
     __slots__ = ("_left",)
 
@@ -34,7 +34,7 @@ class InvalidFrame:
         self._left = size
 
     def take(self, available: int) -> int:
-        """Return how many of the available bytes wsproto gets now."""
+        """Return how many of the available bytes to pass to wsproto now."""
         size = int(min(self._left, available))
         self._left -= size
         return size

@@ -1,4 +1,4 @@
-"""The request that asks an HTTP proxy for a tunnel, and its response (RFC 9110, 9.3.6)."""
+"""The request for a tunnel through an HTTP proxy, and its response (RFC 9110, 9.3.6)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .handshake import (
 from .proxy import Proxy
 from .url import bracketed, without_zone
 
-# Bytes of an error page that are read for the text of the exception.
+# The number of bytes of an error page to read for the exception's message.
 _MAX_BODY = 2**10
 _AUTHORIZATION = b"Proxy-Authorization"
 
 
 class TunnelRequest:
-    """Holds the bytes of the request; takes the bytes of the response.
+    """Creates the bytes of the request, and parses the bytes of the response.
 
-    Invariant: `_body` is empty until a final response was parsed, and `_refusal` is set.
+    Invariant: `_body` stays empty until a final response has been parsed, which sets `_refusal`.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class TunnelRequest:
         max_header_size: int,
     ) -> None:
         """
-        :param proxy: The proxy, which speaks HTTP.
-        :param host: The host of the server, in ASCII.
-        :param port: The port of the server.
-        :param proxy_headers: Headers to add, which `check_tunnel_headers` allows. They replace ours
-            of the same name.
-        :param max_header_size: The option.
+        :param proxy: The proxy, which must be an HTTP proxy.
+        :param host: The server's host, in ASCII.
+        :param port: The server's port.
+        :param proxy_headers: Headers to add, already checked by `check_tunnel_headers`. Each
+            replaces the default header of the same name.
+        :param max_header_size: The value of the option with this name.
         """
         self._proxy = proxy
         self._server = f"{bracketed(without_zone(host))}:{port}"
@@ -54,14 +54,14 @@ class TunnelRequest:
             token = base64.b64encode(b":".join(proxy.credentials))  # RFC 7617, 2
             headers.append((_AUTHORIZATION, b"Basic " + token))
         headers = merge_headers(headers, proxy_headers)
-        # The credentials that are sent, or b"". No error shows them.
+        # The credentials that are sent, or b"". Error messages never show them.
         self._token = _token(headers)
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_header_size)
         self._head = HeadBuffer(max_header_size)
         try:
             #: The bytes of the request.
             self.request: bytes = _encode(self._http, self._server, headers)
-        except h11.LocalProtocolError as exc:  # the headers were checked
+        except h11.LocalProtocolError as exc:  # not because of the headers, which were checked
             raise ValueError(f"{self._server!r} can't be sent in an HTTP request") from exc
         self._interims = 0
         self._refusal: h11.Response | None = None
@@ -69,13 +69,13 @@ class TunnelRequest:
 
     @property
     def is_refused(self) -> bool:
-        """True if the proxy has refused, but its response is not complete."""
+        """True if the proxy has refused the tunnel, even if its response is not complete yet."""
         return self._refusal is not None
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes of the response; ``b""`` is the end of the stream.
+        """Parse bytes of the response; ``b""`` means the end of the stream.
 
-        :raises ProxyError: The end of the stream came before the response.
+        :raises ProxyError: The stream ended before the response.
         """
         if self._refusal is not None:
             self._http.receive_data(data)
@@ -86,18 +86,18 @@ class TunnelRequest:
             raise self._proxy.error(text)
 
     def _parse_head(self, data: bytes) -> None:
-        if data:  # h11 takes b"" for the end of the stream
+        if data:  # to h11, b"" means the end of the stream
             self._http.receive_data(data)
 
     def result(self) -> bytes | None:
-        """Return the bytes after the response, or None if more data is needed.
+        """Return the bytes that follow a successful response, or None if more data is needed.
 
-        :raises ProxyError: The proxy refused, or the response is not valid.
+        :raises ProxyError: The proxy refused the tunnel, or the response is not valid.
         """
         while True:
             event = self._next_event()
             if event is h11.NEED_DATA:
-                # h11 limits each head, but not an incomplete one together with interim responses.
+                # h11's limit does not cover an incomplete head that follows interim responses.
                 if self._refusal is None and self._head.is_over:
                     raise self._too_long()
                 return None
@@ -121,7 +121,7 @@ class TunnelRequest:
         except h11.RemoteProtocolError as exc:
             error = self.refused() if self.is_refused else self._not_http(exc)
         try:
-            # Not in the except block: the text of h11's error may repeat the credentials.
+            # Outside the except block, because the text of h11's error may contain the credentials.
             raise error
         finally:
             del error  # break the reference cycle through the traceback
@@ -153,7 +153,7 @@ class TunnelRequest:
         return error
 
     def refused(self) -> ProxyError:
-        """Return the error for a response with another status than 2xx."""
+        """Return the error for a response whose status is not 2xx."""
         assert self._refusal is not None
         status_code = self._refusal.status_code
         text = f"{self._proxy.name}, refused a tunnel to {self._server}: HTTP status {status_code}"
@@ -174,13 +174,13 @@ class TunnelRequest:
 
 
 def _token(headers: Headers) -> bytes:
-    """Return the credentials in a Proxy-Authorization header, without the scheme."""
+    """Return the credentials from the Proxy-Authorization header, without the scheme."""
     values = [value for name, value in headers if name.lower() == _AUTHORIZATION.lower()]
     return values[-1].rpartition(b" ")[2] if values else b""
 
 
 def _encode(http: h11.Connection, server: str, headers: Headers) -> bytes:
-    """Return the bytes of a request.
+    """Return the bytes of a CONNECT request.
 
     :raises h11.LocalProtocolError: The request is not valid.
     """
@@ -189,9 +189,10 @@ def _encode(http: h11.Connection, server: str, headers: Headers) -> bytes:
 
 
 def check_tunnel_headers(headers: Sequence[tuple[bytes | str, bytes | str]]) -> None:
-    """Raise unless headers can be sent in a request to a proxy.
+    """Raise an exception unless the headers can be sent in a request to a proxy.
 
-    :raises ValueError: The text shows names, and no values, which may be passwords.
+    :raises ValueError: A header is not valid. The message contains names but no values, because
+        values can be passwords.
     """
     if not _is_valid(headers):
         names = [header_bytes(name) for name, value in headers if not _is_valid([(name, value)])]
