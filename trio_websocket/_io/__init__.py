@@ -1,1 +1,1 @@
-"""Trio and bytes: streams, TLS, time budgets and waiting, without WebSocket."""
+"""I/O with Trio that does not depend on WebSocket: streams, TLS, scheduling and locks."""

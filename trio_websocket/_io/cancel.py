@@ -1,4 +1,4 @@
-"""Cancel a scope with a reason, if this version of Trio takes one."""
+"""Cancel a scope with a reason, if the Trio version supports reasons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TAKES_REASON = "reason" in inspect.signature(trio.CancelScope.cancel).parameter
 
 
 def cancel(scope: trio.CancelScope, reason: str) -> None:
-    """Cancel a scope. Trio 0.31 and later show the reason in `trio.Cancelled`."""
+    """Cancel a scope. In Trio 0.31 and later, `trio.Cancelled` shows the reason."""
     if _TAKES_REASON:
         scope.cancel(reason=reason)
     else:

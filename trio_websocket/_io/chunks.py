@@ -1,4 +1,4 @@
-"""Bytes in several chunks, which are too large to join."""
+"""Data in several chunks that are too large to join."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Iterable, NamedTuple, Sequence
 
 
 class Unwritten(NamedTuple):
-    """The rest of a write that did not block."""
+    """The data that a non-blocking write did not write."""
 
-    #: Bytes of the data that TLS has encrypted and the socket has not taken. They precede the
-    #: chunks, and must be written: no frame that they are a part of can be dropped any more.
+    #: The number of plaintext bytes that TLS has encrypted but the socket has not accepted. They
+    #: precede the chunks, and must be written, so no frame that contains them can be dropped.
     begun: int
-    #: The data after them.
+    #: The data that follows these bytes.
     chunks: Sequence[bytes | memoryview]
 
 
 def join_small(parts: Iterable[bytes], limit: int) -> list[bytes]:
-    """Join neighbours of less than `limit` bytes. Larger parts stay as they are."""
+    """Join adjacent parts of less than `limit` bytes. Larger parts are left unchanged."""
     chunks: list[bytes] = []
     for is_large, group in itertools.groupby(parts, lambda part: len(part) >= limit):
         if is_large:
@@ -28,7 +28,7 @@ def join_small(parts: Iterable[bytes], limit: int) -> list[bytes]:
 
 
 def first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes | memoryview]:
-    """Return the first `size` bytes, without a copy."""
+    """Return the first `size` bytes of the chunks, without copying."""
     first: list[bytes | memoryview] = []
     for chunk in chunks:
         first.append(memoryview(chunk)[: max(0, size)])
@@ -37,7 +37,7 @@ def first_bytes(chunks: Sequence[bytes | memoryview], size: int) -> list[bytes |
 
 
 def remaining_after(chunks: Sequence[bytes], size: int) -> list[bytes | memoryview]:
-    """Return the rest of the chunks after their first `size` bytes, without a copy."""
+    """Return the chunks without their first `size` bytes, without copying."""
     rest: list[bytes | memoryview] = []
     for chunk in chunks:
         if size < len(chunk):

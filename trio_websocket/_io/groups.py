@@ -1,4 +1,4 @@
-"""Exception groups, and the choice of the exception to raise."""
+"""Split and unwrap exception groups, and choose the exception to raise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 
 from .._sansio.errors import ConnectionClosed, DisconnectionTimeout
 
-if sys.version_info < (3, 11):  # pragma: no cover # coverage is measured on a newer one
+if sys.version_info < (3, 11):  # pragma: no cover # coverage is measured on a newer version
     from exceptiongroup import BaseExceptionGroup
 
 
@@ -24,7 +24,7 @@ def exception_to_raise(error: BaseException | None, later: BaseException) -> Bas
     """Pick the exception to raise: the block's own, unless closing raised KeyboardInterrupt.
 
     :param error: The exception that the block raised, if any.
-    :param later: The exception that closing raised after it.
+    :param later: The exception that closing raised afterwards.
     """
     return later if error is None or isinstance(later, KeyboardInterrupt) else error
 
@@ -32,7 +32,8 @@ def exception_to_raise(error: BaseException | None, later: BaseException) -> Bas
 def strip_closed(exc: BaseException) -> BaseException | None:
     """Return ``exc`` without `ConnectionClosed` and `DisconnectionTimeout`.
 
-    :returns: None if nothing is left; a smaller group if some exceptions of a group are left.
+    :returns: None if nothing is left; a smaller group if ``exc`` is a group and a part of it is
+        left.
     """
     lost = (ConnectionClosed, DisconnectionTimeout)
     if isinstance(exc, BaseExceptionGroup):
@@ -44,9 +45,9 @@ def strip_closed(exc: BaseException) -> BaseException | None:
 def split_group(
     exc: BaseException, is_match: Callable[[BaseException], bool]
 ) -> tuple[BaseException | None, BaseException | None]:
-    """Split ``exc``, which may be a group, into the exceptions that match and the rest.
+    """Split ``exc``, which can be a group, into the exceptions that match and the rest.
 
-    :param is_match: Is called with each exception, but not with groups.
+    :param is_match: A function that is called with each exception, but not with groups.
     """
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(
@@ -65,9 +66,10 @@ def split_exceptions(exc: BaseException) -> tuple[Exception | None, BaseExceptio
 
 
 def unwrap_single(exc: BaseException) -> BaseException:
-    """Return the only real error in a nursery's exception group, or else ``exc`` itself.
+    """Return the only real error in a nursery's exception group, or ``exc`` itself.
 
-    `trio.Cancelled` doesn't count as a real error.
+    `trio.Cancelled` does not count as a real error. If ``exc`` is not a group, or contains more
+    than one real error, it is returned unchanged.
     """
     if not isinstance(exc, BaseExceptionGroup):
         return exc
@@ -76,7 +78,7 @@ def unwrap_single(exc: BaseException) -> BaseException:
 
 
 class UnwrappingGroups:
-    """A block that raises the only real error of a nursery's exception group without the group."""
+    """A context manager that unwraps a nursery's exception group if it has only one real error."""
 
     def __enter__(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Time budgets of calls that do not block, and calls that run in other threads."""
+"""Checkpoint budgets for calls that do not block, and calls that run in worker threads."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _T = TypeVar("_T")
 
 
 class CheckpointBudget:
-    """A connection's budget of work between two turns of Trio's scheduler.
+    """The amount of work that a connection can do between two passes of Trio's scheduler.
 
-    The methods of a connection seldom need to wait. `remaining` is the cost, in rough microseconds,
-    that they may still spend until other tasks must run. It may become negative, because a call
-    that costs more is not refused. The next checkpoint then lets the other tasks run.
+    A connection's methods rarely need to wait. `remaining` is the cost, in rough microseconds, that
+    they can still spend before other tasks must run. It can become negative, because a call that
+    costs more is not refused; the next checkpoint then lets other tasks run.
     """
 
     __slots__ = ("remaining",)
@@ -28,7 +28,7 @@ class CheckpointBudget:
         self.remaining: int = COST_PER_TURN
 
     def checkpoint(self, cost: int = 1) -> Awaitable[None]:
-        """Raise if cancelled, each time; let other tasks run, if it is time to.
+        """Check for cancellation, and let other tasks run if the budget is used up.
 
         :param cost: The cost of the work that follows.
         """
@@ -39,26 +39,26 @@ class CheckpointBudget:
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105 # the caller awaits
 
     def spend(self, cost: int) -> None:
-        """Count work that was done since the last checkpoint."""
+        """Spend the cost of work done since the last checkpoint."""
         self.remaining -= cost
 
     def renew(self) -> None:
-        """Start again, because other tasks have run."""
+        """Reset the budget, because other tasks have run."""
         self.remaining = COST_PER_TURN
 
     def exhaust(self) -> None:
-        """Let other tasks run at the next checkpoint."""
+        """Use up the budget, so that the next checkpoint lets other tasks run."""
         self.remaining = 0
 
 
 async def run_in_thread(function: Callable[..., _T], *args: object) -> _T:
-    """Call a function that takes long, such as one that compresses, in another thread.
+    """Call a slow function, such as one that compresses a message, in a worker thread.
 
-    If cancelled while it waits for a thread, the function is not called. Later, cancellation waits
-    for the function to return.
+    If cancelled while waiting for a free thread, the function is not called. Once the function has
+    started, cancellation takes effect when the function returns.
 
-    It uses a separate limiter. Threads of the application that wait for the connection may hold
-    all tokens of Trio's default limiter.
+    The threads use a separate limiter, because application threads that wait for the connection
+    could hold all tokens of Trio's default limiter.
     """
     return await trio.to_thread.run_sync(function, *args, limiter=_limiter.get())
 

@@ -1,4 +1,4 @@
-"""One object for each run of Trio."""
+"""Objects that exist once for each run of Trio."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _T = TypeVar("_T")
 
 
 class RunLocal(Generic[_T]):
-    """An object that all tasks of a run share. It is made when a task first needs it."""
+    """An object that all tasks of a run share. It is created when a task first needs it."""
 
     def __init__(self, name: str, make: Callable[[], _T]) -> None:
         """
-        :param name: The name, for `repr()`.
-        :param make: Makes the object.
+        :param name: The name to show in `repr()`.
+        :param make: A function that creates the object.
         """
         self._variable: trio.lowlevel.RunVar[_T] = trio.lowlevel.RunVar(f"trio_websocket: {name}")
         self._make = make

@@ -1,9 +1,9 @@
 """Synchronization primitives that use no memory until a task waits.
 
-A connection has about ten of these primitives, and usually no task waits for them. So a
-`trio.lowlevel.ParkingLot`, which is an ordered dictionary, is created only when a task waits.
+A connection has about ten of these primitives, and usually no task is waiting for them. So a
+`trio.lowlevel.ParkingLot`, which contains an ordered dictionary, is created only when a task waits.
 
-A call that need not wait makes no checkpoint, except `LazyEvent.wait`.
+A call that does not have to wait does not execute a checkpoint, except `LazyEvent.wait`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,33 @@ import trio
 
 
 class LazyParkingLot:
-    """A `trio.lowlevel.ParkingLot` that is made when the first task parks."""
+    """A `trio.lowlevel.ParkingLot` that is created when the first task parks."""
 
     __slots__ = ("_lot",)
 
     def __init__(self) -> None:
-        self._lot: trio.lowlevel.ParkingLot | None = None  # None or empty if no task waits
+        self._lot: trio.lowlevel.ParkingLot | None = None  # None or empty if no task is waiting
 
     def __len__(self) -> int:
-        """Return the number of tasks that wait."""
+        """Return the number of waiting tasks."""
         return 0 if self._lot is None else len(self._lot)
 
     def park(self) -> Awaitable[None]:
-        """Wait to be woken. Await the result at once. If cancelled, nothing changes."""
+        """Wait until another task unparks this one. Await the result immediately.
+
+        If cancelled, nothing changes.
+        """
         if self._lot is None:
             self._lot = trio.lowlevel.ParkingLot()
         return self._lot.park()
 
     def unpark(self) -> None:
-        """Wake the task that has waited longest, if any."""
+        """Wake the task that has been waiting longest, if any."""
         if self._lot is not None:
             self._lot.unpark()
 
     def unpark_all(self) -> None:
-        """Wake all tasks that wait."""
+        """Wake all waiting tasks."""
         if self._lot is not None:
             self._lot.unpark_all()
             self._lot = None
@@ -46,26 +49,26 @@ class LazyParkingLot:
 class FairLock(LazyParkingLot):
     """A FIFO lock; ``len()`` is the number of waiters.
 
-    `pass_on` hands it to the first waiter, and `is_taken` stays True until that task runs. So no
-    task that asks later can get ahead. Unlike `trio.StrictFIFOLock`, it doesn't know its owner, and
-    costs nothing if no other task has it.
+    `pass_on` hands the lock to the first waiter, and `is_taken` stays True in the meantime. So no
+    task that calls `take` later can get ahead. Unlike `trio.StrictFIFOLock`, this lock doesn't
+    record its owner, and taking it costs nothing if no other task holds it.
     """
 
     __slots__ = ("is_taken",)
 
     def __init__(self) -> None:
         super().__init__()
-        #: True if a task has the lock, or is about to get it. If False, no task waits.
+        #: True if a task holds the lock or is about to get it. If False, no task is waiting.
         self.is_taken: bool = False
 
     async def take(self) -> None:
         """Wait for the lock. If cancelled, nothing changes."""
         if self.is_taken:
-            await self.park()  # until pass_on() in the task that has it
+            await self.park()  # until the task that holds the lock calls pass_on()
         self.is_taken = True
 
     def pass_on(self) -> None:
-        """Release the lock: the task that has waited longest gets it."""
+        """Release the lock, and hand it to the task that has been waiting longest, if any."""
         if self:
             self.unpark()
         else:
@@ -85,11 +88,11 @@ class LazyEvent(LazyParkingLot):
 
     def __init__(self) -> None:
         super().__init__()
-        #: True once the event is set; it is never reset. If True, no task waits.
+        #: True once the event has been set; it is never cleared. If True, no task is waiting.
         self.is_set: bool = False
 
     def set(self) -> None:
-        """Set the event, and wake all tasks that wait for it."""
+        """Set the event, and wake all tasks that are waiting for it."""
         self.is_set = True
         self.unpark_all()
 

@@ -235,7 +235,7 @@ def _matches(pattern: str, host: str) -> bool:
 
 
 def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Return the address if the host is an IP address, and the IPv4 address mapped in it, if any."""
+    """Return the host as an IP address, and the IPv4 address mapped in it; [] for a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -14,11 +14,11 @@ import idna
 
 DEFAULT_PORTS = {False: 80, True: 443}
 _SCHEMES = {"http": "; use ws: in place of http:", "https": "; use wss: in place of https:"}
-# Characters that count as a dot in a name with characters outside ASCII (UTS 46, 2.3).
+# The characters that count as dots in internationalized names (UTS 46, 2.3).
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _MAX_LABEL = 63  # bytes (RFC 1035, 2.3.4)
 _PORT = re.compile(r":[0-9]*\Z")
-_CREDENTIALS = re.compile(r"//[^/?#]*@")  # error messages don't show these
+_CREDENTIALS = re.compile(r"//[^/?#]*@")  # to hide credentials in error messages
 _NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]")
 
 
@@ -63,7 +63,7 @@ class Endpoint:
 
 
 class URL(NamedTuple):
-    """The parts of a WebSocket URL that opening a connection needs."""
+    """The parts of a WebSocket URL that are needed to open a connection."""
 
     host: str
     port: int
@@ -79,10 +79,10 @@ class URL(NamedTuple):
 def parse_url(url: object) -> URL:
     """Parse a ``ws:`` or ``wss:`` URL, or an object whose ``str()`` is one.
 
-    The fragment is dropped: it has no meaning in a WebSocket URL (RFC 6455, 3).
+    A fragment is dropped, because it has no meaning in a WebSocket URL (RFC 6455, 3).
 
     :raises TypeError: The URL has the wrong type.
-    :raises ValueError: It is not a WebSocket URL.
+    :raises ValueError: The text is not a WebSocket URL.
     """
     if url is None or isinstance(url, (bytes, bytearray, memoryview, numbers.Number)):
         raise TypeError(f"url must be a str or an object whose str() is a URL, not {url!r:.100}")
@@ -125,9 +125,9 @@ def parse_url(url: object) -> URL:
 def ascii_host(host: object) -> str:
     """Return a host in the form that DNS, TLS and HTTP need.
 
-    Labels with characters outside ASCII are encoded by IDNA 2008 with the mapping of UTS 46, as
-    browsers do. Labels in ASCII stay as they are, so names with an underscore and IP addresses
-    work. A name may end with a dot, and a port may follow it.
+    Non-ASCII labels are encoded with IDNA 2008 and the UTS 46 mapping, as in browsers. ASCII labels
+    are not changed, so IP addresses and names with underscores work. A name can end with a dot, and
+    a port can follow it.
 
     :raises TypeError: The host is not a str.
     :raises ValueError: The name has no ASCII form.
@@ -150,9 +150,9 @@ def _ascii_host(host: str) -> str:
 
 
 def ascii_host_not_url(host: object) -> str:
-    """Return `ascii_host(host)`, unless the caller passed a URL.
+    """Return `ascii_host(host)`, but raise a helpful error if the caller passed a URL.
 
-    :raises ValueError: The host is a URL.
+    :raises ValueError: The host is a URL, or the name has no ASCII form.
     """
     if isinstance(host, str) and "://" in host:
         text = "host must be a host name or an IP address, not the URL"
@@ -173,7 +173,7 @@ def _check_labels(name: str) -> None:
 
 
 def check_port(port: object) -> None:
-    """Raise unless the value is a TCP port. Port 0 is one: for a server, it means a free port."""
+    """Raise an exception unless the value is a TCP port, or 0 to let a server pick a free port."""
     if not isinstance(port, int):
         raise TypeError(f"port must be an int, not {port!r:.100}")
     if not 0 <= port < 65536:
@@ -181,35 +181,35 @@ def check_port(port: object) -> None:
 
 
 def request_target(resource: str) -> str:
-    """Return a request target (RFC 9112, 3.2.1). Other characters are percent-encoded."""
+    """Percent-encode a resource to form a valid request target (RFC 9112, 3.2.1)."""
     encoded = _NOT_IN_TARGET.sub(lambda m: b"%%%02X" % ord(m[0]), resource.encode())
     target = encoded.decode("ascii")
     return target if target.startswith("/") else "/" + target
 
 
 def host_header(host: str, port: int, is_secure: bool) -> str:
-    """Return the value of the Host header, with the port unless it is the scheme's default."""
+    """Return the value of the Host header. A port that is the scheme's default is left out."""
     return _authority(without_zone(host), port, is_secure)
 
 
 def origin(host: str, port: int, is_secure: bool) -> str:
-    """Return the scheme and authority of a WebSocket URL (RFC 6874 for the zone of an address)."""
+    """Return the scheme and authority of a WebSocket URL (RFC 6874 for IPv6 zones)."""
     return origin_of(_authority(host.replace("%", "%25"), port, is_secure), is_secure)
 
 
-@functools.lru_cache(maxsize=2**8)  # connections to one server share the text
+@functools.lru_cache(maxsize=2**8)  # so that connections to the same server share the string
 def origin_of(authority: str, is_secure: bool) -> str:
     """Return the scheme and authority of a WebSocket URL."""
     return f"{'wss' if is_secure else 'ws'}://{authority}"
 
 
 def without_zone(host: str) -> str:
-    """Return a host without the zone of an IPv6 address, which only this machine knows."""
+    """Return a host without its IPv6 zone, which has a meaning only on this machine."""
     return host.partition("%")[0] if ":" in host else host
 
 
 def bracketed(host: str) -> str:
-    """Return a host as URLs contain it: an IPv6 address is in brackets."""
+    """Return a host in the form that URLs use, with brackets around an IPv6 address."""
     return f"[{host}]" if ":" in host else host
 
 

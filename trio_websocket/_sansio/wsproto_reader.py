@@ -1,7 +1,7 @@
-"""Decode rare and invalid frames with wsproto, which decides about errors.
+"""Decode rare and invalid frames with wsproto, which determines how errors are reported.
 
-wsproto gets bytes of one frame at a time, so it returns at most one event. Its errors become
-`ViolationError`.
+Each call passes bytes from only one frame to wsproto, so it returns at most one event. wsproto's
+errors are raised as `ViolationError`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .errors import CloseCode, CloseReason
 from .events import ViolationError
 from .frames import MASKED
 
-# The registered code that wsproto does not know, and a known code to replace it.
+# The registered close code that wsproto does not know, and a known code to pass in its place.
 _UNKNOWN, _STAND_IN = CloseCode.BAD_GATEWAY, CloseCode.TRY_AGAIN_LATER
-# wsproto's text for every error that our extension reports.
+# The text that wsproto uses for every error reported by an extension.
 _ERROR_IN_EXTENSION = "error in extension"
 
 
 class WsprotoReader:
-    """Decodes a part of a frame, or a whole control frame."""
+    """Decodes parts of data frames, and complete control frames."""
 
     __slots__ = ("_assembler", "_code", "_extension", "_side", "_wsproto")
 
@@ -39,21 +39,22 @@ class WsprotoReader:
         self, side: ConnectionType, extension: DeflateExtension | None, assembler: MessageAssembler
     ) -> None:
         """
-        :param side: The side that receives.
-        :param extension: The outcome of the negotiation about compression.
-        :param assembler: The assembler, which has the limits.
+        :param side: The side that receives the frames.
+        :param extension: The negotiated compression, or None.
+        :param assembler: The assembler, which knows the limits.
         """
         self._assembler = assembler
         self._side = side
         self._extension = extension
-        # It takes memory, and a connection that receives only messages in order needs none.
+        # Created when it is first needed, because it takes memory. A connection that receives only
+        # unfragmented messages never needs it.
         self._wsproto: Connection | None = None
-        self._code: int | None = None  # the code that `_STAND_IN` stands for
+        self._code: int | None = None  # the received code, if `_STAND_IN` has replaced it
 
     def portion(self, partial: PartialMessage, size: int, *, is_awaited: bool) -> int:
-        """Return how many of the next bytes of a compressed message to feed now.
+        """Return how many of the next bytes of a compressed message to pass to wsproto now.
 
-        The limit is passed on to the extension.
+        This also sets the size limit of the extension.
         """
         assert self._extension is not None
         assembler = self._assembler
@@ -68,7 +69,7 @@ class WsprotoReader:
         return min(size, WSPROTO_COMPRESSED_BYTES_SMALL if is_small else WSPROTO_COMPRESSED_BYTES)
 
     def with_known_code(self, frame: bytes, head_size: int) -> bytes:
-        """Return a Close frame with a code that wsproto knows.
+        """Return the Close frame with a close code that wsproto knows.
 
         Code 1014 was registered after wsproto was written.
         """
@@ -85,20 +86,20 @@ class WsprotoReader:
     def feed(self, data: bytes) -> TextMessage | BytesMessage | Ping | Pong | CloseReason | None:
         """Decode the next bytes.
 
-        :param data: Bytes of one frame, or bytes that begin with an invalid frame. Both give at
-            most one event.
+        :param data: Bytes from one frame, or bytes that begin with an invalid frame. Both result in
+            at most one event.
         :raises ViolationError: The peer violated the protocol.
         """
         if self._wsproto is None:
             extensions = [] if self._extension is None else [self._extension]
             self._wsproto = Connection(self._side, [*extensions])
         self._wsproto.receive_data(data)
-        # wsproto's events have an abstract base class, so isinstance() is expensive when it is
-        # false.
+        # wsproto's events have an abstract base class, so isinstance() is expensive when it returns
+        # False.
         for event in self._wsproto.events():
             if type(event) is CloseConnection:
                 if self._wsproto.state is ConnectionState.OPEN:
-                    # Not a Close frame, but a verdict of wsproto, which leaves the state as it was.
+                    # This event reports an error: a Close frame would have changed the state.
                     raise ViolationError(int(event.code), _explained(event, self._assembler))
                 code = self._code or int(event.code)
                 return CloseReason(code, event.reason or None)
@@ -107,7 +108,7 @@ class WsprotoReader:
 
 
 def _explained(event: CloseConnection, assembler: MessageAssembler) -> str:
-    """Return why wsproto closes the connection."""
+    """Return the reason why wsproto would close the connection."""
     if event.reason != _ERROR_IN_EXTENSION:
         return event.reason or ""
     if event.code == CloseCode.MESSAGE_TOO_BIG:
