@@ -1,20 +1,19 @@
-"""TLS on a TCP socket, which can also be written without awaiting.
+"""TLS on a TCP socket, with writes that can also be non-blocking.
 
-A `TlsStream` carries ciphertext between a `TlsEngine` and a socket; the engine's module explains
-TLS. Unlike `trio.SSLStream`, a cancelled read loses nothing, and nothing here is in a cycle of
-references.
+A `TlsStream` moves ciphertext between a `TlsEngine` and a socket; the engine's module explains TLS.
+Unlike with `trio.SSLStream`, a cancelled read loses no data, and there are no reference cycles.
 
-The stream's only queue is `_unsent`: ciphertext that the socket has not taken. Plaintext that can't
-be sent yet stays with the caller. One task at a time may write, and any task may read:
+The stream's only queue is `_unsent`: ciphertext that the socket has not accepted. Plaintext that
+can't be sent yet stays with the caller. Only one task at a time can write, and any task can read:
 
-- The writer is either the task in `_write_unsent` (`_is_writing`), which may wait, or a call that
-  doesn't wait (`send_now`, `_write_now`). While a task waits, it alone knows how much of the queue
-  the socket has accepted, so no other call writes or appends.
-  - Reading may make TLS answer. The reader writes the answer at once if the queue is empty and no
-    task writes. A task that is writing sends it after its own ciphertext. If the socket is full,
-    the answer enters the queue, and `on_unsent` asks the owner to have the queue written.
-- Before it encrypts anything, a call that doesn't wait checks that the queue is empty, and a call
-  that may wait appends to the queue. So ciphertext leaves in the order in which it was made.
+- The writer is either the task in `_write_unsent` (`_is_writing`), which can block, or a
+  non-blocking call (`send_now`, `_write_now`). While a task is blocked there, only that task knows
+  how much of the queue the socket has accepted, so no other call writes or appends.
+- Reading can make TLS produce a reply. The reader writes the reply at once if the queue is empty
+  and no task is writing. A task that is writing sends the reply after its own ciphertext. If the
+  socket's buffer is full, the reply is queued, and `on_unsent` asks the owner to flush the queue.
+- Before encrypting, a non-blocking call checks that the queue is empty. A call that can block
+  appends its ciphertext to the queue. So ciphertext is sent in the order in which it was produced.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from .sockets import Borrowed, is_kernel_socket, shut_down
 class TlsStream(trio.abc.HalfCloseableStream):
     """TLS on a TCP socket, read by one task and written by one task at a time.
 
-    If the network fails, it raises `OSError`, as sockets do. If TLS fails, it raises
+    If the network fails, methods raise `OSError`, as those of sockets do. If TLS fails, they raise
     `ssl.SSLError`, which is a subclass of `OSError`.
     """
 
@@ -48,44 +47,48 @@ class TlsStream(trio.abc.HalfCloseableStream):
         server_side: bool = False,
     ) -> None:
         """
-        :param transport_stream: The socket. Only this object may read and write it from now on.
+        :param transport_stream: The socket. Only this object can read and write it from now on.
 
-        The other parameters, and the exceptions, are the same as for `TlsEngine`.
+        The other parameters and the exceptions are the same as for `TlsEngine`.
         """
         self.transport_stream = transport_stream
-        #: The engine, which encrypts and decrypts. Only this stream may change it.
+        #: The engine, which encrypts and decrypts. Only this stream changes its state.
         self.engine = TlsEngine(context, server_hostname, server_side=server_side)
-        #: True if the handshake is over, and the last message of it is written.
+        #: True once the handshake is complete and its last message has been written.
         self.is_open = False
-        # Ciphertext that the socket has not taken. If `_is_writing`, a task waits for the socket,
-        # `_unsent` is out of date, and only that task may write.
+        # Ciphertext that the socket has not accepted. If `_is_writing` is true, a task is waiting
+        # for the socket, `_unsent` is out of date, and only that task can write.
         self._unsent = b""
         self._is_writing = False
         self._on_unsent: Callable[[], object] | None = None
 
     def on_unsent(self, callback: Callable[[], object] | None) -> None:
-        """Set the function to call when an answer of TLS does not fit into the socket.
+        """Set the function to call when the socket's buffer has no room for one of TLS's replies.
 
-        The function must cause a call of `send_all`, perhaps with ``b""``. Without a function, the
-        answer precedes the next data.
+        The function must arrange for a call of `send_all`, even if only with ``b""``. Without such
+        a function, the reply is sent before the next data.
         """
         self._on_unsent = callback
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
-        """OpenSSL's part, which knows the certificates, the version and the cipher."""
+        """OpenSSL's object, which provides the certificates, the TLS version and the cipher."""
         return self.engine.ssl_object
 
     @property
     def is_drained(self) -> bool:
-        """True if only more data from the socket can give plaintext, an end, or a fault."""
+        """True if there is no plaintext, end or fault to report without more data from the socket.
+
+        False before the end of the handshake.
+        """
         return self.is_open and self.engine.is_drained
 
     async def do_handshake(self) -> None:
-        """Do the TLS handshake, unless it is done. If cancelled, the next call continues it.
+        """Do the TLS handshake, unless it is complete. If cancelled, the next call continues it.
 
         :raises ssl.SSLCertVerificationError: The peer's certificate is not trusted.
-        :raises ssl.SSLError: The two sides don't agree, or the peer does not speak TLS.
+        :raises ssl.SSLError: The two sides can't agree on parameters, or the peer does not speak
+            TLS.
         :raises OSError: The connection was lost, or the peer has closed it.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -110,10 +113,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
                     raise ConnectionAbortedError(text)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Read some data; ``b""`` is the end. If cancelled, nothing is lost.
+        """Read some data; ``b""`` means the end. If cancelled, no data is lost.
 
-        :param max_bytes: The number of encrypted bytes to read at a time; by default, 64 KiB. All
-            the data in them is returned.
+        :param max_bytes: The maximum number of encrypted bytes to read at once; by default, 64 KiB.
+            It does not limit the number of decrypted bytes that are returned.
         """
         if not self.is_open:
             await self.do_handshake()
@@ -123,26 +126,26 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 await trio.lowlevel.checkpoint()
                 plain = self.feed_again()
                 continue
-            # SocketStream.receive_some is not used: its errors form cycles with their tracebacks.
+            # Not SocketStream.receive_some(), whose exceptions form cycles with their tracebacks.
             plain = self.feed(await self.transport_stream.socket.recv(max_bytes or TLS_READ_BYTES))
         return plain or b""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Call `TlsEngine.feed`, and send the answer of TLS, if there is one."""
+        """Call `TlsEngine.feed`, and send TLS's reply, if there is one."""
         plain = self.engine.feed(data)
         if self.engine.must_send:
             self._send_answer()
         return plain
 
     def feed_again(self) -> bytes | None:
-        """Call `TlsEngine.feed_again`, and send the answer of TLS, if there is one."""
+        """Call `TlsEngine.feed_again`, and send TLS's reply, if there is one."""
         plain = self.engine.feed_again()
         if self.engine.must_send:
             self._send_answer()
         return plain
 
     def _send_answer(self) -> None:
-        # If there are unsent bytes, or a task writes, the answer follows them.
+        # If there are unsent bytes, or a task is writing, the reply will be sent after them.
         if not self._unsent and not self._is_writing:
             self._write_now()
             if self._unsent and self._on_unsent is not None:
@@ -151,13 +154,14 @@ class TlsStream(trio.abc.HalfCloseableStream):
     def send_now(self, chunks: Sequence[bytes]) -> Unwritten | None:
         """Write as much as the socket accepts without blocking. Only on POSIX, after the handshake.
 
-        Of the rest, at most 128 KiB are encrypted already. Very large data is never written
-        completely in one call, so that other tasks can run.
+        At most 128 KiB of the rest have already been encrypted. One call never writes very large
+        data completely, so that other tasks can run.
 
-        :returns: The rest: call `flush` if some of it is encrypted, and then `send_all`.
-        :raises OSError: The connection is lost, or TLS has failed.
+        :returns: The rest, or None if everything was written. Call `flush` if some of the rest has
+            been encrypted, and then `send_all`.
+        :raises OSError: The connection was lost, or TLS has failed.
         """
-        if self._unsent:  # an answer of TLS, which must be written first
+        if self._unsent:  # a reply from TLS, which must be written first
             return Unwritten(0, chunks)
         handle = self.transport_stream.socket.fileno()
         pieces: Sequence[bytes | memoryview] = chunks
@@ -180,13 +184,13 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Encrypt the data and write it. If cancelled, nothing more can be sent."""
         if not self.is_open:
             await self.do_handshake()
-        # TLS may have something to send, even if we don't.
+        # TLS itself may have something to send, even if there is no data.
         for piece in tls_slices(data) or [memoryview(b"")]:
             self._unsent += self.engine.encrypt(piece)
             await self._write_unsent()
 
     async def flush(self) -> None:
-        """Write the encrypted bytes. If cancelled, the next call continues."""
+        """Write the bytes that have been encrypted. If cancelled, the next call continues."""
         await self._write_unsent()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -194,7 +198,9 @@ class TlsStream(trio.abc.HalfCloseableStream):
         await self.transport_stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """End our side. If cancelled, the peer may not know of it.
+        """Close this side's direction: send close_notify, and shut down the socket for writing.
+
+        If cancelled, the peer may not be notified.
 
         :raises trio.BusyResourceError: Another task is sending.
         """
@@ -205,10 +211,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
         await self.transport_stream.send_eof()
 
     async def aclose(self) -> None:
-        """Close the socket, at once.
+        """Close the socket without waiting.
 
-        Unsent bytes and close_notify are written before that, as far as the socket accepts them
-        without waiting, unless another task is sending.
+        Before that, unsent bytes and close_notify are written, as far as the socket accepts them
+        without blocking, unless another task is sending.
         """
         self.close()
         await trio.lowlevel.checkpoint()
@@ -225,7 +231,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self.engine.send_close_notify()
 
     async def _write_unsent(self) -> None:
-        """Write the queue and the answers of TLS. If cancelled, the next call continues."""
+        """Write the queue and TLS's own messages. If cancelled, the next call continues."""
         unsent = memoryview(self._unsent + self.engine.take_ciphertext())
         sent = 0
         self._is_writing = True
@@ -233,19 +239,19 @@ class TlsStream(trio.abc.HalfCloseableStream):
             while sent < len(unsent):
                 sent += await self.transport_stream.socket.send(unsent[sent:])
                 if sent == len(unsent) and self.engine.has_ciphertext():
-                    unsent = memoryview(self.engine.take_ciphertext())  # a new answer of TLS
+                    unsent = memoryview(self.engine.take_ciphertext())  # a new reply
                     sent = 0
         finally:
             self._unsent = bytes(unsent[sent:])
             self._is_writing = False
 
     def _write_now(self) -> None:
-        """Do the work of `_write_unsent`, as far as the socket accepts data without blocking."""
+        """Like `_write_unsent`, but write only as much as the socket accepts without blocking."""
         if self._is_writing:
             return  # that task would write the same bytes again
         self._unsent += self.engine.take_ciphertext()
         sock = self.transport_stream.socket
         if self._unsent and is_kernel_socket(sock) and sock.fileno() != -1:
-            # If the socket is full or broken, the task that reads it gets the error.
+            # A full buffer is not an error. If the socket is broken, reading from it will fail too.
             with contextlib.suppress(OSError), Borrowed(sock) as non_blocking:
                 self._unsent = self._unsent[non_blocking.send(self._unsent) :]
