@@ -102,7 +102,7 @@ def open_websocket(
     :param resource: The path and the query.
     :param use_ssl: False for ``ws:``; True for ``wss:`` with the system's certificates; or the
         SSL context to use.
-    :param subprotocols: Names of subprotocols to offer, the preferred one first.
+    :param subprotocols: The subprotocols to offer, most preferred first.
     :param extra_headers: (name, value) pairs. They replace headers of the same name that the
         handshake would otherwise send.
     :param options: See :ref:`options` and :ref:`client-options`. Once the block has begun, the
@@ -111,7 +111,7 @@ def open_websocket(
     :raises ProxyError: The option ``proxy`` names a proxy that did not open a tunnel to the server.
     :raises ImportError: The option ``proxy`` names a SOCKS proxy, and python-socks is not
         installed.
-    :raises ConnectionTimeout: Opening took longer than ``connect_timeout``.
+    :raises ConnectionTimeout: Opening the connection took longer than ``connect_timeout``.
     :raises ConnectionRejected: The server answered with an HTTP status other than 101.
     :raises RedirectError: ``max_redirects`` is not 0, and the server sent a redirect that is not
         allowed.

@@ -37,7 +37,7 @@ _OVERLOAD_DELAY = 5, 30
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A failed attempt to connect, or the loss of a connection, in :func:`stay_connected`."""
+    """A failed attempt to connect, or a lost connection, in :func:`stay_connected`."""
 
     #: The error that the attempt raised; for a lost connection, :exc:`ConnectionClosed` or
     #: :exc:`Reconnect`.
@@ -125,7 +125,7 @@ class Backoff:
     def _limit(self, attempt: int) -> float:
         try:
             limit = self.initial * float(self.factor) ** (attempt - 1)
-        except OverflowError:  # after 1024 failures with the defaults
+        except OverflowError:  # with the defaults, after 1024 failures
             limit = math.inf if self.initial else 0
         return min(self.maximum, limit, sys.float_info.max)
 

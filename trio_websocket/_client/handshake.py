@@ -17,7 +17,7 @@ async def shake_hands(
 ) -> WebSocketConnection:
     """Send the request, receive the response, and start the connection.
 
-    If this raises, or is cancelled, the stream is closed.
+    If this raises or is cancelled, the stream is closed.
     """
     transport = Transport(stream, options.receive_buffer_size)
     try:

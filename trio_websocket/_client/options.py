@@ -91,7 +91,7 @@ def _check_proxy_headers(name: str, value: object) -> None:
         error = TypeError
     except ValueError:
         error = ValueError
-    if error is not None:  # outside the except block: the error caught above may show a password
+    if error is not None:  # raise it here, because the error above may show a password
         wanted = "a list of (name, value) pairs, each of them ASCII str, or bytes"
         raise error(f"{name} must be {wanted}")
     check_tunnel_headers(cast(ProxyHeaders, value))

@@ -59,9 +59,9 @@ async def stay_connected(
 
         await stay_connected(session, "wss://example.org/", ping_interval=20)
 
-    The session is *done* if it returned a value other than None, if it called ``ws.aclose()`` and
-    returned, or if it returned while the connection was open. In these cases, this function closes
-    the connection and returns the session's return value.
+    The session is *done* if it returned a value other than None, if it returned after calling
+    ``ws.aclose()``, or if it returned while the connection was open. In these cases, this function
+    closes the connection and returns the session's return value.
 
     The connection is *lost* if the session returned None after the connection had ended, or if it
     raised :exc:`Reconnect`, this connection's :exc:`ConnectionClosed`, or a Trio channel error
@@ -140,7 +140,7 @@ async def _attempt(server: _Server, session: Session[T]) -> Done[T] | Lost:
     try:
         return outcome
     finally:
-        del outcome  # since Python 3.13, the traceback of its exception refers to this frame
+        del outcome  # since Python 3.13, its exception's traceback refers to this frame
 
 
 async def _delay_after(

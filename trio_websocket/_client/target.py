@@ -94,7 +94,7 @@ class Target:
     def handshake(self) -> ClientHandshake:
         """Return the handshake that sends the request.
 
-        :raises ValueError: The request can't be sent.
+        :raises ValueError: The request would be invalid.
         """
         return ClientHandshake(
             self.name,

@@ -48,7 +48,7 @@ async def broadcast(
 
     A connection is slow if more than ``max_unsent_bytes`` are queued, or another task is sending a
     message in chunks. It gets the message if it becomes ready within ``timeout``; all other
-    connections get the message at once. The call never raises an exception because of a connection,
+    connections get the message at once. If a connection fails, the call does not raise an exception
     but returns it in the result. On each connection, the messages of one task arrive in the order
     in which it sent them.
 
@@ -70,8 +70,8 @@ async def broadcast(
     :returns: The connections on which the message was queued, and the others with their exceptions.
     :raises TypeError: The message is not str or bytes-like, or a connection is not a
         `WebSocketConnection`.
-    :raises ValueError: Bytes that should be sent as text are not UTF-8, ``timeout`` is less than 0,
-        or ``on_slow`` is neither ``"skip"`` nor ``"close"``.
+    :raises ValueError: Bytes to be sent as text are not valid UTF-8, ``timeout`` is less than 0, or
+        ``on_slow`` is neither ``"skip"`` nor ``"close"``.
     """
     receivers = _snapshot(connections)
     check_number("timeout", timeout)
@@ -138,7 +138,7 @@ class _Broadcast:
             others = (leaf for leaf in flatten_group(exc) if not isinstance(leaf, trio.Cancelled))
             raise next(others, exc) from None
 
-    @trio.lowlevel.enable_ki_protection  # the caller's task must get a KeyboardInterrupt
+    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt must go to the caller's task
     async def _send_late(
         self, connection: WebSocketConnection, deadline: float, on_slow: str
     ) -> None:

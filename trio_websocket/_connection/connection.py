@@ -47,7 +47,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
     messages; and a :class:`trio.abc.Channel`.
     """
 
-    # Slots take less memory. Applications may still set attributes of their own.
+    # Slots save memory. Applications can still set attributes of their own.
     __slots__ = (
         *(() if _HAS_DICT else ("__dict__", "__weakref__")),
         "_lifecycle",
@@ -119,12 +119,12 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
     @property
     def local(self) -> Address:
-        """Our address: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
+        """Our address: an :class:`Endpoint`, a Unix socket's path, or a ``repr()``."""
         return self._lifecycle.transport.local
 
     @property
     def remote(self) -> Address:
-        """The peer's address: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
+        """The peer's address: an :class:`Endpoint`, a Unix socket's path, or a ``repr()``."""
         return self._lifecycle.transport.remote
 
     @property
@@ -139,7 +139,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         A server does not know which URL its client used. With :func:`wrap_client_stream`, the URL
         consists of `host` and `resource`; it is ``wss:`` if the stream is the library's TLS or a
         :class:`trio.SSLStream`. For a connection that an application has constructed directly, it
-            is None.
+        is None.
         """
         handshake = self._lifecycle.handshake
         return None if handshake.origin is None else f"{handshake.origin}{handshake.path}"
@@ -199,15 +199,16 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
         An iterable or async iterable of chunks is sent as one message, one fragment per chunk (RFC
         6455, 5.4). Other messages wait until the iterable is exhausted; Pings don't. An async
-        iterator is always closed afterwards. If the iterable raises or the call is cancelled after
-        the first fragment was queued, the connection is closed with code 1011.
+        iterator is always closed afterwards. If the iterable raises an exception or the call is
+        cancelled after the first fragment was queued, the connection is closed with code 1011.
 
         :param message: A str, bytes or another buffer, or an iterable of either kind. For a file,
             use an async generator that reads chunks of it: iterating over a file object blocks.
         :param text: True to send a text message. By default, str is sent as text. Bytes that are
             sent as text must be UTF-8.
-        :param compress: True to compress the message if compression was negotiated and the message
-            is not too short. Pass False for data that is already compressed, such as images.
+        :param compress: True to compress the message, provided that compression was negotiated and
+            the message is long enough to benefit. Pass False for data that is already compressed,
+            such as images.
         :raises ConnectionClosed: The connection is closed, or is being closed.
         :raises TypeError: The message is not str, bytes-like or an iterable; its chunks are not all
             of one kind; or it is a file object. The exception is also a ValueError, as in 0.12.
@@ -245,7 +246,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         """Return the peer's next message: str if it is text, bytes if it is binary.
 
         Messages that arrived before the connection ended are still returned, unless this side
-        closed it. In that case, a waiting call raises no later than the end of the
+        closed it. In that case, a waiting call raises :exc:`ConnectionClosed` by the end of the
         closing handshake. If cancelled, no message is lost.
 
         :param decode: True to return every message as str; False to return every message as bytes,
@@ -257,7 +258,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         messages = self._receiver.try_begin_fast_take() if decode is None else None
         if messages is not None:
             await checkpoint_if_cancelled()
-            return messages.popleft()  # type: ignore[return-value] # no chunk: chunks need the lock
+            return messages.popleft()  # type: ignore[return-value] # chunks need the lock
         return await self._receiver.get(decode)
 
     @overload
@@ -298,7 +299,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :returns: An async context manager that is also an async iterator of str or bytes.
         :raises ConnectionClosed: When the block begins, there is no further message; or inside the
             block, the connection ended in the middle of the message.
-        :raises ValueError: The size is less than 0.
+        :raises ValueError: ``max_size`` is less than 0.
         """
         if max_size is not None:
             check_number("max_size", max_size)
@@ -311,7 +312,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
         The iteration ends when the connection closes normally: with code 1000, 1001 or no code.
 
-        :raises ConnectionClosed: The connection ended in another way.
+        :raises ConnectionClosed: The connection ended in any other way.
         """
         try:
             return await self.get_message()
@@ -325,7 +326,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
         :param value: As in :meth:`send_message`.
         :raises trio.ClosedResourceError: This side closed the connection.
-        :raises trio.BrokenResourceError: The connection ended in another way.
+        :raises trio.BrokenResourceError: The connection ended in any other way.
         """
         try:
             await self.send_message(value)
@@ -339,7 +340,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
 
         :raises trio.ClosedResourceError: This side closed the connection.
         :raises trio.EndOfChannel: The peer closed it with code 1000, 1001 or no code.
-        :raises trio.BrokenResourceError: The connection ended in another way.
+        :raises trio.BrokenResourceError: The connection ended in any other way.
         """
         try:
             return await self.get_message()
@@ -403,7 +404,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         await self._lifecycle.close(*sendable_close(code, check_reason(reason)))
 
     async def wait_closed(self) -> None:
-        """Wait until either side has closed the connection and the stream is closed.
+        """Wait until the connection has ended and the stream is closed.
 
         If cancelled, nothing changes.
         """

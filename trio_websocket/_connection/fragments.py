@@ -41,7 +41,7 @@ def is_buffer(message: object) -> TypeGuard[Buffer]:
 
 
 def encoded(message: object, text: bool | None) -> tuple[bool, bytes] | None:
-    """Return True for text or False, and the payload; None if it is not str or bytes-like.
+    """Return (is_text, payload), or None if the message is not str or bytes-like.
 
     :raises UnicodeDecodeError: Bytes to be sent as text are not valid UTF-8.
     """

@@ -232,7 +232,7 @@ class Lifecycle:
             if not self.closed.is_set:
                 is_unanswered = not self.closing.ended
                 cancel(self._scope, "aclose() was cancelled, or disconnect_timeout has passed")
-                with trio.CancelScope(shield=True):  # for at most `_WRITE_LAST_FRAME`
+                with trio.CancelScope(shield=True):  # waits for at most `_WRITE_LAST_FRAME`
                     await self.closed.wait()
         if is_unanswered:
             raise DisconnectionTimeout(f"the closing handshake took longer than {timeout} s")
@@ -303,7 +303,7 @@ class Lifecycle:
     # -- events
 
     def on_control(self, event: Ping | Pong) -> None:
-        """Answer a Ping, or note a Pong."""
+        """Answer a Ping, or record a Pong."""
         payload = bytes(event.payload)
         if isinstance(event, Ping):
             self.sender.append_pong(self.protocol.writer.pong(payload))
@@ -343,6 +343,6 @@ class Lifecycle:
     @property
     def is_urgent(self) -> bool:
         """True if reading must continue because a task is waiting for a Pong or a Close frame."""
-        # `can_send` is inlined, because this runs for each message.
+        # `can_send` is inlined here, because this property is evaluated for each message.
         is_closing = self.closing.state is not _OPEN or self.queue.broken is not None
         return is_closing or bool(self.pings)

@@ -32,7 +32,7 @@ class MessageStream(AsyncIterator[_Chunk_co]):
         self._lock = trio.StrictFIFOLock()  # held by the task that is waiting for a chunk
         self._waiting = trio.CancelScope()  # around that task's wait
         self._decode = decode
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()  # to return a binary message as str
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()  # decodes a binary message to str
         #: True if the message is text. Set when the block begins. Chunks are str for a text message
         #: and bytes for a binary message, unless ``decode`` requests another type.
         self.is_text: bool = False

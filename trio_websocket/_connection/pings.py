@@ -23,7 +23,7 @@ class PendingPing:
         self._sent_at = trio.current_time()
         #: The round-trip time in seconds, or None if no Pong has arrived.
         self.round_trip: float | None = None
-        #: Set when the Pong has arrived, or will never arrive.
+        #: Set once the Pong has arrived, or can no longer arrive.
         self.is_over = LazyEvent()
 
     def answer(self) -> float:
@@ -69,7 +69,7 @@ class Pings:
 
     @property
     def is_full(self) -> bool:
-        """True if no further Ping may be sent now."""
+        """True if no further Ping can be sent until one is answered or forgotten."""
         return len(self._pings) >= self._limit
 
     async def wait_changed(self) -> None:

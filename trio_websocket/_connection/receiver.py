@@ -1,17 +1,18 @@
-"""Messages on their way to the application.
+"""Receive messages: from the stream, through the protocol, to the application.
 
-**The path of a message.** Bytes go from the stream into the protocol, which decodes them to
+**The path of a message.** Bytes go from the stream into the protocol, which decodes them into
 messages, chunks of messages, and control frames. Messages and chunks go into a `MessageQueue`, from
-which the application takes them. Control frames and the end of the connection go to
-`ConnectionEvents`. Each step waits for the one after it: bytes are decoded only while a task wants
-a message, or the queue has room for one, and more bytes are read only when all are decoded. So an
-application that does not receive stops the peer, and a connection takes a bounded amount of memory.
+which the application receives them. Control frames and the end of the connection are reported to
+`ConnectionEvents`. Each step applies backpressure to the one before it: bytes are decoded only
+while a task is waiting for a message or the queue has room for one, and more bytes are read only
+when all earlier ones have been decoded. So an application that does not receive stops the peer from
+sending, and a connection uses a bounded amount of memory.
 
 `who_reads` explains which task reads, and when. `over_limit` explains how a message over its limit
 is handled.
 
-**A fast take** is the common case: the next message is in the queue, and no task waits for one.
-Then `get_message` takes it without the lock, and without a change of the state.
+**A fast take** is the common case: the next message is in the queue, and no other task is waiting
+for one. Then `get_message` removes it from the queue without acquiring the lock.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ class Receiver:
         """
         :param transport: The stream to read from.
         :param protocol: The protocol, which decodes the bytes.
-        :param send_queue: The send queue. It is uncorked before a task waits for the peer.
-        :param budget: The budget of the connection.
-        :param events: Called for control frames, and at the end.
-        :param options: The limits of the queue.
+        :param send_queue: The send queue, which is uncorked before a task waits for the peer.
+        :param budget: The connection's checkpoint budget.
+        :param events: Notified of control frames and of the end of the connection.
+        :param options: The options that limit the message queue.
         """
         self._transport = transport
         self._protocol = protocol
@@ -86,41 +87,42 @@ class Receiver:
         self._budget = budget
         #: The decoded messages.
         self.queue: MessageQueue = MessageQueue(options)
-        # None when stopped, so that no reference cycle outlives the connection.
+        # None after `stop`, so that no reference cycle outlives the connection.
         self._events: ConnectionEvents | None = events
         self._monitor: IdleMonitor | None = None  # set by `start`
 
-        # The task that reads now. Only `_set_reader` and the fast take change `_reader`.
-        # If it is APPLICATION, the task that has `_lock` waits for a message, or for a chunk.
-        # If it is not, `_lock` is free, or its holder is in a block of receive_stream, and busy.
+        # The task that currently reads. Only `_set_reader` and the fast take change `_reader`. If
+        # it is APPLICATION, the task that holds `_lock` is waiting for a message or a chunk.
+        # Otherwise, `_lock` is free, or its holder is in a receive_stream() block and not waiting
+        # for a chunk.
         self._reader = GRACE
         self._lock = FairLock()
-        # True while either task waits in a read of the stream; then no other task
-        # begins one. It may be True in every state: a read that was begun in the background
-        # continues when a task begins to wait for a message.
+        # True while either task is waiting in a read of the stream; no other task may start one
+        # then. It can be True in every state: a background read continues when a task starts to
+        # wait for a message.
         self._is_reading = False
         # If set, the next message is over its limit, and nothing is decoded in the background until
-        # the hold is over. The next step of decoding resets it.
+        # the hold expires. The next decoding step resets it.
         self._hold: OverLimitHold | None = None
-        # The task that has `_lock`, while the connection's task reads for it.
+        # The task that holds `_lock`, while the connection's task reads for it.
         self._application_waits = LazyParkingLot()
-        self._task_waits = LazyParkingLot()  # the connection's task, while it has nothing to do
+        self._task_waits = LazyParkingLot()  # the connection's task, while idle
 
     # -- properties
 
     @property
     def unread(self) -> tuple[int, int]:
-        """The number of messages in the queue, and of bytes that are queued or not decoded yet."""
+        """The number of queued messages, and the size of all queued or not yet decoded data."""
         return len(self.queue.messages), self.queue.payload_size + self._protocol.reader.undecoded
 
     @property
     def tasks_waiting(self) -> int:
-        """The number of tasks that wait for a message."""
+        """The number of tasks that are waiting for a message."""
         return len(self._lock) + (self._reader is APPLICATION)
 
     @property
     def is_paused(self) -> bool:
-        """True if nothing is read because the application does not take its messages."""
+        """True if reading is paused because the application is not receiving its messages."""
         return self._reader is not APPLICATION and not self._has_room
 
     @property
@@ -130,28 +132,28 @@ class Receiver:
     # -- who reads
 
     def start(self) -> None:
-        """Begin to read in the background, after a grace period."""
+        """Start reading in the background after a grace period."""
         self._monitor = idle_monitor.get()
         if self._reader is GRACE:
             self._monitor.add(self)
 
     def stop(self) -> None:
-        """Drop the references to the connection, which has ended, so that no cycle keeps it."""
+        """Drop the reference to the connection, which has ended, to break the reference cycle."""
         self._set_reader(STOPPED)
         self._events = None
 
     def read_in_background(self) -> None:
-        """Let the connection's task read and decode, unless a task of the application does."""
+        """Let the connection's task read and decode, unless an application task does."""
         if self._reader is not APPLICATION:
             self._set_reader(BACKGROUND)
 
     def begin_interval(self) -> None:
-        """Note that an interval of the idle monitor begins."""
+        """Note that one of the idle monitor's intervals has begun."""
         if self._reader is GRACE:
             self._set_reader(GRACE_ENDS)
 
     def end_interval(self) -> bool:
-        """Read in the background if no message was taken; return True to prolong the grace."""
+        """Start to read in the background, or return True if a message renewed the grace period."""
         if self._reader is GRACE_ENDS:
             try:
                 self.read_in_background()
@@ -171,12 +173,12 @@ class Receiver:
             self._monitor.add(self)
 
     def _leave(self) -> None:
-        """Note that the application's task stops waiting."""
+        """Note that the application task has stopped waiting."""
         if self._events is not None:
             self._set_reader(BACKGROUND if self._events.is_urgent else GRACE)
 
     def _release_lock(self) -> None:
-        """Pass the lock on to the next task that waits for a message, if any."""
+        """Pass the lock on to the next task that is waiting for a message, if any."""
         self._lock.pass_on()
         if self._lock.is_taken:
             self._set_reader(APPLICATION)
@@ -184,12 +186,12 @@ class Receiver:
             self._leave()
 
     def _fail(self, exc: Exception) -> None:
-        """End the connection because of an error of this side."""
+        """End the connection because of an error on this side."""
         if self._events is not None:
             self._events.on_failure(exc)
 
     def discard(self) -> None:
-        """Drop the messages in the queue: the application has closed the connection."""
+        """Drop the queued messages, because the application has closed the connection."""
         self.queue.clear()
         self.wake()
 
@@ -201,10 +203,10 @@ class Receiver:
     # -- whole messages, for the application
 
     def try_begin_fast_take(self) -> collections.deque[str | bytes | MessageChunk] | None:
-        """Return the queue if its first item is a message that can be taken at once, or else None.
+        """Return the queue if its first item is a message that can be received at once, else None.
 
-        The caller takes it with ``popleft()``, after a checkpoint that does not let other tasks
-        run. Its cost is counted: see `_decode_for_task`.
+        The caller removes the message with ``popleft()``, after a checkpoint that does not yield to
+        other tasks. `_decode_for_task` has already counted its cost.
         """
         if self._reader is not GRACE and self._reader is not GRACE_ENDS:
             return None
@@ -214,22 +216,23 @@ class Receiver:
         if not queue.messages:
             self._budget.spend(1)
             return None
-        self._reader = GRACE  # skips `_set_reader`, because the monitor has this receiver already
+        self._reader = GRACE  # skips `_set_reader`, because the monitor already has this receiver
         return queue.messages
 
     async def get(self, decode: bool | None = None) -> str | bytes:
-        """Wait for the next message, and take it. If cancelled, it stays the next one.
+        """Wait for the next message and return it. If cancelled, it remains the next message.
 
         :param decode: True for a str, False for bytes, None for the type that the peer sent.
         :raises ConnectionClosed: There is no further message.
-        :raises UnicodeDecodeError: It is binary, and not UTF-8. It stays the next one.
+        :raises UnicodeDecodeError: The message is binary and not valid UTF-8. It remains the next
+            message.
         """
         await self._budget.checkpoint()
         await self._lock.take()
         self._set_reader(APPLICATION)
         try:
             message = await self._wait_next(decode is False)
-            assert not isinstance(message, MessageChunk)  # chunks need a stream, which has the lock
+            assert not isinstance(message, MessageChunk)  # only a stream gets chunks
             converted = message if decode is None else as_type(message, decode)
             self.queue.pop()
             return converted
@@ -239,11 +242,11 @@ class Receiver:
     # -- messages in chunks, for a `MessageStream`
 
     async def begin_stream(self, max_size: float | None) -> MessageChunk:
-        """Wait for the next message, and take it in chunks. Other tasks wait until `end_stream`.
+        """Wait for the next message, to receive it in chunks. Other tasks wait until `end_stream`.
 
-        If cancelled, the message stays the next one.
+        If cancelled, the message remains the next one.
 
-        :param max_size: The limit on its size; by default, the connection's limit.
+        :param max_size: The limit on the message's size; by default, the connection's limit.
         :returns: The first chunk.
         :raises ConnectionClosed: There is no further message.
         """
@@ -266,7 +269,7 @@ class Receiver:
             raise
 
     async def next_chunk(self) -> MessageChunk:
-        """Wait for the next chunk of the message, and take it. If cancelled, it stays the next one.
+        """Wait for the message's next chunk and return it. If cancelled, it remains the next chunk.
 
         :raises ConnectionClosed: The connection ended in the middle of the message.
         """
@@ -290,11 +293,11 @@ class Receiver:
     # -- the two tasks that read
 
     async def _wait_next(self, raw: bool = False) -> str | bytes | MessageChunk:
-        """Wait until something is in the queue; return the first item, which stays there.
+        """Wait until the queue has an item; return the first one without removing it.
 
-        This is for the application's task that has the lock.
+        Only the application task that holds the lock may call this.
 
-        :param raw: True if a text may be given as the bytes of its UTF-8.
+        :param raw: True if a text message may be returned as its UTF-8 bytes.
         """
         while not self.queue.messages:
             if not self._protocol.closing.is_open:
@@ -303,7 +306,7 @@ class Receiver:
                 self._protocol.closing.raise_closed()
             if self._decode_for_task(raw):
                 if not self.queue.messages:
-                    await self._let_others_run()  # a flood of control frames
+                    await self._let_others_run()  # only control frames so far, perhaps a flood
                 continue
             self._send_queue.uncork()
             self.queue.clear()
@@ -314,7 +317,7 @@ class Receiver:
             elif self._budget.remaining <= 0:
                 await self._budget.checkpoint()
             elif not self._read_now() and not self._transport.has_more:
-                # A separate coroutine would take memory as long as the task waits.
+                # A separate coroutine would use memory for as long as the task waits.
                 self._is_reading = True
                 try:
                     await self._transport.wait_readable()
@@ -331,7 +334,7 @@ class Receiver:
         while not self._protocol.closing.ended:
             if self._reader is BACKGROUND and self._decode_in_background():
                 await self._let_others_run()
-            # Decode everything possible first, because a read may take for ever.
+            # Decode everything possible first, because a read may block forever.
             elif self._must_read():
                 self._protocol.reader.free_decoded()
                 await self._read()
@@ -345,7 +348,7 @@ class Receiver:
                 await self._task_waits.park()
 
     def _must_read(self) -> bool:
-        """Return True if the connection's task must read. Call it when nothing can be decoded."""
+        """Return True if the connection's task must read. Only valid if nothing can be decoded."""
         if self._is_reading or self._protocol.reader.eof is not None:
             return False
         return bool(self._application_waits) or (self._reader is BACKGROUND and self._has_room)
@@ -359,11 +362,11 @@ class Receiver:
     def _decode_for_task(self, raw: bool) -> bool:
         """Decode for a task that found the queue empty; return False if more bytes are needed."""
         try:
-            # After a raw message, the next one may be for a task that wants a text as str.
+            # Only one if raw: the next message may be for a task that wants text as str.
             messages = self._protocol.reader.messages(1 if raw else DECODE_BATCH_MESSAGES, raw=raw)
             if messages:
                 self.queue.fill(messages)
-                self._budget.spend(len(messages) - 1)  # the cost of the fast takes that will follow
+                self._budget.spend(len(messages) - 1)  # the cost of the fast takes that follow
                 return True
             return self._decode_events(raw=raw, is_wanted=True)
         except Exception as exc:  # a MemoryError, for example: the message may be incomplete
@@ -371,9 +374,9 @@ class Receiver:
             return True
 
     def _decode_in_background(self, *, refuse: bool = False) -> bool:
-        """Decode if the queue has room for a message; return False if room or bytes are missing.
+        """Decode if the queue has room for a message; return False if it lacks room or input.
 
-        :param refuse: True to refuse a message over its limit. Otherwise it is held.
+        :param refuse: True to refuse a message over its limit. Otherwise, the message is held.
         """
         try:
             return self.queue.has_room and self._decode_events(is_wanted=refuse)
@@ -382,9 +385,9 @@ class Receiver:
             return True
 
     def _decode_events(self, *, raw: bool = False, is_wanted: bool) -> bool:
-        """Decode up to one message or chunk, and the control frames before it.
+        """Decode at most one message or chunk, and the control frames before it.
 
-        :param is_wanted: False if a message over its limit is held.
+        :param is_wanted: False to hold a message over its limit, True to refuse it.
         :returns: False if more bytes are needed, or a message is held.
         """
         hold, self._hold = self._hold, None
@@ -413,7 +416,7 @@ class Receiver:
                 or protocol.assembler.decoded > decoded + DECODE_STEP_BYTES
                 or protocol.reader.inflating_work > work + RECEIVE_INFLATE_WORK
             ):
-                break  # enough was decoded in this step, although no message is complete
+                break  # enough work for one step, although no message is complete
         return True
 
     # -- reading
@@ -428,7 +431,7 @@ class Receiver:
                 return False
             self._budget.spend(READ_COST + len(data) // RECEIVE_BYTES_PER_COST)
             self._protocol.receive(data)
-        except Exception as exc:  # the bytes may be lost
+        except Exception as exc:  # bytes may have been lost
             self._protocol.receive_eof(unwrap_network_error(exc))
         return True
 

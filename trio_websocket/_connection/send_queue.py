@@ -1,24 +1,24 @@
-"""The queue of frames that wait to be written, and the tasks that write them.
+"""The queue of frames waiting to be written, and the tasks that write them.
 
 All frames of an open connection go through its queue, in the order of the calls. Queueing a frame
 never blocks. The state of `Writer` determines which task writes it:
 
-- A socket accepts most frames at once, so the task that queues a frame writes it, too (DIRECT). No
+- A socket accepts most frames at once, so the task that queues a frame also writes it (DIRECT). No
   other task has to be woken.
-- When the socket is full, a task of the connection writes the rest (TASK). It ends when the queue
-  is empty. No cancel scope of the application reaches it, so a cancelled sender never tears a
-  frame.
-- A stream that isn't a socket can only be written by awaiting, so the task writes everything.
+- When the socket's buffer is full, one of the connection's tasks writes the rest (TASK). The task
+  ends when the queue is empty. The application's cancel scopes don't affect it, so cancelling a
+  sender never truncates a frame.
+- Writing to a stream that isn't a socket needs an await, so the task writes everything.
 
 A direct writer corks the queue, as TCP_CORK does: after the first write in a turn of Trio's
-scheduler, small frames are collected, and one write sends them. The queue is uncorked before its
-connection waits for the peer, and at the end of the turn at the latest (`DeferredFlush`). So an
-application that answers several messages in a row causes one system call and one TCP segment. A
-caller that knows that more frames will follow corks the queue before the first.
+scheduler, small frames are collected and sent with a single write. The queue is uncorked before its
+connection waits for the peer, and no later than the end of the turn (`DeferredFlush`). So answering
+several messages in a row takes one system call and one TCP segment. A caller that knows that more
+frames will follow corks the queue before the first one.
 
-The queue holds whole frames. A partly written frame is in `_partial`, so the queue can be dropped
-without tearing a frame. Only the latest Pong waits, in `_pong`, so a peer that sends Pings and
-reads nothing costs one frame.
+The queue holds whole frames. A partly written frame is kept in `_partial`, so dropping the queue
+never truncates a frame. Only the latest Pong is kept, in `_pong`, so a peer that sends Pings
+without reading costs only one frame of memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .queued_frame import ControlFrame, Frame, frame_parts, frame_size
 class Writer(enum.Enum):
     """The writer of a queue's frames."""
 
-    #: No writer yet: `SendQueue.start` was not called.
+    #: No writer yet: `SendQueue.start` has not been called.
     NOT_STARTED = enum.auto()
     #: The caller that queues a frame, because the socket has accepted all frames so far.
     DIRECT = enum.auto()
@@ -54,9 +54,9 @@ _DIRECT, _TASK, _OVER = Writer.DIRECT, Writer.TASK, Writer.OVER
 
 
 class _Partial(NamedTuple):
-    """The unwritten rest of frames, the first of which is partly written."""
+    """The unwritten remainder of a batch of frames, the first of which is partly written."""
 
-    begun: int = 0  # bytes before the chunks, which TLS has encrypted: see `Unwritten`
+    begun: int = 0  # bytes before the chunks that TLS has already encrypted: see `Unwritten`
     chunks: Sequence[bytes | memoryview] = ()
     frames: int = 0  # the number of frames that end in these bytes
 
@@ -96,7 +96,7 @@ class SendQueue:
     ) -> None:
         """
         :param transport: The stream to write to.
-        :param on_broken: Called once, when a write has failed.
+        :param on_broken: Called once, if a write fails.
         :param max_unsent: The number of bytes above which senders wait.
         """
         self._transport = transport
@@ -104,30 +104,31 @@ class SendQueue:
         #: The number of bytes above which senders wait.
         self.max_unsent: float = max_unsent
 
-        # The writer. `_nursery` is set from start() to stop(). `_scope` is the writer task's scope,
-        # and set while that task runs: in state TASK, and at most one step longer.
+        # The writer. `_nursery` is set between start() and stop(). `_scope` is the writer task's
+        # cancel scope. It is set while that task runs: in state TASK, and for at most one step
+        # after it.
         self._writer = Writer.NOT_STARTED
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
 
-        # The frames. `size` is the number of bytes in `_frames` and `_partial`. In state OVER,
-        # there are none. `_pong` is only set while there are frames before it.
+        # The frames. `size` is the number of bytes in `_frames` and `_partial`. In state OVER, both
+        # are empty. `_pong` is set only while other frames are queued before it.
         self._frames: list[Frame] = []
         self._partial = _NOTHING
         self._pong: bytes | None = None
-        #: The number of bytes that wait.
+        #: The number of bytes waiting to be written.
         self.size: int = 0
         #: True while small frames are collected. Only in state DIRECT.
         self.is_corked: bool = False
         self._most_corked = min(max_unsent, WRITE_BATCH_BYTES)
 
-        self._idle = LazyParkingLot()  # the writer task, while the queue is empty
-        self._progress = LazyParkingLot()  # the tasks that wait for room
+        self._idle = LazyParkingLot()  # where the writer task waits while the queue is empty
+        self._progress = LazyParkingLot()  # where tasks wait for frames to be written
 
-        #: Bytes of frames that were written. Negative until the response of the opening handshake
-        #: is written.
+        #: Bytes of frames written so far. Negative until the opening handshake's response is
+        #: written.
         self.written: int = 0
-        #: The reason why a frame that was queued will never be written. Only in state OVER.
+        #: The error that prevents queued frames from being written. Set only in state OVER.
         self.broken: Exception | None = None
         #: True if messages were dropped: see `drop_messages`.
         self.has_dropped: bool = False
@@ -148,7 +149,7 @@ class SendQueue:
             self.append(response)
 
     def stop(self) -> None:
-        """Write nothing more, even if a frame is partly written."""
+        """Stop writing, even if a frame is only partly written."""
         self._nursery = None
         self._on_broken = None  # break the reference cycle with the connection
         self._transport.on_unsent(None)
@@ -167,7 +168,7 @@ class SendQueue:
 
     @property
     def unsent(self) -> tuple[int, int]:
-        """The number of frames that are not written yet, and the number of bytes."""
+        """The number of frames that are not fully written, and the number of unwritten bytes."""
         count = len(self._frames) + self._partial.frames
         if count and self.written < 0:  # one "frame" is the response of the opening handshake
             count -= 1
@@ -175,18 +176,18 @@ class SendQueue:
 
     @property
     def tasks_waiting(self) -> int:
-        """The number of tasks that wait for room."""
+        """The number of tasks that are waiting for room."""
         return len(self._progress)
 
     # -- queueing
 
     def append_message(self, frame: bytes) -> bool:
-        """Write a small frame within this turn of the scheduler, or as soon as the peer reads.
+        """Write a small frame within this scheduler turn, or as soon as the peer reads.
 
-        :returns: True if there is room for more, and no error yet.
+        :returns: True if there is room for more, and no write has failed.
         """
         size = self.size + len(frame)
-        # The socket is asked each time, because nothing would report the failure of this message.
+        # Check the socket each time, because nothing else would report that this message was lost.
         if self.is_corked and size <= self._most_corked and self._transport.socket.fileno() != -1:
             if not self._frames:
                 deferred_flush.get().add(self)
@@ -216,10 +217,11 @@ class SendQueue:
             self._write_now()
 
     def try_write_now(self, parts: Sequence[bytes]) -> bool:
-        """Write a frame now, as far as the socket accepts it, unless other frames wait.
+        """Write as much of a frame as the socket accepts now, unless other frames are waiting.
 
         :param parts: The frame, or its head and its payload.
-        :returns: False if the frame was not queued: other frames wait, or nothing can be written.
+        :returns: False if the frame was not queued: other frames are waiting, or nothing can be
+            written.
         """
         if self.size or self._writer is not _DIRECT:
             return False
@@ -235,7 +237,7 @@ class SendQueue:
         return True
 
     def append_pong(self, frame: bytes) -> None:
-        """Write a Pong. It replaces another Pong that still waits.
+        """Write a Pong. It replaces a Pong that is still queued.
 
         Only the latest Ping needs an answer (RFC 6455, 5.5.3).
         """
@@ -245,7 +247,7 @@ class SendQueue:
             self.append(frame)
 
     def cork(self) -> None:
-        """Collect the next small frames, including the first. Does nothing while frames wait."""
+        """Collect small frames, including the next one. Does nothing if frames are waiting."""
         if not self.size and self._writer is _DIRECT:
             self.is_corked = True
 
@@ -255,9 +257,9 @@ class SendQueue:
         self._write_now()
 
     def drop_messages(self) -> None:
-        """Drop the messages that are not partly written.
+        """Drop the queued messages.
 
-        A frame that is partly written is finished, and control frames are kept.
+        A partly written frame is completed, and control frames are kept.
         """
         kept: list[Frame] = [frame for frame in self._frames if isinstance(frame, ControlFrame)]
         if len(kept) < len(self._frames):
@@ -274,7 +276,7 @@ class SendQueue:
             await self._progress.park()
 
     async def flush(self) -> None:
-        """Wait until the queue is empty: written or dropped. If cancelled, writing continues."""
+        """Wait until all frames are written or dropped. If cancelled, writing continues."""
         self.uncork()
         while self.size > 0:
             await self._progress.park()
@@ -290,7 +292,7 @@ class SendQueue:
             self._break(unwrap_network_error(exc))
 
     def _write_batch(self) -> None:
-        """Write the next frames, as far as the socket accepts them."""
+        """Write as many of the next frames as the socket accepts."""
         frames, chunks = self._take_batch()
         rest = self._transport.write_now(chunks)
         self.written += sum(map(len, chunks))
@@ -298,10 +300,10 @@ class SendQueue:
             self._keep_rest(rest, frames)
 
     def _keep_rest(self, rest: Unwritten, frames: Sequence[Frame]) -> None:
-        """Keep the unwritten rest of the frames, and let the task write it.
+        """Keep the unwritten remainder of the frames, and let the task write it.
 
-        Frames of which nothing is written return to the queue, except the first: the task waits
-        for the socket with it.
+        Frames that are entirely unwritten return to the queue, except the first one, which the task
+        uses to wait for the socket.
         """
         begun, chunks = rest
         size = begun + sum(map(len, chunks))
@@ -328,7 +330,7 @@ class SendQueue:
         self._scope = trio.CancelScope(shield=True)
         self._nursery.start_soon(self._write, self._scope)
 
-    @trio.lowlevel.enable_ki_protection  # the application's tasks must get a KeyboardInterrupt
+    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt must go to an application task
     async def _write(self, scope: trio.CancelScope) -> None:
         """Run the writer task."""
         with scope:
@@ -343,11 +345,11 @@ class SendQueue:
 
     @property
     def _has_work(self) -> bool:
-        """True if something waits. It may have no bytes: see `_write_tls_answer`."""
+        """True if there is something to write, even without bytes: see `_write_tls_answer`."""
         return bool(self._frames) or self._partial is not _NOTHING
 
     async def _write_some(self) -> None:
-        """Write a part of the queue, or wait until there is a frame."""
+        """Write part of the queue, or wait until there is a frame."""
         if not self._has_work:
             await self._idle.park()
             return
@@ -369,7 +371,7 @@ class SendQueue:
             written = await self._transport.write_some(chunk)
             if written < len(chunk):
                 chunks = [memoryview(chunk)[written:], *chunks]
-        if self._writer is _TASK:  # False if the queue was stopped meanwhile
+        if self._writer is _TASK:  # False if the queue was stopped in the meantime
             self.written += written
             self.size -= written
             self._partial = _Partial(0, chunks, frame_count) if chunks else _NOTHING
@@ -384,7 +386,7 @@ class SendQueue:
         self.size += frame_size(frame)
 
     def _take_batch(self) -> tuple[list[Frame], Sequence[bytes]]:
-        """Take the frames to write next out of the queue: small ones, and a large one after them.
+        """Remove frames from the queue, to write next, until they reach `WRITE_BATCH_BYTES`.
 
         :returns: The frames, and the chunks to write.
         """
@@ -404,7 +406,7 @@ class SendQueue:
             frames = frames[:count]
             self.size -= size
         if self._pong is not None:
-            # A large frame takes long to write, so the Pong precedes it.
+            # A large frame takes a long time to write, so the Pong goes before it.
             at = len(frames) - (frame_size(frames[-1]) >= SCATTER_WRITE_BYTES)
             frames.insert(at, self._pong)
             self._pong = None
@@ -417,7 +419,7 @@ class SendQueue:
     # -- the end
 
     def fail(self, exc: Exception) -> None:
-        """Write nothing more, because of an error."""
+        """Stop writing because of an error."""
         self.broken = exc
         self._end()
 

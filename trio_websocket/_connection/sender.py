@@ -1,12 +1,12 @@
-"""The one way to send: messages, fragments, broadcasts, Pings, Pongs and Close frames.
+"""Send messages, fragments, broadcasts, Pings, Pongs and Close frames.
 
-One flat function, `Sender.send_now`, sends a small message. Other messages wait for `turn`: one
-that is compressed or large, and one that finds the queue full or another message under way. A
-message in fragments keeps the turn from its first to its last fragment (RFC 6455, 5.4).
-Control frames don't wait for the turn, so they may come between fragments.
+A single flat function, `Sender.send_now`, sends small messages. A message waits for `turn` if it is
+compressed or large, if the queue is full, or if another message is being sent. A fragmented message
+holds the turn from its first fragment to its last (RFC 6455, 5.4). Control frames don't wait for
+the turn, so they can be sent between fragments.
 
 After its frame is queued, a sender still waits until the queue has room again. So if the peer does
-not read, its messages take at most `max_unsent_bytes` and one message per task.
+not read, the queue holds at most `max_unsent_bytes` plus one message per task.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class SharedMessage:
         """
         :param is_text: True for a text message.
         :param payload: The whole message.
-        :param compress: True if it may be compressed.
+        :param compress: True to allow compression.
         """
         self.is_text = is_text
         self.payload = payload
         self.compress = compress
         self.size: int = len(payload)
-        #: By `Sender.share_key`, the frames in parts.
+        #: The frames in parts, keyed by `Sender.share_key`.
         self.frames: dict[object, list[bytes]] = {}
 
 
@@ -56,7 +56,7 @@ class Delivery(enum.Enum):
 
     #: The message is queued.
     SENT = enum.auto()
-    #: The queue is full, or another message is under way.
+    #: The queue is full, or another message is being sent.
     BUSY = enum.auto()
     #: The connection is closed, or is being closed.
     CLOSED = enum.auto()
@@ -82,19 +82,19 @@ class Sender:
         """
         :param protocol: The state of the connection, and the writer of frames.
         :param queue: The send queue, which writes the frames.
-        :param budget: The budget of the connection.
+        :param budget: The connection's checkpoint budget.
         :param closed: Set when the stream is closed.
-        :param received: The messages that the application has not taken yet. It may answer all of
-            them, so small frames are collected while there are any.
+        :param received: The messages that the application has not received yet. It may answer each
+            of them, so small frames are collected while there are any.
         """
         self._closing = protocol.closing
         self._writer = protocol.writer
         self._queue = queue
-        #: The budget of the connection, which calls spend.
+        #: The connection's checkpoint budget, which each call draws on.
         self.budget = budget
         self._closed = closed
         self._received = received
-        #: The lock that the task holds whose message is under way.
+        #: The lock held by the task whose message is being sent.
         self.turn = FairLock()
 
     # -- the state
@@ -106,16 +106,16 @@ class Sender:
 
     @property
     def tasks_waiting(self) -> int:
-        """The number of tasks that wait to send."""
+        """The number of tasks that are waiting to send."""
         return len(self.turn) + self._queue.tasks_waiting
 
     @property
     def has_dropped(self) -> bool:
-        """True if queued messages were dropped: the peer was too slow."""
+        """True if queued messages were dropped because the peer was too slow."""
         return self._queue.has_dropped
 
     def closed_error(self) -> ConnectionClosed:
-        """Return the reason why nothing can be sent, as far as it is known by now."""
+        """Return the error that explains why nothing can be sent, as far as the reason is known."""
         broken = self._queue.broken
         if broken is None or not self._closing.is_open:
             return self._closing.closed_error()
@@ -124,12 +124,12 @@ class Sender:
         return exc
 
     async def check_open(self) -> None:
-        """Raise if nothing can be sent. Otherwise return without a checkpoint.
+        """Raise an exception if nothing can be sent; otherwise, return without a checkpoint.
 
         :raises ConnectionClosed: The connection is closed, or is being closed.
         """
         if self._queue.broken is not None:
-            await self._closed.wait()  # data that the peer sent before it left is still being read
+            await self._closed.wait()  # the peer's last data is still being read
         if not self._closing.is_open:
             # If a cancellation has closed the connection, raise Cancelled, not ConnectionClosed.
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -140,10 +140,10 @@ class Sender:
     def send_now(
         self, is_text: bool, payload: bytes, compress: bool
     ) -> Coroutine[Any, Any, None] | None:
-        """Queue a message unless it has to wait. This is the hot function of sending.
+        """Queue a message unless it must wait. This is the hot path for sending.
 
-        :returns: None if the message is queued and the next one need not wait; otherwise an
-            awaitable for the caller.
+        :returns: None if the message is queued and the next one need not wait; otherwise, an
+            awaitable that the caller must await.
         """
         writer, queue = self._writer, self._queue
         size = len(payload)
@@ -159,13 +159,13 @@ class Sender:
             return self.check_open()
         if not queue.is_corked and self._received.messages:
             queue.cork()
-        # A keyword would cost as much as ten bytecodes, up to Python 3.13.
+        # A keyword argument would cost as much as ten bytecodes, up to Python 3.13.
         if queue.append_message(writer.message(is_text, payload, False)):
             return None
         return self.wait_queued(size)
 
     async def _send_in_turn(self, is_text: bool, payload: bytes, compress: bool) -> None:
-        """Send a message that takes time, or has to wait."""
+        """Send a message that takes time to encode, or must wait."""
         size, writer = len(payload), self._writer
         if compress and size >= writer.threshold:
             self.budget.spend(size // COMPRESS_BYTES_PER_COST)
@@ -184,10 +184,10 @@ class Sender:
         await self.wait_queued(size)
 
     async def wait_queued(self, size: int) -> None:
-        """Wait until the next message need not wait.
+        """Wait until the queue has room for the next message.
 
         :param size: The size of the queued message.
-        :raises ConnectionClosed: The message is lost.
+        :raises ConnectionClosed: The queued message was lost.
         """
         queue = self._queue
         await queue.wait_room()
@@ -200,7 +200,7 @@ class Sender:
     async def send_fragment(
         self, is_text: bool, payload: bytes, *, is_first: bool, is_last: bool, compress: bool
     ) -> None:
-        """Send a part of a message. The caller holds the turn.
+        """Send a fragment of a message. The caller must hold the turn.
 
         If cancelled before the fragment is queued, it is not sent.
 
@@ -230,9 +230,9 @@ class Sender:
     # -- messages to several connections
 
     def share_key(self, size: int, compress: bool) -> object:
-        """Return a key for the settings on which the frame of a message depends.
+        """Return a key for the settings on which a message's frame depends.
 
-        Connections with equal keys can share the frame. None: this connection can't share it.
+        Connections with equal keys can share the frame. None means that this connection can't.
         """
         return self._writer.share_key(size, compress)
 
@@ -244,7 +244,7 @@ class Sender:
         return self._writer.shared_message(*arguments)
 
     def try_broadcast(self, message: SharedMessage, key: object) -> Delivery:
-        """Queue a message unless it has to wait. This is the hot function of broadcast.
+        """Queue a message unless it must wait. This is the hot path of broadcast.
 
         :param key: The result of `share_key`.
         """
@@ -268,7 +268,7 @@ class Sender:
     async def broadcast_late(self, message: SharedMessage, deadline: float) -> Delivery:
         """Wait until a message can be queued, and queue it.
 
-        :param deadline: The time on Trio's clock when to stop waiting.
+        :param deadline: The time on Trio's clock at which to stop waiting.
         """
         key = self.share_key(message.size, message.compress)
         with trio.CancelScope(deadline=deadline) as waiting:
@@ -312,7 +312,7 @@ class Sender:
     # -- control frames (RFC 6455, 5.5)
 
     async def wait_control(self) -> None:
-        """Wait until a control frame of the application may be sent.
+        """Wait until the application can send a control frame.
 
         :raises ConnectionClosed: The connection is closed, or is being closed.
         """
@@ -321,7 +321,7 @@ class Sender:
         await self.check_open()
 
     def append_control(self, frame: bytes) -> None:
-        """Queue a Ping, an unsolicited Pong, or a Close frame, which no other frame follows."""
+        """Queue a Ping, an unsolicited Pong, or a Close frame, which is always the last frame."""
         self._queue.append(ControlFrame(frame))
 
     def append_pong(self, frame: bytes) -> None:

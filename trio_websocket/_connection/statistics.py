@@ -12,30 +12,30 @@ class ConnectionStatistics:
     #: Messages that were queued or written. A message whose call raised
     #: :exc:`ConnectionClosed` does not count.
     messages_sent: int
-    #: Messages that were received whole, read by the application or not.
+    #: Messages received in full, whether the application has read them or not.
     messages_received: int
-    #: Bytes of payload of the messages sent, before compression.
+    #: Payload bytes of the messages sent, before compression.
     bytes_sent: int
-    #: Bytes of payload of the messages received, after decompression.
+    #: Payload bytes of the messages received, after decompression.
     bytes_received: int
-    #: Bytes of frames that were written, including control frames.
+    #: Bytes of the frames written, including control frames.
     wire_bytes_sent: int
-    #: Bytes that were received after the opening handshake.
+    #: Bytes received after the opening handshake.
     wire_bytes_received: int
-    #: Messages that wait for ``get_message``.
+    #: Messages that are waiting for ``get_message``.
     messages_unread: int
-    #: Received data that was not read: the size of the unread messages (of a text, its
-    #: characters), and the bytes that are not decoded yet.
+    #: Received data that has not been read: the size of the unread messages (for text, in
+    #: characters), and the bytes that have not been decoded.
     bytes_unread: int
-    #: Frames that are not written, or only in part.
+    #: Frames that have not been written, or only partly written.
     frames_unsent: int
-    #: Bytes that wait to be written.
+    #: Bytes that are waiting to be written.
     bytes_unsent: int
     #: Tasks in ``get_message``, or in another call that receives.
     tasks_receiving: int
-    #: Tasks that wait until they may send.
+    #: Tasks that are waiting to send.
     tasks_sending: int
-    #: Our Pings that a task waits for.
+    #: Our Pings whose Pong a task is waiting for.
     pings_in_flight: int
-    #: The round-trip time of the latest Ping that was answered, in seconds, or None.
+    #: The round-trip time of the latest answered Ping, in seconds, or None.
     latency: float | None

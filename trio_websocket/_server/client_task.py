@@ -21,7 +21,7 @@ from .._sansio.options import Options
 from .exchange import Exchange, receive_request
 from .request import WebSocketRequest
 
-# A fixed name saves memory: by default, Trio makes a string for each task.
+# A constant name saves memory: by default, Trio creates a string for each task.
 _TASK = "trio_websocket: a client that is served"
 
 Handler = Callable[[WebSocketRequest], Awaitable[object]]
@@ -31,11 +31,11 @@ logger = logging.getLogger("trio-websocket")
 
 
 class ClientTasks:
-    """The clients that a server serves at the moment."""
+    """The clients that a server is currently serving."""
 
     def __init__(self) -> None:
         self._tasks: set[ClientTask] = set()
-        self._waiting = LazyParkingLot()  # callers that wait for the end of a task
+        self._waiting = LazyParkingLot()  # callers that are waiting for a task to end
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -59,7 +59,7 @@ class ClientTasks:
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """The common parts of all clients of a server."""
+    """The settings that all clients of a server share."""
 
     handler: Handler
     on_handler_error: ErrorHandler | None
@@ -68,11 +68,11 @@ class Service:
 
 
 class Stage(enum.Enum):
-    """The step that a `ClientTask` is at."""
+    """The current step of a `ClientTask`."""
 
     #: The request is being received.
     HANDSHAKE = enum.auto()
-    #: Like the stage before, but the server is being closed: the request gets status 503.
+    #: Like HANDSHAKE, but the server is being closed, so the request gets status 503.
     LATE_HANDSHAKE = enum.auto()
     #: The handler runs, or has ended and its connection is being closed.
     HANDLER = enum.auto()
@@ -82,7 +82,7 @@ class ClientTask:
     """A client, from when it was accepted until its handler has ended.
 
     Invariants: `_exchange` is set if and only if the stage is HANDLER. `_task` is set while the
-    task runs; it is reset in the end, as the task refers to this object.
+    task runs; it is reset at the end, because the task refers to this object.
     """
 
     __slots__ = ("_exchange", "_scope", "_service", "_stage", "_stream", "_task")
@@ -103,8 +103,8 @@ class ClientTask:
         """Start the task.
 
         :param nursery: The nursery for the task.
-        :param has_own_nursery: True if `nursery` is the application's. Then this task is the only
-            one in it, and the connection's tasks run in a nursery of this one.
+        :param has_own_nursery: True if `nursery` belongs to the application. Then this is the
+            client's only task in it, and it opens its own nursery for the connection's tasks.
         """
         self._service.clients.add(self)
         try:
@@ -122,11 +122,11 @@ class ClientTask:
         return None if self._exchange is None else self._exchange.open_connection
 
     def is_one_of(self, tasks: AbstractSet[trio.lowlevel.Task]) -> bool:
-        """Return True if this task is one of these tasks."""
+        """Return True if `tasks` contains the task of this client."""
         return self._task in tasks
 
     def start_shutdown(self, code: int, reason: str | None) -> None:
-        """Start to close the connection, as the server is being closed. Don't wait."""
+        """Start closing the connection because the server is being closed. Doesn't wait."""
         if self._exchange is not None:
             self._exchange.start_shutdown(code, reason)
         else:
@@ -150,7 +150,7 @@ class ClientTask:
                 await self._run(nursery)
             except BaseException as exc:
                 errors.append(exc)
-            # The connection's tasks end by themselves now.
+            # The connection's tasks are about to end by themselves.
             nursery.cancel_scope.shield = True
         raise_error(errors.pop())
 
@@ -176,7 +176,7 @@ class ClientTask:
             if logger.isEnabledFor(logging.INFO):
                 text = printable(str(exc))
                 logger.info("opening handshake with %s failed: %s", transport.peer, text)
-        except Exception:  # an error of this side, such as a MemoryError
+        except Exception:  # an error on this side, such as a MemoryError
             logger.exception("an opening handshake failed")
             await close_now(self._stream)
         return None
@@ -222,7 +222,7 @@ class ClientTask:
             await exchange.close_after_handler(raised)
             return error
         try:
-            # At the same time: the peer may be slow, and so may on_handler_error.
+            # Run both concurrently, because the peer and on_handler_error may both be slow.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
                     self._report, self._service.on_handler_error, request, exchange, to_report

@@ -1,4 +1,4 @@
-"""One request of a client, the response to it, and the connection that may follow.
+"""A client's request, the response to it, and the connection that may follow.
 
 The application sees an `Exchange` as a `WebSocketRequest`. The server also uses it to close a
 connection that a handler has left open, and to answer in place of the handler during a shutdown.
@@ -35,9 +35,9 @@ logger = logging.getLogger("trio-websocket")
 
 
 class ResponseState(enum.Enum):
-    """How the request was answered."""
+    """The state of the response to a request."""
 
-    #: The handler may still accept or reject the request.
+    #: The handler can still accept or reject the request.
     PENDING = enum.auto()
     ACCEPTED = enum.auto()
     REJECTED = enum.auto()
@@ -78,7 +78,7 @@ class Exchange:
         """
         :param nursery: The nursery for the connection's tasks.
         :param transport: The stream.
-        :param handshake: The request, which was received.
+        :param handshake: The handshake, which has received the request.
         :param options: The options of the connection.
         :param has_handler: True if `close_after_handler` is certain to be called. Then only that
             call ends the connection: a handler that was cancelled can still send a last message
@@ -93,7 +93,7 @@ class Exchange:
         self._final_response = b""
         #: The stream.
         self.transport: Transport = transport
-        #: The headers, pairs of name and value, with the names in lower case.
+        #: The request headers as (name, value) pairs, with lower-case names.
         self.headers: Headers = handshake.headers
         #: The request target: the path and the query.
         self.path: str = handshake.path
@@ -117,7 +117,7 @@ class Exchange:
         """Return the handshake, which can still be accepted or rejected.
 
         :raises ConnectionClosed: The server has shut down, and answered with status 503.
-        :raises RuntimeError: The handler has answered the request before.
+        :raises RuntimeError: The handler has already answered the request.
         """
         if self._state is ResponseState.SHUT_DOWN:
             raise ConnectionClosed(CloseReason(CloseCode.GOING_AWAY, "the server is being closed"))
@@ -144,14 +144,14 @@ class Exchange:
     async def reject(
         self, status_code: int, extra_headers: ExtraHeaders | None = None, body: bytes | None = None
     ) -> None:
-        """Answer with another status than 101, and close the stream."""
+        """Answer with a status other than 101, and close the stream."""
         response = self.pending_handshake().reject(status_code, extra_headers, body)
         self._set_answered(ResponseState.REJECTED)
         self._log_rejection(status_code)
         await self._send_final_response(response)
 
     def start_shutdown(self, code: int, reason: str | None) -> None:
-        """Start to close the connection, or choose status 503 as the response. Don't wait."""
+        """Start closing the connection, or prepare a response with status 503. Doesn't wait."""
         if self._connection is not None:
             lifecycle_of(self._connection).start_close(code, reason)
         elif self._handshake is not None:
@@ -196,7 +196,7 @@ class Exchange:
 
     def _set_answered(self, state: ResponseState) -> None:
         self._state = state
-        self._handshake = None  # free its memory, because the connection may live long
+        self._handshake = None  # free its memory, because the connection may last long
 
     async def _send_final_response(self, response: bytes) -> None:
         with trio.move_on_after(self._options.disconnect_timeout):
@@ -210,11 +210,11 @@ class Exchange:
 async def receive_request(
     nursery: trio.Nursery, transport: Transport, options: Options, *, has_handler: bool
 ) -> Exchange:
-    """Receive a request, and check it. If it raises, or is cancelled, the stream is closed.
+    """Receive and check a request. If this raises or is cancelled, the stream is closed.
 
     :raises ConnectionFailed: The connection was lost.
     :raises ConnectionTimeout: The request was not complete within ``connect_timeout``.
-    :raises HandshakeError: The request is not a WebSocket handshake. It was answered.
+    :raises HandshakeError: The request is not a WebSocket handshake. An error response was sent.
     """
     handshake = ServerHandshake(options)
     try:
@@ -241,7 +241,7 @@ async def receive_request(
 
 
 async def send_final_response(transport: Transport, response: bytes) -> None:
-    """Write a response and close the stream. Ignore errors: the client may have left."""
+    """Write a response and close the stream. Ignore errors: the client may have disconnected."""
     try:
         with IgnoringErrors():
             await transport.write(response)

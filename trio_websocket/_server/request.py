@@ -1,4 +1,4 @@
-"""`WebSocketRequest`: a client's request, as handlers see it."""
+"""`WebSocketRequest`: a client's request, as passed to handlers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WebSocketRequest:
 
     @property
     def headers(self) -> Headers:
-        """The headers, pairs of name and value, with the names in lower case."""
+        """The request headers as (name, value) pairs, with lower-case names."""
         return self._exchange.headers
 
     @property
@@ -44,7 +44,7 @@ class WebSocketRequest:
 
     @property
     def local(self) -> Address:
-        """Our address: an :class:`Endpoint`, the path of a Unix socket, or a ``repr()``."""
+        """Our address: an :class:`Endpoint`, a Unix socket's path, or a ``repr()``."""
         return self._exchange.transport.local
 
     @property
@@ -54,7 +54,7 @@ class WebSocketRequest:
 
     @ReplaceableProperty
     def ssl_object(self) -> ssl.SSLObject | None:
-        """The TLS connection, for the client's certificate and the cipher, or None without TLS.
+        """The TLS object, which provides the client's certificate and the cipher; None without TLS.
 
         See :attr:`WebSocketConnection.ssl_object`.
         """
@@ -67,14 +67,14 @@ class WebSocketRequest:
         """Accept the request: answer with status 101.
 
         If cancelled, nothing is sent, and the request can still be answered. If the client has
-        left, the next call on the connection raises.
+        disconnected, the next call on the connection raises :exc:`ConnectionClosed`.
 
         :param subprotocol: One of the subprotocols that the client offered, or None.
-        :param extra_headers: Pairs of name and value to add to the response.
+        :param extra_headers: (name, value) pairs to add to the response.
         :returns: The open connection.
-        :raises ValueError: The subprotocol was not offered, or a header can't be sent. The request
-            can still be answered.
-        :raises RuntimeError: The request was answered before.
+        :raises ValueError: The subprotocol was not offered, or a header is invalid. The request can
+            still be answered.
+        :raises RuntimeError: The request has already been answered.
         :raises ConnectionClosed: The server is being closed, and has answered with status 503.
         """
         self._exchange.pending_handshake()
@@ -89,15 +89,15 @@ class WebSocketRequest:
         extra_headers: ExtraHeaders | None = None,
         body: bytes | None = None,
     ) -> None:
-        """Reject the request: answer with another HTTP status, and close the stream.
+        """Reject the request: answer with an HTTP status other than 101, and close the stream.
 
         This takes at most ``disconnect_timeout``. If cancelled, the stream is closed at once.
 
         :param status_code: The HTTP status, from 200 to 999; 3xx, 4xx and 5xx make sense.
-        :param extra_headers: Pairs of name and value to add to the response.
+        :param extra_headers: (name, value) pairs to add to the response.
         :param body: The body of the response. A Content-Length header is added.
-        :raises ValueError: The status or a header can't be sent. The request can still be answered.
-        :raises RuntimeError: The request was answered before.
+        :raises ValueError: The status or a header is invalid. The request can still be answered.
+        :raises RuntimeError: The request has already been answered.
         :raises ConnectionClosed: The server is being closed, and has answered with status 503.
         """
         await self._exchange.reject(status_code, extra_headers, body)
@@ -116,7 +116,7 @@ async def wrap_server_stream(
     """Receive an opening handshake over an existing stream.
 
     If this fails or is cancelled, the stream is closed. A client that sent an invalid request gets
-    an answer first.
+    an error response first.
 
     :param nursery: The nursery for the connection's background work.
     :param stream: The stream. The request, or the connection, closes it.

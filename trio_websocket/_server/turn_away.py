@@ -9,8 +9,9 @@ import trio
 from .._io.transport import LINGER, Transport, close_now
 from .exchange import send_final_response
 
-# How many clients are turned away with a response at the same time: a response must not cost the
-# resources that `max_connections` saves. The streams of further clients are closed at once.
+# The number of clients that can be turned away with a response at the same time. Responses must not
+# use up the resources that `max_connections` saves, so the streams of further clients are closed at
+# once.
 MAX_TURNED_AWAY = 100
 _RESPONSE = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -21,13 +22,13 @@ class TurnAway:
     """Answers clients with status 503 without reading their requests."""
 
     def __init__(self) -> None:
-        self._count = 0  # the clients that are being turned away
+        self._count = 0  # the number of clients being turned away
 
     async def start(self, nursery: trio.Nursery, stream: trio.abc.Stream, reason: str) -> None:
         """Turn away a client in a separate task.
 
         :param nursery: The nursery for the task.
-        :param stream: The client's stream, which is closed in the end.
+        :param stream: The client's stream, which the task closes.
         :param reason: The reason to log.
         """
         if self._count >= MAX_TURNED_AWAY:
