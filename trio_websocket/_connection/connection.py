@@ -20,7 +20,7 @@ from .._sansio.compat import Unpack
 from .._sansio.costs import SEND_BYTES_PER_COST
 from .._sansio.errors import CloseReason, ConnectionClosed, is_normal, sendable_close
 from .._sansio.extensions import DeflateParameters
-from .._sansio.frames import check_reason
+from .._sansio.frames import check_control_payload, check_reason
 from .._sansio.handshake import ExtraHeaders, HandshakeResult
 from .._sansio.options import OptionKeywords, Options, check_number, with_option_signature
 from .._sansio.replaceable import ReplaceableProperty
@@ -30,9 +30,6 @@ from .message_stream import MessageStream
 from .receiver import Receiver
 from .sender import Sender
 from .statistics import ConnectionStatistics
-
-_MAX_CONTROL_PAYLOAD = 125  # RFC 6455, 5.5
-
 
 # In old versions of Trio, the base class has a `__dict__`.
 _HAS_DICT = any("__dict__" in vars(base) for base in trio.abc.Channel.__mro__)
@@ -210,8 +207,9 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
             the message is long enough to benefit. Pass False for data that is already compressed,
             such as images.
         :raises ConnectionClosed: The connection is closed, or is being closed.
-        :raises TypeError: The message is not str, bytes-like or an iterable; its chunks are not all
-            of one kind; or it is a file object. The exception is also a ValueError, as in 0.12.
+        :raises TypeError: The message is a file object, or is not a str, a bytes-like object or an
+            iterable. Also raised if the chunks of an iterable are not all of the same type. The
+            exception is also a ValueError, as in 0.12.
         :raises ValueError: Bytes to be sent as text are not valid UTF-8.
         """
         # Sending a small message takes about a microsecond, so avoid function calls here.
@@ -366,7 +364,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises ValueError: The payload is too long, or a Ping with the same payload is still
             unanswered.
         """
-        payload = os.urandom(4) if payload is None else _control_payload(payload)
+        payload = os.urandom(4) if payload is None else check_control_payload(payload)
         return await self._lifecycle.pings.ping(payload)
 
     @trio.lowlevel.enable_ki_protection
@@ -379,7 +377,7 @@ class WebSocketConnection(trio.abc.Channel[Union[str, bytes]]):
         :raises ConnectionClosed: The connection is closed, or is being closed.
         :raises ValueError: The payload is too long.
         """
-        payload = b"" if payload is None else _control_payload(payload)
+        payload = b"" if payload is None else check_control_payload(payload)
         await self._sender.wait_control()
         self._sender.append_control(self._lifecycle.protocol.writer.pong(payload))
 
@@ -445,11 +443,3 @@ def start_connection(
     _set_lifecycle(connection, Lifecycle(transport, handshake, options, number))
     lifecycle_of(connection).start(nursery, response)
     return connection
-
-
-def _control_payload(payload: Any) -> bytes:
-    if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise TypeError(f"payload must be bytes, not {payload!r:.100}")
-    if len(payload) > _MAX_CONTROL_PAYLOAD:
-        raise ValueError(f"payload must be at most 125 bytes, not {len(payload)}")
-    return bytes(payload)

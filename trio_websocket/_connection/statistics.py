@@ -9,8 +9,8 @@ import dataclasses
 class ConnectionStatistics:
     """A connection's traffic at one moment, from :meth:`WebSocketConnection.statistics`."""
 
-    #: Messages that were queued or written. A message whose call raised
-    #: :exc:`ConnectionClosed` does not count.
+    #: Messages that were queued or written. A message is not counted if the call that sent it
+    #: raised :exc:`ConnectionClosed`.
     messages_sent: int
     #: Messages received in full, whether the application has read them or not.
     messages_received: int

@@ -103,7 +103,7 @@ def end_name(family: int, name: Any) -> EndName:
 
 
 def address(name: EndName, *, is_ssl: bool) -> Address:
-    """Convert a name from `end_name` to an address."""
+    """Return the address for a name that `end_name` returned."""
     if isinstance(name, str):
         return name
     return Endpoint(name[0].partition("%")[0], name[1], is_ssl)

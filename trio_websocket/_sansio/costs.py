@@ -18,8 +18,8 @@ Costs are integers. The cost of an operation on `size` bytes is a constant plus
 ``size // ..._BYTES_PER_COST``.
 
 Work whose cost is not known in advance is done in steps, each limited by a bound from this module.
-With the default limits, no step takes longer than 5 milliseconds on a machine that copies 1 MiB in
-0.1 milliseconds, no matter what a peer sends.
+With the default limits, no step takes longer than 5 milliseconds, no matter what a peer sends.
+This assumes a machine that copies 1 MiB in 0.1 milliseconds.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ FINAL = 0x80  # FIN, in the first byte
 COMPRESSED = 0x40  # RSV1, in the first byte of the first frame of a message (RFC 7692, 6)
 MASKED = 0x80  # the mask bit, in the second byte
 
-_MAX_REASON = 123  # a control frame's payload has up to 125 bytes (RFC 6455, 5.5), the code has two
+_MAX_CONTROL_PAYLOAD = 125  # bytes (RFC 6455, 5.5)
+_MAX_REASON = _MAX_CONTROL_PAYLOAD - 2  # the close code has two bytes
 
 
 class LargeFrame:
@@ -109,6 +110,19 @@ def check_utf8(payload: bytes) -> None:
     """Raise UnicodeDecodeError if the payload of a text message is not UTF-8."""
     if not payload.isascii():
         payload.decode()
+
+
+def check_control_payload(payload: object) -> bytes:
+    """Return the payload that an application passed for a Ping or a Pong.
+
+    :raises TypeError: It is not bytes-like.
+    :raises ValueError: It is too long.
+    """
+    if not isinstance(payload, (bytes, bytearray, memoryview)):
+        raise TypeError(f"payload must be bytes, not {payload!r:.100}")
+    if len(payload) > _MAX_CONTROL_PAYLOAD:
+        raise ValueError(f"payload must be at most 125 bytes, not {len(payload)}")
+    return bytes(payload)
 
 
 def check_reason(reason: str | None) -> str | None:
