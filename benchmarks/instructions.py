@@ -248,7 +248,7 @@ def count(contestant: Contestant, checkout: Path) -> dict[str, float]:
 
 
 def table(results: Results, before: Results) -> str:
-    """Return the results in Markdown. With earlier results, show the change of ours."""
+    """Format the results in Markdown, with the change since earlier results if there are any."""
     names = [name for name in NAMES if any(name in row for row in results.values())]
     head = ["instructions per operation", *names, *(["ours before", "change"] if before else [])]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]

@@ -440,7 +440,7 @@ class Stage:
             yield peer
 
     async def _open_tunnel(self, stream: Stream, peer: StrictPeer) -> None:
-        """Be a proxy, and then the peer behind it."""
+        """Act as a proxy and then, through the tunnel, as the server."""
         head = b""
         with contextlib.suppress(trio.BrokenResourceError):  # the client has left
             while not head.endswith(b"\r\n\r\n"):
@@ -480,7 +480,7 @@ class Stage:
         return self._options
 
     async def open_stream(self, *_: object) -> Stream:
-        """Open a stream to `raw_server` that is no socket, as an application may."""
+        """Open a stream to `raw_server` that is not a socket, as an application may do."""
         if self._near is None:
             return WrappedStream(await trio.open_tcp_stream("127.0.0.1", self._port))
         self._unused = None

@@ -104,7 +104,7 @@ class HttpProxy(Proxy):
     schemes = ("http", "https")
 
     def __init__(self, answer: bytes = OPENED, **options: Any) -> None:
-        """:param answer: The answer to a valid request. There is no tunnel unless it is 2xx."""
+        """:param answer: The answer to a valid request. Only a 2xx status opens a tunnel."""
         super().__init__(**options)
         self.answer = answer
 

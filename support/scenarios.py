@@ -102,9 +102,8 @@ async def open_a_block_that_raises(stage: Stage) -> None:
         stage.expect([close_payload(1011)], [peer.frames[-1].payload])
 
 
-@scenario("client")
-async def connect(stage: Stage) -> None:
-    peer = await stage.raw_server()
+async def connect_to(stage: Stage, peer: StrictPeer) -> None:
+    """Connect, converse and close, with `connect` as the interrupted call."""
 
     async def call() -> None:
         stage.keep(await stage.connect())
@@ -117,16 +116,14 @@ async def connect(stage: Stage) -> None:
 
 
 @scenario("client")
-async def connect_through_a_proxy(stage: Stage) -> None:
-    async def call() -> None:
-        stage.keep(await stage.connect())
+async def connect(stage: Stage) -> None:
+    await connect_to(stage, await stage.raw_server())
 
+
+@scenario("client")
+async def connect_through_a_proxy(stage: Stage) -> None:
     async with stage.server_behind_proxy() as peer:
-        with leaving_no_task(stage):
-            await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
-        for connection in stage.connections:
-            await stage.converse(connection, peer)
-            await stage.close(connection, peer)
+        await connect_to(stage, peer)
 
 
 @scenario("client")
@@ -146,16 +143,7 @@ async def be_rejected(stage: Stage) -> None:
 
 @scenario("client")
 async def follow_a_redirect(stage: Stage) -> None:
-    peer = await stage.redirecting_server()
-
-    async def call() -> None:
-        stage.keep(await stage.connect())
-
-    with leaving_no_task(stage):
-        await stage.act(call, struck_raises=(HandshakeError,), is_bounded=True)
-    for connection in stage.connections:
-        await stage.converse(connection, peer)
-        await stage.close(connection, peer)
+    await connect_to(stage, await stage.redirecting_server())
 
 
 @scenario("client")

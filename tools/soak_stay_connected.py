@@ -66,7 +66,7 @@ class SessionFailed(Exception):
 
 
 class Fate(NamedTuple):
-    """What becomes of an attempt."""
+    """The outcome that is planned for an attempt."""
 
     error: type[Exception]
     serve: Callable[[RawPeer], Awaitable[object]] | None = None

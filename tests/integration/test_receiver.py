@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator
+from typing import Iterator, Sequence
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from support.connections import open_client
 from support.streams import PAIRS
 from support.tasks import Call
+from trio_websocket._io.chunks import Unwritten
+from trio_websocket._io.transport import Transport
 
 
 class Steps(trio.abc.Instrument):
@@ -45,6 +48,25 @@ async def test_get_message_on_socket_wakes_one_task(
         await peer.send(peer.texts("message"))
         assert await getting.result() == "message"
     assert len(tasks) == 1
+
+
+async def test_send_message_while_messages_are_unread_is_one_write(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, peer = await open_client(nursery, "socketpair")
+    write_now = Transport.write_now
+    writes: list[bytes] = []
+
+    def note(transport: Transport, chunks: Sequence[bytes]) -> Unwritten | None:
+        writes.append(b"".join(chunks))
+        return write_now(transport, chunks)
+
+    monkeypatch.setattr(Transport, "write_now", note)
+    await peer.send(peer.texts("1", "2", "3"))
+    for _ in range(3):
+        await client.send_message(await client.get_message())
+    assert [(await peer.receive_frame()).payload for _ in range(3)] == [b"1", b"2", b"3"]
+    assert len(writes) == 1
 
 
 async def test_get_message_cancelled_hands_reading_to_next_task(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import email.utils
 import math
 import random
 import ssl
@@ -171,6 +170,8 @@ def _parse_retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
 
 def _parse_date(value: bytes) -> float | None:
     """Parse an HTTP date (RFC 9110, 5.6.7); return seconds since the epoch, or None if invalid."""
+    import email.utils  # noqa: PLC0415 # it takes 4 ms, and few programs need it
+
     try:
         fields = email.utils.parsedate_tz(value.decode("latin-1"))
         return None if fields is None else email.utils.mktime_tz(fields)

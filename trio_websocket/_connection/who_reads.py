@@ -1,4 +1,4 @@
-"""Which task reads the stream and decodes.
+"""The task that reads the stream and decodes.
 
 **Two tasks can read.** One is an application task, in `get_message` or in a `receive_stream` block.
 The other is the connection's own task, in `Receiver.run`. On a socket, the application task reads
